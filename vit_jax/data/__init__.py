@@ -1,0 +1,1 @@
+"""Sources, transforms, batches and tokenizers. No model and no training knowledge."""

@@ -1,0 +1,69 @@
+"""Evaluations with one small interface: built from a config block, `run(params)` yields figures.
+
+`config.evals.<type>.<name>` holds the blocks; the figures are called `<type>/<name>/<metric>`. The
+same objects serve training and `evaluate.py`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from vit_jax.data.embedded.art import MissingPackageError
+from vit_jax.errors import UserError, lookup
+from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.linear_probe import LinearProbe
+from vit_jax.evaluators.retrieval import Retrieval
+from vit_jax.evaluators.zeroshot import ZeroShot
+from vit_jax.models.functional import Params
+
+
+class Evaluator(Protocol):
+    """One evaluation."""
+
+    def run(self, params: Params) -> Iterator[tuple[str, float]]:
+        """Yields (metric, value)."""
+        ...
+
+
+TYPES: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "probe": LinearProbe}
+
+
+class Suite:
+    """All evaluations of a config."""
+
+    def __init__(self, evals: Mapping[str, Any], embedder: Embedder):
+        """Opens the data of every block; a mistake in any block shows here.
+
+        Args:
+            evals: type -> name -> keys of the evaluator. The key `optional` lets a block be
+                skipped where its data are not installed.
+            embedder: how pictures and texts become embeddings.
+
+        Raises:
+            UserError: unknown type or key, missing data.
+        """
+        self.evaluators: dict[str, Evaluator] = {}
+        self.skipped: dict[str, str] = {}  # name -> reason
+        self._embedder = embedder
+        for kind, blocks in evals.items():
+            evaluator = lookup(TYPES, kind, "evaluator type in config.evals,")
+            for name, block in blocks.items():
+                keys = dict(block)
+                optional = keys.pop("optional", False)
+                try:
+                    self.evaluators[f"{kind}/{name}"] = evaluator(embedder, **keys)
+                except TypeError as error:  # names the unexpected or missing key
+                    reason = str(error).replace(f"{evaluator.__name__}.__init__() ", "")
+                    raise UserError(f"config.evals.{kind}.{name}: {reason}") from None
+                except UserError as error:
+                    if not (optional and isinstance(error, MissingPackageError)):
+                        raise
+                    self.skipped[f"{kind}/{name}"] = str(error)
+
+    def run(self, params: Params) -> dict[str, float]:
+        """All figures by their full names."""
+        figures = {}
+        for name, evaluator in self.evaluators.items():
+            for metric, value in evaluator.run(params):
+                figures[f"{name}/{metric}"] = float(value)
+        self._embedder.forget()
+        return figures

@@ -1,0 +1,1 @@
+"""Architectures. A model knows no mesh, no data set and no optimizer."""

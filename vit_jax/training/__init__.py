@@ -1,0 +1,1 @@
+"""State, optimizer, the step, the loop, checkpoints and metrics."""

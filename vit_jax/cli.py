@@ -1,0 +1,68 @@
+"""What the commands share: flags, messages, and errors on one line."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from vit_jax.errors import Interrupted, UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: start the same command again to go on
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command: parses flags, prints a user's error as one line and sets the exit code."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}: every option starts with --")
+        try:
+            main()
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+        except UserError as error:
+            _fail(str(error))
+
+    _set_up_logging()
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except FileNotFoundError as error:
+        _fail(f"no config file: {str(error).splitlines()[0]}")
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
+        # KeyError quotes its message; a second line holds the nearest name.
+        text = str(error.args[0]) if error.args else str(error)
+        lines = [line.strip(" '\"") for line in text.replace("\\n", "\n").splitlines()]
+        _fail(": ".join(line for line in lines if line).replace("\\", ""))
+    raise AssertionError("unreachable")
+
+
+def _set_up_logging() -> None:
+    """The library's messages plainly on stderr; of other libraries warnings alone."""
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logger = logging.getLogger("vit_jax")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
+
+
+def print_figures(figures: dict[str, float]) -> None:
+    """Prints figures as a table on stdout."""
+    width = max(map(len, figures), default=0)
+    for name, value in figures.items():
+        print(f"{name:<{width}}  {value:.4f}")

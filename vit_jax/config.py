@@ -1,0 +1,183 @@
+"""Every key of a run's configuration, once, with its default, meaning and unit.
+
+A recipe in `configs/` is a file with `get_config(arg="")` that takes these defaults and changes a
+few of them. The result is locked: a mistyped key is an error that names the nearest one.
+
+    from vit_jax.config import default_config
+
+    def get_config(arg: str = ""):
+        config = default_config(model="clip_vit_b32")
+        config.optim.lr = 5e-4
+        return config
+
+Lengths of time come in the field's units. A key group such as `total_*` or `warmup_*` has one key
+a unit; exactly one of them is set, zero means "not set".
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from vit_jax.errors import UserError, unknown
+from vit_jax.models import registry
+
+# Architecture fields whose default is None, with the type that a command line may give them.
+_OPTIONAL_FLOATS = ("init_logit_bias",)
+
+
+def default_config(model: str) -> ConfigDict:
+    """The defaults of every key, for a registered model.
+
+    Args:
+        model: a name from `vit_jax.list_models()`. Its architecture is copied into
+            `config.model`, where every field can be changed.
+
+    Returns:
+        A locked ConfigDict; `config.evals` alone accepts new entries.
+    """
+    spec = registry.model_spec(model)
+    config = ConfigDict()
+    config.seed = 0  # of parameters, data order and augmentation
+
+    config.model = _architecture(spec)
+    config.preprocess = ConfigDict(dataclasses.asdict(spec.preprocess))
+    # "trained": byte-level BPE learned from the training captions; None without text.
+    config.tokenizer = config_dict.placeholder(str)
+    config.tokenizer = spec.tokenizer
+
+    config.compute = ConfigDict()
+    config.compute.dtype = "float32"  # of activations: float32 or bfloat16; parameters: float32
+    config.compute.scan = True  # scan the blocks (one trace) or unroll them
+    config.compute.remat = "none"  # kept for the backward pass: none (all), dots, full (least)
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that hold replicas; -1 takes what the others leave
+
+    config.data = ConfigDict()
+    config.data.train = ""  # source, as emoji:train or folder:/path
+    config.data.augment = ""  # transforms separated by |, as pad_crop(4)|color_jitter(0.4)
+    config.data.templates = ("{}",)  # one is drawn for each caption
+    config.data.one_per_class = False  # an epoch takes one picture of each class, drawn at random
+    config.data.workers = 0  # processes that read and augment; 0 uses threads of this one
+
+    config.batch_size = 0  # global, examples a step
+    config.total_steps = 0  # length of training
+    config.total_epochs = 0.0
+    config.total_examples = 0
+
+    config.objective = ConfigDict()
+    config.objective.name = "softmax"  # contrastive loss: softmax (CLIP) or sigmoid (SigLIP)
+
+    config.optim = ConfigDict()
+    config.optim.lr = 1e-3  # peak learning rate
+    config.optim.schedule = "cosine"  # after the warm-up: cosine, linear (both to 0), constant
+    config.optim.warmup_steps = 0  # linear from 0
+    config.optim.warmup_epochs = 0.0
+    config.optim.warmup_examples = 0
+    config.optim.warmup_percent = 0.0
+    config.optim.weight_decay = 0.0  # decoupled, times the learning rate
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.grad_clip_norm = 0.0  # global norm; 0 for none
+    config.optim.ema_decay = 0.0  # of the evaluated average of the weights; 0 for none
+
+    config.log_steps = 10  # between lines of metrics.jsonl
+    config.checkpoint_steps = 0  # between checkpoints; the last step always makes one
+    config.checkpoint_percent = 10.0
+    config.keep_checkpoints = 2  # newest ones kept
+    config.eval_steps = 0  # between evaluations; the last step always makes one
+    config.eval_percent = 0.0
+
+    config.eval_batch_size = 256  # global, examples a step of an evaluation
+    config.evals = ConfigDict()  # name -> {type, ...}; see vit_jax/evaluators
+    config.lock()
+    config.evals.unlock()
+    return config
+
+
+def _architecture(spec: registry.ModelSpec) -> ConfigDict:
+    fields = ConfigDict({"family": spec.family, **dataclasses.asdict(spec.architecture)})
+    for key in _OPTIONAL_FLOATS:
+        if key in fields and fields[key] is None:
+            fields[key] = config_dict.placeholder(float)
+    return fields
+
+
+def steps(
+    config: ConfigDict, prefix: str, *, batch_size: int, epoch_examples: int, total: int = 0
+) -> int:
+    """Length of a key group in steps, whichever of its units is set; 0 where none is.
+
+    Args:
+        config: block that holds the group, as `config` for `total_*`, `config.optim` for
+            `warmup_*`.
+        prefix: name of the group, without the underscore.
+        batch_size: examples a step.
+        epoch_examples: examples in an epoch.
+        total: steps of the whole run, for percent.
+
+    Raises:
+        UserError: more than one unit is set, or one is negative.
+    """
+    in_steps = {
+        "steps": lambda n: n,
+        "epochs": lambda n: n * epoch_examples / batch_size,
+        "examples": lambda n: n / batch_size,
+        "percent": lambda n: n / 100 * total,
+    }
+    found = {unit: config.get(f"{prefix}_{unit}", 0) for unit in in_steps}
+    found = {unit: n for unit, n in found.items() if n}
+    if len(found) > 1:
+        keys = ", ".join(f"{prefix}_{unit}={n}" for unit, n in found.items())
+        raise UserError(f"{keys}: more than one unit is set; set all but one to 0")
+    for unit, number in found.items():
+        if number < 0:
+            raise UserError(f"{prefix}_{unit}={number}: expected a positive number")
+        return max(1, round(in_steps[unit](number)))
+    return 0
+
+
+def validate(config: Any) -> None:
+    """Refuses a config whose keys or types are not those of `default_config`.
+
+    A recipe that starts from `default_config` cannot go wrong here; one that builds its own
+    ConfigDict, or comes from a checkpoint of another version, can.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config returned {type(config).__name__}, expected a ConfigDict")
+    reference = default_config("clip_vit_b32")
+    _check_keys(config, reference, "config", skip=("model", "evals"))
+    build_architecture(config)
+    if config.batch_size <= 0:
+        raise UserError("config.batch_size is not set: expected a positive number of examples")
+    if not (config.total_steps or config.total_epochs or config.total_examples):
+        raise UserError("no length is set: set total_steps, total_epochs or total_examples")
+
+
+def build_architecture(config: ConfigDict) -> tuple[str, Any]:
+    """The model's family and its architecture dataclass, from `config.model`."""
+    fields = config.model.to_dict()
+    family = fields.pop("family", "")
+    if family not in registry.FAMILIES:
+        raise unknown(family, registry.FAMILIES, "model family")
+    return family, registry.parse(registry.FAMILIES[family][1], fields, "config.model")
+
+
+def _check_keys(config: ConfigDict, reference: ConfigDict, path: str, skip: tuple = ()) -> None:
+    for key in config:
+        if key not in reference:
+            near = difflib.get_close_matches(key, list(reference), n=1)
+            hint = f"; did you mean {path}.{near[0]}?" if near else ""
+            raise UserError(f"unknown config key {path}.{key}{hint}")
+    for key, default in reference.items():
+        if key not in config:
+            raise UserError(f"config key {path}.{key} is missing; start from default_config()")
+        if key in skip:
+            continue
+        if isinstance(default, ConfigDict):
+            if not isinstance(config[key], ConfigDict):
+                raise UserError(f"{path}.{key} is not a block of keys")
+            _check_keys(config[key], default, f"{path}.{key}")

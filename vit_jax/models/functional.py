@@ -1,0 +1,62 @@
+"""A model as a pure function of its parameters, for jit, optimizers and checkpoints."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from vit_jax.models import registry
+
+# Nested dict of arrays; its paths are the attribute names of the modules.
+Params = dict[str, Any]
+
+
+class ModelDef:
+    """A model without its parameters.
+
+    `init` makes them, `bind` puts them back. Between the two they are a plain nested dict, which
+    every tool of the field reads.
+    """
+
+    def __init__(self, family: str, architecture: Any, **execution: Any):
+        """Traces the model without computing anything; errors in the architecture show here.
+
+        Args:
+            family: a key of `registry.FAMILIES`.
+            architecture: the family's config dataclass.
+            **execution: dtype, scan and remat, see `registry.build`.
+        """
+
+        def build(key: jax.Array) -> Any:
+            return registry.build(family, architecture, rngs=nnx.Rngs(key), **execution)
+
+        self.family, self.architecture = family, architecture
+        self._build = build
+        abstract = nnx.eval_shape(build, jax.random.key(0))
+        self._graphdef, self._template = nnx.split(abstract, nnx.Param)
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters. Pure: jit it with output shardings to create them in place."""
+        return nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
+
+    def bind(self, params: Params) -> Any:
+        """The module with these parameters."""
+        return nnx.merge(self._graphdef, nnx.State(params))
+
+    def shapes(self) -> Params:
+        """`ShapeDtypeStruct` of every parameter."""
+        return nnx.to_pure_dict(self._template)
+
+    def metadata(self, key: str, default: Any = None) -> Params:
+        """What the model says of each parameter under `key`, in a tree like the parameters'."""
+        flat = [
+            (path, variable.get_metadata().get(key, default))
+            for path, variable in nnx.to_flat_state(self._template)
+        ]
+        tree: Params = {}
+        for path, value in flat:
+            node = tree
+            for part in path[:-1]:
+                node = node.setdefault(part, {})
+            node[path[-1]] = value
+        return tree

@@ -1,0 +1,190 @@
+"""A run, from a config to its figures."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Iterator
+
+import jax
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from vit_jax import config as config_lib
+from vit_jax.data.sources import open_source
+from vit_jax.errors import Interrupted, UserError
+from vit_jax.evaluators import Suite
+from vit_jax.parallel.mesh import check_batch_size, make_mesh, prefetch, replicated
+from vit_jax.training import assembly
+from vit_jax.training import workdir as workdir_lib
+from vit_jax.training.checkpoints import Checkpoints, with_sharding
+from vit_jax.training.metrics import MetricWriter, Progress, duration
+from vit_jax.training.optimizer import make_optimizer, make_schedule
+from vit_jax.training.step import TrainState, init_state, make_train_step
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Trains, evaluates and checkpoints; continues where the workdir's newest checkpoint stands.
+
+    Args:
+        config: see `vit_jax.config`.
+        workdir: of the run: `config.json`, `tokenizer.json`, `metrics.jsonl`, `tensorboard/` and
+            `checkpoints/`.
+
+    Returns:
+        The figures of the last evaluation.
+
+    Raises:
+        UserError: something in the config or the data; nothing was written.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    started = time.monotonic()
+    workdir = pathlib.Path(workdir)
+    # Everything that can be wrong is found before the workdir is touched.
+    config_lib.validate(config)
+    workdir_lib.check_same_config(workdir, config)
+    mesh = make_mesh(config.mesh.data)
+    check_batch_size(config.batch_size, mesh, "config.batch_size")
+    model = assembly.build_model(config)
+    objective = assembly.build_objective(config, mesh)
+    source = open_source(config.data.train)
+    tokenizer = assembly.train_tokenizer(config, source)
+    batches = assembly.build_batches(config, source, tokenizer)
+    suite = Suite(config.evals, assembly.build_embedder(config, model, mesh, tokenizer))
+    lengths = Lengths.of(config, batches.epoch_examples)
+    schedule = make_schedule(
+        config.optim.schedule,
+        lr=config.optim.lr,
+        warmup_steps=lengths.warmup,
+        total_steps=lengths.total,
+    )
+    optimizer = make_optimizer(config.optim, schedule, model.metadata("decay"))
+
+    workdir_lib.save_config(workdir, config)
+    tokenizer.save(workdir)
+    for name, reason in suite.skipped.items():
+        logger.warning("%s is skipped: %s", name, reason)
+
+    def fresh_state() -> TrainState:
+        return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
+
+    shardings = replicated(mesh)
+    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
+    first_step = checkpoints.latest_step() or 0
+    if first_step:
+        abstract = with_sharding(jax.eval_shape(fresh_state), shardings)
+        state, position = checkpoints.restore(first_step, abstract)
+        batches.set_state(position)
+        logger.warning("Resuming %s at step %d.", workdir, first_step)
+    else:
+        state = jax.jit(fresh_state, out_shardings=shardings)()
+        logger.info("\n%s", parameter_overview.get_parameter_overview(state.params))
+    writer = MetricWriter(workdir, first_step)
+    train_step = jax.jit(
+        make_train_step(
+            model,
+            objective,
+            optimizer,
+            schedule,
+            prepare=assembly.build_prepare(config),
+            seed=config.seed,
+            ema_decay=config.optim.ema_decay,
+        ),
+        donate_argnums=0,
+        out_shardings=shardings,
+    )
+
+    figures: dict[str, float] = {}
+    if first_step >= lengths.total:
+        logger.warning("The run of %d steps is complete; evaluating it.", lengths.total)
+        figures = suite.run(state.eval_params)
+    progress = Progress(lengths.total, config.batch_size)
+    feed = prefetch(batches, mesh)
+    with _stop_signals() as stop, contextlib.ExitStack() as stack:
+        stack.callback(checkpoints.close)
+        stack.callback(writer.close)
+        for step in range(first_step + 1, lengths.total + 1):
+            with progress.waiting():
+                batch = next(feed)
+            state, metrics = train_step(state, batch)
+            if step == first_step + 1:
+                jax.block_until_ready(metrics)
+                progress.start(step)
+                logger.info("First step after %.1f s.", time.monotonic() - started)
+            last = step == lengths.total
+            if last or step % config.log_steps == 0:
+                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+                if not math.isfinite(values["loss"]):
+                    raise UserError(f"the loss is {values['loss']} at step {step}")
+                progress.show(step, values["loss"])
+                writer.write_scalars(step, {**values, **progress.rates(step)})
+            if last or (lengths.eval and step % lengths.eval == 0):
+                with progress.paused():
+                    figures = suite.run(state.eval_params)
+                writer.write_scalars(step, figures)
+            stopping = bool(stop)
+            if last or stopping or (lengths.checkpoint and step % lengths.checkpoint == 0):
+                position = {"examples": step * config.batch_size}
+                checkpoints.save(step, state, position)
+            if stopping and not last:
+                raise Interrupted(
+                    f"stopped and saved at step {step} of {lengths.total}; "
+                    "the same command goes on from there"
+                )
+    logger.info("Done in %s.", duration(time.monotonic() - started))
+    return figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Lengths of a run in steps; 0 where there is none.
+
+    Attributes:
+        total: of the run.
+        warmup: of the learning rate's warm-up.
+        eval: between evaluations.
+        checkpoint: between checkpoints.
+    """
+
+    total: int
+    warmup: int
+    eval: int
+    checkpoint: int
+
+    @classmethod
+    def of(cls, config: ConfigDict, epoch_examples: int) -> "Lengths":
+        """Reads the key groups of a config."""
+        units = {"batch_size": config.batch_size, "epoch_examples": epoch_examples}
+        total = config_lib.steps(config, "total", **units)
+        units["total"] = total
+        return cls(
+            total=total,
+            warmup=config_lib.steps(config.optim, "warmup", **units),
+            eval=config_lib.steps(config, "eval", **units),
+            checkpoint=config_lib.steps(config, "checkpoint", **units),
+        )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list, so that the step at hand can end and be saved.
+
+    A second Ctrl-C acts at once.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,123 @@
+"""Where figures go: `metrics.jsonl`, TensorBoard and the progress line."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+import numpy as np
+import tensorboardX
+
+FILE_NAME = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes scalars to `metrics.jsonl`, one object a line with `step`, and to TensorBoard.
+
+    Method names are those of `clu.metric_writers`, which cannot be imported without TensorFlow.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, first_step: int = 0):
+        """Opens the files; lines after `first_step`, of a run that was cut off, are dropped."""
+        workdir = pathlib.Path(workdir)
+        self._path = workdir / FILE_NAME
+        _drop_after(self._path, first_step)
+        self._file: IO[str] = self._path.open("a", encoding="utf-8")
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=30
+        )
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends one line and one TensorBoard point a scalar."""
+        values = {name: float(np.asarray(value)) for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:  # a line that a kill cut short
+            continue
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Progress:
+    """A live line with rate and time left; a line every half minute where no one is watching."""
+
+    def __init__(self, total_steps: int, batch_size: int):
+        self._total, self._batch_size = total_steps, batch_size
+        self._live = sys.stderr.isatty()
+        self._printed = -math.inf
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Starts the clock after a step, so that compilation is not in the rate."""
+        self._first_step, self._start = step, time.monotonic()
+        self._waited = self._paused = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in which the devices may wait for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not training, as evaluation."""
+        start = time.monotonic()
+        yield
+        self._paused += time.monotonic() - start
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Examples a second and the share of time spent waiting for data, since the start."""
+        seconds = max(time.monotonic() - self._start - self._paused, 1e-9)
+        examples = (step - self._first_step) * self._batch_size
+        return {
+            "examples_per_second": examples / seconds,
+            "data_wait_share": min(self._waited / seconds, 1.0),
+        }
+
+    def show(self, step: int, loss: float) -> None:
+        """Prints the line for a finished step."""
+        now = time.monotonic()
+        last = step >= self._total
+        if not last and now - self._printed < (0.2 if self._live else 30.0):
+            return
+        self._printed = now
+        rates = self.rates(step)
+        left = (self._total - step) * self._batch_size / max(rates["examples_per_second"], 1e-9)
+        line = (
+            f"step {step}/{self._total} ({step / self._total:.0%})  loss {loss:.4f}  "
+            f"{rates['examples_per_second']:.0f} examples/s  "
+            f"data wait {rates['data_wait_share']:.0%}  left {duration(left)}"
+        )
+        end = "" if self._live and not last else "\n"
+        print(f"\r\x1b[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

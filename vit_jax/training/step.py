@@ -1,0 +1,106 @@
+"""The training step: a pure function of state and batch, jitted over the global mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vit_jax.models.functional import ModelDef, Params
+from vit_jax.training.optimizer import Schedule, project
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+        step: steps done, int32 scalar.
+        params: nested dict of float32 arrays.
+        opt_state: the optimizer's.
+        ema: exponential moving average of `params`, or None.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    ema: Params | None
+
+    @property
+    def eval_params(self) -> Params:
+        """What is evaluated: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def init_state(
+    model: ModelDef, optimizer: optax.GradientTransformation, seed: int, ema: bool
+) -> TrainState:
+    """Fresh state. Pure: jit it with output shardings to create it in place."""
+    params = model.init(jax.random.fold_in(jax.random.key(seed), 0))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        # A copy: donated buffers must not be the same array twice.
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def make_train_step(
+    model: ModelDef,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    prepare: Callable[[Batch], Batch],
+    seed: int,
+    ema_decay: float,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Builds the step.
+
+    Args:
+        model: the model.
+        loss_fn: objective, `loss(model, batch, rng) -> (scalar, metrics)`.
+        optimizer: gradient transformation.
+        schedule: step -> learning rate, for the metrics alone.
+        prepare: what happens to a batch on the device, as normalisation.
+        seed: of dropout, patch dropout and stochastic depth.
+        ema_decay: decay of the average of the weights; 0 for none.
+
+    Returns:
+        (state, batch) -> (state, metrics), to be jitted with the state donated.
+    """
+    bounds = model.metadata("bounds")
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = prepare(batch)
+        # Keys depend on seed and step alone: a resumed run draws what the first one would have.
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
+
+        def loss_of(params: Params) -> tuple[jax.Array, Metrics]:
+            return loss_fn(model.bind(params), batch, rng)
+
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = project(optax.apply_updates(state.params, updates), bounds)
+        ema = state.ema
+        if ema is not None:
+            # The first steps weigh more (as in Adam), else the average would remember the
+            # random start for 1 / (1 - decay) steps.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = optax.incremental_update(params, ema, 1.0 - decay)
+        metrics = {
+            "loss": loss,
+            "lr": jnp.asarray(schedule(state.step), jnp.float32),
+            "grad_norm": optax.global_norm(grads),
+            **metrics,
+        }
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    return train_step
