@@ -10,8 +10,10 @@ from ml_collections import config_flags
 from vit_jax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/clip_emoji.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, config.")
-flags.mark_flags_as_required(["config", "workdir"])
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, metrics, config.", required=True
+)
+flags.mark_flag_as_required("config")
 
 
 def main() -> None:

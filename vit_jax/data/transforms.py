@@ -11,7 +11,7 @@ it, with alpha if it has any; the last must leave (size, size, 3).
 import ast
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,10 @@ class Resize:
     """
 
     mode: str = "crop"
-    size: int = 0  # px, set by the parser
+    output_size: int = 0  # px, set by the parser
 
     def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
-        return preprocess(image, size=self.size, resize=self.mode)
+        return preprocess(image, size=self.output_size, resize=self.mode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Affine:
     aspect: float = 0.1
     shear: float = 0.1
     shift: float = 0.06
-    size: int = 0  # px, set by the parser
+    output_size: int = 0  # px, set by the parser
 
     def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
         height, width, channels = image.shape
@@ -90,10 +90,10 @@ class Affine:
         )
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[0]
         # From the output grid, centred, to the picture.
-        step_y = height / (2 * self.size) / scale * math.exp(aspect)
-        step_x = width / (2 * self.size) / scale * math.exp(-aspect)
+        step_y = height / (2 * self.output_size) / scale * math.exp(aspect)
+        step_x = width / (2 * self.output_size) / scale * math.exp(-aspect)
         cos, sin = math.cos(angle), math.sin(angle)
-        grid = np.arange(2 * self.size, dtype=np.float32) + 0.5 - self.size
+        grid = np.arange(2 * self.output_size, dtype=np.float32) + 0.5 - self.output_size
         down, across = grid[:, None], grid[None, :]
         y = step_y * (cos * down + (sin + shear) * across) + (height / 2 + shift_y)
         x = step_x * (cos * across - sin * down) + (width / 2 + shift_x)
@@ -170,7 +170,7 @@ class Cutout:
         return image
 
 
-TRANSFORMS: dict[str, Callable[..., Any]] = {
+TRANSFORMS: dict[str, type] = {
     "resize": Resize,
     "background": Background,
     "affine": Affine,
@@ -227,13 +227,21 @@ def _parse_transform(text: str, size: int) -> Any:
             f"transform {text!r}: expected the form name(argument, key=value)"
         ) from None
     transform = lookup(TRANSFORMS, name, "transform")
-    if any(field.name == "size" for field in dataclasses.fields(transform)) and name != "cutout":
-        kwargs.setdefault("size", size)
+    if any(field.name == "output_size" for field in dataclasses.fields(transform)):
+        kwargs["output_size"] = size
     try:
         return transform(*args, **kwargs)
     except TypeError as error:
         reason = str(error).partition("__init__() ")[2]
         raise UserError(f"transform {text!r}: {reason}") from None
+
+
+def captions_of(example: dict[str, Any]) -> list[str]:
+    """The captions of an example, the canonical one first; the class name where there are none."""
+    captions = example.get("captions") or [example.get("name")]
+    if captions == [None]:
+        raise UserError(f"no captions and no name among the fields {sorted(example)}")
+    return captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,9 +257,9 @@ class ImageText:
     templates: Sequence[str]
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        captions = example["captions"]
-        caption = captions[rng.integers(len(captions))]
-        template = self.templates[rng.integers(len(self.templates))]
+        captions = captions_of(example)
+        caption = captions[int(rng.integers(len(captions)))]
+        template = self.templates[int(rng.integers(len(self.templates)))]
         return {
             "image": self.augment(example["image"], rng),
             "tokens": self.tokenizer(template.format(caption))[0],

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vit_jax.data.batches import RandomAccess
 from vit_jax.data.preprocess import normalize, preprocess
-from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models.functional import ModelDef, Params
@@ -64,17 +64,17 @@ class Embedder:
             return model.bind(params).encode_text(batch["tokens"], normalize=True)
 
         # Replicated results are whole on every process.
-        compiled = {"out_shardings": replicated(mesh)}
+        compiled: dict[str, Any] = {"out_shardings": replicated(mesh)}
         self._embed_images = jax.jit(embed_images, **compiled)
         self._image_features = jax.jit(image_features, **compiled)
         self._embed_texts = jax.jit(embed_texts, **compiled)
         self._logits = jax.jit(lambda params: model.bind(params).logit_parameters(), **compiled)
 
-    def images(self, params: Params, source: Source) -> np.ndarray:
+    def images(self, params: Params, source: RandomAccess) -> np.ndarray:
         """Embeddings of length 1, float32 (N, D), in the source's order."""
         return self._over_source("images", self._embed_images, params, source)
 
-    def features(self, params: Params, source: Source) -> np.ndarray:
+    def features(self, params: Params, source: RandomAccess) -> np.ndarray:
         """The image tower's pooled features before any projection, float32 (N, D)."""
         return self._over_source("features", self._image_features, params, source)
 
@@ -109,7 +109,9 @@ class Embedder:
         """Drops kept embeddings, which belong to one set of parameters."""
         self._cache.clear()
 
-    def _over_source(self, kind: str, function: Any, params: Params, source: Source) -> np.ndarray:
+    def _over_source(
+        self, kind: str, function: Any, params: Params, source: RandomAccess
+    ) -> np.ndarray:
         key = (kind, id(source))
         if key not in self._cache:
             self._cache[key] = self._run(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vit_jax.data.sources import open_source
-from vit_jax.errors import UserError
+from vit_jax.data.transforms import captions_of
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.functional import Params
 
@@ -27,10 +27,7 @@ class Retrieval:
         """
         self._embedder, self._at = embedder, tuple(at)
         self._source = open_source(data)
-        examples = [self._source[i] for i in range(len(self._source))]
-        if not all(example.get("captions") for example in examples):
-            raise UserError(f"{data} has no captions: retrieval needs them")
-        captions = [example["captions"][0] for example in examples]
+        captions = [captions_of(self._source[i])[0] for i in range(len(self._source))]
         self._texts = sorted(set(captions))
         self._caption = np.searchsorted(self._texts, captions)
 

@@ -49,14 +49,10 @@ class ModelDef:
 
     def metadata(self, key: str, default: Any = None) -> Params:
         """What the model says of each parameter under `key`, in a tree like the parameters'."""
-        flat = [
-            (path, variable.get_metadata().get(key, default))
-            for path, variable in nnx.to_flat_state(self._template)
-        ]
         tree: Params = {}
-        for path, value in flat:
-            node = tree
+        for path, variable in nnx.to_flat_state(self._template):
+            node: Any = tree
             for part in path[:-1]:
                 node = node.setdefault(part, {})
-            node[path[-1]] = value
+            node[path[-1]] = variable.get_metadata().get(key, default)
         return tree

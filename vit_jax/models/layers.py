@@ -289,8 +289,9 @@ class Transformer(nnx.Module):
         graphdef, params = nnx.split(self.blocks)
         # Linear rule of Huang et al. 2016: the deeper, the likelier dropped.
         rates = jnp.linspace(0.0, self.max_drop_path, self.depth)
-        stochastic = rng is not None and self.max_drop_path > 0
-        keys = jax.random.split(rng, self.depth) if stochastic else None
+        if self.max_drop_path == 0:
+            rng = None
+        keys = None if rng is None else jax.random.split(rng, self.depth)
 
         def apply_block(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
             layer_params, rate, key = layer
@@ -305,7 +306,7 @@ class Transformer(nnx.Module):
         layers = (params, rates, keys)
         if self.scan:
             return jax.lax.scan(apply_block, x, layers)
-        outputs = []
+        outputs: list[Any] = []
         for i in range(self.depth):
             x, output = apply_block(x, jax.tree.map(lambda leaf: leaf[i], layers))  # noqa: B023
             outputs.append(output)

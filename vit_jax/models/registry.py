@@ -19,7 +19,7 @@ from vit_jax.models.text import TextConfig
 from vit_jax.models.vit import ViT, ViTConfig
 
 # One row a family: the name in configs -> the class and the dataclass that describes it.
-FAMILIES: dict[str, tuple[type[nnx.Module], type]] = {
+FAMILIES: dict[str, tuple[type, type]] = {
     "vit": (ViT, ViTConfig),
     "clip": (CLIP, CLIPConfig),
 }

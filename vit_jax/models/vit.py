@@ -186,7 +186,7 @@ class ViT(nnx.Module):
         if height % patch or width % patch:
             raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
         x = self.patch_embed(images.astype(self.dtype))
-        grid = x.shape[1:3]
+        grid = (height // patch, width // patch)
         x = x.reshape(batch, grid[0] * grid[1], -1)
         if self.num_prefix:
             token = self.class_token[...].astype(self.dtype)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from vit_jax.objectives.contrastive_kinds import KINDS, Place
+from vit_jax.objectives.ring_route import ring_route
 
 Tree = Any
 
@@ -77,8 +78,13 @@ class Ring:
         """Passes every array on to the next device, and returns what the one before sent."""
         if self.shards == 1:
             return tree
-        steps = [(device, (device + 1) % self.shards) for device in range(self.shards)]
-        return jax.tree.map(lambda x: jax.lax.ppermute(x, self.batch_axes, steps), tree)
+        assert self.mesh is not None
+        # In the order of the mesh: JAX numbers the devices of a permutation so, whatever the order
+        # of its axes (0.10 silently, 0.12 refuses another).
+        axes = tuple(axis for axis in self.mesh.axis_names if axis in self.batch_axes)
+        route = ring_route(self.mesh, axes)
+        steps = list(zip(route, route[1:] + route[:1], strict=True))
+        return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, steps), tree)
 
     def total(self, tree: Tree) -> Tree:
         """Sums every array over the ring."""

@@ -12,7 +12,7 @@ from vit_jax.data.batches import Batches
 from vit_jax.data.preprocess import normalize
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import Tokenizer
-from vit_jax.data.transforms import ImageText, parse_augmentation
+from vit_jax.data.transforms import ImageText, captions_of, parse_augmentation
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models.functional import ModelDef
@@ -33,7 +33,7 @@ def image_size(config: ConfigDict) -> int:
 
 def train_tokenizer(config: ConfigDict, source: Source) -> Tokenizer:
     """Learns the tokenizer from the captions of the training source."""
-    texts = [source[i]["captions"] for i in range(len(source))]
+    texts = [captions_of(source[i]) for i in range(len(source))]
     captions = {caption for each in texts for caption in each}
     # Words of the templates occur in most texts: without them they would fall apart into bytes.
     templates = [template.format("") for template in config.data.templates]

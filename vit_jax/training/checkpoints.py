@@ -63,7 +63,8 @@ class Checkpoints:
         found = self._manager.restore(
             step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
         )
-        values = {part: found[part] if parts[part] is not None else None for part in _PARTS}
+        values: dict[str, Any] = {part: found[part] for part in items}
+        values.setdefault("ema", None)
         counter = jax.device_put(np.asarray(step, abstract.step.dtype), abstract.step.sharding)
         return TrainState(step=counter, **values), found["data"]
 

@@ -1,0 +1,52 @@
+"""Shared by all tests: eight simulated devices, one compilation cache, a tiny recipe."""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+# Before JAX is imported. The cache is one for all workers of a run and its subprocesses.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "vit_jax_test_cache")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+import pytest
+from ml_collections import ConfigDict
+
+from vit_jax.config import default_config
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # so that tests import recipes as `configs.clip_emoji`
+
+
+def tiny() -> ConfigDict:
+    """CLIP of 30,000 parameters on scikit-learn's digits, ten steps of 32."""
+    config = default_config(model="clip_vit_emoji")
+    config.model.image.update(
+        image_size=8, patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64
+    )
+    config.model.text.update(
+        vocab_size=300, context_length=8, width=32, depth=2, num_heads=2, mlp_dim=64
+    )
+    config.model.embed_dim = 16
+    config.data.train = "digits:train"
+    config.data.templates = ("{}", "the digit {}")
+    config.data.augment = "color_jitter|affine"
+    config.batch_size = 32
+    config.total_steps = 10
+    config.log_steps = 1
+    config.checkpoint_percent = 0.0
+    config.eval_batch_size = 64
+    config.optim.lr = 3e-3
+    config.optim.warmup_steps = 2
+    config.evals.zeroshot = {"digits": {"data": "digits:test[:100]"}}
+    return config
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """A fresh copy for each test."""
+    return tiny()

@@ -1,0 +1,242 @@
+"""Towers against a NumPy float64 reference written from the papers, and their invariances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from vit_jax.errors import UserError
+from vit_jax.models import layers
+from vit_jax.models.clip import CLIPConfig
+from vit_jax.models.functional import ModelDef
+from vit_jax.models.text import TextConfig
+from vit_jax.models.vit import ViTConfig
+
+IMAGE = ViTConfig(
+    image_size=16, patch_size=4, width=24, depth=3, num_heads=3, mlp_dim=40, num_classes=5
+)
+TEXT = TextConfig(
+    vocab_size=50, context_length=9, width=16, depth=2, num_heads=2, mlp_dim=32, causal=True
+)
+ACTIVATIONS = {
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+}
+
+
+def random_params(model: ModelDef, seed: int = 0):
+    """Every parameter random, so that none hides behind a zero or a one."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(scale=0.3, size=x.shape), jnp.float32), model.shapes()
+    )
+
+
+def reference_norm(x, p, epsilon):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    return x * p["scale"] + p["bias"]
+
+
+def reference_transformer(x, p, config, causal):
+    """Blocks one by one, one head at a time."""
+    for i in range(config.depth):
+        b = jax.tree.map(lambda a, i=i: a[i], p["blocks"])
+        y = reference_norm(x, b["norm1"], config.norm_epsilon)
+        total = np.zeros_like(x) + b["attention"]["out"]["bias"]
+        for h in range(config.num_heads):
+            q, k, v = (
+                y @ b["attention"]["qkv"]["kernel"][:, j, h] + b["attention"]["qkv"]["bias"][j, h]
+                for j in range(3)
+            )
+            logits = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+            if causal:
+                logits = np.where(np.tri(x.shape[1]), logits, -np.inf)
+            weights = np.exp(logits - logits.max(-1, keepdims=True))
+            weights /= weights.sum(-1, keepdims=True)
+            total += weights @ v @ b["attention"]["out"]["kernel"][h]
+        x = x + total
+        y = reference_norm(x, b["norm2"], config.norm_epsilon)
+        y = ACTIVATIONS[config.activation](y @ b["mlp"]["fc1"]["kernel"] + b["mlp"]["fc1"]["bias"])
+        x = x + y @ b["mlp"]["fc2"]["kernel"] + b["mlp"]["fc2"]["bias"]
+    return x
+
+
+def reference_vit(images, p, config):
+    n, size, patch = len(images), images.shape[1] // config.patch_size, config.patch_size
+    x = images.reshape(n, size, patch, size, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(n, size * size, -1) @ p["patch_embed"]["kernel"].reshape(-1, config.width)
+    if config.patch_bias:
+        x = x + p["patch_embed"]["bias"]
+    if config.pool == "class":
+        x = np.concatenate([np.broadcast_to(p["class_token"], (n, 1, config.width)), x], 1)
+    x = x + p["positions"]
+    if config.pre_norm:
+        x = reference_norm(x, p["pre_norm"], config.norm_epsilon)
+    x = reference_transformer(x, p["transformer"], config, causal=False)
+    x = reference_norm(x, p["norm"], config.norm_epsilon)
+    x = x[:, 0] if config.pool == "class" else x.mean(1)
+    return x @ p["head"]["kernel"] + p["head"]["bias"]
+
+
+def as_float64(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def images(size=16, count=2):
+    return np.random.default_rng(1).normal(size=(count, size, size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pool": "mean", "activation": "quick_gelu", "norm_epsilon": 1e-5},
+        {"pre_norm": True, "patch_bias": False},
+    ],
+)
+def test_vit_equals_reference(changes):
+    config = ViTConfig(**{**vars(IMAGE), **changes})
+    model = ModelDef("vit", config)
+    params = random_params(model)
+    expected = reference_vit(images().astype(np.float64), as_float64(params), config)
+    np.testing.assert_allclose(model.bind(params)(images()), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_text_tower_equals_reference(causal):
+    config = CLIPConfig(image=IMAGE, text=TextConfig(**{**vars(TEXT), "causal": causal}))
+    model = ModelDef("clip", config)
+    params = random_params(model)
+    tokens = np.asarray([[5, 6, 49, 0, 0, 0, 0, 0, 0], [7, 8, 9, 10, 11, 12, 13, 14, 49]])
+    p = as_float64(params["text"])
+    x = p["token_embed"]["embedding"][tokens] + p["positions"]
+    x = reference_transformer(x, p["transformer"], config.text, causal)
+    x = reference_norm(x, p["norm"], config.text.norm_epsilon)
+    expected = x[[0, 1], [2, 8]] @ as_float64(params["text_projection"]["kernel"])
+    found = model.bind(params).encode_text(tokens)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+def loss_and_grads(model, params):
+    def loss(params):
+        return jnp.sum(jnp.sin(model.bind(params)(images(), rng=jax.random.key(3))))
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"scan": False},
+        {"remat": "dots"},
+        {"remat": "full"},
+        {"scan": False, "remat": "full"},
+    ],
+)
+def test_execution_changes_nothing(execution):
+    """Scanned or unrolled, kept or recomputed: loss and gradients agree, stochastic depth too."""
+    config = ViTConfig(**{**vars(IMAGE), "drop_path": 0.5})
+    params = random_params(ModelDef("vit", config))
+    expected = loss_and_grads(ModelDef("vit", config), params)
+    found = loss_and_grads(ModelDef("vit", config, **execution), params)
+    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(expected))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected
+    )
+
+
+def test_a_block_is_traced_once_whatever_the_depth():
+    def size(depth, scan):
+        model = ModelDef("vit", ViTConfig(**{**vars(IMAGE), "depth": depth}), scan=scan)
+        fn = lambda p: model.bind(p)(images())  # noqa: E731
+        return len(str(jax.make_jaxpr(fn)(model.shapes())).splitlines())
+
+    assert size(12, True) == size(2, True)
+    assert size(12, False) > 3 * size(2, False)
+
+
+def test_features_are_the_same_forward():
+    model = ModelDef("vit", IMAGE)
+    module = model.bind(random_params(model))
+    first, last = module.features(images(), layers=(0, -1))
+    assert first.shape == last.shape == (2, 17, 24)
+    pooled = module.norm(last[:, 0])
+    np.testing.assert_allclose(pooled, module.encode_image(images()), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="layer 3 does not exist: this tower has 3 blocks"):
+        module.features(images(), layers=(3,))
+
+
+def test_any_resolution_the_patch_divides():
+    model = ModelDef("vit", IMAGE)
+    module = model.bind(random_params(model))
+    assert module(np.zeros((1, 24, 8, 3), np.float32)).shape == (1, 5)
+    with pytest.raises(UserError, match="patch_size=4 does not divide pictures of 18 x 16 px"):
+        module(np.zeros((1, 18, 16, 3), np.float32))
+
+
+def test_resized_positions_keep_prefix_and_linear_ramps():
+    """Bicubic interpolation reproduces a linear ramp away from the border; the prefix is kept."""
+    ramp = np.stack(np.meshgrid(np.arange(8.0), np.arange(6.0), indexing="ij"), -1)
+    table = np.concatenate([[[100.0, 200.0]], ramp.reshape(48, 2)]).astype(np.float32)
+    found = np.asarray(layers.resize_positions(jnp.asarray(table), (8, 6), (16, 12), 1))
+    assert found.shape == (1 + 16 * 12, 2)
+    np.testing.assert_array_equal(found[0], table[0])
+    grid = found[1:].reshape(16, 12, 2)
+    rows, columns = (np.arange(16) + 0.5) / 2 - 0.5, (np.arange(12) + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(grid[4:-4, 6, 0], rows[4:-4], atol=1e-5)
+    np.testing.assert_allclose(grid[8, 4:-4, 1], columns[4:-4], atol=1e-5)
+
+
+def test_drop_path_keeps_the_mean():
+    x = jnp.ones((20_000, 1, 1))
+    dropped = np.asarray(layers.drop_path(x, 0.3, jax.random.key(0)))
+    assert set(np.unique(dropped.round(5))) == {0.0, np.float32(1 / 0.7).round(5)}
+    assert abs(dropped.mean() - 1) < 0.02
+    assert layers.drop_path(x, 0.3, None) is x
+
+
+def test_patch_dropout_is_for_training_alone():
+    config = ViTConfig(**{**vars(IMAGE), "patch_dropout": 0.75})
+    model = ModelDef("vit", config)
+    module = model.bind(random_params(model))
+    tokens, _ = module._forward(images(), jax.random.key(0), intermediates=False)
+    assert tokens.shape == (2, 1 + 4, 24)
+    kept = module._drop_patches(module._embed(images()), jax.random.key(0))
+    everything = np.asarray(module._embed(images()))
+    for row, all_rows in zip(np.asarray(kept), everything, strict=True):
+        matches = (row[:, None] == all_rows[None]).all(-1)
+        assert matches.any(1).all()  # each kept token is one of the example's own
+        assert matches[0, 0]  # and the class token stays first
+    tokens, _ = module._forward(images(), None, intermediates=False)
+    assert tokens.shape == (2, 17, 24)
+
+
+def test_bfloat16_compute_keeps_float32_parameters_and_embeddings():
+    config = CLIPConfig(image=ViTConfig(**{**vars(IMAGE), "num_classes": 0}), text=TEXT)
+    exact, fast = ModelDef("clip", config), ModelDef("clip", config, dtype="bfloat16")
+    params = fast.init(jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    found = fast.bind(params).encode_image(images(), normalize=True)
+    assert found.dtype == jnp.float32
+    assert fast.bind(params).image.encode_image(images()).dtype == jnp.bfloat16
+    expected = exact.bind(params).encode_image(images(), normalize=True)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
+
+
+def test_metadata_covers_every_parameter():
+    """Axes name each dimension; decay is on for matrices alone; the temperature is bounded."""
+    model = ModelDef("clip", CLIPConfig(image=IMAGE, text=TEXT))
+    axes = model.metadata("axes")
+    is_leaf = lambda x: isinstance(x, tuple)  # noqa: E731
+    jax.tree.map(
+        lambda a, x: len(a) == x.ndim or pytest.fail(f"{a} {x}"),
+        axes,
+        model.shapes(),
+        is_leaf=is_leaf,
+    )
+    decay = model.metadata("decay")
+    assert decay["image"]["transformer"]["blocks"]["mlp"]["fc1"] == {"kernel": True, "bias": False}
+    assert decay["image"]["positions"] is decay["logit_scale"] is False
+    assert model.metadata("bounds")["logit_scale"] == (0.0, np.log(100.0))
