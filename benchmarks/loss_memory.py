@@ -4,8 +4,8 @@
     python benchmarks/loss_memory.py
 
 Compiles the loss and its gradients alone, ahead of time, and prints what the compiler allocates per
-chip above the inputs (embeddings) and the outputs (their gradients). No TPU is needed. A case takes
-seconds to a minute, nearly all of it on one core; the flags restrict the table to some of them.
+chip above the inputs (embeddings) and the outputs (their gradients). No TPU is needed. A row takes
+seconds to minutes; flags restrict the table to some rows.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-# Read when libtpu is loaded: the machine is not a TPU host, and asking whether it is takes minutes.
+# Read when libtpu is loaded, which would otherwise ask the network what TPU host this is.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
@@ -70,21 +72,70 @@ def compile_loss(
     return step.lower(embeddings, embeddings, scalar, scalar).compile()
 
 
-def describe(compile_case: "functools.partial[jax.stages.Compiled]") -> str:
-    """Table cells: temporaries, inputs and gradients in MB a chip, seconds to compile."""
-    start = time.monotonic()
-    try:
-        memory = compile_case().memory_analysis()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        figure = re.search(r"Used (\S+) of (\S+) \w+", str(error))
-        found = f" ({figure[1]} of {figure[2]})" if figure else ""
-        return f"RESOURCE_EXHAUSTED{found} | | | {time.monotonic() - start:.0f}"
+def describe(memory: Any) -> str:
+    """Table cells: temporaries, inputs and gradients, in MB a chip."""
     sizes = (
         memory.temp_size_in_bytes,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
     )
-    cells = " | ".join(f"{size / MB:.1f}" for size in sizes)
-    return f"{cells} | {time.monotonic() - start:.0f}"
+    return " | ".join(f"{size / MB:.1f}" for size in sizes)
+
+
+def describe_failure(error: jax.errors.JaxRuntimeError) -> str:
+    """The same cells for a program that does not fit; any other error is raised again."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    figure = re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", str(error))
+    found = f": {figure[1]} of {figure[2]}" if figure else ""
+    return f"RESOURCE_EXHAUSTED{found} | |"
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--topologies", nargs="+", default=["v5e:16x16", "v5p:4x4x4"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[2**15, 2**18, 2**20, 2**22])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--kind", choices=KINDS, default="softmax")
+    parser.add_argument("--width", type=int, default=768, help="of the embeddings")
+    parser.add_argument("--dtype", default="float32", help="of the embeddings")
+    parser.add_argument("--tile_size", type=int, default=1024, help="for tiled, in pairs")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table, row by row as they are compiled."""
+    flags = parse_arguments(arguments)
+    print(
+        f"{flags.kind}, {flags.dtype} embeddings of width {flags.width}, tiles of "
+        f"{flags.tile_size}; MB a chip; jax {jax.__version__}, libtpu {version('libtpu')}\n"
+    )
+    print(
+        "| slice | form | batch | pairs a chip | temporaries | inputs | gradients | compiled in |"
+    )
+    print("|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
+    for topology in flags.topologies:
+        mesh = slice_mesh(topology)
+        for form in flags.forms:
+            for batch in flags.batches:
+                start = time.monotonic()
+                try:
+                    compiled = compile_loss(
+                        mesh, batch, flags.width, flags.dtype, flags.kind, form, flags.tile_size
+                    )
+                    cells = describe(compiled.memory_analysis())
+                except jax.errors.JaxRuntimeError as error:
+                    cells = describe_failure(error)
+                seconds = time.monotonic() - start
+                print(
+                    f"| {topology} | {form} | {batch:,} | {batch // mesh.size:,} | {cells} "
+                    f"| {seconds:.0f} s |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

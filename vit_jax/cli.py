@@ -2,13 +2,14 @@
 
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vit_jax.errors import Interrupted, UserError
+from vit_jax.errors import Interrupted, UserError, unknown
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: start the same command again to go on
@@ -33,16 +34,27 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
+    for i, arg in enumerate(argv):
+        if arg.lstrip("-") == "config" and i + 1 < len(argv):
+            _check_recipe(argv[i + 1])
+        elif arg.lstrip("-").startswith("config="):
+            _check_recipe(arg.partition("=")[2])
     try:
         return flags.FLAGS(argv)
-    except FileNotFoundError as error:
-        _fail(f"no config file: {str(error).splitlines()[0]}")
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
         # KeyError quotes its message; a second line holds the nearest name.
         text = str(error.args[0]) if error.args else str(error)
         lines = [line.strip(" '\"") for line in text.replace("\\n", "\n").splitlines()]
         _fail(": ".join(line for line in lines if line).replace("\\", ""))
     raise AssertionError("unreachable")
+
+
+def _check_recipe(argument: str) -> None:
+    """Names the nearest recipe where there is no such file."""
+    path = pathlib.Path(argument.partition(":")[0])
+    if not path.is_file():
+        recipes = [str(p) for p in sorted(path.parent.glob("*.py"))]
+        _fail(str(unknown(str(path), recipes, "config file")))
 
 
 def _set_up_logging() -> None:

@@ -13,6 +13,7 @@ import pytest
 import reference
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vit_jax.objectives import contrastive_ring
 from vit_jax.objectives.contrastive_loss import FORMS, KINDS, contrastive_loss
 
 BIAS = {"softmax": 0.0, "sigmoid": -10.0}
@@ -34,8 +35,11 @@ def make_mesh(shape, axes):
     return Mesh(np.array(devices[: math.prod(shape)]).reshape(shape), axes)
 
 
-def make_pairs(batch=48, width=16, noise=1.5, seed=0):
-    """Unit vectors (batch, width), float32; texts are images with noise."""
+def make_pairs(batch=56, width=16, noise=1.5, seed=0):
+    """Unit vectors (batch, width), float32; texts are images with noise.
+
+    Split over 1, 2, 4 or 8 devices, 56 pairs leave padding in tiles of at most 5.
+    """
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(batch, width))
     text = image + noise * rng.normal(size=(batch, width))
@@ -126,7 +130,7 @@ def test_equals_reference(kind, form, layout):
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_tile_size(kind, layout, tile_size):
-    image, text = make_pairs(24)
+    image, text = make_pairs(26)
     found = loss_and_gradients(
         image, text, 10, BIAS[kind], kind=kind, form="tiled", layout=layout, tile_size=tile_size
     )
@@ -190,6 +194,13 @@ def test_one_pair(form):
     (loss, _), gradients = loss_and_gradients(*pair, 10, 0.0, form=form)
     assert float(loss) == 0
     assert all(not np.any(x) for x in gradients)
+
+
+def test_any_route_round_the_ring(monkeypatch):
+    monkeypatch.setattr(contrastive_ring, "ring_route", lambda mesh, axes: [0, 5, 2, 7, 1, 3, 6, 4])
+    image, text = make_pairs()
+    found = loss_and_gradients(image, text, 10, 0.0, form="ring", layout="8 devices")
+    assert_matches(found, reference.contrastive(image, text, 10, 0.0, "softmax"), 1e-6)
 
 
 def test_replicas_can_share_the_work():

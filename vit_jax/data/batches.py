@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 import grain
 import numpy as np
+from absl import flags
 
 from vit_jax.errors import UserError
 
@@ -113,6 +114,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
         iterable = dataset.to_iter_dataset(options)
         if self._workers:
+            # Grain reads absl flags when it starts workers; a notebook has not parsed any.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
             iterable = iterable.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
             )

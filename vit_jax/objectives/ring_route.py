@@ -1,8 +1,8 @@
 """The order in which a ring of devices passes blocks on, such that every hop is to a neighbour.
 
-On a TPU slice without wrap-around links, such as v5e, the order of the mesh has hops from the end of
-one row to the start of the next. XLA was seen to run a permutation with such hops synchronously and
-one between neighbours only asynchronously, behind the computation (libtpu 0.0.52, v5e:8x8, 16x16).
+In the order of the mesh, a TPU slice has hops from the end of one row to the start of the next. XLA
+was seen to run a permutation with such hops synchronously, and one between neighbours only behind
+the computation (libtpu 0.0.52, v5e:8x8 and v5e:16x16).
 """
 
 import itertools
@@ -16,10 +16,17 @@ Coordinates = tuple[int, ...]
 
 
 def ring_route(mesh: Mesh, axes: Sequence[str]) -> list[int]:
-    """A cyclic order of all positions along some axes of a mesh, flattened in the order of the mesh.
+    """A cyclic order of the positions along some axes of a mesh, from neighbour to neighbour.
 
     Slice by slice, since between slices no two chips are neighbours. Devices without coordinates,
     and positions that do not fill a grid with an even side, keep their order.
+
+    Args:
+        mesh: a mesh of P positions along `axes`.
+        axes: some of its axes, in any order.
+
+    Returns:
+        All P positions, as numbers in the flattened order of the mesh's axes.
     """
     inside = [i for i, axis in enumerate(mesh.axis_names) if axis in axes]
     outside = [i for i in range(mesh.devices.ndim) if i not in inside]

@@ -13,10 +13,11 @@ from vit_jax.data.preprocess import normalize
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.data.transforms import ImageText, captions_of, parse_augmentation
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models.functional import ModelDef
 from vit_jax.objectives.contrastive import Contrastive
+from vit_jax.objectives.contrastive_loss import KINDS
 from vit_jax.parallel.mesh import BATCH_AXES
 
 
@@ -56,6 +57,8 @@ def load_tokenizer(config: ConfigDict, workdir: Any) -> Tokenizer | None:
 def build_objective(config: ConfigDict, mesh: Mesh) -> Contrastive:
     """The objective of `config.objective`, checked against the model."""
     kind = config.objective.name
+    if kind not in KINDS:
+        raise unknown(kind, KINDS, "objective")
     if config.model.family != "clip":
         raise UserError(
             f"config.objective.name={kind!r} compares pictures with texts: it needs a model of "

@@ -98,7 +98,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             **metrics,
         }
         return TrainState(state.step + 1, params, opt_state, ema), metrics

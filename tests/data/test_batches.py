@@ -1,0 +1,95 @@
+"""Batches: same order for any number of workers and processes, exact position."""
+
+import numpy as np
+import pytest
+
+from vit_jax.data.batches import Batches
+from vit_jax.errors import UserError
+
+
+class Numbers:
+    """A source of its own indices."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"id": index}
+
+
+def with_noise(example, rng):
+    return {"id": np.int64(example["id"]), "noise": rng.random()}
+
+
+def take(count, **changes):
+    options = {"batch_size": 6, "seed": 3, **changes}
+    batches = Batches(Numbers(20), with_noise, **options)
+    return [next(batches) for _ in range(count)]
+
+
+def same(a, b):
+    return all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+
+
+def test_every_example_once_an_epoch_in_a_new_order():
+    ids = np.concatenate([b["id"] for b in take(10)])
+    epochs = ids.reshape(3, 20)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(20))
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert not np.array_equal(epochs[0], np.arange(20))
+
+
+def test_augmentation_differs_between_epochs():
+    noise = np.concatenate([b["noise"] for b in take(10)])
+    assert len(np.unique(noise)) == 60
+
+
+def test_seed():
+    assert same(take(4), take(4))
+    assert not same(take(4), take(4, seed=4))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_nothing(workers):
+    assert same(take(8), take(8, workers=workers))
+
+
+def test_training_processes_share_each_global_batch():
+    whole = take(5)
+    shares = [take(5, process_index=i, process_count=3) for i in range(3)]
+    for k in range(5):
+        together = np.concatenate([share[k]["id"] for share in shares])
+        np.testing.assert_array_equal(np.sort(together), np.sort(whole[k]["id"]))
+        noise = np.concatenate([share[k]["noise"] for share in shares])
+        np.testing.assert_array_equal(np.sort(noise), np.sort(whole[k]["noise"]))
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 2), (1, 0)])
+def test_resume_sees_the_very_next_example(before, after):
+    """Also in the middle of an epoch, and with another number of workers."""
+    whole = take(9)
+    first = Batches(Numbers(20), with_noise, batch_size=6, seed=3, workers=before)
+    for _ in range(4):
+        next(first)
+    second = Batches(Numbers(20), with_noise, batch_size=6, seed=3, workers=after)
+    second.set_state(first.get_state())
+    assert same([next(second) for _ in range(5)], whole[4:])
+
+
+def test_groups_give_one_member_each_an_epoch():
+    groups = [[0, 1, 2], [3], [4, 5]]
+    batches = Batches(Numbers(6), with_noise, batch_size=3, seed=0, groups=groups)
+    seen = [next(batches)["id"] for _ in range(40)]
+    assert all({0 if i < 3 else 1 if i == 3 else 2 for i in ids} == {0, 1, 2} for ids in seen)
+    assert set(np.concatenate(seen)) == set(range(6))
+
+
+def test_errors():
+    with pytest.raises(UserError, match="batch_size=6 is not a multiple of the 4 processes"):
+        take(1, process_count=4)
+    with pytest.raises(UserError, match="source is empty"):
+        Batches(Numbers(0), with_noise, batch_size=1, seed=0)
