@@ -15,13 +15,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config = default_config(model="clip_vit_emoji")
 
     config.data.train = "emoji:train"
-    config.data.one_per_class = True
+    config.data.one_per = "class"
     config.data.templates = TEMPLATES
-    config.data.augment = "background|affine|color_jitter(shade=0.1)|cutout"
+    config.data.augment = (
+        "background(white=0.4)"
+        "|affine(rotate=4, scale=(0.82, 1.1), aspect=0.08, shear=0.03, shift=0.05)"
+        "|color_jitter(hue=0.12, saturation=0.35, brightness=0.1, contrast=0.2, shade=0.1)"
+        "|cutout(0.05)"
+    )
     config.batch_size = 256
     config.total_steps = 1500
 
-    config.optim.lr = 1.5e-3
+    config.optim.lr = 2e-3
     config.optim.warmup_percent = 6.0
     config.optim.weight_decay = 0.2
     config.optim.b2 = 0.98
@@ -30,6 +35,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals.zeroshot = {
         "heldout_names": {
             "data": "emoji:heldout_names",
+            "classes": "present",
+            "templates": TEMPLATES,
+        },
+        "heldout_base": {
+            "data": "emoji:heldout_base",
             "classes": "present",
             "templates": TEMPLATES,
         },

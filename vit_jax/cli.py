@@ -29,8 +29,21 @@ def run(main: Callable[[], None]) -> None:
         except UserError as error:
             _fail(str(error))
 
+    _use_huge_pages()
     _set_up_logging()
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _use_huge_pages() -> None:
+    """Starts the process again with huge pages for malloc, which glibc reads only at the start.
+
+    On CPU, XLA takes its temporaries from malloc at every step; without huge pages a third of a
+    training step goes into page faults (benchmarks/huge_pages.sh).
+    """
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+        return
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -58,9 +71,9 @@ def _check_recipe(argument: str) -> None:
 
 
 def _set_up_logging() -> None:
-    """The library's messages plainly on stderr; of other libraries warnings alone."""
+    """The library's messages plainly on stderr; of other libraries errors alone."""
     absl_logging.use_absl_handler()
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     logger = logging.getLogger("vit_jax")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -74,7 +87,11 @@ def _fail(message: str) -> None:
 
 
 def print_figures(figures: dict[str, float]) -> None:
-    """Prints figures as a table on stdout."""
+    """Prints figures as a table on stdout, once however many processes there are."""
+    import jax
+
+    if jax.process_index():
+        return
     width = max(map(len, figures), default=0)
     for name, value in figures.items():
         print(f"{name:<{width}}  {value:.4f}")

@@ -54,21 +54,28 @@ def default_config(model: str) -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that hold replicas; -1 takes what the others leave
+    config.mesh.fsdp = 1  # devices that share the parameters of a replica
+    config.mesh.tensor = 1  # devices that share a layer's heads and hidden units
+    config.mesh.zero1 = False  # split optimizer state and moving average over data as well
 
     config.data = ConfigDict()
     config.data.train = ""  # source, as emoji:train or folder:/path
     config.data.augment = ""  # transforms separated by |, as pad_crop(4)|color_jitter(0.4)
     config.data.templates = ("{}",)  # one is drawn for each caption
-    config.data.one_per_class = False  # an epoch takes one picture of each class, drawn at random
+    # An epoch takes each picture (""), or one picture of each class or caption, drawn at random.
+    config.data.one_per = ""
     config.data.workers = 0  # processes that read and augment; 0 uses threads of this one
 
     config.batch_size = 0  # global, examples a step
+    config.grad_accum_steps = 1  # parts of a batch that go through the towers one by one
     config.total_steps = 0  # length of training
     config.total_epochs = 0.0
     config.total_examples = 0
 
     config.objective = ConfigDict()
     config.objective.name = "softmax"  # contrastive loss: softmax (CLIP) or sigmoid (SigLIP)
+    config.objective.form = "gathered"  # same loss, less memory: gathered, ring, tiled
+    config.objective.tile_size = 1024  # pairs a side, for tiled
 
     config.optim = ConfigDict()
     config.optim.lr = 1e-3  # peak learning rate

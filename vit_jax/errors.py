@@ -19,7 +19,7 @@ def unknown(name: str, valid: Iterable[str], what: str) -> UserError:
     """Builds the error for a name that is not among the valid ones."""
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
     return UserError(f"unknown {what} {name!r}; {hint}")
 
 

@@ -19,8 +19,10 @@ flags.mark_flag_as_required("config")
 def main() -> None:
     """Trains and prints the last figures."""
     # JAX is imported once the flags are known to be right: a typo is answered at once.
+    from vit_jax.parallel import processes
     from vit_jax.training.loop import train
 
+    processes.start()
     figures = train(_CONFIG.value, _WORKDIR.value)
     cli.print_figures(figures)
 

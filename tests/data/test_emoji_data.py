@@ -20,7 +20,9 @@ TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
 
 @pytest.fixture(scope="session")
 def splits(emoji_directory):
-    names = ["train", "heldout_names"] + ([] if art.why_no_noto() else ["heldout_artist"])
+    names = ["train", "heldout_names", "heldout_base"] + (
+        [] if art.why_no_noto() else ["heldout_artist"]
+    )
     return {name: emoji.read_split(name, emoji_directory) for name in names}
 
 
@@ -114,7 +116,8 @@ def test_counts(splits):
     assert len(emoji.base_names()) == 1923
     assert len(emoji.heldout_names()) == 192
     assert len(splits["train"]) == 7244
-    assert len(splits["heldout_names"]) == 375
+    assert len(splits["heldout_names"]) == 620
+    assert len(splits["heldout_base"]) == 375
     assert len({row["name"] for row in splits["heldout_names"]}) == 191
 
 
@@ -143,7 +146,8 @@ def test_no_heldout_name_or_picture_in_train(splits):
         bare = "".join(c for c in row["emoji"] if c not in TONES).replace("\ufe0f", "")
         assert bare not in held_sequences
     assert {row["name"] for row in splits["heldout_names"]} <= held
-    assert not any(row["skin_tone"] for row in splits["heldout_names"])
+    base = [row for row in splits["heldout_names"] if not row["skin_tone"]]
+    assert [r["caption"] for r in splits["heldout_base"]] == [r["caption"] for r in base]
     seen = {_pixels(row).tobytes() for row in splits["train"]}
     assert not [r["name"] for r in splits["heldout_names"] if _pixels(r).tobytes() in seen]
 
@@ -162,15 +166,13 @@ def test_pictures_are_transparent_and_not_empty(splits):
 
 
 def test_fit_keeps_aspect_and_does_not_bleed_hidden_colour():
-    picture = Image.new("RGBA", (40, 20), (255, 0, 0, 0))  # Red, but invisible.
-    picture.paste((0, 0, 255, 255), (10, 0, 30, 20))
-    pixels = np.asarray(art.fit(picture, 64))
-    assert pixels.shape == (64, 64, 4)
-    assert not pixels[:16, :, 3].any()
-    assert not pixels[48:, :, 3].any()
-    assert (pixels[16:48, 32] == (0, 0, 255, 255)).all()
-    visible = pixels[..., 3] > 16
-    assert pixels[..., 0][visible].max() < 16
+    picture = Image.new("RGBA", (90, 50), (255, 0, 0, 0))  # Red, but invisible.
+    picture.paste((0, 0, 255, 255), (5, 20, 45, 40))  # Twice as wide as high.
+    pixels = np.asarray(art.fit(picture, 80))
+    assert pixels.shape == (80, 80, 4)
+    rows, columns = np.nonzero(pixels[..., 3])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 57, 4, 75)
+    assert (pixels[22:58, 4:76] == (0, 0, 255, 255)).all()
 
 
 # --- building -------------------------------------------------------------------------------------

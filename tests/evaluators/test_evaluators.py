@@ -69,6 +69,7 @@ def make_embedder(tiny_config):
         model = assembly.build_model(tiny_config)
         mesh = make_mesh(devices)
         params = model.init(jax.random.key(0))
+        tiny_config.mesh.data = devices
         return assembly.build_embedder(tiny_config, model, mesh, tokenizer), params
 
     return make

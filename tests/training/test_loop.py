@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.training import loop
+from vit_jax.training import assembly, loop
 from vit_jax.training.checkpoints import Checkpoints
 from vit_jax.training.restore import restore
 
@@ -56,28 +56,19 @@ def test_one_device_and_eight_agree(tiny_config, whole_run, tmp_path):
 def test_stopped_and_resumed_equals_uninterrupted(
     tiny_config, whole_run, tmp_path, monkeypatch, number
 ):
-    """A signal in the middle of step 4 saves that step; the rest is the same bit for bit."""
-    make = loop.make_train_step
+    """A signal during step 4 saves that step; the rest is the same bit for bit."""
+    write = loop.MetricWriter.write_scalars
 
-    def with_signal(*args, **kwargs):
-        step_fn = make(*args, **kwargs)
-
-        def send(step):
-            if step == 3:
-                os.kill(os.getpid(), number)
-
-        def step(state, batch):
-            jax.debug.callback(send, state.step, ordered=False)
-            return step_fn(state, batch)
-
-        return step
+    def send(self, step, scalars):
+        write(self, step, scalars)
+        if step == 4:
+            os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_step", with_signal)
+        patch.setattr(loop.MetricWriter, "write_scalars", send)
         with pytest.raises(Interrupted, match="the same command goes on"):
             loop.train(tiny_config, tmp_path)
-    stopped_at = Checkpoints(tmp_path).latest_step()
-    assert 4 <= stopped_at < 10
+    assert Checkpoints(tmp_path).latest_step() == 4
     figures = loop.train(tiny_config, tmp_path)
     assert curve(tmp_path) == curve(whole_run[0])
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole_run[0]))
@@ -160,7 +151,7 @@ def test_siglip_learns_its_bias(tiny_config, tmp_path):
     ("change", "message"),
     [
         ({"batch_size": 30}, "batch_size=30 is not a multiple of the 8 devices; try 24 or 32"),
-        ({"mesh.data": 9}, "mesh.data=9: there are 8 devices"),
+        ({"mesh.data": 9}, "data=9 x fsdp=1 x tensor=1 is 9, there are 8"),
         ({"data.train": "digit:train"}, "did you mean 'digits'"),
         ({"data.augment": "afine"}, "unknown transform 'afine'; did you mean 'affine'"),
         ({"data.templates": ("no slot",)}, "expected exactly one {}"),
@@ -206,3 +197,15 @@ def test_evaluating_what_is_not_a_run(tmp_path, whole_run):
         restore(tmp_path)
     with pytest.raises(UserError, match=r"no checkpoint of step 3 .*found \[10\]"):
         restore(whole_run[0], step=3)
+
+
+def test_rows_are_grouped_by_class_or_caption():
+    class Source(list):
+        labels = np.asarray([3, 1, 3, 1])
+
+    rows = [{"captions": [c]} for c in ("a", "b", "a: dark", "b")]
+    assert assembly.group_rows("", Source(rows)) is None
+    assert assembly.group_rows("class", Source(rows)) == [[0, 2], [1, 3]]
+    assert assembly.group_rows("caption", Source(rows)) == [[0], [1, 3], [2]]
+    with pytest.raises(UserError, match="did you mean 'caption'"):
+        assembly.group_rows("captoin", Source(rows))

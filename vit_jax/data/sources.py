@@ -24,7 +24,7 @@ from vit_jax.data.embedded import labelled
 from vit_jax.errors import UserError, lookup, unknown
 
 SPLITS: dict[str, tuple[str, ...]] = {
-    "emoji": ("train", "heldout_names", "heldout_artist"),
+    "emoji": ("train", "heldout_names", "heldout_base", "heldout_artist"),
     **dict.fromkeys(labelled.LOADERS, labelled.SPLITS),
 }
 """Names of the embedded sets and of their splits."""

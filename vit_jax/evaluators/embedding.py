@@ -12,7 +12,7 @@ from vit_jax.data.preprocess import normalize, preprocess
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models.functional import ModelDef, Params
-from vit_jax.parallel.mesh import check_batch_size, replicated, to_devices
+from vit_jax.parallel.mesh import replicated, to_devices
 
 
 class Embedder:
@@ -46,7 +46,6 @@ class Embedder:
             std: of the normalisation, one a channel.
             batch_size: global; the last batch is padded.
         """
-        check_batch_size(batch_size, mesh, "config.eval_batch_size")
         self._mesh, self._batch_size = mesh, batch_size
         self._tokenizer, self._resize, self._image_size = tokenizer, resize, image_size
         self._cache: dict[tuple, np.ndarray] = {}

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import lookup
+from vit_jax.models.partitioning import constrain
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
@@ -132,6 +133,7 @@ class Attention(nnx.Module):
         batch, length, width = x.shape
         # Matmuls see (B N, D), see `Mlp`.
         qkv = self.qkv(x.reshape(-1, width)).reshape(batch, length, *self.qkv.out_features)
+        qkv = constrain(qkv, "batch", "length", None, "heads", None)
         q, k, v = jnp.moveaxis(qkv, 2, 0)  # (B, N, H, hd) each
         x = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(x.reshape(batch * length, *x.shape[2:])).reshape(batch, length, width)
@@ -140,8 +142,8 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers with an activation between.
 
-    Tokens of all examples are one dimension: on CPU, XLA contracts (B, N, D) for a weight's gradient
-    in a slow loop and repeats the activation in it, half the time of a training step.
+    Tokens of all examples are one dimension: on CPU, XLA contracts (B, N, D) slowly for a weight's
+    gradient and repeats the activation within, which doubles this layer's time.
     """
 
     def __init__(
@@ -176,7 +178,8 @@ class Mlp(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(self.activation(self.fc1(x.reshape(-1, x.shape[-1])))).reshape(x.shape)
+        hidden = constrain(self.fc1(x.reshape(-1, x.shape[-1])), "batch", "mlp")
+        return self.fc2(self.activation(hidden)).reshape(x.shape)
 
 
 class Block(nnx.Module):
@@ -225,8 +228,10 @@ class Block(nnx.Module):
         self, x: jax.Array, drop_rate: jax.Array | float = 0.0, rng: jax.Array | None = None
     ) -> jax.Array:
         keys = (None, None) if rng is None else jax.random.split(rng)
+        x = constrain(x, "batch", "length", "embed")
         x = x + drop_path(self.attention(self.norm1(x)), drop_rate, keys[0])
-        return x + drop_path(self.mlp(self.norm2(x)), drop_rate, keys[1])
+        x = x + drop_path(self.mlp(self.norm2(x)), drop_rate, keys[1])
+        return constrain(x, "batch", "length", "embed")
 
 
 class Transformer(nnx.Module):

@@ -109,15 +109,16 @@ def _classifier(config: ViTConfig) -> ModelSpec:
 _CLIP_EMOJI = ModelSpec(
     family="clip",
     architecture=CLIPConfig(
-        image=_vit(192, 5, 3, 4, image_size=32, pool="mean"),
+        image=_vit(128, 6, 2, 4, image_size=32, pool="mean", patch_dropout=0.5),
         text=TextConfig(
             vocab_size=1024,
-            context_length=24,
-            width=128,
-            depth=3,
-            num_heads=4,
-            mlp_dim=512,
+            context_length=16,
+            width=96,
+            depth=2,
+            num_heads=3,
+            mlp_dim=384,
             activation="gelu",
+            causal=False,
         ),
         embed_dim=128,
     ),

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vit_jax.objectives.contrastive_loss import contrastive_loss
 
@@ -13,22 +14,22 @@ class Contrastive:
     Reads `image` (B, H, W, 3), normalised, and `tokens` (B, context_length).
     """
 
-    def __init__(self, kind: str, **loss_options: Any):
+    def __init__(self, kind: str, *, accum_steps: int = 1, **loss_options: Any):
         """Chooses the loss.
 
         Args:
             kind: "softmax" or "sigmoid".
+            accum_steps: parts of the batch that go through the towers one after the other. The
+                loss still compares all pairs of the whole batch.
             **loss_options: form, mesh, batch axes and tile size, see `contrastive_loss`.
         """
-        self.kind, self.loss_options = kind, loss_options
+        self.kind, self.accum_steps, self.loss_options = kind, accum_steps, loss_options
 
     def __call__(
         self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss (scalar, float32) and metrics (scalars) of a global batch."""
-        image_rng, text_rng = jax.random.split(rng)
-        images = model.encode_image(batch["image"], normalize=True, rng=image_rng)
-        texts = model.encode_text(batch["tokens"], normalize=True, rng=text_rng)
+        images, texts = self._embed(model, batch, rng)
         scale, bias = model.logit_parameters()
         loss, metrics = contrastive_loss(
             images, texts, logit_scale=scale, logit_bias=bias, kind=self.kind, **self.loss_options
@@ -37,3 +38,36 @@ class Contrastive:
         if bias is not None:
             metrics["logit_bias"] = bias
         return loss, metrics
+
+    def _embed(
+        self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Embeddings (B, D) of the whole batch, in as many parts as `accum_steps` says.
+
+        A part's activations are recomputed in the backward pass instead of kept, one part at a
+        time, so memory is that of a part while the gradient is that of the whole batch: the two
+        passes of GradCache (Gao et al. 2021, section 3), written by automatic differentiation.
+        """
+
+        def embed(part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            images, tokens, rng = part
+            image_rng, text_rng = jax.random.split(rng)
+            return (
+                model.encode_image(images, normalize=True, rng=image_rng),
+                model.encode_text(tokens, normalize=True, rng=text_rng),
+            )
+
+        steps = self.accum_steps
+        if steps == 1:
+            return embed((batch["image"], batch["tokens"], rng))
+
+        # Part k takes every k-th row, so that each device cuts its own rows without sending any.
+        def cut(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x.reshape(-1, steps, *x.shape[1:]), 1, 0)
+
+        def join(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x, 0, 1).reshape(-1, x.shape[-1])
+
+        parts = (cut(batch["image"]), cut(batch["tokens"]), jax.random.split(rng, steps))
+        images, texts = jax.lax.map(jax.checkpoint(embed, prevent_cse=False), parts)
+        return join(images), join(texts)

@@ -1,32 +1,71 @@
-"""One global mesh over all devices of all processes."""
+"""One global mesh over all devices of all processes and slices."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
 
-BATCH_AXES = ("data",)
+# Replicas; parameters split; parameters split within a layer's matmuls.
+AXES = ("data", "fsdp", "tensor")
+# The batch is split over these two, tensor-parallel devices work on the same examples.
+BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(data: int = -1) -> Mesh:
-    """A mesh with the axis `data`, over which the batch is split.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[Any] | None = None
+) -> Mesh:
+    """A mesh with the axes `data`, `fsdp` and `tensor`.
 
     Args:
-        data: devices along it; -1 takes all.
+        data: replicas; -1 takes what the other axes leave. It alone may cross slices, since
+            replicas exchange the least.
+        fsdp: devices that share the parameters of a replica.
+        tensor: devices that share a layer's heads and hidden units.
+        devices: all devices by default.
 
     Raises:
-        UserError: there are fewer devices than asked for.
+        UserError: sizes that the devices cannot give.
     """
-    devices = jax.devices()
-    count = len(devices) if data == -1 else data
-    if not 0 < count <= len(devices):
-        raise UserError(f"config.mesh.data={data}: there are {len(devices)} devices")
+    devices = jax.devices() if devices is None else devices
+    inner = fsdp * tensor
+    if min(fsdp, tensor) < 1 or data < -1 or data == 0:
+        raise UserError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor}: not a mesh")
+    if data == -1:
+        if len(devices) % inner:
+            raise UserError(
+                f"config.mesh: fsdp={fsdp} x tensor={tensor} does not divide {len(devices)} devices"
+            )
+        data = len(devices) // inner
+    shape = (data, fsdp, tensor)
+    if math.prod(shape) > len(devices):
+        raise UserError(
+            f"config.mesh: data={data} x fsdp={fsdp} x tensor={tensor} is "
+            f"{math.prod(shape)}, there are {len(devices)} devices"
+        )
+    grid = _arrange(devices[: math.prod(shape)], shape)
     # Auto axes: from JAX 0.12 on the default of `jax.make_mesh` is explicit sharding.
-    return Mesh(np.asarray(devices[:count]), BATCH_AXES, axis_types=(AxisType.Auto,))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
+    """Neighbours on the interconnect become neighbours on the inner axes."""
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        data, fsdp, tensor = shape
+        if data % len(slices):
+            raise UserError(
+                f"config.mesh.data={data} is not a multiple of the {len(slices)} slices"
+            )
+        return mesh_utils.create_hybrid_device_mesh(
+            (data // len(slices), fsdp, tensor), (len(slices), 1, 1), devices
+        )
+    return mesh_utils.create_device_mesh(shape, devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -39,13 +78,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
-    """Refuses a global batch that the mesh does not divide."""
-    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-    if batch_size <= 0 or batch_size % shards:
-        below = batch_size // shards * shards
-        hint = f"{below} or {below + shards}" if below > 0 else f"{shards}"
-        raise UserError(f"{key}={batch_size} is not a multiple of the {shards} devices; try {hint}")
+def batch_shards(mesh: Mesh) -> int:
+    """Parts that the batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch_size(batch_size: int, parts: int, key: str, what: str = "devices") -> None:
+    """Refuses a global batch that its parts do not divide."""
+    if batch_size <= 0 or batch_size % parts:
+        below = batch_size // parts * parts
+        hint = f"{below} or {below + parts}" if below > 0 else f"{parts}"
+        raise UserError(f"{key}={batch_size} is not a multiple of the {parts} {what}; try {hint}")
 
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

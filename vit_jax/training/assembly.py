@@ -1,9 +1,12 @@
 """From a config to the objects it describes. Shared by training and evaluation."""
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -15,10 +18,23 @@ from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.data.transforms import ImageText, captions_of, parse_augmentation
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
+from vit_jax.models import partitioning
 from vit_jax.models.functional import ModelDef
 from vit_jax.objectives.contrastive import Contrastive
 from vit_jax.objectives.contrastive_loss import KINDS
-from vit_jax.parallel.mesh import BATCH_AXES
+from vit_jax.parallel.mesh import (
+    BATCH_AXES,
+    batch_sharding,
+    batch_shards,
+    check_batch_size,
+    make_mesh,
+    replicated,
+    to_devices,
+)
+from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
+from vit_jax.training.checkpoints import with_sharding
+from vit_jax.training.optimizer import make_optimizer, make_schedule
+from vit_jax.training.step import TrainState, init_state, make_train_step
 
 
 def build_model(config: ConfigDict) -> ModelDef:
@@ -68,35 +84,53 @@ def build_objective(config: ConfigDict, mesh: Mesh) -> Contrastive:
         raise UserError(
             "config.objective.name='sigmoid' needs config.model.init_logit_bias (SigLIP: -10.0)"
         )
-    return Contrastive(kind, mesh=mesh, batch_axes=BATCH_AXES)
+    return Contrastive(
+        kind,
+        accum_steps=config.grad_accum_steps,
+        form=config.objective.form,
+        tile_size=config.objective.tile_size,
+        mesh=mesh,
+        batch_axes=BATCH_AXES,
+    )
 
 
 def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> Batches:
     """This process's training batches."""
     check_templates(config.data.templates)
     augment = parse_augmentation(config.data.augment, size=image_size(config))
-    groups = None
-    if config.data.one_per_class:
-        if source.labels is None:
-            raise UserError(f"config.data.one_per_class: {config.data.train} has no labels")
-        groups = group_rows(source.labels.tolist())
     return Batches(
         source,
         ImageText(augment, tokenizer, tuple(config.data.templates)),
         batch_size=config.batch_size,
         seed=config.seed,
-        groups=groups,
+        groups=group_rows(config.data.one_per, source),
         workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
 
-def group_rows(labels: Iterable[int]) -> list[list[int]]:
-    """Rows of each label, in the order of the labels' first rows."""
-    groups: dict[int, list[int]] = {}
-    for row, label in enumerate(labels):
-        groups.setdefault(label, []).append(row)
+def group_rows(one_per: str, source: Source) -> list[list[int]] | None:
+    """Rows of which an epoch takes one each, in the order of their first rows; None for all rows.
+
+    Args:
+        one_per: "" for all rows, "class" or "caption" (the first one of an example).
+        source: the training source.
+    """
+    keys: Iterable[Any]
+    if not one_per:
+        return None
+    if one_per == "caption":
+        keys = (captions_of(source[row])[0] for row in range(len(source)))
+    elif one_per != "class":
+        raise unknown(one_per, ("class", "caption"), "value of config.data.one_per,")
+    elif source.labels is None:
+        raise UserError("config.data.one_per='class': the training source has no labels")
+    else:
+        keys = source.labels.tolist()
+    groups: dict[Any, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
@@ -114,11 +148,103 @@ def build_embedder(
     )
 
 
-def build_prepare(config: ConfigDict) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What happens to a batch on the devices: uint8 pictures are normalised."""
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The compiled side of a run: what creates its state and what trains it.
+
+    Attributes:
+        model: without parameters.
+        mesh: all devices.
+        abstract: `ShapeDtypeStruct`s of the state, with shardings.
+        init: () -> state, jitted; arrays are created where they belong.
+        step: (state, batch) -> (state, metrics), jitted; the state is donated.
+    """
+
+    model: ModelDef
+    mesh: Mesh
+    abstract: TrainState
+    init: Any
+    step: Any
+
+
+def build_program(
+    config: ConfigDict, mesh: Mesh, *, warmup_steps: int, total_steps: int
+) -> Program:
+    """Builds the training program of a config on a mesh; nothing is compiled yet."""
+    model = build_model(config)
+    objective = build_objective(config, mesh)
+    check_sharded(model, mesh)
+    schedule = make_schedule(
+        config.optim.schedule,
+        lr=config.optim.lr,
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+    )
+    optimizer = make_optimizer(config.optim, schedule, model.metadata("decay"))
     mean, std = tuple(config.preprocess.mean), tuple(config.preprocess.std)
 
-    def prepare(batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "image": normalize(batch["image"], mean, std)}
+    def init() -> TrainState:
+        return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
 
-    return prepare
+    train_step = make_train_step(
+        model,
+        objective,
+        optimizer,
+        schedule,
+        # Pictures travel as uint8, a quarter of the bytes.
+        prepare=lambda batch: {**batch, "image": normalize(batch["image"], mean, std)},
+        seed=config.seed,
+        ema_decay=config.optim.ema_decay,
+    )
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple:
+        with partitioning.use(activation_constraint(mesh)):
+            return train_step(state, batch)
+
+    abstract = jax.eval_shape(init)
+    shardings = state_shardings(abstract, model, optimizer, mesh, config.mesh.zero1)
+    return Program(
+        model=model,
+        mesh=mesh,
+        abstract=with_sharding(abstract, shardings),
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(
+            step,
+            in_shardings=(shardings, batch_sharding(mesh)),
+            out_shardings=(shardings, replicated(mesh)),
+            donate_argnums=0,
+        ),
+    )
+
+
+def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global training batch as the step takes it."""
+    size, count = image_size(config), config.batch_size
+    return {
+        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
+        "tokens": jax.ShapeDtypeStruct((count, config.model.text.context_length), jnp.int32),
+    }
+
+
+def random_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.Array]:
+    """A batch of noise, to time the step."""
+    rng, shapes = np.random.default_rng(0), batch_shapes(config)
+    batch = {k: rng.integers(1, 255, x.shape).astype(x.dtype) for k, x in shapes.items()}
+    return to_devices(batch, mesh)
+
+
+def check_batch_sizes(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses batches that devices and accumulation do not divide."""
+    shards = batch_shards(mesh)
+    check_batch_size(config.batch_size, shards, "config.batch_size")
+    if config.grad_accum_steps < 1:
+        raise UserError(f"config.grad_accum_steps={config.grad_accum_steps}: expected 1 or more")
+    parts = shards * config.grad_accum_steps
+    what = f"parts ({shards} devices x grad_accum_steps={config.grad_accum_steps})"
+    check_batch_size(config.batch_size, parts, "config.batch_size", what)
+    check_batch_size(config.eval_batch_size, shards, "config.eval_batch_size")
+
+
+def build_mesh(config: ConfigDict) -> Mesh:
+    """The mesh of `config.mesh`."""
+    return make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)

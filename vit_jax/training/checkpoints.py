@@ -99,6 +99,10 @@ class Checkpoints:
         self._manager.close()
 
 
-def with_sharding(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Gives every `ShapeDtypeStruct` of a tree the same sharding."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+def with_sharding(shapes: Any, shardings: Any) -> Any:
+    """Gives every `ShapeDtypeStruct` of a tree its sharding."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )

@@ -7,23 +7,22 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
 from vit_jax.data.sources import open_source
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluators import Suite
-from vit_jax.parallel.mesh import check_batch_size, make_mesh, prefetch, replicated
+from vit_jax.parallel.mesh import prefetch
 from vit_jax.training import assembly
 from vit_jax.training import workdir as workdir_lib
-from vit_jax.training.checkpoints import Checkpoints, with_sharding
+from vit_jax.training.checkpoints import Checkpoints
 from vit_jax.training.metrics import MetricWriter, Progress, duration
-from vit_jax.training.optimizer import make_optimizer, make_schedule
-from vit_jax.training.step import TrainState, init_state, make_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -48,57 +47,35 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     # Everything that can be wrong is found before the workdir is touched.
     config_lib.validate(config)
     workdir_lib.check_same_config(workdir, config)
-    mesh = make_mesh(config.mesh.data)
-    check_batch_size(config.batch_size, mesh, "config.batch_size")
-    model = assembly.build_model(config)
-    objective = assembly.build_objective(config, mesh)
+    mesh = assembly.build_mesh(config)
+    assembly.check_batch_sizes(config, mesh)
     source = open_source(config.data.train)
     tokenizer = assembly.train_tokenizer(config, source)
     batches = assembly.build_batches(config, source, tokenizer)
-    suite = Suite(config.evals, assembly.build_embedder(config, model, mesh, tokenizer))
     lengths = Lengths.of(config, batches.epoch_examples)
-    schedule = make_schedule(
-        config.optim.schedule,
-        lr=config.optim.lr,
-        warmup_steps=lengths.warmup,
-        total_steps=lengths.total,
+    program = assembly.build_program(
+        config, mesh, warmup_steps=lengths.warmup, total_steps=lengths.total
     )
-    optimizer = make_optimizer(config.optim, schedule, model.metadata("decay"))
-
-    workdir_lib.save_config(workdir, config)
-    tokenizer.save(workdir)
+    embedder = assembly.build_embedder(config, program.model, mesh, tokenizer)
+    suite = Suite(config.evals, embedder)
     for name, reason in suite.skipped.items():
         logger.warning("%s is skipped: %s", name, reason)
 
-    def fresh_state() -> TrainState:
-        return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
-
-    shardings = replicated(mesh)
+    if jax.process_index() == 0:
+        workdir_lib.save_config(workdir, config)
+        tokenizer.save(workdir)
     checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
     first_step = checkpoints.latest_step() or 0
     if first_step:
-        abstract = with_sharding(jax.eval_shape(fresh_state), shardings)
-        state, position = checkpoints.restore(first_step, abstract)
+        state, position = checkpoints.restore(first_step, program.abstract)
         batches.set_state(position)
         logger.warning("Resuming %s at step %d.", workdir, first_step)
     else:
-        state = jax.jit(fresh_state, out_shardings=shardings)()
-        logger.info("\n%s", parameter_overview.get_parameter_overview(state.params))
+        state = program.init()
+        logger.info(
+            "\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        )
     writer = MetricWriter(workdir, first_step)
-    train_step = jax.jit(
-        make_train_step(
-            model,
-            objective,
-            optimizer,
-            schedule,
-            prepare=assembly.build_prepare(config),
-            seed=config.seed,
-            ema_decay=config.optim.ema_decay,
-        ),
-        donate_argnums=0,
-        out_shardings=shardings,
-    )
-
     figures: dict[str, float] = {}
     if first_step >= lengths.total:
         logger.warning("The run of %d steps is complete; evaluating it.", lengths.total)
@@ -111,7 +88,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
         for step in range(first_step + 1, lengths.total + 1):
             with progress.waiting():
                 batch = next(feed)
-            state, metrics = train_step(state, batch)
+            state, metrics = program.step(state, batch)
             if step == first_step + 1:
                 jax.block_until_ready(metrics)
                 progress.start(step)
@@ -126,8 +103,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
             if last or (lengths.eval and step % lengths.eval == 0):
                 with progress.paused():
                     figures = suite.run(state.eval_params)
-                writer.write_scalars(step, figures)
-            stopping = bool(stop)
+                if figures:
+                    writer.write_scalars(step, figures)
+            stopping = stop(step)
             if last or stopping or (lengths.checkpoint and step % lengths.checkpoint == 0):
                 position = {"examples": step * config.batch_size}
                 checkpoints.save(step, state, position)
@@ -171,11 +149,15 @@ class Lengths:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list, so that the step at hand can end and be saved.
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Tells after each step whether to stop, so that the step at hand can end and be saved.
 
-    A second Ctrl-C acts at once.
+    One process listens to SIGINT and SIGTERM; a second Ctrl-C acts at once. Several processes must
+    stop at the same step: `jax.distributed` hears SIGTERM on any of them and agrees on one.
     """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -184,7 +166,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield lambda step: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import IO
 
+import jax
 import numpy as np
 import tensorboardX
 
@@ -23,7 +24,13 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: str | pathlib.Path, first_step: int = 0):
-        """Opens the files; lines after `first_step`, of a run that was cut off, are dropped."""
+        """Opens the files; lines after `first_step`, of a run that was cut off, are dropped.
+
+        Only process 0 writes.
+        """
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         workdir = pathlib.Path(workdir)
         self._path = workdir / FILE_NAME
         _drop_after(self._path, first_step)
@@ -34,6 +41,8 @@ class MetricWriter:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one line and one TensorBoard point a scalar."""
+        if not self._writes:
+            return
         values = {name: float(np.asarray(value)) for name, value in scalars.items()}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
@@ -42,6 +51,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes both."""
+        if not self._writes:
+            return
         self._file.close()
         self._board.close()
 
@@ -67,6 +78,7 @@ class Progress:
     def __init__(self, total_steps: int, batch_size: int):
         self._total, self._batch_size = total_steps, batch_size
         self._live = sys.stderr.isatty()
+        self._silent = jax.process_index() > 0
         self._printed = -math.inf
         self.start(0)
 
@@ -102,7 +114,11 @@ class Progress:
         """Prints the line for a finished step."""
         now = time.monotonic()
         last = step >= self._total
-        if not last and now - self._printed < (0.2 if self._live else 30.0):
+        if self._silent:
+            return
+        too_soon = now - self._printed < (0.2 if self._live else 30.0)
+        # Right after the start there is no rate yet.
+        if not last and (too_soon or step <= self._first_step):
             return
         self._printed = now
         rates = self.rates(step)

@@ -13,7 +13,7 @@ from vit_jax.data.sources import read_image
 from vit_jax.evaluators import Suite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.functional import Params
-from vit_jax.parallel.mesh import make_mesh, replicated
+from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.training import assembly
 from vit_jax.training import workdir as workdir_lib
 from vit_jax.training.checkpoints import Checkpoints, with_sharding
@@ -63,12 +63,12 @@ def restore(workdir: str | pathlib.Path, *, step: int | None = None) -> TrainedR
         step: of the checkpoint; None for the newest.
     """
     config = workdir_lib.load_config(workdir)
-    mesh = make_mesh(config.mesh.data)
+    mesh = assembly.build_mesh(config)
     model = assembly.build_model(config)
     tokenizer = assembly.load_tokenizer(config, workdir)
     embedder = assembly.build_embedder(config, model, mesh, tokenizer)
     checkpoints = Checkpoints(workdir)
-    abstract = with_sharding(model.shapes(), replicated(mesh))
+    abstract = with_sharding(model.shapes(), parameter_shardings(model, mesh))
     params = checkpoints.restore_params(abstract, ema=config.optim.ema_decay > 0, step=step)
     checkpoints.close()
     return TrainedRun(config, embedder, params)

@@ -3,7 +3,8 @@
 Splits (docs/data_card_emoji.md has the counts):
 
 - `train`: Twemoji and OpenMoji, every skin tone, of the names that are not held out;
-- `heldout_names`: Twemoji and OpenMoji, drawings without tones of the 10% of names held out;
+- `heldout_names`: Twemoji and OpenMoji, every skin tone, of the 10% of names held out;
+- `heldout_base`: the part of `heldout_names` without skin tones;
 - `heldout_artist`: Noto, drawings without tones of all names, where the font is present.
 """
 
@@ -65,7 +66,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
     `artist`; `skin_tone`, "" for none; `label`, the index of `name` among all names.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.2.0")
     # TFDS looks for checksum files beside the module through importlib_resources, which it does
     # not declare for Python >= 3.9; there are no checksums, nothing is downloaded.
     code_path = None
@@ -106,11 +107,15 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         unseen = [
             (key, example)
             for key, example in self._generate_examples(
-                [row for row in toneless if row.name in held], known
+                [row for row in rows if row.name in held], known
             )
             if example["image"] not in seen
         ]
-        splits: dict[str, Iterable[tuple[str, dict]]] = {"train": train, "heldout_names": unseen}
+        splits: dict[str, Iterable[tuple[str, dict]]] = {
+            "train": train,
+            "heldout_names": unseen,
+            "heldout_base": [row for row in unseen if not row[1]["skin_tone"]],
+        }
         if "noto" in drawers:
             splits["heldout_artist"] = self._generate_examples(toneless, {"noto": drawers["noto"]})
         return splits
@@ -216,7 +221,7 @@ def read_split(split: str, directory: str | os.PathLike[str]) -> list[dict[str, 
     """All rows of a split, features as declared by `Emoji`, but `image` still PNG bytes.
 
     Args:
-      split: "train", "heldout_names" or "heldout_artist".
+      split: one of `sources.SPLITS["emoji"]`.
       directory: what `build` returned.
 
     Raises:

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Trains with several processes on this host:
+#   launch/local.sh 2 --config configs/clip_emoji.py --workdir runs/two
+# On CPU each process takes JAX_LOCAL_DEVICES simulated devices (default 1). The first process that
+# fails ends the others, and its exit code is this script's: 75 means "start me again to go on".
+set -euo pipefail
+
+if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]] || [ $# -lt 2 ]; then
+  echo "usage: $0 PROCESSES [arguments of python -m vit_jax.train]" >&2
+  exit 2
+fi
+processes=$1
+shift
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+export JAX_COORDINATOR_ADDRESS="127.0.0.1:$(free_port)"
+export JAX_NUM_PROCESSES=$processes
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${JAX_LOCAL_DEVICES:-1}"
+
+pids=()
+for ((i = 0; i < processes; i++)); do
+  JAX_PROCESS_ID=$i python3 -m vit_jax.train "$@" &
+  pids+=($!)
+done
+
+# Ctrl-C and SIGTERM go to all; each saves its part at the same step.
+trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+
+code=0
+left=$processes
+while ((left > 0)); do
+  status=0
+  wait -n "${pids[@]}" || status=$?
+  # A trapped signal interrupts `wait` while the processes go on.
+  running=0
+  for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && running=$((running + 1)); done
+  ((running < left)) || continue
+  left=$running
+  if ((status != 0 && code == 0)); then
+    code=$status
+    ((status == 75)) || kill -TERM "${pids[@]}" 2>/dev/null || true
+  fi
+done
+exit "$code"

@@ -1,0 +1,110 @@
+"""One recipe, any mesh: the losses of 20 steps agree; parameters really are sharded."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import tiny
+from vit_jax.errors import UserError
+from vit_jax.parallel.mesh import make_mesh
+from vit_jax.parallel.sharding import check_sharded
+from vit_jax.training import assembly, loop
+
+
+def losses(workdir, changes):
+    config = tiny()
+    config.total_steps = 20
+    config.optim.grad_clip_norm = 1.0
+    config.evals = {}
+    config.update_from_flattened_dict(changes)
+    loop.train(config, workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    return losses(tmp_path_factory.mktemp("one"), {"mesh.data": 1})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mesh.data": 8},
+        {"mesh.fsdp": 8},
+        {"mesh.fsdp": 4, "mesh.tensor": 2},
+        {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.zero1": True},
+        {"mesh.data": 1, "grad_accum_steps": 4},
+        {"mesh.fsdp": 8, "grad_accum_steps": 4, "objective.form": "ring"},
+        {"mesh.data": 4, "mesh.tensor": 2, "objective.form": "tiled", "objective.tile_size": 3},
+        {"mesh.fsdp": 8, "compute.remat": "full", "compute.scan": False},
+    ],
+    ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
+)
+def test_losses_agree(changes, one_device, tmp_path):
+    np.testing.assert_allclose(losses(tmp_path, changes), one_device, rtol=1e-5)
+
+
+def program(**changes):
+    config = tiny()
+    config.update_from_flattened_dict(changes)
+    mesh = assembly.build_mesh(config)
+    return assembly.build_program(config, mesh, warmup_steps=1, total_steps=5)
+
+
+def bytes_on_one_device(tree):
+    return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+
+
+def test_fsdp_splits_parameters_and_moments():
+    whole, split = program(), program(**{"mesh.fsdp": 8})
+    a, b = whole.init(), split.init()
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    for part in ("params", "opt_state"):
+        share = bytes_on_one_device(getattr(b, part)) / bytes_on_one_device(getattr(a, part))
+        assert share < 1 / 8 + 0.07  # vectors stay whole
+
+
+def test_zero1_splits_the_moments_alone():
+    whole, split = program(), program(**{"mesh.zero1": True})
+    a, b = whole.init(), split.init()
+    assert bytes_on_one_device(b.params) == bytes_on_one_device(a.params)
+    assert bytes_on_one_device(b.opt_state) < 0.2 * bytes_on_one_device(a.opt_state)
+
+
+def test_accumulation_needs_less_memory():
+    """Temporaries of the step fall with the number of parts."""
+
+    def temporaries(**changes):
+        p = program(batch_size=512, **{"mesh.data": 1}, **changes)
+        batch = {
+            "image": jax.ShapeDtypeStruct((512, 8, 8, 3), np.uint8),
+            "tokens": jax.ShapeDtypeStruct((512, 8), np.int32),
+        }
+        compiled = p.step.lower(p.abstract, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(grad_accum_steps=8) < 0.5 * temporaries()
+
+
+def test_a_mesh_that_leaves_parameters_whole_is_refused():
+    config = tiny()
+    config.model.image.update(width=30, num_heads=3, mlp_dim=60)
+    with pytest.raises(UserError, match=r"leaves \d+% of the parameters whole .*image/"):
+        check_sharded(assembly.build_model(config), make_mesh(fsdp=8))
+    check_sharded(assembly.build_model(tiny()), make_mesh(fsdp=8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"fsdp": 3}, "fsdp=3 x tensor=1 does not divide 8 devices"),
+        ({"data": 4, "fsdp": 4}, "is 16, there are 8 devices"),
+        ({"data": 0}, "not a mesh"),
+    ],
+)
+def test_wrong_meshes(sizes, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(**sizes)
