@@ -62,8 +62,9 @@ def default_config(model: str) -> ConfigDict:
     config.data.train = ""  # source, as emoji:train or folder:/path
     config.data.augment = ""  # transforms separated by |, as pad_crop(4)|color_jitter(0.4)
     config.data.templates = ("{}",)  # one is drawn for each caption
-    # An epoch takes each picture (""), or one picture of each class or caption, drawn at random.
-    config.data.one_per = ""
+    # An epoch takes every example, or, with names of fields, one of each combination of their
+    # values, drawn at random: ("name",) balances names with few and with many pictures.
+    config.data.one_per = ()
     config.data.workers = 0  # processes that read and augment; 0 uses threads of this one
 
     config.batch_size = 0  # global, examples a step

@@ -199,13 +199,12 @@ def test_evaluating_what_is_not_a_run(tmp_path, whole_run):
         restore(whole_run[0], step=3)
 
 
-def test_rows_are_grouped_by_class_or_caption():
-    class Source(list):
-        labels = np.asarray([3, 1, 3, 1])
-
-    rows = [{"captions": [c]} for c in ("a", "b", "a: dark", "b")]
-    assert assembly.group_rows("", Source(rows)) is None
-    assert assembly.group_rows("class", Source(rows)) == [[0, 2], [1, 3]]
-    assert assembly.group_rows("caption", Source(rows)) == [[0], [1, 3], [2]]
-    with pytest.raises(UserError, match="did you mean 'caption'"):
-        assembly.group_rows("captoin", Source(rows))
+def test_rows_are_grouped_by_fields():
+    rows = [
+        {"name": n, "toned": t} for n, t in zip("abab", (False, False, True, False), strict=True)
+    ]
+    assert assembly.group_rows((), rows) is None
+    assert assembly.group_rows(("name",), rows) == [[0, 2], [1, 3]]
+    assert assembly.group_rows(("name", "toned"), rows) == [[0], [1, 3], [2]]
+    with pytest.raises(UserError, match="did you mean 'toned'"):
+        assembly.group_rows(("tone",), rows)

@@ -88,7 +88,7 @@ class EmojiSource:
     """A split of the embedded emoji; builds them into the user's cache at the first use.
 
     An example: `image` (64, 64, 4) uint8 RGBA; `captions`, the full caption, the name without skin
-    tone and the aliases; `label` and `name`; `emoji`, `category`, `artist`, `skin_tone`.
+    tone and the aliases; `label` and `name`; `emoji`, `category`, `artist`, `skin_tone`, `toned`.
     A decoded picture stays in memory (16 KB), so that the next epoch costs microseconds.
     """
 
@@ -117,7 +117,7 @@ class EmojiSource:
 
 def _emoji_example(row: dict[str, Any]) -> dict[str, Any]:
     captions = list(dict.fromkeys([row.pop("caption"), row["name"], *row.pop("aliases")]))
-    return {**row, "captions": captions}
+    return {**row, "captions": captions, "toned": bool(row["skin_tone"])}
 
 
 class LabelledSource:

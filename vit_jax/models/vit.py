@@ -10,9 +10,16 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers import Transformer, layer_norm, metadata, resize_positions
+from vit_jax.models.layers import (
+    Transformer,
+    layer_norm,
+    metadata,
+    resize_positions,
+    sincos_positions,
+)
 
 POOLS = ("class", "mean")
+POSITION_INITS = ("normal", "sincos")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,7 @@ class ViTConfig:
         activation: a key of `layers.ACTIVATIONS`.
         norm_epsilon: LayerNorm epsilon; 1e-6 for ViT, 1e-5 for CLIP.
         pool: "class" (class token, normalised) or "mean" (mean of the normalised patches).
+        position_init: learned positions start from "normal" noise or from "sincos".
         pre_norm: LayerNorm after the positions, before the first block (CLIP).
         patch_bias: bias of the patch convolution; CLIP has none.
         drop_path: stochastic depth of the last block, linear from 0 at the first.
@@ -45,6 +53,7 @@ class ViTConfig:
     activation: str = "gelu"
     norm_epsilon: float = 1e-6
     pool: str = "class"
+    position_init: str = "normal"
     pre_norm: bool = False
     patch_bias: bool = True
     drop_path: float = 0.0
@@ -60,6 +69,10 @@ class ViTConfig:
             raise UserError(f"num_heads={self.num_heads} does not divide width={self.width}")
         if self.pool not in POOLS:
             raise UserError(f"pool={self.pool!r}: expected one of {', '.join(POOLS)}")
+        if self.position_init not in POSITION_INITS:
+            raise UserError(
+                f"position_init={self.position_init!r}: expected one of {', '.join(POSITION_INITS)}"
+            )
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout={self.patch_dropout}: expected a share in [0, 1)")
 
@@ -99,10 +112,10 @@ class ViT(nnx.Module):
                 **metadata("prefix", "embed", decay=False),
             )
         num_tokens = self.num_prefix + self.grid[0] * self.grid[1]
-        self.positions = nnx.Param(
-            initializers.normal(std)(rngs.params(), (num_tokens, width)),
-            **metadata("length", "embed", decay=False),
-        )
+        positions = initializers.normal(std)(rngs.params(), (num_tokens, width))
+        if config.position_init == "sincos":
+            positions = positions.at[self.num_prefix :].set(sincos_positions(self.grid, width))
+        self.positions = nnx.Param(positions, **metadata("length", "embed", decay=False))
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
         if config.pre_norm:
             self.pre_norm = layer_norm(width, **norm)

@@ -1,7 +1,7 @@
 """From a config to the objects it describes. Shared by training and evaluation."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -110,27 +110,21 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> B
     )
 
 
-def group_rows(one_per: str, source: Source) -> list[list[int]] | None:
+def group_rows(fields: Sequence[str], source: Source) -> list[list[int]] | None:
     """Rows of which an epoch takes one each, in the order of their first rows; None for all rows.
 
     Args:
-        one_per: "" for all rows, "class" or "caption" (the first one of an example).
+        fields: names of example fields; rows that agree in all of them are one group.
         source: the training source.
     """
-    keys: Iterable[Any]
-    if not one_per:
+    if not fields:
         return None
-    if one_per == "caption":
-        keys = (captions_of(source[row])[0] for row in range(len(source)))
-    elif one_per != "class":
-        raise unknown(one_per, ("class", "caption"), "value of config.data.one_per,")
-    elif source.labels is None:
-        raise UserError("config.data.one_per='class': the training source has no labels")
-    else:
-        keys = source.labels.tolist()
-    groups: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
+    groups: dict[tuple, list[int]] = {}
+    for row in range(len(source)):
+        example = source[row]
+        if missing := [field for field in fields if field not in example]:
+            raise unknown(missing[0], example, "field in config.data.one_per,")
+        groups.setdefault(tuple(example[field] for field in fields), []).append(row)
     return list(groups.values())
 
 
