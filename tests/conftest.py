@@ -5,8 +5,16 @@ import pathlib
 import sys
 import tempfile
 
-# Before JAX is imported. The cache is one for all workers of a run and its subprocesses.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Before JAX is imported. Simulated devices wait for one another in threads: on two busy cores,
+# collectives that run in any order can take all threads and wait for ever, and slow neighbours
+# look like dead ones.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false "
+    "--xla_cpu_collective_timeout_seconds=300 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=300"
+)
+# One compilation cache for all workers of a run and its subprocesses.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "vit_jax_test_cache")

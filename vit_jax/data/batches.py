@@ -108,8 +108,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
     def _start(self) -> Iterator:
         index, count = self._process
-        dataset = self._dataset[self._consumed + index :: count]
-        dataset = dataset.batch(self.batch_size // count)
+        # A global batch is cut into one part a process, in order.
+        parts = self._dataset[self._consumed :].batch(self.batch_size // count)
+        dataset = parts[index::count]
         # Threads wait for one another in Python code: two hide the reading, more only contend.
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
         iterable = dataset.to_iter_dataset(options)

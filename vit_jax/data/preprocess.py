@@ -18,8 +18,9 @@ def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarr
     if image.shape[-1] == 3:
         return image
     alpha = image[..., 3:].astype(np.uint16)
-    blended = image[..., :3] * alpha + background * (255 - alpha)
-    return ((blended + 127) // 255).astype(np.uint8)
+    blended = image[..., :3] * alpha + np.asarray(background, np.uint16) * (255 - alpha) + 128
+    # Exactly round(blended / 255), several times faster than a division.
+    return ((blended + (blended >> 8)) >> 8).astype(np.uint8)
 
 
 def preprocess(image: np.ndarray, *, size: int, resize: str) -> np.ndarray:
