@@ -1,0 +1,1 @@
+"""What a training step needs on a slice that is not there: memory, time, traffic."""

@@ -1,0 +1,198 @@
+"""From the name of a slice to its devices, and what is known of a chip of each generation."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from typing import Any
+
+import jax
+
+from vit_jax.errors import UserError, unknown
+
+GB, GIB, TERA = 1e9, 2**30, 1e12
+
+# Read when libtpu is loaded, which would otherwise ask the network what TPU host this is.
+LIBTPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """Facts of one JAX device: a chip, or half of one where `cores` is 2.
+
+    Attributes:
+        cores: JAX devices a chip.
+        hbm_bytes: memory.
+        peak_flops: dense bfloat16 FLOP/s.
+        hbm_bandwidth: bytes/s.
+        link_bandwidth: bytes/s one way over one of the chip's links to its neighbours.
+        network_bandwidth: bytes/s between slices, over the data centre's network.
+        clock: Hz, at which the compiler's cycles pass.
+        shapes: usual slices.
+        options: what libtpu has to be told besides the slice's name.
+    """
+
+    cores: int = 1
+    hbm_bytes: int
+    peak_flops: float
+    hbm_bandwidth: float
+    link_bandwidth: float
+    network_bandwidth: float
+    clock: float
+    shapes: tuple[str, ...]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_SHAPES_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_SHAPES_3D = (
+    "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16",
+)  # fmt: skip
+# https://cloud.google.com/tpu/docs, the page of each generation. Links: "bidirectional ICI
+# bandwidth (per chip)" over its 4 (2-D torus) or 6 ports and two directions; v4: Jouppi et al. 2023
+# (https://arxiv.org/abs/2304.01433). Network: 25 Gbit/s a chip on v5e, 50 on v5p; of v4
+# (50), v6e and TPU7x (100) it is an assumption. Clock: the peak over the FLOPs of the MXUs in a
+# cycle, 2^17 on v5e, 2^18 on v4 and v5p. v6e and TPU7x are taken to do 2^19 a device (two MXUs of
+# 256^2 used twice a cycle): fewer are ruled out by the compiler's estimate of a matmul of 8192^3
+# (v6e: 0.7 x 2^19 a cycle).
+CHIPS = {
+    "v4": Chip(
+        hbm_bytes=32 * GIB,
+        peak_flops=275 * TERA,
+        hbm_bandwidth=1200 * GB,
+        link_bandwidth=50 * GB,
+        network_bandwidth=6.25 * GB,
+        clock=1.05e9,
+        shapes=_SHAPES_3D,
+        # As on the machine: the two cores of a chip are one device.
+        options={"chip_config_name": "megacore"},
+    ),
+    "v5e": Chip(
+        hbm_bytes=16 * GIB,
+        peak_flops=197 * TERA,
+        hbm_bandwidth=819 * GB,
+        link_bandwidth=50 * GB,
+        network_bandwidth=3.125 * GB,
+        clock=1.5e9,
+        shapes=_SHAPES_2D,
+    ),
+    "v5p": Chip(
+        hbm_bytes=95 * GIB,
+        peak_flops=459 * TERA,
+        hbm_bandwidth=2765 * GB,
+        link_bandwidth=100 * GB,
+        network_bandwidth=6.25 * GB,
+        clock=1.75e9,
+        shapes=_SHAPES_3D,
+    ),
+    "v6e": Chip(
+        hbm_bytes=32 * GIB,
+        peak_flops=918 * TERA,
+        hbm_bandwidth=1638 * GB,
+        link_bandwidth=100 * GB,
+        network_bandwidth=12.5 * GB,
+        clock=1.75e9,
+        shapes=_SHAPES_2D,
+    ),
+    # Two devices a chip, which share its links.
+    "tpu7x": Chip(
+        cores=2,
+        hbm_bytes=96 * GIB,
+        peak_flops=2307 * TERA / 2,
+        hbm_bandwidth=7380 * GB / 2,
+        link_bandwidth=100 * GB / 2,
+        network_bandwidth=12.5 * GB / 2,
+        clock=2.2e9,
+        shapes=_SHAPES_3D,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The devices to compile for.
+
+    Attributes:
+        name: as given, such as "v5e:16x16" or "cpu-8".
+        devices: of all slices.
+        chip: their facts; None for CPU devices, of which nothing is estimated.
+        num_slices: equal slices.
+    """
+
+    name: str
+    devices: list[Any]
+    chip: Chip | None
+    num_slices: int = 1
+
+
+def find_slice(name: str, num_slices: int = 1) -> Slice:
+    """The devices of a topology.
+
+    Args:
+        name: generation and shape in chips, as "v5e:16x16", or "cpu-N" for N simulated devices.
+        num_slices: slices of this shape, joined by the data centre's network.
+
+    Raises:
+        UserError: an unknown name, or libtpu is not installed.
+    """
+    if num_slices < 1:
+        raise UserError(f"--num_slices={num_slices}: expected 1 or more")
+    if found := re.fullmatch(r"cpu-(\d+)", name):
+        return _simulated(name, int(found[1]), num_slices)
+    generation, _, shape = name.partition(":")
+    known = [f"{key}:{s}" for key, chip in CHIPS.items() for s in chip.shapes]
+    if generation not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
+        raise unknown(name, [*known, "cpu-8"], "topology")
+    chip = CHIPS[generation]
+    try:
+        devices = _describe(name, num_slices, chip)
+    except jax.errors.JaxRuntimeError as error:
+        # The name is well formed, but there is no such slice.
+        raise UserError(
+            f"{unknown(name, known, 'topology')} (libtpu: {str(error).splitlines()[0]})"
+        ) from error
+    return Slice(name, devices, chip, num_slices)
+
+
+def _describe(name: str, num_slices: int, chip: Chip) -> list[Any]:
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"compiling for {name} needs libtpu, no TPU: pip install 'vit_jax[plan]'; "
+            "--topology=cpu-8 needs nothing"
+        )
+    for key, value in LIBTPU_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    from jax.experimental import topologies
+
+    several = {"num_slices": num_slices} if num_slices > 1 else {}
+    return list(
+        topologies.get_topology_desc(
+            platform="tpu", topology_name=name, **several, **chip.options
+        ).devices
+    )
+
+
+def _simulated(name: str, count: int, num_slices: int) -> Slice:
+    if count < 1 or num_slices > 1:
+        raise UserError(f"--topology={name}: expected cpu-N with N devices, in one slice")
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise UserError(
+            f"--topology={name}: this process has {len(devices)} CPU devices; set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={count} before it starts"
+        )
+    return Slice(name, devices[:count], None)
+
+
+def prepare_platform(name: str) -> None:
+    """Keeps JAX to the CPU and gives it the devices of `cpu-N`; before JAX's first use of one."""
+    jax.config.update("jax_platforms", "cpu")
+    # Programs for absent devices cannot be read back, and the time to compile is a result.
+    jax.config.update("jax_enable_compilation_cache", False)
+    found = re.fullmatch(r"cpu-(\d+)", name)
+    if found and int(found[1]):
+        jax.config.update("jax_num_cpu_devices", int(found[1]))
