@@ -34,7 +34,7 @@ def tiny() -> ConfigDict:
     """CLIP of 30,000 parameters on scikit-learn's digits, ten steps of 32."""
     config = default_config(model="clip_vit_emoji")
     config.model.image.update(
-        image_size=8, patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64
+        image_size=8, patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64, patch_dropout=0.0
     )
     config.model.text.update(
         vocab_size=300, context_length=8, width=32, depth=2, num_heads=2, mlp_dim=64

@@ -20,6 +20,7 @@ RECIPE = "configs/clip_emoji.py"
 QUICK = (
     "--config.model.image.patch_size=8",
     "--config.model.image.depth=2",
+    "--config.model.image.patch_dropout=0",
     "--config.model.text.depth=1",
     "--config.batch_size=128",
 )
@@ -41,7 +42,7 @@ def trained(tmp_path_factory):
     """The main job, shortened."""
     workdir = tmp_path_factory.mktemp("clip_emoji")
     done = command(
-        "train", "--config", RECIPE, "--workdir", workdir, "--config.total_steps=240", *QUICK
+        "train", "--config", RECIPE, "--workdir", workdir, "--config.total_steps=800", *QUICK
     )
     return workdir, done
 
@@ -58,8 +59,7 @@ def test_main_job_learns_names_it_never_saw(trained):
     figures = last_figures(trained[0])
     source = open_source("emoji:heldout_names")
     chance = 1 / len(np.unique(source.labels))
-    assert figures["zeroshot/heldout_names/top5"] >= 10 * chance
-    assert figures["zeroshot/heldout_names/top1"] >= 5 * chance
+    assert figures["zeroshot/heldout_names/top1"] >= 10 * chance
     assert figures["zeroshot/all_names/top5"] >= 10 * 5 / 1923
     losses = [
         json.loads(line)["loss"]

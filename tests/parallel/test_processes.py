@@ -23,6 +23,7 @@ SHRINK = (
     "--config.model.image.width=32",
     "--config.model.image.num_heads=2",
     "--config.model.image.depth=2",
+    "--config.model.image.patch_dropout=0",
     "--config.model.text.depth=1",
     "--config.batch_size=32",
     "--config.log_steps=1",

@@ -91,7 +91,7 @@ def test_accumulation_needs_less_memory():
 
 def test_a_mesh_that_leaves_parameters_whole_is_refused():
     config = tiny()
-    config.model.image.update(width=30, num_heads=3, mlp_dim=60)
+    config.model.image.update(width=36, num_heads=3, mlp_dim=60)
     with pytest.raises(UserError, match=r"leaves \d+% of the parameters whole .*image/"):
         check_sharded(assembly.build_model(config), make_mesh(fsdp=8))
     check_sharded(assembly.build_model(tiny()), make_mesh(fsdp=8))
