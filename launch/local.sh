@@ -40,7 +40,11 @@ while ((left > 0)); do
   left=$running
   if ((status != 0 && code == 0)); then
     code=$status
-    ((status == 75)) || kill -TERM "${pids[@]}" 2>/dev/null || true
+    if ((status != 75)); then
+      kill -TERM "${pids[@]}" 2>/dev/null || true
+      # A process that waits for a dead one in a collective does not hear SIGTERM.
+      (sleep 20 && kill -KILL "${pids[@]}") >/dev/null 2>&1 &
+    fi
   fi
 done
 exit "$code"

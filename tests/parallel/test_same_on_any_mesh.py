@@ -61,7 +61,10 @@ def bytes_on_one_device(tree):
 def test_fsdp_splits_parameters_and_moments():
     whole, split = program(), program(**{"mesh.fsdp": 8})
     a, b = whole.init(), split.init()
-    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    # Where an initialiser is cut into parts, its last bit may round otherwise.
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7), a.params, b.params
+    )
     for part in ("params", "opt_state"):
         share = bytes_on_one_device(getattr(b, part)) / bytes_on_one_device(getattr(a, part))
         assert share < 1 / 8 + 0.07  # vectors stay whole

@@ -38,7 +38,12 @@ def start(timeout: int = 300) -> None:
     # Collectives between CPU processes; other platforms do not look at it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**arguments, initialization_timeout=timeout)
+        jax.distributed.initialize(
+            **arguments,
+            initialization_timeout=timeout,
+            # A process that dies ends the others within this time, also from within a collective.
+            heartbeat_timeout_seconds=30,
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes of this run ({name}) did not find each other within {timeout} s: "

@@ -76,7 +76,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
-            homepage="https://github.com/google-research/vision_transformer",
+            homepage="https://openmoji.org",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(
