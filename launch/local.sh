@@ -15,7 +15,8 @@ shift
 free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
-export JAX_COORDINATOR_ADDRESS="127.0.0.1:$(free_port)"
+port=$(free_port)
+export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port
 export JAX_NUM_PROCESSES=$processes
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${JAX_LOCAL_DEVICES:-1}"
 
