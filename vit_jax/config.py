@@ -20,8 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from vit_jax.errors import UserError, unknown
-from vit_jax.models import registry
+from vit_jax.errors import UserError
+from vit_jax.models import families, registry
 
 # Architecture fields whose default is None, with the type that a command line may give them.
 _OPTIONAL_FLOATS = ("init_logit_bias",)
@@ -107,7 +107,7 @@ def default_config(model: str) -> ConfigDict:
 
 
 def _architecture(spec: registry.ModelSpec) -> ConfigDict:
-    fields = ConfigDict({"family": spec.family, **dataclasses.asdict(spec.architecture)})
+    fields = ConfigDict(families.describe(spec.architecture))
     for key in _OPTIONAL_FLOATS:
         if key in fields and fields[key] is None:
             fields[key] = config_dict.placeholder(float)
@@ -167,11 +167,8 @@ def validate(config: Any) -> None:
 
 def build_architecture(config: ConfigDict) -> tuple[str, Any]:
     """The model's family and its architecture dataclass, from `config.model`."""
-    fields = config.model.to_dict()
-    family = fields.pop("family", "")
-    if family not in registry.FAMILIES:
-        raise unknown(family, registry.FAMILIES, "model family")
-    return family, registry.parse(registry.FAMILIES[family][1], fields, "config.model")
+    architecture = families.parse_family(config.model.to_dict(), "config.model")
+    return families.family_of(architecture), architecture
 
 
 def _check_keys(config: ConfigDict, reference: ConfigDict, path: str, skip: tuple = ()) -> None:

@@ -28,3 +28,9 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise unknown(name, table, what)
     return table[name]
+
+
+def check_name(name: str, valid: Iterable[str], what: str) -> None:
+    """Refuses a name that is not among the valid ones."""
+    if name not in (names := list(valid)):
+        raise unknown(name, names, what)

@@ -1,25 +1,72 @@
 """Registered models: exact parameter counts, none missing, errors that name what is valid."""
 
+import json
+
 import jax
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.models import registry
+from vit_jax.models import families, registry
 from vit_jax.models.functional import ModelDef
+from vit_jax.models.vit import ViTConfig
 
-# Published counts: ViT of timm, CLIP of OpenAI as open_clip counts them.
+# Published counts, as timm and open_clip count the same names. DINOv2 with registers keeps the class
+# token's position, which timm adds to the token itself.
 PARAMETER_COUNTS = {
     "clip_vit_emoji": None,  # ours: counted by hand below
-    "vit_ti16": 5_717_416,
-    "vit_s16": 22_050_664,
-    "vit_b32": 88_224_232,
-    "vit_b16": 86_567_656,
-    "vit_l16": 304_326_632,
-    "vit_h14": 632_045_800,
-    "clip_vit_b32": 151_277_313,
     "clip_vit_b16": 149_620_737,
+    "clip_vit_b32": 151_277_313,
     "clip_vit_l14": 427_616_513,
     "clip_vit_l14_336": 427_944_193,
+    "deit3_b16": 86_585_320,
+    "deit3_h14": 632_126_440,
+    "deit3_l16": 304_374_760,
+    "deit3_m16": 38_849_512,
+    "deit3_s16": 22_059_496,
+    "deit_b16": 86_567_656,
+    "deit_b16_384": 86_859_496,
+    "deit_b16_distilled": 87_338_192,
+    "deit_b16_distilled_384": 87_630_032,
+    "deit_s16": 22_050_664,
+    "deit_s16_distilled": 22_436_432,
+    "deit_ti16": 5_717_416,
+    "deit_ti16_distilled": 5_910_800,
+    "dinov2_b14": 86_579_712,
+    "dinov2_b14_registers": 86_582_784,
+    "dinov2_l14": 304_367_616,
+    "dinov2_l14_registers": 304_371_712,
+    "dinov2_s14": 22_056_192,
+    "dinov2_s14_registers": 22_057_728,
+    "openclip_vit_b16": 149_620_737,
+    "openclip_vit_b32": 151_277_313,
+    "openclip_vit_bigg14": 2_539_567_105,
+    "openclip_vit_g14": 1_366_678_273,
+    "openclip_vit_h14": 986_109_441,
+    "openclip_vit_l14": 427_616_513,
+    "siglip_b16": 203_155_970,
+    "siglip_b16_256": 203_202_050,
+    "siglip_b16_384": 203_447_810,
+    "siglip_b16_512": 203_791_874,
+    "siglip_l16_256": 652_150_786,
+    "siglip_l16_384": 652_478_466,
+    "siglip_so400m14": 877_360_306,
+    "siglip_so400m14_384": 877_960_498,
+    "vit_b16": 86_567_656,
+    "vit_b16_384": 86_859_496,
+    "vit_b32": 88_224_232,
+    "vit_b8": 86_576_872,
+    "vit_giant14": 1_012_611_432,
+    "vit_gigantic14": 1_844_440_680,
+    "vit_h14": 632_045_800,
+    "vit_l14": 304_203_752,
+    "vit_l16": 304_326_632,
+    "vit_l16_384": 304_715_752,
+    "vit_l32": 306_535_400,
+    "vit_s16": 22_050_664,
+    "vit_s32": 22_878_952,
+    "vit_s8": 22_055_272,
+    "vit_so400m14": 428_833_704,
+    "vit_ti16": 5_717_416,
 }
 
 
@@ -56,11 +103,11 @@ def test_emoji_model_by_hand():
         d, m = c.width, c.mlp_dim
         return c.depth * (4 * d + 3 * d * d + 3 * d + d * d + d + 2 * d * m + m + d) + 2 * d
 
-    tokens = (image.image_size // image.patch_size) ** 2 + (image.pool == "class")
+    tokens = (image.image_size // image.patch_size) ** 2 + image.class_token
     expected = (
         image.patch_size**2 * 3 * image.width
         + image.width * image.patch_bias
-        + image.width * (image.pool == "class")
+        + image.width * image.class_token
         + tokens * image.width
         + 2 * image.width * image.pre_norm
         + stack(image)
@@ -78,7 +125,7 @@ def test_emoji_model_by_hand():
     [
         ({"widht": 3}, "did you mean 'model.width'"),
         ({"depth": "12"}, "model.depth='12': expected"),
-        ({"pool": "max"}, "pool='max': expected one of class, mean"),
+        ({"pool": "max"}, "unknown pool 'max'; did you mean 'map'"),
         ({"patch_size": 15}, "patch_size=15 does not divide image_size=224"),
         ({"num_heads": 7}, "num_heads=7 does not divide width=768"),
         ({"patch_dropout": 1.0}, r"expected a share in \[0, 1\)"),
@@ -86,7 +133,34 @@ def test_emoji_model_by_hand():
 )
 def test_wrong_architecture(change, message):
     with pytest.raises(UserError, match=message):
-        registry.parse(registry.ViTConfig, change)
+        families.parse(ViTConfig, change)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("vit_base_patch16_224", "vit_b16"),
+        ("deit_base_distilled_patch16_224", "deit_b16_distilled"),
+        ("ViT-B-32-quickgelu", "clip_vit_b32"),
+        ("ViT-bigG-14", "openclip_vit_bigg14"),
+        ("ViT-B-16-SigLIP", "siglip_b16"),
+    ],
+)
+def test_names_of_other_libraries(theirs, ours):
+    assert registry.model_spec(theirs) is registry.model_spec(ours)
+
+
+def test_aliases_name_registered_models_and_hide_none():
+    assert set(registry.ALIASES.values()) <= set(registry.MODELS)
+    assert not set(registry.ALIASES) & set(registry.MODELS)
+
+
+@pytest.mark.parametrize("name", registry.list_models())
+def test_architecture_survives_json(name):
+    """As it does in config.json and beside exported weights."""
+    architecture = registry.model_spec(name).architecture
+    plain = json.loads(json.dumps(families.describe(architecture)))
+    assert families.parse_family(plain) == architecture
 
 
 def test_unknown_names():

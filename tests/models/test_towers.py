@@ -68,7 +68,7 @@ def reference_vit(images, p, config):
     x = x.reshape(n, size * size, -1) @ p["patch_embed"]["kernel"].reshape(-1, config.width)
     if config.patch_bias:
         x = x + p["patch_embed"]["bias"]
-    if config.pool == "class":
+    if config.class_token:
         x = np.concatenate([np.broadcast_to(p["class_token"], (n, 1, config.width)), x], 1)
     x = x + p["positions"]
     if config.pre_norm:
@@ -91,7 +91,7 @@ def images(size=16, count=2):
     "changes",
     [
         {},
-        {"pool": "mean", "activation": "quick_gelu", "norm_epsilon": 1e-5},
+        {"pool": "mean", "class_token": False, "activation": "quick_gelu", "norm_epsilon": 1e-5},
         {"pre_norm": True, "patch_bias": False},
     ],
 )

@@ -29,7 +29,12 @@ def changed(**changes):
     [
         {},
         {"compute__scan": False},
-        {"model__image__pool": "class", "model__image__patch_dropout": 0.0},
+        {
+            "model__image__class_token": True,
+            "model__image__pool": "class",
+            "model__image__patch_dropout": 0.0,
+        },
+        {"model__image__pool": "map", "model__image__num_registers": 2},
         {"model__image__patch_size": 2, "model__image__patch_dropout": 0.5},
         {"model__image__pre_norm": True, "model__image__depth": 3, "model__text__causal": True},
         {"model__image__drop_path": 0.1, "model__text__width": 64, "model__embed_dim": 48},

@@ -1,13 +1,17 @@
 """From a picture to the pixels a model was made for."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vit_jax.errors import UserError
+from vit_jax.errors import check_name, lookup
 
 RESIZES = ("crop", "squash", "pad")
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarray:
@@ -23,33 +27,54 @@ def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarr
     return ((blended + (blended >> 8)) >> 8).astype(np.uint8)
 
 
-def preprocess(image: np.ndarray, *, size: int, resize: str) -> np.ndarray:
+def preprocess(
+    image: np.ndarray,
+    *,
+    size: int,
+    resize: str,
+    crop_pct: float = 1.0,
+    interpolation: str = "bicubic",
+) -> np.ndarray:
     """Brings a picture of any size to a square, the way it is done for evaluation.
 
     Args:
         image: uint8 (H, W, 3), or (H, W, 4), which is laid on white.
         size: side of the result, px.
-        resize: "crop" (shortest edge to size, then the centre), "squash" (ignores the aspect
-            ratio) or "pad" (longest edge to size, then white).
+        resize: "crop" (shortest edge to size / crop_pct, then the centre, as torchvision does),
+            "squash" (ignores the aspect ratio) or "pad" (longest edge to size, then white).
+        crop_pct: share of the resized shortest edge that is kept, for "crop".
+        interpolation: a key of `INTERPOLATIONS`, with antialias.
 
     Returns:
-        uint8 (size, size, 3); bicubic with antialias.
+        uint8 (size, size, 3).
     """
-    if resize not in RESIZES:
-        raise UserError(f"preprocess.resize={resize!r}: expected one of {', '.join(RESIZES)}")
+    check_name(resize, RESIZES, "preprocess.resize")
+    method = lookup(INTERPOLATIONS, interpolation, "preprocess.interpolation")
     picture = Image.fromarray(composite(image))
+    if resize == "squash":
+        return np.asarray(_resized(picture, (size, size), method))
+    if resize == "crop":
+        return np.asarray(_centre_crop(picture, size, math.floor(size / crop_pct), method))
     width, height = picture.size
-    if resize != "squash" and width != height:
-        edge = min(width, height) if resize == "crop" else max(width, height)
-        width, height = (max(1, round(side * size / edge)) for side in (width, height))
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        # A box beyond the picture is filled with black, so the padding is pasted.
-        canvas = Image.new("RGB", (size, size), "white")
-        canvas.paste(picture, ((size - width) // 2, (size - height) // 2))
-        return np.asarray(canvas)
-    if (width, height) != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    width, height = (max(1, round(side * size / max(picture.size))) for side in (width, height))
+    canvas = Image.new("RGB", (size, size), "white")
+    canvas.paste(
+        _resized(picture, (width, height), method), ((size - width) // 2, (size - height) // 2)
+    )
+    return np.asarray(canvas)
+
+
+def _centre_crop(picture: Image.Image, size: int, edge: int, method: Any) -> Image.Image:
+    """Shortest edge to `edge`, then the centre of size x size; rounds as torchvision does."""
+    shortest = min(picture.size)
+    width, height = (edge if s == shortest else int(edge * s / shortest) for s in picture.size)
+    left, top = (round((side - size) / 2) for side in (width, height))
+    resized = _resized(picture, (width, height), method)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], method: Any) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, method)
 
 
 def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

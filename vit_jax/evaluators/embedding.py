@@ -29,10 +29,10 @@ class Embedder:
         mesh: Mesh,
         tokenizer: Tokenizer | None,
         image_size: int,
-        resize: str,
         mean: Sequence[float],
         std: Sequence[float],
         batch_size: int,
+        **preprocessing: Any,
     ):
         """Declares the three functions that are compiled at first use.
 
@@ -41,13 +41,13 @@ class Embedder:
             mesh: devices; the batch is split over them.
             tokenizer: for models with text.
             image_size: side of the model's input, px.
-            resize: see `data.preprocess`.
             mean: of the normalisation, one a channel.
             std: of the normalisation, one a channel.
             batch_size: global; the last batch is padded.
+            **preprocessing: of pictures, see `data.preprocess`.
         """
-        self._mesh, self._batch_size = mesh, batch_size
-        self._tokenizer, self._resize, self._image_size = tokenizer, resize, image_size
+        self._mesh, self._batch_size, self._tokenizer = mesh, batch_size, tokenizer
+        self._preprocessing = {"size": image_size, **preprocessing}
         self._cache: dict[tuple, np.ndarray] = {}
 
         def embed_images(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
@@ -102,7 +102,7 @@ class Embedder:
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """A decoded picture to the model's uint8 input (image_size, image_size, 3)."""
-        return preprocess(image, size=self._image_size, resize=self._resize)
+        return preprocess(image, **self._preprocessing)
 
     def forget(self) -> None:
         """Drops kept embeddings, which belong to one set of parameters."""

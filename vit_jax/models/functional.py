@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from vit_jax.models import registry
+from vit_jax.models import families
 
 # Nested dict of arrays; its paths are the attribute names of the modules.
 Params = dict[str, Any]
@@ -22,13 +22,13 @@ class ModelDef:
         """Traces the model without computing anything; errors in the architecture show here.
 
         Args:
-            family: a key of `registry.FAMILIES`.
+            family: a key of `families.FAMILIES`.
             architecture: the family's config dataclass.
-            **execution: dtype, scan and remat, see `registry.build`.
+            **execution: dtype, scan and remat, see `families.build`.
         """
 
         def build(key: jax.Array) -> Any:
-            return registry.build(family, architecture, rngs=nnx.Rngs(key), **execution)
+            return families.build(family, architecture, rngs=nnx.Rngs(key), **execution)
 
         self.family, self.architecture = family, architecture
         self._build = build

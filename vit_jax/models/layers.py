@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.partitioning import constrain
@@ -42,7 +41,9 @@ def metadata(*axes: str, decay: bool = True) -> dict[str, Any]:
     return {"axes": axes, "decay": decay}
 
 
-def layer_norm(width: int, *, epsilon: float, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(
+    width: int, *, epsilon: float, axis: str = "embed", dtype: Any, rngs: nnx.Rngs
+) -> nnx.LayerNorm:
     """LayerNorm with float32 statistics whatever the compute type."""
     return nnx.LayerNorm(
         width,
@@ -50,8 +51,8 @@ def layer_norm(width: int, *, epsilon: float, dtype: Any, rngs: nnx.Rngs) -> nnx
         dtype=dtype,
         # E[x^2] - E[x]^2 cancels catastrophically for large means; two passes cost nothing fused.
         use_fast_variance=False,
-        scale_metadata=metadata("embed", decay=False),
-        bias_metadata=metadata("embed", decay=False),
+        scale_metadata=metadata(axis, decay=False),
+        bias_metadata=metadata(axis, decay=False),
         rngs=rngs,
     )
 
@@ -123,11 +124,26 @@ class Attention(nnx.Module):
         causal: bool,
         qkv_init: Initializer,
         out_init: Initializer,
+        qk_norm_epsilon: float | None = None,
         dtype: Any,
         rngs: nnx.Rngs,
     ):
+        """Builds the layer.
+
+        Args:
+            width: D.
+            num_heads: divides D.
+            causal: whether a token sees only those before it.
+            qkv_init: of the fused projection (D, 3, H, hd).
+            out_init: of the output projection (H, hd, D).
+            qk_norm_epsilon: LayerNorm of queries and keys, each head's features (Dehghani et al.
+                2023, section 2); None for none.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
         head_dim = width // num_heads
         self.causal = causal
+        self.qk_norm = qk_norm_epsilon is not None
         self.qkv = nnx.LinearGeneral(
             width,
             (3, num_heads, head_dim),
@@ -147,6 +163,10 @@ class Attention(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+        if qk_norm_epsilon is not None:
+            norm = {"epsilon": qk_norm_epsilon, "axis": "head_dim", "dtype": dtype, "rngs": rngs}
+            self.q_norm = layer_norm(head_dim, **norm)
+            self.k_norm = layer_norm(head_dim, **norm)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, length, width = x.shape
@@ -154,6 +174,8 @@ class Attention(nnx.Module):
         qkv = self.qkv(x.reshape(-1, width)).reshape(batch, length, *self.qkv.out_features)
         qkv = constrain(qkv, "batch", "length", None, "heads", None)
         q, k, v = jnp.moveaxis(qkv, 2, 0)  # (B, N, H, hd) each
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         x = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(x.reshape(batch * length, *x.shape[2:])).reshape(batch, length, width)
 
@@ -199,147 +221,3 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = constrain(self.fc1(x.reshape(-1, x.shape[-1])), "batch", "mlp")
         return self.fc2(self.activation(hidden)).reshape(x.shape)
-
-
-class Block(nnx.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        mlp_dim: int,
-        *,
-        depth: int,
-        causal: bool,
-        activation: str,
-        norm_epsilon: float,
-        dtype: Any,
-        rngs: nnx.Rngs,
-    ):
-        # OpenAI CLIP's initialisation: projections into the residual stream shrink with depth.
-        into_width = initializers.normal(width**-0.5)
-        into_residual = initializers.normal(width**-0.5 * (2 * depth) ** -0.5)
-        into_mlp = initializers.normal((2 * width) ** -0.5)
-        norm = {"epsilon": norm_epsilon, "dtype": dtype, "rngs": rngs}
-        self.norm1 = layer_norm(width, **norm)
-        self.attention = Attention(
-            width,
-            num_heads,
-            causal=causal,
-            qkv_init=into_width,
-            out_init=into_residual,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.norm2 = layer_norm(width, **norm)
-        self.mlp = Mlp(
-            width,
-            mlp_dim,
-            activation=activation,
-            in_init=into_mlp,
-            out_init=into_residual,
-            dtype=dtype,
-            rngs=rngs,
-        )
-
-    def __call__(
-        self, x: jax.Array, drop_rate: jax.Array | float = 0.0, rng: jax.Array | None = None
-    ) -> jax.Array:
-        keys = (None, None) if rng is None else jax.random.split(rng)
-        x = constrain(x, "batch", "length", "embed")
-        x = x + drop_path(self.attention(self.norm1(x)), drop_rate, keys[0])
-        x = x + drop_path(self.mlp(self.norm2(x)), drop_rate, keys[1])
-        return constrain(x, "batch", "length", "embed")
-
-
-class Transformer(nnx.Module):
-    """A stack of equal blocks whose parameters are stacked along a leading `layers` axis.
-
-    With `scan` one block is traced whatever the depth; without it the blocks are unrolled. Both
-    compute the same from the same parameters.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        depth: int,
-        num_heads: int,
-        mlp_dim: int,
-        *,
-        causal: bool,
-        activation: str,
-        norm_epsilon: float,
-        max_drop_path: float,
-        scan: bool,
-        remat: str,
-        dtype: Any,
-        rngs: nnx.Rngs,
-    ):
-        if width % num_heads:
-            raise ValueError(f"num_heads={num_heads} does not divide width={width}")
-        self.depth, self.scan = depth, scan
-        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
-        self.max_drop_path = max_drop_path
-
-        def make_block(key: jax.Array) -> Block:
-            return Block(
-                width,
-                num_heads,
-                mlp_dim,
-                depth=depth,
-                causal=causal,
-                activation=activation,
-                norm_epsilon=norm_epsilon,
-                dtype=dtype,
-                rngs=nnx.Rngs(key),
-            )
-
-        keys = jax.random.split(rngs.params(), depth)
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
-        stacked = jax.vmap(lambda key: nnx.state(make_block(key)))(keys)
-        stacked = jax.tree.map(
-            lambda p: p.replace(axes=("layers", *p.axes)),
-            stacked,
-            is_leaf=lambda p: isinstance(p, nnx.Variable),
-        )
-        self.blocks = nnx.merge(graphdef, stacked)
-
-    def __call__(
-        self, x: jax.Array, rng: jax.Array | None = None, *, intermediates: bool = False
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """Applies all blocks.
-
-        Args:
-            x: tokens (B, N, D).
-            rng: key for stochastic depth, or None for evaluation.
-            intermediates: whether to return the output of every block too.
-
-        Returns:
-            Tokens (B, N, D) and the outputs of all blocks (depth, B, N, D) or None.
-        """
-        graphdef, params = nnx.split(self.blocks)
-        # Linear rule of Huang et al. 2016: the deeper, the likelier dropped.
-        rates = jnp.linspace(0.0, self.max_drop_path, self.depth)
-        if self.max_drop_path == 0:
-            rng = None
-        keys = None if rng is None else jax.random.split(rng, self.depth)
-
-        def apply_block(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
-            layer_params, rate, key = layer
-            x = nnx.merge(graphdef, layer_params)(x, rate, key)
-            return x, (x if intermediates else None)
-
-        if self.remat_policy is not None:
-            # Within a scan the loop already keeps XLA from undoing the rematerialisation.
-            apply_block = jax.checkpoint(
-                apply_block, policy=self.remat_policy, prevent_cse=not self.scan
-            )
-        layers = (params, rates, keys)
-        if self.scan:
-            return jax.lax.scan(apply_block, x, layers)
-        outputs: list[Any] = []
-        for i in range(self.depth):
-            x, output = apply_block(x, jax.tree.map(lambda leaf: leaf[i], layers))  # noqa: B023
-            outputs.append(output)
-        return x, (jnp.stack(outputs) if intermediates else None)

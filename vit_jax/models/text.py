@@ -1,6 +1,7 @@
 """Text transformer (Radford et al. 2021, "Learning Transferable Visual Models", section 2.4)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,8 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from vit_jax.errors import UserError
-from vit_jax.models.layers import Transformer, layer_norm, metadata
+from vit_jax.errors import UserError, check_name
+from vit_jax.models.layers import layer_norm, metadata
+from vit_jax.models.transformer import BlockConfig, Transformer, check_layers
+
+POOLS = ("eot", "last")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ class TextConfig:
     """Architecture of a text tower.
 
     Attributes:
-        vocab_size: token ids; the last one is the end of text (EOT), at which features are pooled.
+        vocab_size: token ids.
         context_length: tokens a caption is padded or cut to.
         width: residual stream, D.
         depth: number of blocks.
@@ -26,6 +30,9 @@ class TextConfig:
         activation: a key of `layers.ACTIVATIONS`.
         norm_epsilon: LayerNorm epsilon.
         causal: whether a token sees only those before it.
+        pool: where features are taken: "eot" (first place of the largest id, which is the end of
+            text, CLIP) or "last" (last place, padding or not, SigLIP).
+        weight_init: a key of `transformer.BLOCK_INITS`.
     """
 
     vocab_size: int = 49408
@@ -37,10 +44,25 @@ class TextConfig:
     activation: str = "quick_gelu"
     norm_epsilon: float = 1e-5
     causal: bool = True
+    pool: str = "eot"
+    weight_init: str = "clip"
 
     def __post_init__(self) -> None:
-        if self.width % self.num_heads:
-            raise UserError(f"num_heads={self.num_heads} does not divide width={self.width}")
+        check_name(self.pool, POOLS, "pool of the text tower")
+        self.block  # noqa: B018 - refuses what no block can be
+
+    @property
+    def block(self) -> BlockConfig:
+        """The blocks of the stack."""
+        return BlockConfig(
+            width=self.width,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            activation=self.activation,
+            norm_epsilon=self.norm_epsilon,
+            causal=self.causal,
+            weight_init=self.weight_init,
+        )
 
 
 class TextTransformer(nnx.Module):
@@ -69,14 +91,8 @@ class TextTransformer(nnx.Module):
             **metadata("length", "embed", decay=False),
         )
         self.transformer = Transformer(
-            config.width,
+            config.block,
             config.depth,
-            config.num_heads,
-            config.mlp_dim,
-            causal=config.causal,
-            activation=config.activation,
-            norm_epsilon=config.norm_epsilon,
-            max_drop_path=0.0,
             scan=scan,
             remat=remat,
             dtype=dtype,
@@ -90,22 +106,48 @@ class TextTransformer(nnx.Module):
         return self.config.width
 
     def encode_text(self, tokens: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Features at the end-of-text token.
+        """Features of whole texts.
 
         Args:
-            tokens: (B, context_length) integer ids, zero-padded after EOT.
+            tokens: (B, context_length) integer ids, padded after the end of text.
             rng: key for training, or None for evaluation.
 
         Returns:
             (B, D), compute type.
         """
+        x, _ = self._forward(tokens, rng, intermediates=False)
+        return self.pool(x, tokens)
+
+    def features(self, tokens: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
+        """Outputs of the named blocks: [(B, context_length, D), ...], before the final norm.
+
+        Negative numbers count from the last block.
+        """
+        check_layers(layers, self.config.depth)
+        _, blocks = self._forward(tokens, None, intermediates=True)
+        assert blocks is not None
+        return [blocks[layer] for layer in layers]
+
+    def pool(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Normalised features (B, D) at the place that `config.pool` names.
+
+        Args:
+            x: output of the last block (B, context_length, D).
+            tokens: (B, context_length) integer ids.
+        """
+        if self.config.pool == "last":
+            return self.norm(x[:, -1])
+        # EOT has the largest id, so that argmax finds its first occurrence.
+        end = jnp.argmax(tokens, axis=-1)
+        return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
+
+    def _forward(
+        self, tokens: jax.Array, rng: jax.Array | None, intermediates: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
         if tokens.shape[1] != self.config.context_length:
             raise UserError(
                 f"tokens are {tokens.shape[1]} long, the text tower expects "
                 f"context_length={self.config.context_length}"
             )
         x = self.token_embed(tokens) + self.positions[...].astype(self.dtype)
-        x, _ = self.transformer(x, rng)
-        # EOT has the largest id, so that argmax finds its first occurrence.
-        end = jnp.argmax(tokens, axis=-1)
-        return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
+        return self.transformer(x, rng, intermediates=intermediates)

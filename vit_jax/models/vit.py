@@ -9,22 +9,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
-from vit_jax.errors import UserError
-from vit_jax.models.layers import (
-    Transformer,
-    layer_norm,
-    metadata,
-    resize_positions,
-    sincos_positions,
-)
+from vit_jax.errors import UserError, check_name
+from vit_jax.models.layers import layer_norm, metadata, resize_positions, sincos_positions
+from vit_jax.models.pooling import MAPHead
+from vit_jax.models.transformer import BlockConfig, Transformer, check_layers
 
-POOLS = ("class", "mean")
-POSITION_INITS = ("normal", "sincos")
+POOLS = ("class", "mean", "mean_norm", "map")
+POSITION_INITS = ("normal", "sincos", "fixed_sincos")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """Architecture of an image tower.
+
+    Tokens of a picture are, in this order: class token, distillation token, registers, patches.
 
     Attributes:
         image_size: side of the training pictures, px; other sizes resize the positions.
@@ -35,10 +33,20 @@ class ViTConfig:
         mlp_dim: hidden units of the MLP.
         activation: a key of `layers.ACTIVATIONS`.
         norm_epsilon: LayerNorm epsilon; 1e-6 for ViT, 1e-5 for CLIP.
-        pool: "class" (class token, normalised) or "mean" (mean of the normalised patches).
-        position_init: learned positions start from "normal" noise or from "sincos".
+        class_token: whether there is one.
+        distillation: distillation token with a head of its own (DeiT, Touvron et al. 2021).
+        num_registers: learned tokens without a position (Darcet et al. 2024).
+        pool: "class" (class token, normalised), "mean" (mean of the normalised patches),
+            "mean_norm" (norm of the mean of the patches, MAE's fine-tuning) or "map" (attention
+            pooling of the normalised tokens, SigLIP).
+        position_init: learned positions start from "normal" noise or from "sincos"; "fixed_sincos"
+            are no parameters.
+        prefix_positions: whether class and distillation token have positions (not in DeiT III).
         pre_norm: LayerNorm after the positions, before the first block (CLIP).
         patch_bias: bias of the patch convolution; CLIP has none.
+        layer_scale: initial factor of the residual branches' features (DeiT III); 0 for none.
+        qk_norm: whether queries and keys are normalised.
+        weight_init: a key of `transformer.BLOCK_INITS`.
         drop_path: stochastic depth of the last block, linear from 0 at the first.
         patch_dropout: share of patches left out in training (FLIP, Li et al. 2023).
         num_classes: outputs of the linear head; 0 for a tower without one.
@@ -52,10 +60,17 @@ class ViTConfig:
     mlp_dim: int = 3072
     activation: str = "gelu"
     norm_epsilon: float = 1e-6
+    class_token: bool = True
+    distillation: bool = False
+    num_registers: int = 0
     pool: str = "class"
     position_init: str = "normal"
+    prefix_positions: bool = True
     pre_norm: bool = False
     patch_bias: bool = True
+    layer_scale: float = 0.0
+    qk_norm: bool = False
+    weight_init: str = "truncated"
     drop_path: float = 0.0
     patch_dropout: float = 0.0
     num_classes: int = 0
@@ -65,16 +80,35 @@ class ViTConfig:
             raise UserError(
                 f"patch_size={self.patch_size} does not divide image_size={self.image_size}"
             )
-        if self.width % self.num_heads:
-            raise UserError(f"num_heads={self.num_heads} does not divide width={self.width}")
-        if self.pool not in POOLS:
-            raise UserError(f"pool={self.pool!r}: expected one of {', '.join(POOLS)}")
-        if self.position_init not in POSITION_INITS:
-            raise UserError(
-                f"position_init={self.position_init!r}: expected one of {', '.join(POSITION_INITS)}"
-            )
+        check_name(self.pool, POOLS, "pool")
+        check_name(self.position_init, POSITION_INITS, "position_init")
+        if not self.class_token and (self.pool == "class" or self.distillation):
+            found = "pool='class'" if self.pool == "class" else "distillation"
+            raise UserError(f"{found} needs class_token=True")
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout={self.patch_dropout}: expected a share in [0, 1)")
+        self.block  # noqa: B018 - refuses what no block can be
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of a training picture."""
+        return (self.image_size // self.patch_size,) * 2
+
+    @property
+    def num_special(self) -> int:
+        """Class and distillation tokens."""
+        return int(self.class_token) + int(self.distillation)
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before the first patch."""
+        return self.num_special + self.num_registers
+
+    @property
+    def block(self) -> BlockConfig:
+        """The blocks of the stack."""
+        shared = {field.name for field in dataclasses.fields(BlockConfig)} - {"causal"}
+        return BlockConfig(**{name: getattr(self, name) for name in shared})
 
 
 class ViT(nnx.Module):
@@ -91,7 +125,6 @@ class ViT(nnx.Module):
     ):
         self.config, self.dtype = config, dtype
         width, patch = config.width, config.patch_size
-        self.grid = (config.image_size // patch, config.image_size // patch)
         self.patch_embed = nnx.Conv(
             3,
             width,
@@ -104,29 +137,13 @@ class ViT(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        std = width**-0.5
-        self.num_prefix = int(config.pool == "class")
-        if self.num_prefix:
-            self.class_token = nnx.Param(
-                initializers.normal(std)(rngs.params(), (1, width)),
-                **metadata("prefix", "embed", decay=False),
-            )
-        num_tokens = self.num_prefix + self.grid[0] * self.grid[1]
-        positions = initializers.normal(std)(rngs.params(), (num_tokens, width))
-        if config.position_init == "sincos":
-            positions = positions.at[self.num_prefix :].set(sincos_positions(self.grid, width))
-        self.positions = nnx.Param(positions, **metadata("length", "embed", decay=False))
+        self._make_tokens(rngs)
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
         if config.pre_norm:
             self.pre_norm = layer_norm(width, **norm)
         self.transformer = Transformer(
-            width,
+            config.block,
             config.depth,
-            config.num_heads,
-            config.mlp_dim,
-            causal=False,
-            activation=config.activation,
-            norm_epsilon=config.norm_epsilon,
             max_drop_path=config.drop_path,
             scan=scan,
             remat=remat,
@@ -134,15 +151,36 @@ class ViT(nnx.Module):
             rngs=rngs,
         )
         self.norm = layer_norm(width, **norm)
+        if config.pool == "map":
+            self.map_head = MAPHead(config.block, dtype=dtype, rngs=rngs)
         if config.num_classes:
-            self.head = nnx.Linear(
-                width,
-                config.num_classes,
-                kernel_init=initializers.zeros,
-                kernel_metadata=metadata("embed", "classes"),
-                bias_metadata=metadata("classes", decay=False),
-                rngs=rngs,
-            )
+            self.head = classifier_head(config, rngs)
+        if config.num_classes and config.distillation:
+            self.distillation_head = classifier_head(config, rngs)
+
+    def _make_tokens(self, rngs: nnx.Rngs) -> None:
+        """Learned tokens and positions."""
+        config, width = self.config, self.config.width
+        init = initializers.normal(width**-0.5)
+
+        def tokens(count: int) -> nnx.Param:
+            value = init(rngs.params(), (count, width))
+            return nnx.Param(value, **metadata("prefix", "embed", decay=False))
+
+        if config.class_token:
+            self.class_token = tokens(1)
+        if config.distillation:
+            self.distillation_token = tokens(1)
+        if config.num_registers:
+            self.registers = tokens(config.num_registers)
+        if config.position_init == "fixed_sincos":
+            return
+        rows, columns = config.grid
+        prefix = config.num_special if config.prefix_positions else 0
+        positions = init(rngs.params(), (prefix + rows * columns, width))
+        if config.position_init == "sincos":
+            positions = positions.at[prefix:].set(sincos_positions(config.grid, width))
+        self.positions = nnx.Param(positions, **metadata("length", "embed", decay=False))
 
     @property
     def embed_dim(self) -> int:
@@ -150,11 +188,27 @@ class ViT(nnx.Module):
         return self.config.width
 
     def __call__(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Logits (B, num_classes), float32, or pooled features (B, D) without a head."""
-        features = self.encode_image(images, rng=rng)
+        """Logits (B, num_classes), float32, or pooled features (B, D) without a head.
+
+        With a distillation token the logits are the mean of both heads' (DeiT, section 4).
+        """
         if not self.config.num_classes:
-            return features
-        return self.head(features.astype(jnp.float32))
+            return self.encode_image(images, rng=rng)
+        if self.config.distillation:
+            by_class, by_distillation = self.both_logits(images, rng=rng)
+            return (by_class + by_distillation) / 2
+        return self.head(self.encode_image(images, rng=rng).astype(jnp.float32))
+
+    def both_logits(
+        self, images: jax.Array, *, rng: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits (B, num_classes), float32, of the class token and of the distillation token."""
+        if not (self.config.distillation and self.config.num_classes):
+            raise UserError("this model has no distillation head: set distillation and num_classes")
+        tokens, _ = self._forward(images, rng, intermediates=False)
+        pooled = self._pool(tokens).astype(jnp.float32)
+        distilled = self.norm(tokens[:, 1]).astype(jnp.float32)
+        return self.head(pooled), self.distillation_head(distilled)
 
     def encode_image(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
         """Pooled features.
@@ -170,14 +224,11 @@ class ViT(nnx.Module):
         return self._pool(tokens)
 
     def features(self, images: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
-        """Outputs of the named blocks: [(B, num_prefix + H W / patch^2, D), ...].
+        """Outputs of the named blocks: [(B, num_prefix + h w, D), ...].
 
         Negative numbers count from the last block. The final norm is not applied.
         """
-        depth = self.config.depth
-        for layer in layers:
-            if not -depth <= layer < depth:
-                raise UserError(f"layer {layer} does not exist: this tower has {depth} blocks")
+        check_layers(layers, self.config.depth)
         _, blocks = self._forward(images, None, intermediates=True)
         assert blocks is not None
         return [blocks[layer] for layer in layers]
@@ -193,25 +244,46 @@ class ViT(nnx.Module):
         return self.transformer(x, path_rng, intermediates=intermediates)
 
     def _embed(self, images: jax.Array) -> jax.Array:
-        """Patches with class token and positions: (B, num_prefix + h w, D)."""
+        """All tokens with their positions: (B, num_prefix + h w, D)."""
+        config = self.config
         batch, height, width, _ = images.shape
-        patch = self.config.patch_size
+        patch = config.patch_size
         if height % patch or width % patch:
             raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
         x = self.patch_embed(images.astype(self.dtype))
         grid = (height // patch, width // patch)
-        x = x.reshape(batch, grid[0] * grid[1], -1)
-        if self.num_prefix:
-            token = self.class_token[...].astype(self.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(token, (batch, *token.shape)), x], axis=1)
-        positions = resize_positions(self.positions[...], self.grid, grid, self.num_prefix)
-        return x + positions.astype(self.dtype)
+        patches = x.reshape(batch, grid[0] * grid[1], -1)
+
+        def prefix(tokens: list[nnx.Param]) -> list[jax.Array]:
+            values = [token[...].astype(self.dtype) for token in tokens]
+            return [jnp.broadcast_to(v, (batch, *v.shape)) for v in values]
+
+        special = [self.class_token] if config.class_token else []
+        special += [self.distillation_token] if config.distillation else []
+        registers = prefix([self.registers] if config.num_registers else [])
+        if not config.prefix_positions or config.position_init == "fixed_sincos":
+            patches = patches + self._positions(grid, 0)
+            return jnp.concatenate([*prefix(special), *registers, patches], axis=1)
+        x = jnp.concatenate([*prefix(special), patches], axis=1)
+        x = x + self._positions(grid, config.num_special)
+        if not registers:
+            return x
+        split = config.num_special
+        return jnp.concatenate([x[:, :split], *registers, x[:, split:]], axis=1)
+
+    def _positions(self, grid: tuple[int, int], num_prefix: int) -> jax.Array:
+        """Positions of the leading tokens and of a grid of patches, compute type."""
+        if self.config.position_init == "fixed_sincos":
+            return sincos_positions(grid, self.config.width).astype(self.dtype)
+        table = resize_positions(self.positions[...], self.config.grid, grid, num_prefix)
+        return table.astype(self.dtype)
 
     def _drop_patches(self, x: jax.Array, rng: jax.Array | None) -> jax.Array:
-        """Keeps a random share of the patches of each example, and the prefix tokens."""
+        """Keeps a random share of the patches of each example, and the tokens before them."""
         if rng is None or not self.config.patch_dropout:
             return x
-        prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
+        split = self.config.num_prefix
+        prefix, patches = x[:, :split], x[:, split:]
         keep = max(1, round(patches.shape[1] * (1 - self.config.patch_dropout)))
         noise = jax.random.uniform(rng, patches.shape[:2])
         chosen = jnp.argsort(noise, axis=1)[:, :keep]
@@ -219,6 +291,24 @@ class ViT(nnx.Module):
         return jnp.concatenate([prefix, patches], axis=1)
 
     def _pool(self, tokens: jax.Array) -> jax.Array:
-        if self.config.pool == "class":
+        pool, split = self.config.pool, self.config.num_prefix
+        if pool == "class":
             return self.norm(tokens[:, 0])
-        return jnp.mean(self.norm(tokens), axis=1)
+        if pool == "mean":
+            return jnp.mean(self.norm(tokens[:, split:]), axis=1)
+        if pool == "mean_norm":
+            return self.norm(jnp.mean(tokens[:, split:], axis=1))
+        return self.map_head(self.norm(tokens))
+
+
+def classifier_head(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Linear:
+    """The linear head, float32; from zeros (ViT), or as the blocks where those are truncated."""
+    small = config.weight_init == "truncated"
+    return nnx.Linear(
+        config.width,
+        config.num_classes,
+        kernel_init=initializers.truncated_normal(0.02) if small else initializers.zeros,
+        kernel_metadata=metadata("embed", "classes"),
+        bias_metadata=metadata("classes", decay=False),
+        rngs=rngs,
+    )

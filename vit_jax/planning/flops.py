@@ -29,7 +29,8 @@ def training_flops(architecture: Any, batch_size: int) -> int | None:
     if not isinstance(architecture, CLIPConfig) or not isinstance(architecture.image, ViTConfig):
         return None
     image, text, joint = architecture.image, architecture.text, architecture.embed_dim
-    projections = 2 * (image.width + text.width) * joint * FORWARD_AND_BACKWARD
+    projected = image.width * architecture.image_projection + text.width
+    projections = 2 * projected * joint * FORWARD_AND_BACKWARD
     towers = vit_training_flops(image) + text_training_flops(text)
     loss = 2 * batch_size**2 * joint * FORWARD_AND_BACKWARD
     return batch_size * (towers + projections) + loss
@@ -40,9 +41,17 @@ def vit_training_flops(config: ViTConfig) -> int:
     patches = (config.image_size // config.patch_size) ** 2
     # Pictures need no gradient, so the patch embedding has one product less.
     patch_embed = 2 * patches * 3 * config.patch_size**2 * config.width * 2
-    tokens = int(config.pool == "class") + patches_kept(patches, config.patch_dropout)
-    head = 2 * config.width * config.num_classes
-    return patch_embed + FORWARD_AND_BACKWARD * (_blocks(config, tokens) + head)
+    tokens = config.num_prefix + patches_kept(patches, config.patch_dropout)
+    heads = 2 * config.width * config.num_classes * (1 + config.distillation)
+    pool = _map_head(config, tokens) if config.pool == "map" else 0
+    return patch_embed + FORWARD_AND_BACKWARD * (_blocks(config, tokens) + pool + heads)
+
+
+def _map_head(config: ViTConfig, tokens: int) -> int:
+    """FLOPs of attention pooling forward: keys and values of all tokens, all else of one."""
+    width = config.width
+    one_token = 2 * width * width + 2 * width * config.mlp_dim
+    return 2 * (one_token + tokens * (2 * width * width + 2 * width))
 
 
 def patches_kept(patches: int, dropout: float) -> int:

@@ -1,0 +1,1 @@
+"""Tables of registered models, one module a group of families."""
