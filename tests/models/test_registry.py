@@ -11,7 +11,7 @@ from vit_jax.models.functional import ModelDef
 from vit_jax.models.vit import ViTConfig
 
 # Published counts, as timm and open_clip count the same names. DINOv2 with registers keeps the class
-# token's position, which timm adds to the token itself.
+# token's position, which timm adds to the token itself; MAE without its fixed positions.
 PARAMETER_COUNTS = {
     "clip_vit_emoji": None,  # ours: counted by hand below
     "clip_vit_b16": 149_620_737,
@@ -37,6 +37,9 @@ PARAMETER_COUNTS = {
     "dinov2_l14_registers": 304_371_712,
     "dinov2_s14": 22_056_192,
     "dinov2_s14_registers": 22_057_728,
+    "mae_vit_b16": 111_907_840 - 197 * (768 + 512),
+    "mae_vit_h14": 657_074_508 - 257 * (1280 + 512),
+    "mae_vit_l16": 329_541_888 - 197 * (1024 + 512),
     "openclip_vit_b16": 149_620_737,
     "openclip_vit_b32": 151_277_313,
     "openclip_vit_bigg14": 2_539_567_105,

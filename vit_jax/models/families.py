@@ -11,12 +11,14 @@ from flax import nnx
 
 from vit_jax.errors import UserError, lookup, unknown
 from vit_jax.models.clip import CLIP, CLIPConfig
+from vit_jax.models.mae import MAE, MAEConfig
 from vit_jax.models.towers import TOWERS
 
 # Name in configs -> the class and the dataclass that describes it.
 FAMILIES: dict[str, tuple[type, type]] = {
     **TOWERS,
     "clip": (CLIP, CLIPConfig),
+    "mae": (MAE, MAEConfig),
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

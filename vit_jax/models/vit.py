@@ -233,6 +233,30 @@ class ViT(nnx.Module):
         assert blocks is not None
         return [blocks[layer] for layer in layers]
 
+    def encode_patches(self, images: jax.Array, chosen: jax.Array) -> jax.Array:
+        """Normalised tokens of pictures of which only some patches are seen (MAE).
+
+        Args:
+            images: (B, H, W, 3), normalised.
+            chosen: (B, K), numbers of patches; the others are left out before the first block.
+
+        Returns:
+            (B, num_prefix + K, D), compute type.
+        """
+        x = self._choose_patches(self._embed(images), chosen)
+        if self.config.pre_norm:
+            x = self.pre_norm(x)
+        x, _ = self.transformer(x)
+        return self.norm(x)
+
+    def grid_of(self, images: jax.Array) -> tuple[int, int]:
+        """Rows and columns of patches of pictures (B, H, W, 3)."""
+        _, height, width, _ = images.shape
+        patch = self.config.patch_size
+        if height % patch or width % patch:
+            raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
+        return height // patch, width // patch
+
     def _forward(
         self, images: jax.Array, rng: jax.Array | None, intermediates: bool
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -246,12 +270,8 @@ class ViT(nnx.Module):
     def _embed(self, images: jax.Array) -> jax.Array:
         """All tokens with their positions: (B, num_prefix + h w, D)."""
         config = self.config
-        batch, height, width, _ = images.shape
-        patch = config.patch_size
-        if height % patch or width % patch:
-            raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
+        batch, grid = len(images), self.grid_of(images)
         x = self.patch_embed(images.astype(self.dtype))
-        grid = (height // patch, width // patch)
         patches = x.reshape(batch, grid[0] * grid[1], -1)
 
         def prefix(tokens: list[nnx.Param]) -> list[jax.Array]:
@@ -282,13 +302,16 @@ class ViT(nnx.Module):
         """Keeps a random share of the patches of each example, and the tokens before them."""
         if rng is None or not self.config.patch_dropout:
             return x
+        count = x.shape[1] - self.config.num_prefix
+        keep = max(1, round(count * (1 - self.config.patch_dropout)))
+        noise = jax.random.uniform(rng, (len(x), count))
+        return self._choose_patches(x, jnp.argsort(noise, axis=1)[:, :keep])
+
+    def _choose_patches(self, x: jax.Array, chosen: jax.Array) -> jax.Array:
+        """Keeps the tokens before the patches and the chosen (B, K) patches."""
         split = self.config.num_prefix
-        prefix, patches = x[:, :split], x[:, split:]
-        keep = max(1, round(patches.shape[1] * (1 - self.config.patch_dropout)))
-        noise = jax.random.uniform(rng, patches.shape[:2])
-        chosen = jnp.argsort(noise, axis=1)[:, :keep]
-        patches = jnp.take_along_axis(patches, chosen[..., None], axis=1)
-        return jnp.concatenate([prefix, patches], axis=1)
+        patches = jnp.take_along_axis(x[:, split:], chosen[..., None], axis=1)
+        return jnp.concatenate([x[:, :split], patches], axis=1)
 
     def _pool(self, tokens: jax.Array) -> jax.Array:
         pool, split = self.config.pool, self.config.num_prefix
