@@ -30,7 +30,7 @@ def family_of(architecture: Any) -> str:
 
 
 def describe(architecture: Any) -> dict[str, Any]:
-    """Plain fields of an architecture, each block with its `family`; `parse_family` is the way back."""
+    """Plain fields, each architecture with its `family`; `parse_family` is the way back."""
     fields: dict[str, Any] = {}
     if type(architecture) in [config for _, config in FAMILIES.values()]:
         fields["family"] = family_of(architecture)

@@ -9,6 +9,10 @@ from vit_jax.models import families
 
 # Nested dict of arrays; its paths are the attribute names of the modules.
 Params = dict[str, Any]
+# The kinds of variable that make up a model. Running statistics of batch norms lie among the
+# parameters they belong to, so that checkpoints, averages and weight files need no second tree;
+# their metadata says `trainable=False`.
+STORED = (nnx.Param, nnx.BatchStat)
 
 
 class ModelDef:
@@ -33,15 +37,30 @@ class ModelDef:
         self.family, self.architecture = family, architecture
         self._build = build
         abstract = nnx.eval_shape(build, jax.random.key(0))
-        self._graphdef, self._template = nnx.split(abstract, nnx.Param)
+        self._graphdef, self._template = nnx.split(abstract, STORED)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters. Pure: jit it with output shardings to create them in place."""
-        return nnx.to_pure_dict(nnx.state(self._build(key), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(self._build(key), STORED))
 
     def bind(self, params: Params) -> Any:
         """The module with these parameters."""
         return nnx.merge(self._graphdef, nnx.State(params))
+
+    def statistics(self, module: Any) -> Params:
+        """The running statistics of a bound module, which a call in training has updated.
+
+        A sub-tree of the parameters; empty for a model without batch norms.
+        """
+        return nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def with_statistics(self, params: Params, statistics: Params) -> Params:
+        """A copy of `params` whose running statistics are those of `statistics`."""
+        merged = dict(params)
+        for name, value in statistics.items():
+            nested = isinstance(value, dict)
+            merged[name] = self.with_statistics(params[name], value) if nested else value
+        return merged
 
     def shapes(self) -> Params:
         """`ShapeDtypeStruct` of every parameter."""

@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks, stacked and scanned (Vaswani et al. 2017; Dosovitskiy et al. 2021)."""
+"""Pre-norm transformer blocks, stacked and scanned (Dosovitskiy et al. 2021, section 3.1)."""
 
 import dataclasses
 import math

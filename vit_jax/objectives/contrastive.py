@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from vit_jax.objectives.contrastive_loss import contrastive_loss
 
@@ -49,8 +50,9 @@ class Contrastive:
         passes of GradCache (Gao et al. 2021, section 3), written by automatic differentiation.
         """
 
-        def embed(part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            images, tokens, rng = part
+        def embed(
+            model: Any, images: jax.Array, tokens: jax.Array, rng: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             image_rng, text_rng = jax.random.split(rng)
             return (
                 model.encode_image(images, normalize=True, rng=image_rng),
@@ -59,7 +61,7 @@ class Contrastive:
 
         steps = self.accum_steps
         if steps == 1:
-            return embed((batch["image"], batch["tokens"], rng))
+            return embed(model, batch["image"], batch["tokens"], rng)
 
         # Part k takes every k-th row, so that each device cuts its own rows without sending any.
         def cut(x: jax.Array) -> jax.Array:
@@ -68,6 +70,15 @@ class Contrastive:
         def join(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x, 0, 1).reshape(-1, x.shape[-1])
 
+        graphdef, statistics, params = nnx.split(model, nnx.BatchStat, ...)
+
+        def embed_part(part: tuple) -> tuple[jax.Array, jax.Array, Any]:
+            module = nnx.merge(graphdef, statistics, params)
+            images, texts = embed(module, *part)
+            return images, texts, nnx.state(module, nnx.BatchStat)
+
         parts = (cut(batch["image"]), cut(batch["tokens"]), jax.random.split(rng, steps))
-        images, texts = jax.lax.map(jax.checkpoint(embed, prevent_cse=False), parts)
+        images, texts, updated = jax.lax.map(jax.checkpoint(embed_part, prevent_cse=False), parts)
+        # Each part has moved the running statistics from the same start.
+        nnx.update(model, jax.tree.map(lambda x: jnp.mean(x, axis=0), updated))
         return join(images), join(texts)

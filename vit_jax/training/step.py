@@ -83,12 +83,17 @@ def make_train_step(
         # Keys depend on seed and step alone: a resumed run draws what the first one would have.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
 
-        def loss_of(params: Params) -> tuple[jax.Array, Metrics]:
-            return loss_fn(model.bind(params), batch, rng)
+        def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
+            module = model.bind(params)
+            loss, metrics = loss_fn(module, batch, rng)
+            return loss, (metrics, model.statistics(module))
 
-        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (metrics, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = project(optax.apply_updates(state.params, updates), bounds)
+        params = model.with_statistics(params, statistics)
         ema = state.ema
         if ema is not None:
             # The first steps weigh more (as in Adam), else the average would remember the

@@ -6,7 +6,6 @@ from typing import Any
 from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocess
 from vit_jax.models.vit import ViTConfig
 
-
 Sizes = tuple[int, int, int]  # width, depth, heads
 
 
