@@ -7,7 +7,7 @@ import pytest
 from scipy.special import erf
 
 from vit_jax.errors import UserError
-from vit_jax.models import layers
+from vit_jax.models import layers, partitioning
 from vit_jax.models.clip import CLIPConfig
 from vit_jax.models.functional import ModelDef
 from vit_jax.models.text import TextConfig
@@ -154,6 +154,30 @@ def test_a_block_is_traced_once_whatever_the_depth():
 
     assert size(12, True) == size(2, True)
     assert size(12, False) > 3 * size(2, False)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_accelerators_compute_the_same(causal):
+    """Layouts differ between CPUs and the rest; results and gradients do not."""
+    config = ViTConfig(**{**vars(IMAGE), "qk_norm": not causal})
+    text = TextConfig(**{**vars(TEXT), "causal": causal})
+    model = ModelDef("clip", CLIPConfig(image=config, text=text, embed_dim=8))
+    params, tokens = random_params(model), np.asarray([[5, 6, 49, 0, 0, 0, 0, 0, 0]])
+
+    def run(platform):
+        def loss(params):
+            with partitioning.use(platform=platform):
+                module = model.bind(params)
+                embeddings = module.encode_image(images()), module.encode_text(tokens)
+            return sum(jnp.sum(jnp.sin(x)) for x in embeddings)
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    expected, found = run("cpu"), run("tpu")
+    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(expected))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected
+    )
 
 
 def test_features_are_the_same_forward():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.errors import UserError, lookup
-from vit_jax.models.partitioning import constrain
+from vit_jax.models.partitioning import constrain, platform
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
@@ -169,8 +169,11 @@ class Attention(nnx.Module):
             self.k_norm = layer_norm(head_dim, **norm)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return self._tokens_flat(x) if platform() == "cpu" else self._heads_leading(x)
+
+    def _tokens_flat(self, x: jax.Array) -> jax.Array:
+        """For CPUs, see `Mlp`."""
         batch, length, width = x.shape
-        # Matmuls see (B N, D), see `Mlp`.
         qkv = self.qkv(x.reshape(-1, width)).reshape(batch, length, *self.qkv.out_features)
         qkv = constrain(qkv, "batch", "length", None, "heads", None)
         q, k, v = jnp.moveaxis(qkv, 2, 0)  # (B, N, H, hd) each
@@ -179,12 +182,32 @@ class Attention(nnx.Module):
         x = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(x.reshape(batch * length, *x.shape[2:])).reshape(batch, length, width)
 
+    def _heads_leading(self, x: jax.Array) -> jax.Array:
+        """The matmul units want tokens and features last, heads before them.
+
+        With the projections written that way nothing is transposed in between; a ViT-B block's step
+        is 15% shorter on a TPU v5e by the compiler's estimate.
+        """
+        kernel, bias = (p[...].astype(x.dtype) for p in (self.qkv.kernel, self.qkv.bias))
+        qkv = jnp.einsum("bnd,dchk->cbhnk", x, kernel) + bias[:, None, :, None]
+        q, k, v = constrain(qkv, None, "batch", "heads", "length", None)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        scores = jnp.einsum("bhnk,bhmk->bhnm", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+        if self.causal:
+            scores = jnp.where(jnp.tri(x.shape[1], dtype=bool), scores, -jnp.inf)
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        x = jnp.einsum("bhnm,bhmk->bhnk", weights, v)
+        kernel, bias = (p[...].astype(x.dtype) for p in (self.out.kernel, self.out.bias))
+        return jnp.einsum("bhnk,hkd->bnd", x, kernel) + bias
+
 
 class Mlp(nnx.Module):
     """Two linear layers with an activation between.
 
-    Tokens of all examples are one dimension: on CPU, XLA contracts (B, N, D) slowly for a weight's
-    gradient and repeats the activation within, which doubles this layer's time.
+    On CPUs the tokens of all examples are one dimension: there XLA contracts (B, N, D) slowly for a
+    weight's gradient and repeats the activation within, which doubles this layer's time. On TPUs
+    the detour costs a third of the time of a ViT-B block without attention.
     """
 
     def __init__(
@@ -219,5 +242,8 @@ class Mlp(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if platform() != "cpu":
+            hidden = constrain(self.fc1(x), "batch", *(None,) * (x.ndim - 2), "mlp")
+            return self.fc2(self.activation(hidden))
         hidden = constrain(self.fc1(x.reshape(-1, x.shape[-1])), "batch", "mlp")
         return self.fc2(self.activation(hidden)).reshape(x.shape)

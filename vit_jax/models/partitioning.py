@@ -1,5 +1,6 @@
-"""Activation constraints by logical names. The model says what a dimension is; who runs it says
-where it lives.
+"""What a model is told of the machine: where activations live, and which kind of device it is.
+
+The model says what a dimension is by a logical name; who runs it says where it lives.
 
 A model calls `constrain(x, "batch", "length", "embed")` where propagation alone goes wrong; outside
 `use` that does nothing, so that models need no mesh.
@@ -13,6 +14,7 @@ import jax
 
 Constraint = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 _constraint: contextvars.ContextVar[Constraint | None] = contextvars.ContextVar(
     "constraint", default=None
 )
@@ -24,11 +26,22 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if constraint is None else constraint(x, axes)
 
 
+def platform() -> str:
+    """The kind of device that a model is traced for, "cpu", "gpu" or "tpu"."""
+    return _platform.get() or jax.default_backend()
+
+
 @contextlib.contextmanager
-def use(constraint: Constraint) -> Iterator[None]:
-    """Applies a constraint to all models traced within the block."""
-    token = _constraint.set(constraint)
+def use(constraint: Constraint | None = None, platform: str | None = None) -> Iterator[None]:
+    """Applies to all models traced within the block.
+
+    Args:
+        constraint: for `constrain`.
+        platform: for `platform`; None for JAX's default.
+    """
+    tokens = _constraint.set(constraint), _platform.set(platform)
     try:
         yield
     finally:
-        _constraint.reset(token)
+        _constraint.reset(tokens[0])
+        _platform.reset(tokens[1])

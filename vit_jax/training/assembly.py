@@ -192,7 +192,7 @@ def build_program(
     )
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple:
-        with partitioning.use(activation_constraint(mesh)):
+        with partitioning.use(activation_constraint(mesh), mesh.devices.flat[0].platform):
             return train_step(state, batch)
 
     abstract = jax.eval_shape(init)
