@@ -1,5 +1,14 @@
 """Vision transformers and CLIP in JAX."""
 
-from vit_jax.models.registry import list_models
+from typing import Any
 
-__all__ = ["list_models"]
+__all__ = ["create_model", "list_models"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand, so that a command answers a mistyped flag before it imports JAX.
+    if name not in __all__:
+        raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
+    from vit_jax import pretrained
+
+    return getattr(pretrained, name)

@@ -10,10 +10,16 @@ from vit_jax.models import families, registry
 from vit_jax.models.functional import ModelDef
 from vit_jax.models.vit import ViTConfig
 
-# Published counts, as timm and open_clip count the same names. DINOv2 with registers keeps the class
-# token's position, which timm adds to the token itself; MAE without its fixed positions.
+# Published counts, as timm and open_clip count the same names. DINOv2 with registers keeps the
+# class token's position, which timm adds to the token itself; MAE without its fixed positions.
+# Running statistics of batch norms are no parameters, though the models store them with these.
 PARAMETER_COUNTS = {
     "clip_vit_emoji": None,  # ours: counted by hand below
+    "clip_rn50": 102_007_137,
+    "clip_rn101": 119_688_033,
+    "clip_rn50x4": 178_300_601,
+    "clip_rn50x16": 290_979_217,
+    "clip_rn50x64": 623_258_305,
     "clip_vit_b16": 149_620_737,
     "clip_vit_b32": 151_277_313,
     "clip_vit_l14": 427_616_513,
@@ -40,6 +46,8 @@ PARAMETER_COUNTS = {
     "mae_vit_b16": 111_907_840 - 197 * (768 + 512),
     "mae_vit_h14": 657_074_508 - 257 * (1280 + 512),
     "mae_vit_l16": 329_541_888 - 197 * (1024 + 512),
+    "openclip_rn50": 102_007_137,
+    "openclip_rn101": 119_688_033,
     "openclip_vit_b16": 149_620_737,
     "openclip_vit_b32": 151_277_313,
     "openclip_vit_bigg14": 2_539_567_105,
@@ -54,6 +62,14 @@ PARAMETER_COUNTS = {
     "siglip_l16_384": 652_478_466,
     "siglip_so400m14": 877_360_306,
     "siglip_so400m14_384": 877_960_498,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "swin_t": 28_288_354,
+    "swin_s": 49_606_258,
+    "swin_b": 87_768_224,
+    "swin_b_384": 87_903_584,
+    "swin_l": 196_532_476,
+    "swin_l_384": 196_735_516,
     "vit_b16": 86_567_656,
     "vit_b16_384": 86_859_496,
     "vit_b32": 88_224_232,
@@ -75,7 +91,13 @@ PARAMETER_COUNTS = {
 
 def count(name: str) -> int:
     spec = registry.model_spec(name)
-    return sum(x.size for x in jax.tree.leaves(ModelDef(spec.family, spec.architecture).shapes()))
+    model = ModelDef(spec.family, spec.architecture)
+    sizes = jax.tree.map(lambda x, t: x.size if t else 0, model.shapes(), trainable(model))
+    return sum(jax.tree.leaves(sizes))
+
+
+def trainable(model: ModelDef):
+    return model.metadata("trainable", True)
 
 
 def test_every_registered_model_has_a_published_count():
@@ -147,6 +169,8 @@ def test_wrong_architecture(change, message):
         ("ViT-B-32-quickgelu", "clip_vit_b32"),
         ("ViT-bigG-14", "openclip_vit_bigg14"),
         ("ViT-B-16-SigLIP", "siglip_b16"),
+        ("swin_tiny_patch4_window7_224", "swin_t"),
+        ("RN50-quickgelu", "clip_rn50"),
     ],
 )
 def test_names_of_other_libraries(theirs, ours):

@@ -7,8 +7,8 @@ and `bounds` (interval to which the parameter is clipped after each update).
 Randomness is explicit: a call with `rng=None` is evaluation; with a key it is training.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from flax import nnx
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.partitioning import constrain, platform
 
+Block = TypeVar("Block", bound=nnx.Module)
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 # torch's GELU is the exact erf form; OpenAI's CLIP was trained with QuickGELU. The name is stored
@@ -111,6 +112,25 @@ def sincos_positions(grid: tuple[int, int], width: int, temperature: float = 1e4
     rates = temperature ** -(jnp.arange(width // 4) / (width // 4))
     angles = [x.reshape(-1, 1) * rates for x in (columns, rows)]
     return jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=1)
+
+
+def stack_blocks(make_block: Callable[[jax.Array], Block], keys: jax.Array) -> Block:
+    """Blocks of these keys as one module, each variable with a leading `layers` axis."""
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
+    stacked = jax.vmap(lambda key: nnx.state(make_block(key)))(keys)
+    stacked = jax.tree.map(
+        lambda v: v.replace(axes=("layers", *v.axes)),
+        stacked,
+        is_leaf=lambda v: isinstance(v, nnx.Variable),
+    )
+    return nnx.merge(graphdef, stacked)
+
+
+def check_layers(layers: Sequence[int], count: int, what: str = "blocks") -> None:
+    """Refuses numbers of blocks or stages that do not exist; negative ones count from the last."""
+    for layer in layers:
+        if not -count <= layer < count:
+            raise UserError(f"layer {layer} does not exist: this tower has {count} {what}")
 
 
 class Attention(nnx.Module):

@@ -5,11 +5,17 @@ key by key, and travel as JSON with the weights. `ALIASES` are other libraries' 
 """
 
 from vit_jax.errors import unknown
-from vit_jax.models.catalog import clip, mae, vit
+from vit_jax.models.catalog import clip, mae, resnet, swin, vit
 from vit_jax.models.spec import ModelSpec
 
-MODELS: dict[str, ModelSpec] = {**clip.MODELS, **mae.MODELS, **vit.MODELS}
-ALIASES: dict[str, str] = {**clip.ALIASES, **vit.ALIASES}
+MODELS: dict[str, ModelSpec] = {
+    **clip.MODELS,
+    **mae.MODELS,
+    **resnet.MODELS,
+    **swin.MODELS,
+    **vit.MODELS,
+}
+ALIASES: dict[str, str] = {**clip.ALIASES, **swin.ALIASES, **vit.ALIASES}
 
 
 def list_models() -> list[str]:

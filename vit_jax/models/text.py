@@ -10,8 +10,8 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError, check_name
-from vit_jax.models.layers import layer_norm, metadata
-from vit_jax.models.transformer import BlockConfig, Transformer, check_layers
+from vit_jax.models.layers import check_layers, layer_norm, metadata
+from vit_jax.models.transformer import BlockConfig, Transformer
 
 POOLS = ("eot", "last")
 

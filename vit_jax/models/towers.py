@@ -2,13 +2,19 @@
 
 from typing import Any
 
+from vit_jax.models.clip_resnet import CLIPResNet, CLIPResNetConfig
+from vit_jax.models.resnet import ResNet, ResNetConfig
+from vit_jax.models.swin import Swin, SwinConfig
 from vit_jax.models.vit import ViT, ViTConfig
 
-ImageTowerConfig = ViTConfig
+ImageTowerConfig = ViTConfig | SwinConfig | ResNetConfig | CLIPResNetConfig
 
 # Name in configs -> the class and the dataclass that describes it.
 TOWERS: dict[str, tuple[type, type]] = {
     "vit": (ViT, ViTConfig),
+    "swin": (Swin, SwinConfig),
+    "resnet": (ResNet, ResNetConfig),
+    "clip_resnet": (CLIPResNet, CLIPResNetConfig),
 }
 
 

@@ -10,9 +10,15 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError, check_name
-from vit_jax.models.layers import layer_norm, metadata, resize_positions, sincos_positions
+from vit_jax.models.layers import (
+    check_layers,
+    layer_norm,
+    metadata,
+    resize_positions,
+    sincos_positions,
+)
 from vit_jax.models.pooling import MAPHead
-from vit_jax.models.transformer import BlockConfig, Transformer, check_layers
+from vit_jax.models.transformer import BlockConfig, Transformer
 
 POOLS = ("class", "mean", "mean_norm", "map")
 POSITION_INITS = ("normal", "sincos", "fixed_sincos")
@@ -70,7 +76,7 @@ class ViTConfig:
     patch_bias: bool = True
     layer_scale: float = 0.0
     qk_norm: bool = False
-    weight_init: str = "truncated"
+    weight_init: str = "normal"
     drop_path: float = 0.0
     patch_dropout: float = 0.0
     num_classes: int = 0
@@ -325,12 +331,12 @@ class ViT(nnx.Module):
 
 
 def classifier_head(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Linear:
-    """The linear head, float32; from zeros (ViT), or as the blocks where those are truncated."""
-    small = config.weight_init == "truncated"
+    """The linear head, float32; from zeros (ViT, MAE), or from 0.02 as the blocks (DeiT)."""
+    small = config.weight_init == "normal"
     return nnx.Linear(
         config.width,
         config.num_classes,
-        kernel_init=initializers.truncated_normal(0.02) if small else initializers.zeros,
+        kernel_init=initializers.normal(0.02) if small else initializers.zeros,
         kernel_metadata=metadata("embed", "classes"),
         bias_metadata=metadata("classes", decay=False),
         rngs=rngs,

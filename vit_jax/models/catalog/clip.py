@@ -17,6 +17,7 @@ from vit_jax.models.catalog.vit import (
     vit,
 )
 from vit_jax.models.clip import CLIPConfig
+from vit_jax.models.clip_resnet import CLIPResNetConfig
 from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec, Preprocess
 from vit_jax.models.text import TextConfig
 
@@ -64,6 +65,20 @@ def _clip_vit(
 def _openai(sizes: Sizes, patch_size: int, width: int, **changes: Any) -> ModelSpec:
     """OpenAI's ViT models: QuickGELU, the text tower as wide as the shared space."""
     return _clip_vit(sizes, patch_size, _text(width, activation="quick_gelu"), width, **changes)
+
+
+def _clip_resnet(
+    depths: tuple[int, ...], width: int, image_size: int, text: TextConfig, embed_dim: int
+) -> ModelSpec:
+    """CLIP's ResNets, whose attention pooling has heads of 64 and ends in the shared space."""
+    image = CLIPResNetConfig(
+        image_size=image_size,
+        depths=depths,
+        width=width,
+        num_heads=width // 2,
+        embed_dim=embed_dim,
+    )
+    return _clip(image, text, embed_dim, image_projection=False)
 
 
 def _siglip(
@@ -147,6 +162,15 @@ MODELS: dict[str, ModelSpec] = {
     "clip_vit_b16": _openai(BASE, 16, 512),
     "clip_vit_l14": _openai(LARGE, 14, 768),
     "clip_vit_l14_336": _openai(LARGE, 14, 768, image_size=336),
+    "clip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, _text(512, activation="quick_gelu"), 1024),
+    "clip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, _text(512, activation="quick_gelu"), 512),
+    "clip_rn50x4": _clip_resnet((4, 6, 10, 6), 80, 288, _text(640, activation="quick_gelu"), 640),
+    "clip_rn50x16": _clip_resnet((6, 8, 18, 8), 96, 384, _text(768, activation="quick_gelu"), 768),
+    "clip_rn50x64": _clip_resnet(
+        (3, 15, 36, 10), 128, 448, _text(1024, activation="quick_gelu"), 1024
+    ),
+    "openclip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, _text(512), 1024),
+    "openclip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, _text(512), 512),
     "openclip_vit_b32": _clip_vit(BASE, 32, _text(512), 512),
     "openclip_vit_b16": _clip_vit(BASE, 16, _text(512), 512),
     "openclip_vit_l14": _clip_vit(LARGE, 14, _text(768), 768),
@@ -174,6 +198,13 @@ ALIASES: dict[str, str] = {
     "ViT-B-16-quickgelu": "clip_vit_b16",
     "ViT-L-14-quickgelu": "clip_vit_l14",
     "ViT-L-14-336-quickgelu": "clip_vit_l14_336",
+    "RN50-quickgelu": "clip_rn50",
+    "RN101-quickgelu": "clip_rn101",
+    "RN50x4-quickgelu": "clip_rn50x4",
+    "RN50x16-quickgelu": "clip_rn50x16",
+    "RN50x64-quickgelu": "clip_rn50x64",
+    "RN50": "openclip_rn50",
+    "RN101": "openclip_rn101",
     "ViT-B-32": "openclip_vit_b32",
     "ViT-B-16": "openclip_vit_b16",
     "ViT-L-14": "openclip_vit_l14",

@@ -1,0 +1,149 @@
+"""Every family: one step reaches every parameter, scanned and unrolled alike."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.errors import UserError
+from vit_jax.models.clip import CLIPConfig
+from vit_jax.models.functional import ModelDef
+from vit_jax.models.mae import MAEConfig, patchify
+from vit_jax.models.text import TextConfig
+from vit_jax.models.vit import ViTConfig
+
+SMALL = {"image_size": 16, "patch_size": 4, "width": 24, "depth": 2, "num_heads": 2, "mlp_dim": 32}
+TEXT = TextConfig(
+    vocab_size=50, context_length=9, width=16, depth=2, num_heads=2, mlp_dim=32, pool="last"
+)
+MODELS = {
+    "deit": ViTConfig(**SMALL, distillation=True, num_classes=5, layer_scale=0.1),
+    "registers": ViTConfig(**SMALL, num_registers=3, qk_norm=True, pool="mean", num_classes=5),
+    "deit3": ViTConfig(**SMALL, prefix_positions=False, num_classes=5),
+    "mae_fine_tuning": ViTConfig(**SMALL, pool="mean_norm", num_classes=5),
+    "mae": MAEConfig(
+        image=ViTConfig(**SMALL, position_init="fixed_sincos"),
+        decoder_width=16,
+        decoder_depth=2,
+        decoder_num_heads=2,
+        decoder_mlp_dim=24,
+    ),
+    "siglip": CLIPConfig(
+        image=ViTConfig(**SMALL, class_token=False, pool="map"),
+        text=TEXT,
+        embed_dim=24,
+        image_projection=False,
+        text_projection_bias=True,
+        init_logit_bias=-10.0,
+    ),
+}
+
+
+def images(count=3):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(count, 16, 16, 3)), jnp.float32)
+
+
+def loss_of(model: ModelDef, params):
+    """A scalar that depends on all that the model puts out."""
+    module = model.bind(params)
+    if model.family == "mae":
+        noise = jnp.asarray(np.random.default_rng(1).random((3, 16)), jnp.float32)
+        pixels, mask = module.reconstruct(images(), noise, 0.75)
+        error = jnp.square(pixels - patchify(images(), 4)).mean(-1)
+        return jnp.sum(error * mask) / jnp.sum(mask)
+    if model.family == "clip":
+        tokens = jnp.asarray(np.random.default_rng(2).integers(0, 50, (3, 9)))
+        scale, bias = module.logit_parameters()
+        z = module.encode_image(images(), normalize=True)
+        t = module.encode_text(tokens, normalize=True)
+        return jnp.sum(jnp.sin(scale * z @ t.T + bias))
+    return jnp.sum(jnp.sin(module(images())))
+
+
+def random_params(model: ModelDef):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(scale=0.3, size=x.shape), jnp.float32), model.shapes()
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient_scanned_or_not(name):
+    architecture = MODELS[name]
+    family = {ViTConfig: "vit", MAEConfig: "mae", CLIPConfig: "clip"}[type(architecture)]
+    grads = []
+    for scan in (True, False):
+        model = ModelDef(family, architecture, scan=scan)
+        params = random_params(model)
+        grads.append(jax.jit(jax.value_and_grad(lambda p, m=model: loss_of(m, p)))(params))
+    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads[0]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), *grads
+    )
+    vocabulary = 50  # words that the batch does not use get none
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads[0][1]):
+        touched = np.asarray(grad) != 0
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if grad.shape[:1] == (vocabulary,):
+            assert touched.any(), name
+        # A bias of the keys moves all scores of a query alike, which softmax does not see.
+        elif name.endswith("k_norm/bias"):
+            continue
+        elif name.endswith("qkv/bias"):
+            assert touched[:, [0, 2]].all(), name
+        elif name.endswith("key_value/bias"):
+            assert touched[1].all(), name
+        else:
+            assert touched.all(), name
+
+
+def test_mae_masks_the_asked_share_of_each_example_and_hides_it():
+    model = ModelDef("mae", MODELS["mae"])
+    module = model.bind(random_params(model))
+    noise = np.random.default_rng(1).random((3, 16)).astype(np.float32)
+    pixels, mask = module.reconstruct(images(), noise, 0.75)
+    assert pixels.shape == (3, 16, 48)
+    np.testing.assert_array_equal(mask.sum(axis=1), 12)
+    # The visible ones are those of the smallest noise.
+    np.testing.assert_array_equal(np.asarray(mask) == 0, np.argsort(np.argsort(noise)) < 4)
+    # What is hidden has no influence.
+    hidden = np.repeat(np.asarray(mask)[..., None], 48, axis=-1)
+    noisy = np.asarray(patchify(images(), 4)) + 5 * hidden
+    grid = noisy.reshape(3, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 16, 16, 3)
+    np.testing.assert_allclose(module.reconstruct(grid, noise, 0.75)[0], pixels, atol=1e-5)
+
+
+def test_mae_says_what_is_wrong():
+    module = ModelDef("mae", MODELS["mae"])
+    module = module.bind(random_params(module))
+    with pytest.raises(UserError, match=r"noise \(3, 15\): expected one number a patch, \(3, 16\)"):
+        module.reconstruct(images(), np.zeros((3, 15)), 0.75)
+    with pytest.raises(UserError, match=r"mask_ratio=1.0: expected a share in \[0, 1\)"):
+        module.reconstruct(images(), np.zeros((3, 16)), 1.0)
+    with pytest.raises(UserError, match="a masked autoencoder has no head"):
+        MAEConfig(image=ViTConfig(**SMALL, num_classes=3))
+
+
+def test_distillation_logits():
+    model = ModelDef("vit", MODELS["deit"])
+    module = model.bind(random_params(model))
+    by_class, by_distillation = module.both_logits(images())
+    assert not np.allclose(by_class, by_distillation)
+    np.testing.assert_allclose(module(images()), (by_class + by_distillation) / 2, rtol=1e-6)
+    plain = ModelDef("vit", MODELS["deit3"])
+    with pytest.raises(UserError, match="no distillation head"):
+        plain.bind(random_params(plain)).both_logits(images())
+
+
+@pytest.mark.parametrize("changes", [{"pool": "class"}, {"pool": "mean", "distillation": True}])
+def test_class_token_is_required(changes):
+    with pytest.raises(UserError, match="needs class_token=True"):
+        ViTConfig(**SMALL, class_token=False, **changes)
+
+
+def test_pair_needs_one_width():
+    config = CLIPConfig(
+        image=ViTConfig(**SMALL, pool="mean"), text=TEXT, embed_dim=8, image_projection=False
+    )
+    with pytest.raises(UserError, match="width 24 must be embed_dim=8"):
+        ModelDef("clip", config)

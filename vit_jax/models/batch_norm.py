@@ -1,0 +1,66 @@
+"""Batch normalisation (Ioffe and Szegedy 2015), with torch's conventions for the running averages.
+
+The running averages are `nnx.BatchStat` variables beside the parameters, marked `trainable=False`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vit_jax.errors import UserError
+from vit_jax.models.layers import metadata
+
+EPSILON = 1e-5
+# Share of the new batch in the running averages: torch's momentum, one minus Flax's.
+MOMENTUM = 0.1
+
+
+class BatchNorm(nnx.Module):
+    """Normalises each channel over batch, rows and columns; statistics in float32.
+
+    Under jit the batch is the global one, so that the statistics are those of all devices.
+    """
+
+    def __init__(self, width: int, *, initial_scale: float = 1.0, dtype: Any):
+        self.dtype = dtype
+        about = metadata("embed", decay=False)
+        self.scale = nnx.Param(jnp.full((width,), initial_scale, jnp.float32), **about)
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32), **about)
+        self.mean = nnx.BatchStat(jnp.zeros((width,), jnp.float32), **about, trainable=False)
+        self.var = nnx.BatchStat(jnp.ones((width,), jnp.float32), **about, trainable=False)
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalises.
+
+        Args:
+            x: (B, H, W, C).
+            train: whether to use the batch's statistics and to update the running ones.
+
+        Returns:
+            (B, H, W, C), compute type.
+
+        Raises:
+            UserError: in training, when a channel has a single value and so no variance.
+        """
+        x = x.astype(jnp.float32)
+        if train:
+            mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
+            self._update(mean, var, count=x.size // x.shape[-1])
+        else:
+            mean, var = self.mean[...], self.var[...]
+        scale = self.scale[...] * jax.lax.rsqrt(var + EPSILON)
+        return ((x - mean) * scale + self.bias[...]).astype(self.dtype)
+
+    def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        if count < 2:
+            raise UserError(
+                "batch normalisation needs more than one value a channel in training, found one: "
+                "use more or larger pictures"
+            )
+        # Normalised with the biased variance, remembered as the unbiased one.
+        var = var * (count / (count - 1))
+        for running, batch in ((self.mean, mean), (self.var, var)):
+            batch = jax.lax.stop_gradient(batch)
+            running[...] = (1 - MOMENTUM) * running[...] + MOMENTUM * batch
