@@ -43,7 +43,8 @@ def default_config(model: str) -> ConfigDict:
 
     config.model = _architecture(spec)
     config.preprocess = ConfigDict(dataclasses.asdict(spec.preprocess))
-    # "trained": byte-level BPE learned from the training captions; None without text.
+    # clip, sentencepiece:FILE, huggingface:FILE, saved:DIR (see data/tokenizers), or "trained":
+    # byte-level BPE learned from the training captions; None without text.
     config.tokenizer = config_dict.placeholder(str)
     config.tokenizer = spec.tokenizer
 

@@ -61,11 +61,11 @@ def test_logistic_regression_equals_scikit_learn():
 
 
 @pytest.fixture
-def make_embedder(tiny_config):
+def make_embedder(tiny_config, tmp_path):
     def make(devices=8, batch_size=64):
         tiny_config.eval_batch_size = batch_size
         source = open_source("digits:train")
-        tokenizer = assembly.train_tokenizer(tiny_config, source)
+        tokenizer = assembly.build_tokenizer(tiny_config, source, tmp_path)
         model = assembly.build_model(tiny_config)
         mesh = make_mesh(devices)
         params = model.init(jax.random.key(0))

@@ -199,10 +199,19 @@ def test_evaluating_what_is_not_a_run(tmp_path, whole_run):
         restore(whole_run[0], step=3)
 
 
+class WithoutPictures(list):
+    """Examples of which only the annotations may be read."""
+
+    annotation = list.__getitem__
+
+    def __getitem__(self, index):
+        raise AssertionError("a picture was decoded")
+
+
 def test_rows_are_grouped_by_fields():
-    rows = [
+    rows = WithoutPictures(
         {"name": n, "toned": t} for n, t in zip("abab", (False, False, True, False), strict=True)
-    ]
+    )
     assert assembly.group_rows((), rows) is None
     assert assembly.group_rows(("name",), rows) == [[0, 2], [1, 3]]
     assert assembly.group_rows(("name", "toned"), rows) == [[0], [1, 3], [2]]

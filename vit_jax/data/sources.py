@@ -54,6 +54,10 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
+    def annotation(self, index: int) -> dict[str, Any]:
+        """The example without `image`, at no picture's cost."""
+        ...
+
 
 def open_source(spec: str, names_file: str | os.PathLike[str] | None = None) -> Source:
     """Opens a source by its short spec (see the module's docstring).
@@ -111,6 +115,9 @@ class EmojiSource:
             row["image"] = read_image(row["image"])
         return dict(row)
 
+    def annotation(self, index: int) -> dict[str, Any]:
+        return {key: value for key, value in self._rows[index].items() if key != "image"}
+
     def __reduce__(self) -> tuple:
         return EmojiSource, (self._split, self._directory)
 
@@ -135,10 +142,12 @@ class LabelledSource:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        grey = self._images[index]
+        image = np.repeat(self._images[index][:, :, None], 3, axis=2)
+        return {"image": image, **self.annotation(index)}
+
+    def annotation(self, index: int) -> dict[str, Any]:
         label = int(self.labels[index])
-        image = np.repeat(grey[:, :, None], 3, axis=2)
-        return {"image": image, "label": label, "name": self.class_names[label]}
+        return {"label": label, "name": self.class_names[label]}
 
     def __reduce__(self) -> tuple:
         return LabelledSource, self._spec
@@ -176,10 +185,12 @@ class ImageFolder:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, label = self._paths[index], int(self.labels[index])
+        return {"image": read_image(self._paths[index]), **self.annotation(index)}
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        label = int(self.labels[index])
         name = self.class_names[label]
-        image = read_image(path)
-        return {"image": image, "label": label, "name": name, "captions": [name], "path": str(path)}
+        return {"label": label, "name": name, "captions": [name], "path": str(self._paths[index])}
 
 
 class Subset:
@@ -196,6 +207,9 @@ class Subset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._source[self._indices[index]]
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        return self._source.annotation(self._indices[index])
 
 
 def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:

@@ -27,7 +27,8 @@ class Retrieval:
         """
         self._embedder, self._at = embedder, tuple(at)
         self._source = open_source(data)
-        captions = [captions_of(self._source[i])[0] for i in range(len(self._source))]
+        rows = range(len(self._source))
+        captions = [captions_of(self._source.annotation(row))[0] for row in rows]
         self._texts = sorted(set(captions))
         self._caption = np.searchsorted(self._texts, captions)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip import CLIP
+from vit_jax.models.vit import ViTConfig
 
 
 def llava_features(model: CLIP, images: jax.Array) -> jax.Array:
@@ -21,6 +22,8 @@ def llava_features(model: CLIP, images: jax.Array) -> jax.Array:
     Returns:
         (B, h w, D): 576 patches at 336 px.
     """
+    if not isinstance(model.config.image, ViTConfig):
+        raise UserError("LLaVA reads the patches of a ViT; this image tower is another")
     [states] = model.features(images, layers=(-2,))
     return states[:, model.config.image.num_prefix :]
 
@@ -62,9 +65,8 @@ def sdxl_states(
     Returns:
         States (B, 77, 768 + 1280) and bigG's pooled, projected embedding (B, 1280).
     """
-    skip = {"clip_skip": 1, "final_norm": False}
     states = [
-        stable_diffusion_states(clip_l, tokens_l, **skip),
-        stable_diffusion_states(clip_bigg, tokens_bigg, **skip),
+        stable_diffusion_states(model, tokens, clip_skip=1, final_norm=False)
+        for model, tokens in ((clip_l, tokens_l), (clip_bigg, tokens_bigg))
     ]
     return jnp.concatenate(states, axis=-1), clip_bigg.encode_text(tokens_bigg)

@@ -208,7 +208,7 @@ class Attention(nnx.Module):
         With the projections written that way nothing is transposed in between; a ViT-B block's step
         is 15% shorter on a TPU v5e by the compiler's estimate.
         """
-        kernel, bias = (p[...].astype(x.dtype) for p in (self.qkv.kernel, self.qkv.bias))
+        kernel, bias = weights(self.qkv, x.dtype)
         qkv = jnp.einsum("bnd,dchk->cbhnk", x, kernel) + bias[:, None, :, None]
         q, k, v = constrain(qkv, None, "batch", "heads", "length", None)
         if self.qk_norm:
@@ -216,10 +216,16 @@ class Attention(nnx.Module):
         scores = jnp.einsum("bhnk,bhmk->bhnm", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
         if self.causal:
             scores = jnp.where(jnp.tri(x.shape[1], dtype=bool), scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        x = jnp.einsum("bhnm,bhmk->bhnk", weights, v)
-        kernel, bias = (p[...].astype(x.dtype) for p in (self.out.kernel, self.out.bias))
+        shares = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        x = jnp.einsum("bhnm,bhmk->bhnk", shares, v)
+        kernel, bias = weights(self.out, x.dtype)
         return jnp.einsum("bhnk,hkd->bnd", x, kernel) + bias
+
+
+def weights(layer: nnx.LinearGeneral, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Kernel and bias of a layer that has both, in the compute type."""
+    assert layer.bias is not None
+    return layer.kernel[...].astype(dtype), layer.bias[...].astype(dtype)
 
 
 class Mlp(nnx.Module):

@@ -70,12 +70,11 @@ class Contrastive:
         def join(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x, 0, 1).reshape(-1, x.shape[-1])
 
-        graphdef, statistics, params = nnx.split(model, nnx.BatchStat, ...)
+        graphdef, state = nnx.split(model)
 
-        def embed_part(part: tuple) -> tuple[jax.Array, jax.Array, Any]:
-            module = nnx.merge(graphdef, statistics, params)
-            images, texts = embed(module, *part)
-            return images, texts, nnx.state(module, nnx.BatchStat)
+        def embed_part(part: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+            module = nnx.merge(graphdef, state)
+            return *embed(module, *part), nnx.state(module, nnx.BatchStat)
 
         parts = (cut(batch["image"]), cut(batch["tokens"]), jax.random.split(rng, steps))
         images, texts, updated = jax.lax.map(jax.checkpoint(embed_part, prevent_cse=False), parts)

@@ -1,6 +1,7 @@
 """From a config to the objects it describes. Shared by training and evaluation."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from vit_jax.config import build_architecture
 from vit_jax.data.batches import Batches
 from vit_jax.data.preprocess import normalize
 from vit_jax.data.sources import Source
-from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, make_tokenizer
 from vit_jax.data.transforms import ImageText, captions_of, parse_augmentation
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
@@ -48,26 +49,48 @@ def image_size(config: ConfigDict) -> int:
     return config.model.image.image_size if "image" in config.model else config.model.image_size
 
 
-def train_tokenizer(config: ConfigDict, source: Source) -> Tokenizer:
+def build_tokenizer(config: ConfigDict, source: Source, workdir: Any) -> Tokenizer:
+    """The tokenizer of `config.tokenizer`, for training.
+
+    Args:
+        config: of the run.
+        source: training source, whose captions a "trained" tokenizer is learned from.
+        workdir: of the run, which may have learned one before.
+    """
+    if config.tokenizer is None:
+        raise UserError("config.tokenizer is not set: contrastive training reads captions")
+    if config.tokenizer != "trained":
+        tokenizer = make_tokenizer(config.tokenizer, **_text_sizes(config))
+    elif (pathlib.Path(workdir) / FILE_NAME).is_file():
+        tokenizer = Tokenizer.load(workdir, **_text_sizes(config))
+    else:
+        tokenizer = _train_tokenizer(config, source)
+    if config.model.text.pool == "eot" and not tokenizer.end_is_largest:
+        raise UserError(
+            f"config.tokenizer={config.tokenizer!r}: its end of text is not the largest id, which "
+            "config.model.text.pool='eot' looks for; pool='last' goes with such a tokenizer"
+        )
+    return tokenizer
+
+
+def _train_tokenizer(config: ConfigDict, source: Source) -> Tokenizer:
     """Learns the tokenizer from the captions of the training source."""
-    texts = [captions_of(source[i]) for i in range(len(source))]
+    texts = [captions_of(source.annotation(row)) for row in range(len(source))]
     captions = {caption for each in texts for caption in each}
     # Words of the templates occur in most texts: without them they would fall apart into bytes.
     templates = [template.format("") for template in config.data.templates]
     words = [word for word in templates for _ in range(len(captions) // 10)]
-    return Tokenizer.train(
-        [*captions, *words],
-        vocab_size=config.model.text.vocab_size,
-        context_length=config.model.text.context_length,
-    )
+    return Tokenizer.train([*captions, *words], **_text_sizes(config))
 
 
 def load_tokenizer(config: ConfigDict, workdir: Any) -> Tokenizer | None:
     """The tokenizer that a run saved; None for models without text."""
-    if config.tokenizer is None:
-        return None
+    return None if config.tokenizer is None else Tokenizer.load(workdir, **_text_sizes(config))
+
+
+def _text_sizes(config: ConfigDict) -> dict[str, int]:
     text = config.model.text
-    return Tokenizer.load(workdir, vocab_size=text.vocab_size, context_length=text.context_length)
+    return {"vocab_size": text.vocab_size, "context_length": text.context_length}
 
 
 def build_objective(config: ConfigDict, mesh: Mesh) -> Contrastive:
@@ -121,7 +144,7 @@ def group_rows(fields: Sequence[str], source: Source) -> list[list[int]] | None:
         return None
     groups: dict[tuple, list[int]] = {}
     for row in range(len(source)):
-        example = source[row]
+        example = source.annotation(row)
         if missing := [field for field in fields if field not in example]:
             raise unknown(missing[0], example, "field in config.data.one_per,")
         groups.setdefault(tuple(example[field] for field in fields), []).append(row)

@@ -50,7 +50,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     mesh = assembly.build_mesh(config)
     assembly.check_batch_sizes(config, mesh)
     source = open_source(config.data.train)
-    tokenizer = assembly.train_tokenizer(config, source)
+    tokenizer = assembly.build_tokenizer(config, source, workdir)
     batches = assembly.build_batches(config, source, tokenizer)
     lengths = Lengths.of(config, batches.epoch_examples)
     program = assembly.build_program(
