@@ -1,67 +1,357 @@
-"""Tokenizers: layout, truncation, unseen text, saving."""
+"""Tokenizers: ids, layout, truncation, any text, saving, specs and their errors."""
 
+import json
+import pathlib
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import tokenizers as hf
+from make_tokenizers import SAMPLE, captions
 
-from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, check_spec, make_tokenizer
 from vit_jax.errors import UserError
 
-CAPTIONS = ["red apple", "green apple", "red car", "flag: Japan", "woman running"] * 3
+CAPTIONS = ["red apple", "green apple", "red car", "a photo of a red apple", "blue sky"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def clip():
+    return make_tokenizer("clip", vocab_size=49408, context_length=77)
+
+
+@pytest.fixture(scope="module")
+def trained():
     return Tokenizer.train(CAPTIONS, vocab_size=300, context_length=6)
 
 
-def test_layout(tokenizer):
-    ids = tokenizer(["red apple", "apple"])
+@pytest.fixture(scope="module")
+def sentencepiece_file(tmp_path_factory):
+    """A model with T5's special ids: padding 0, end 1, unknown 2."""
+    package = pytest.importorskip("sentencepiece")
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    package.SentencePieceTrainer.train(
+        sentence_iterator=iter([text for text in CAPTIONS for _ in range(20)]),
+        model_prefix=str(folder / "tiny"),
+        vocab_size=24,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return folder / "tiny.model"
+
+
+@pytest.fixture(scope="module")
+def huggingface_file(tmp_path_factory):
+    """A word-level file with ids 0 [PAD], 1 [UNK], 2 [CLS], 3 [SEP]."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "apple", "car"]
+    model = hf.Tokenizer(hf.models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
+    model.normalizer = hf.normalizers.Lowercase()
+    model.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+    model.add_special_tokens(words[:4])
+    model.enable_truncation(3)  # what the file says of lengths is not followed
+    model.enable_padding(length=9)
+    path = tmp_path_factory.mktemp("huggingface") / "tokenizer.json"
+    model.save(str(path))
+    return path
+
+
+@pytest.fixture(params=["clip", "trained", "sentencepiece", "huggingface"])
+def any_tokenizer(request):
+    """One tokenizer of each kind."""
+    if request.param in ("clip", "trained"):
+        return request.getfixturevalue(request.param)
+    file = request.getfixturevalue(f"{request.param}_file")
+    options = "?end=[SEP]&pad=[PAD]&start=[CLS]" if request.param == "huggingface" else ""
+    return make_tokenizer(f"{request.param}:{file}{options}", vocab_size=64, context_length=8)
+
+
+# CLIP
+
+
+def test_clip_ids_equal_the_stored_ones(clip):
+    sample = json.loads(SAMPLE.read_text())
+    assert len(sample) >= 300
+    ids = clip([text for text, _ in sample])
+    for row, (text, expected) in zip(ids, sample, strict=True):
+        assert row[: len(expected)].tolist() == expected, ascii(text)
+        assert not row[len(expected) :].any(), ascii(text)
+
+
+def test_clip_ids_of_short_texts(clip):
+    assert clip("a diagram")[0, :5].tolist() == [49406, 320, 22697, 49407, 0]
+    assert clip("")[0, :3].tolist() == [49406, 49407, 0]
+
+
+def test_clip_truncation_keeps_the_end(clip):
+    row = clip("red apple " * 100)[0]
+    assert row[0] == 49406
+    assert row[-1] == row.max() == 49407
+    assert (row == 49407).sum() == 1
+
+
+def test_clip_remembers_words_without_growing(clip):
+    words = type(clip._encoder._words)
+    for i in range(0, words.MAX_WORDS + 1000, 1000):
+        clip(" ".join(f"w{j}" for j in range(i, i + 1000)))
+    clip("x" * 10_000)
+    assert len(clip._encoder._words) <= words.MAX_WORDS
+    assert "x" * 10_000 not in clip._encoder._words
+    np.testing.assert_array_equal(clip("w1 w7"), clip(["w1 w7"]))
+
+
+# Trained on captions
+
+
+def test_trained_layout(trained):
+    ids = trained(["red apple", "apple"])
     assert ids.shape == (2, 6)
     assert ids.dtype == np.int32
+    end = trained.vocab_size - 1
     for row in ids:
-        end = int(np.argmax(row))
-        assert row[end] == 299
-        assert (row[:end] > 0).all()
-        assert (row[end + 1 :] == 0).all()
-    np.testing.assert_array_equal(ids[0][1:3], ids[1][:2])  # "apple" is the same token
+        place = int(np.argmax(row))
+        assert row[place] == end
+        assert (row[:place] > 0).all()
+        assert not row[place + 1 :].any()
 
 
-def test_truncation_keeps_the_end(tokenizer):
-    row = tokenizer("a very long caption that does not fit")[0]
-    assert row[-1] == 299
+def test_trained_truncation_keeps_the_end(trained):
+    row = trained("a very long caption that does not fit")[0]
+    assert row[-1] == trained.vocab_size - 1
     assert (row[:-1] > 0).all()
 
 
-def test_any_text_has_ids(tokenizer):
-    for text in ("", "中文", "🍕 pizza", "\x00\x7f", "a" * 1000):
-        row = tokenizer(text)[0]
-        assert row.max() == 299
+def test_trained_case_and_normal_form_do_not_matter(trained):
+    np.testing.assert_array_equal(trained("Red APPLE"), trained("red apple"))
+    np.testing.assert_array_equal(trained("caf\u00e9"), trained("cafe\u0301"))
 
 
-def test_case_and_normal_form_do_not_matter(tokenizer):
-    np.testing.assert_array_equal(tokenizer("Red APPLE"), tokenizer("red apple"))
-    np.testing.assert_array_equal(tokenizer("caf\u00e9"), tokenizer("cafe\u0301"))
-
-
-def test_order_of_captions_does_not_matter(tokenizer):
+def test_order_of_captions_does_not_matter(trained):
     other = Tokenizer.train(reversed(CAPTIONS), vocab_size=300, context_length=6)
-    np.testing.assert_array_equal(other(CAPTIONS), tokenizer(CAPTIONS))
+    np.testing.assert_array_equal(other(CAPTIONS), trained(CAPTIONS))
 
 
-def test_saved_and_pickled(tokenizer, tmp_path):
-    tokenizer.save(tmp_path)
+def test_files_of_older_runs_load(trained, tmp_path):
+    # They hold the bare file of the library.
+    bare = json.dumps(trained._encoder.state()["model"])
+    (tmp_path / FILE_NAME).write_text(hf.Tokenizer.from_str(bare).to_str(pretty=True))
     loaded = Tokenizer.load(tmp_path, vocab_size=300, context_length=6)
-    for other in (loaded, pickle.loads(pickle.dumps(tokenizer))):
-        np.testing.assert_array_equal(other(CAPTIONS), tokenizer(CAPTIONS))
+    assert loaded.kind == "trained"
+    np.testing.assert_array_equal(loaded(CAPTIONS), trained(CAPTIONS))
 
 
-def test_errors(tokenizer, tmp_path):
+# SentencePiece
+
+
+def test_sentencepiece_as_siglip(sentencepiece_file):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    tokenizer = make_tokenizer(
+        f"sentencepiece:{sentencepiece_file}", vocab_size=24, context_length=12
+    )
+    model = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_file))
+    tokens = model.encode("red apple", out_type=int)
+    expected = tokens + [1] * (12 - len(tokens))  # the end is 1, and so is the padding
+    # Case, punctuation and white space do not count; `_` is a space.
+    for text in ("red apple", " Red,  APPLE!\n", "red_apple", "&quot;red&quot; apple"):
+        assert tokenizer(text)[0].tolist() == expected, text
+    long = tokenizer("red apple " * 9)[0]
+    assert long[-1] == 1
+    assert long[:-1].tolist() == model.encode("red apple " * 9, out_type=int)[:11]
+    assert (tokenizer("")[0] == 1).all()
+
+
+def test_sentencepiece_as_t5(sentencepiece_file):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    tokenizer = make_tokenizer(
+        f"sentencepiece:{sentencepiece_file}?clean=none&pad=<pad>", vocab_size=24, context_length=9
+    )
+    model = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_file))
+    tokens = model.encode("Red car", out_type=int)
+    assert tokenizer("Red car")[0].tolist() == [*tokens, 1, *[0] * (8 - len(tokens))]
+
+
+def test_sentencepiece_errors(sentencepiece_file, tmp_path, monkeypatch):
+    def make(spec):
+        return make_tokenizer(spec, vocab_size=24, context_length=8)
+
+    with pytest.raises(UserError, match="no SentencePiece model at /nowhere"):
+        make("sentencepiece:/nowhere")
+    for content in (
+        b"",
+        b"not a model",
+        bytes(range(256)) * 20,
+        sentencepiece_file.read_bytes()[:-100],
+    ):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(UserError, match=f"bad is no SentencePiece model.*{len(content)} bytes"):
+            make(f"sentencepiece:{tmp_path / 'bad'}")
+    with pytest.raises(UserError, match=r"pad=<pat>: no such token.*<pad>, </s>, <unk>"):
+        make(f"sentencepiece:{sentencepiece_file}?pad=<pat>")
+    with pytest.raises(UserError, match=r"vocab_size=23 is too small.*at least 24"):
+        make_tokenizer(f"sentencepiece:{sentencepiece_file}", vocab_size=23, context_length=8)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(UserError, match="pip install"):
+        make(f"sentencepiece:{sentencepiece_file}")
+
+
+# Hugging Face files
+
+
+def test_huggingface_layout(huggingface_file):
+    def make(options):
+        spec = f"huggingface:{huggingface_file}?{options}"
+        return make_tokenizer(spec, vocab_size=8, context_length=6)
+
+    bert = make("end=[SEP]&pad=[PAD]&start=[CLS]")
+    assert bert("Red apple")[0].tolist() == [2, 4, 6, 3, 0, 0]
+    assert bert("red " * 9)[0].tolist() == [2, 4, 4, 4, 4, 3]
+    plain = make("end=[SEP]&pad=[SEP]")
+    assert plain(["green unseen", ""]).tolist() == [[5, 1, 3, 3, 3, 3], [3] * 6]
+
+
+def test_huggingface_errors(huggingface_file, tmp_path):
+    def make(spec):
+        return make_tokenizer(spec, vocab_size=8, context_length=6)
+
+    with pytest.raises(UserError, match=r"say which tokens close and fill.*\[PAD\], \[UNK\]"):
+        make(f"huggingface:{huggingface_file}?end=[SEP]")
+    with pytest.raises(UserError, match=r"end=\[EOS\]: no such token in .*tokenizer.json"):
+        make(f"huggingface:{huggingface_file}?end=[EOS]&pad=[PAD]")
+    with pytest.raises(UserError, match="unknown cleaning 'lowr'; did you mean 'lower'"):
+        make(f"huggingface:{huggingface_file}?end=[SEP]&pad=[PAD]&clean=lowr")
+    with pytest.raises(UserError, match="no tokenizer file at /nowhere"):
+        make("huggingface:/nowhere?end=[SEP]&pad=[PAD]")
+    for content in (b"", b"{}", b"[1]", b"\xff\xfe\x00", huggingface_file.read_bytes()[:-50]):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(UserError, match="bad is no file of Hugging Face tokenizers"):
+            make(f"huggingface:{tmp_path / 'bad'}?end=[SEP]&pad=[PAD]")
+
+
+# All kinds
+
+
+def test_any_text_has_ids(any_tokenizer):
+    """Captions from every plane of Unicode, controls and lone surrogates among them."""
+    texts = [*captions(600, seed=2, unassigned=True), "\x00", "\U0010ffff", "\ud800" * 50]
+    texts += [
+        "".join(map(chr, range(start, start + 0x400))) for start in range(0, 0x110000, 0x8000)
+    ]
+    ids = any_tokenizer(texts)
+    assert ids.shape == (len(texts), any_tokenizer.context_length)
+    assert ids.dtype == np.int32
+    assert ids.min() >= 0
+    assert ids.max() < any_tokenizer.vocab_size
+    end = any_tokenizer("")[0].max() if any_tokenizer.kind != "huggingface" else 3
+    assert (ids == end).any(axis=1).all()
+
+
+def test_saved_and_pickled(any_tokenizer, tmp_path):
+    sizes = {
+        "vocab_size": any_tokenizer.vocab_size,
+        "context_length": any_tokenizer.context_length,
+    }
+    texts = [*CAPTIONS, "Ünseen, & text!", ""]
+    any_tokenizer.save(tmp_path)
+    assert json.loads((tmp_path / FILE_NAME).read_text())["kind"] == any_tokenizer.kind
+    others = [
+        Tokenizer.load(tmp_path, **sizes),
+        make_tokenizer(f"saved:{tmp_path}", **sizes),
+        pickle.loads(pickle.dumps(any_tokenizer)),
+    ]
+    for other in others:
+        assert (other.kind, other.vocab_size) == (any_tokenizer.kind, any_tokenizer.vocab_size)
+        np.testing.assert_array_equal(other(texts), any_tokenizer(texts))
+
+
+def test_end_is_where_a_tower_looks_for_it(any_tokenizer):
+    # The towers of CLIP take the largest id; in users' files that is any token.
+    assert any_tokenizer.end_is_largest == (any_tokenizer.kind in ("clip", "trained"))
+
+
+def test_one_text_and_many(any_tokenizer):
+    many = any_tokenizer(CAPTIONS)
+    for text, row in zip(CAPTIONS, many, strict=True):
+        np.testing.assert_array_equal(any_tokenizer(text), row[None])
+    assert any_tokenizer([]).shape == (0, any_tokenizer.context_length)
+
+
+def test_errors(trained, tmp_path):
+    def load(vocab_size=300, context_length=6):
+        return Tokenizer.load(tmp_path, vocab_size=vocab_size, context_length=context_length)
+
     with pytest.raises(UserError, match="no tokenizer at"):
-        Tokenizer.load(tmp_path, vocab_size=300, context_length=6)
-    tokenizer.save(tmp_path)
-    with pytest.raises(UserError, match="leaves room for 258"):
-        Tokenizer.load(tmp_path, vocab_size=260, context_length=6)
+        load()
+    trained.save(tmp_path)
+    with pytest.raises(UserError, match=r"vocab_size=260 is too small.*at least"):
+        load(vocab_size=260)
+    with pytest.raises(UserError, match="context_length=1: expected at least 2"):
+        load(context_length=1)
     with pytest.raises(UserError, match="expected at least 258"):
         Tokenizer.train(CAPTIONS, vocab_size=100, context_length=6)
+    bad = {
+        "": "is no saved tokenizer",
+        "[]": "is no saved tokenizer",
+        "{}": "unknown kind of tokenizer",
+        '{"kind": "trainde"}': "did you mean 'trained'",
+        '{"kind": "trained"}': "is no saved trained tokenizer",
+        '{"kind": "huggingface", "model": {}}': "is no saved huggingface tokenizer",
+        '{"kind": "sentencepiece", "source": "a", "model": "x"}': "is no saved sentencepiece",
+        '{"model": {}}': "no file of Hugging Face tokenizers",
+    }
+    for content, message in bad.items():
+        (tmp_path / FILE_NAME).write_text(content)
+        with pytest.raises(UserError, match=message):
+            load()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("clup", "unknown tokenizer 'clup'; did you mean 'clip'"),
+        ("sentencepeace:/a", "did you mean 'sentencepiece'"),
+        ("sentencepiece", "expected sentencepiece:PATH"),
+        ("huggingface:?end=x", "expected huggingface:PATH"),
+        ("clip:/a", "expected clip"),
+        ("clip?pad=x", "unknown tokenizer"),
+        ("sentencepiece:/a?padd=x", "unknown option .* 'padd'; did you mean 'pad'"),
+        ("saved:/a?pad=x", "unknown option"),
+        ("huggingface:/a?end=", "expected a value, as end=VALUE"),
+        ("trained", "learned from captions"),
+    ],
+)
+def test_spec_errors(spec, message):
+    with pytest.raises(UserError, match=message):
+        make_tokenizer(spec, vocab_size=300, context_length=8)
+
+
+def test_check_spec_reads_no_file():
+    spec = "huggingface:gs://nowhere/t.json?end=<|im=end|>&pad=<pad>"
+    options = {"end": "<|im=end|>", "pad": "<pad>"}
+    assert check_spec(spec) == ("huggingface", "gs://nowhere/t.json", options)
+    assert check_spec("trained") == ("trained", "", {})
+
+
+def test_training_command(tmp_path):
+    file, output = tmp_path / "captions.txt", tmp_path / "out"
+    file.write_text("\n".join(CAPTIONS) + "\n\n")
+
+    def run(*flags):
+        command = [sys.executable, "-m", "vit_jax.data.train_tokenizer", *flags]
+        root = pathlib.Path(__file__).parents[2]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+
+    done = run(f"--captions={file}", f"--output={output}", "--vocab_size=300")
+    assert done.returncode == 0, done.stderr
+    assert "learned from 5 captions" in done.stdout
+    loaded = make_tokenizer(f"saved:{output}", vocab_size=300, context_length=6)
+    expected = Tokenizer.train(CAPTIONS, vocab_size=300, context_length=6)
+    np.testing.assert_array_equal(loaded(CAPTIONS), expected(CAPTIONS))
+
+    file.write_bytes(b"red\xff\n")
+    bad = run(f"--captions={file}", f"--output={output}")
+    assert bad.returncode == 2
+    assert "is not UTF-8: byte 3" in bad.stderr

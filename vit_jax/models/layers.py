@@ -28,11 +28,19 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
-# What a block keeps for the backward pass. `dots` keeps the results of the weight matmuls and
+
+def _weights_results(primitive: Any, *args: Any, **params: Any) -> bool:
+    """Matmuls with weights, convolutions too."""
+    is_convolution = primitive.name == "conv_general_dilated"
+    matmuls = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return is_convolution or matmuls(primitive, *args, **params)
+
+
+# What a block keeps for the backward pass. `dots` keeps the results of matmuls with weights and
 # recomputes the rest, attention's (N, N) matrix included; `full` keeps the block's input alone.
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _weights_results,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

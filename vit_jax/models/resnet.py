@@ -15,7 +15,13 @@ from jax.nn import initializers
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.batch_norm import BatchNorm
-from vit_jax.models.layers import REMAT_POLICIES, Initializer, metadata
+from vit_jax.models.layers import (
+    REMAT_POLICIES,
+    Initializer,
+    check_layers,
+    metadata,
+    stack_blocks,
+)
 from vit_jax.models.partitioning import constrain
 
 NUM_STAGES = 4
@@ -163,7 +169,7 @@ class Stage(nnx.Module):
             return Bottleneck(EXPANSION * width, width, 1, style, dtype=dtype, rngs=nnx.Rngs(key))
 
         if self.num_rest:
-            self.rest = _stack(make_block, jax.random.split(rngs.params(), self.num_rest))
+            self.rest = stack_blocks(make_block, jax.random.split(rngs.params(), self.num_rest))
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         apply_first, variables = self._split(self.first, train, prevent_cse=True)
@@ -205,18 +211,6 @@ class Stage(nnx.Module):
                 apply_block, policy=self.remat_policy, prevent_cse=prevent_cse
             )
         return apply_block, variables
-
-
-def _stack(make_block: Callable[[jax.Array], Bottleneck], keys: jax.Array) -> Bottleneck:
-    """Blocks of these keys as one, each variable with a leading `layers` axis."""
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
-    stacked = jax.vmap(lambda key: nnx.state(make_block(key)))(keys)
-    stacked = jax.tree.map(
-        lambda v: v.replace(axes=("layers", *v.axes)),
-        stacked,
-        is_leaf=lambda v: isinstance(v, nnx.Variable),
-    )
-    return nnx.merge(graphdef, stacked)
 
 
 class StagedResNet(nnx.Module):
@@ -262,9 +256,7 @@ class StagedResNet(nnx.Module):
         Raises:
             UserError: a stage that does not exist.
         """
-        for layer in layers:
-            if not -NUM_STAGES <= layer < NUM_STAGES:
-                raise UserError(f"layer {layer} does not exist: this tower has {NUM_STAGES} stages")
+        check_layers(layers, NUM_STAGES, "stages")
         outputs = self._forward(images, train=False)
         return [outputs[layer] for layer in layers]
 

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from vit_jax.data.sources import read_image
 from vit_jax.evaluators import Suite
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.models.functional import Params
+from vit_jax.models import families
+from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.spec import ModelSpec, Preprocess
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.training import assembly
 from vit_jax.training import workdir as workdir_lib
@@ -26,8 +28,19 @@ class TrainedRun:
     """Parameters of a checkpoint with all that is needed to use them."""
 
     config: ConfigDict
+    model: ModelDef
     embedder: Embedder
     params: Params
+    workdir: pathlib.Path
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the weights need elsewhere: architecture, preprocessing, tokenizer."""
+        return ModelSpec(
+            architecture=self.model.architecture,
+            preprocess=families.parse(Preprocess, self.config.preprocess.to_dict(), "preprocess"),
+            tokenizer=self.config.tokenizer and f"saved:{self.workdir.resolve()}",
+        )
 
     def evaluate(self, evals: Mapping[str, Any]) -> dict[str, float]:
         """Figures of evaluation blocks, see `evaluators.Suite`."""
@@ -71,4 +84,4 @@ def restore(workdir: str | pathlib.Path, *, step: int | None = None) -> TrainedR
     abstract = with_sharding(model.shapes(), parameter_shardings(model, mesh))
     params = checkpoints.restore_params(abstract, ema=config.optim.ema_decay > 0, step=step)
     checkpoints.close()
-    return TrainedRun(config, embedder, params)
+    return TrainedRun(config, model, embedder, params, pathlib.Path(workdir))

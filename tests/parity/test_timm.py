@@ -1,0 +1,135 @@
+"""timm at published sizes (pytest -m parity; needs the extra `parity`)."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("timm")
+
+import timm
+import torch
+from timm.models.swin_transformer import checkpoint_filter_fn
+
+from tests.data import make_resnet, make_timm
+from tests.parity.live import check, check_names, compare, pictures
+from vit_jax.models.catalog import swin, vit
+from vit_jax.models.functional import ModelDef
+from vit_jax.models.registry import model_spec
+from vit_jax.weights import load_weights, save_weights
+from vit_jax.weights.files import open_weights
+from vit_jax.weights.formats import FORMATS
+
+pytestmark = pytest.mark.parity
+
+SWINS = ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224")
+RESNETS = ("resnet50", "resnet101")
+
+
+def architecture(name: str):
+    return model_spec(name).architecture
+
+
+def channels_first(images: torch.Tensor) -> torch.Tensor:
+    return images.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("name", [*vit.ALIASES, *swin.ALIASES, *RESNETS])
+def test_names_and_shapes(name):
+    """Of every registered name of timm's, without computing anything."""
+    spec = model_spec(name)
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    check_names(theirs, ModelDef(spec.family, spec.architecture), "timm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_base_patch16_224",
+        "deit_base_distilled_patch16_224",
+        "deit3_small_patch16_224",
+        "vit_small_patch14_dinov2",
+        "vit_small_patch14_reg4_dinov2",
+    ],
+)
+def test_vit(name, tmp_path):
+    """All blocks, and logits or pooled features; DINOv2 at 224 px, where it is quick."""
+    theirs = timm.create_model(name, img_size=224)
+    make_timm.randomise(theirs)
+    model = ModelDef("vit", dataclasses.replace(architecture(name), image_size=224))
+    depth = model.architecture.depth
+
+    def forward(images):
+        x = theirs.patch_embed(channels_first(images))
+        blocks = [x := block(x) for block in [theirs._pos_embed, *theirs.blocks]][1:]
+        outputs = {f"block_{i}": block for i, block in enumerate(blocks)}
+        return outputs | {"outputs": theirs(channels_first(images))}
+
+    def ours(module, images):
+        outputs = {f"block_{i}": x for i, x in enumerate(module.features(images, range(depth)))}
+        return outputs | {"outputs": module(images)}
+
+    compare(theirs, forward, model, ours, (pictures(1, 224, 224, 3),), "timm", tmp_path)
+
+
+def outputs_of_stages(module, images):
+    stages = {f"stage_{i}": x for i, x in enumerate(module.features(images, range(4)))}
+    return stages | {"logits": module(images)}
+
+
+@pytest.mark.parametrize("size", [(224, 224), (320, 256)])
+@pytest.mark.parametrize("name", SWINS)
+def test_swin(name, size, tmp_path):
+    """All stages and logits, timm's model created for that size."""
+    theirs = timm.create_model(name, img_size=size)
+    make_timm.randomise(theirs)
+    model = ModelDef("swin", architecture(name))
+
+    def forward(images):
+        x = theirs.patch_embed(channels_first(images))
+        stages = {f"stage_{i}": (x := layer(x)) for i, layer in enumerate(theirs.layers)}
+        return stages | {"logits": theirs(channels_first(images))}
+
+    images = (pictures(1, *size, 3),)
+    compare(theirs, forward, model, outputs_of_stages, images, "timm", tmp_path)
+
+
+def test_official_swin(tmp_path):
+    """timm reads what we write under the original names; our buffers are timm's."""
+    name = SWINS[0]
+    theirs = timm.create_model(name)
+    model = ModelDef("swin", architecture(name))
+    params = model.init(jax.random.key(0))
+    save_weights(params, model, tmp_path / "swin.safetensors", "swin")
+    file = open_weights(tmp_path / "swin.safetensors")
+    state = {key: torch.from_numpy(file.read(key)) for key in file}
+    theirs.load_state_dict(checkpoint_filter_fn(state, theirs), strict=True)
+    images = pictures(1, 224, 224, 3)
+    with torch.no_grad():
+        expected = theirs.eval()(channels_first(torch.from_numpy(images))).numpy()
+    found = model.bind(load_weights(tmp_path / "swin.safetensors", model))(images)
+    check("swin", {"logits": found}, {"logits": expected})
+    buffers = {key: value.numpy() for key, value in theirs.named_buffers()}
+    ours = FORMATS["swin"].constants("swin", model.architecture)
+    assert ours.keys() == buffers.keys()
+    for key, value in ours.items():
+        np.testing.assert_array_equal(value, buffers[key], strict=True)
+
+
+def test_resnet(tmp_path):
+    theirs = timm.create_model("resnet50")
+    make_resnet.randomise(theirs, half=False)
+    model = ModelDef("resnet", architecture("resnet50"))
+
+    def forward(images):
+        x = channels_first(images)
+        stages = {
+            f"stage_{i}": x.permute(0, 2, 3, 1)
+            for i, x in enumerate(theirs.forward_intermediates(x, intermediates_only=True)[1:])
+        }
+        return stages | {"logits": theirs(x)}
+
+    images = (pictures(1, 224, 224, 3),)
+    compare(theirs, forward, model, outputs_of_stages, images, "timm", tmp_path)

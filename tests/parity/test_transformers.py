@@ -1,0 +1,63 @@
+"""Hugging Face's transformers at published sizes (pytest -m parity; needs the extra `parity`)."""
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("transformers")
+
+import jax
+import numpy as np
+import transformers
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.data.make_transformers import compute, randomise
+from tests.parity.live import check
+from tests.weights.activations import activations
+from vit_jax.models.functional import ModelDef
+from vit_jax.weights import load_weights, read_architecture, save_weights
+
+pytestmark = pytest.mark.parity
+
+T = transformers
+SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
+# What a config leaves out are the sizes that the library assumes, those of the base models.
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "clip": lambda: T.CLIPModel(T.CLIPConfig()),  # ViT-B/32
+    "siglip": lambda: T.SiglipModel(T.SiglipConfig()),  # B/16
+    "vit": lambda: T.ViTForImageClassification(T.ViTConfig(num_labels=1000)),
+    "deit": lambda: T.DeiTForImageClassificationWithTeacher(T.DeiTConfig(num_labels=1000)),
+    "dinov2": lambda: T.Dinov2Model(T.Dinov2Config(**SMALL)),
+    "dinov2_with_registers": lambda: T.Dinov2WithRegistersModel(
+        T.Dinov2WithRegistersConfig(**SMALL)
+    ),
+    "mae": lambda: T.ViTMAEForPreTraining(T.ViTMAEConfig()),
+    "swin": lambda: T.SwinForImageClassification(T.SwinConfig(num_labels=1000)),  # T
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_published_size(name, tmp_path):
+    theirs = MODELS[name]()
+    randomise(theirs)
+    given = {key: value.numpy() for key, value in compute(name, theirs).items()}
+    expected = {k: v for k, v in given.items() if k not in ("images", "tokens", "noise")}
+    theirs.save_pretrained(tmp_path / "in")
+    model = ModelDef(*read_architecture(tmp_path / "in"))
+    params = load_weights(tmp_path / "in", model)
+    found = jax.jit(lambda params, given: activations(model.bind(params), given))(params, given)
+    check(f"{name}, in", found, expected)
+
+    state = {key: value.contiguous() for key, value in theirs.state_dict().items()}
+    save_file(state, tmp_path / "in_memory.safetensors")
+    again = load_weights(tmp_path / "in_memory.safetensors", model)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+    save_weights(params, model, tmp_path / "out" / "model.safetensors", "transformers")
+    shutil.copy(tmp_path / "in" / "config.json", tmp_path / "out")
+    loaded, info = type(theirs).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values()), info
+    back = {key: value.numpy() for key, value in compute(name, loaded).items()}
+    check(f"{name}, out", {key: back[key] for key in expected}, expected)

@@ -1,0 +1,54 @@
+"""What is compared with other libraries, under the names that `tests/data/make_*.py` give it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from vit_jax.models.clip import CLIP
+from vit_jax.models.mae import MAE
+from vit_jax.models.swin import Swin
+
+Arrays = Mapping[str, Any]
+
+
+def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
+    """All blocks, pooled features and logits.
+
+    Args:
+        module: a bound model.
+        given: `images`, with `tokens` for pairs of towers and `noise` for autoencoders.
+    """
+    images = given["images"]
+    if isinstance(module, CLIP):
+        return pair(module, images, given["tokens"])
+    found = {"pooled": module.encode_image(images)}
+    if isinstance(module, MAE):
+        found["pixels"], found["mask"] = module.reconstruct(images, given["noise"], 0.75)
+        return found | numbered("block", module.features(images, range(module.image.config.depth)))
+    config = module.config
+    if config.num_classes:
+        found["logits"] = module(images)
+    if isinstance(module, Swin):  # others' maps are (B, h w, C)
+        stages = module.features(images, range(len(config.depths)))
+        return found | numbered("block", [x.reshape(len(x), -1, x.shape[-1]) for x in stages])
+    if config.num_classes and config.distillation:
+        found["by_class"], found["by_distillation"] = module.both_logits(images)
+    return found | numbered("block", module.features(images, range(config.depth)))
+
+
+def pair(module: CLIP, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
+    """Both towers' blocks and embeddings, and the logits."""
+    z = module.encode_image(images, normalize=True)
+    t = module.encode_text(tokens, normalize=True)
+    scale, bias = module.logit_parameters()
+    logits = scale * z @ t.T + (0.0 if bias is None else bias)
+    found = {"image_normalized": z, "text_normalized": t, "logits": logits}
+    image = module.features(images, range(module.image.config.depth))
+    text = module.text.features(tokens, range(module.text.config.depth))
+    return found | numbered("image_block", image) | numbered("text_block", text)
+
+
+def numbered(name: str, arrays: list[jax.Array]) -> dict[str, jax.Array]:
+    """`name_0`, `name_1`, ..."""
+    return {f"{name}_{i}": array for i, array in enumerate(arrays)}

@@ -1,0 +1,116 @@
+"""The command that converts: both ways, and its errors on stderr with code 2."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax.models.functional import ModelDef
+from vit_jax.models.registry import model_spec
+from vit_jax.weights import native
+from vit_jax.weights.files import open_weights
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAME = "vit_ti16"
+
+
+def convert(*args, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "vit_jax.convert", *map(str, args)],
+        cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small registered model in the library's own format."""
+    spec = model_spec(NAME)
+    shapes = ModelDef(spec.family, spec.architecture).shapes()
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    directory = tmp_path_factory.mktemp("native")
+    native.save(directory, params, spec)
+    return directory / "model.safetensors", params
+
+
+def test_there_and_back(saved, tmp_path):
+    """Into another library's names, and from those into ours, description included."""
+    source, params = saved
+    there, back = tmp_path / "there.npz", tmp_path / "back.safetensors"
+    done = convert("--input", source, "--output", there, "--to", "vit_jax_npz")
+    assert done.stdout.startswith(f"{there}: vit_jax_npz, ")
+    assert "Transformer/encoderblock_11/MlpBlock_3/Dense_1/kernel" in open_weights(there)
+    convert("--input", there, "--model", NAME, "--output", back, "--to", "vit_jax")
+    spec, loaded = native.load(back)
+    assert spec == model_spec(NAME)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_without_a_description_the_model_is_asked_for(saved, tmp_path):
+    """In a folder of its own the file tells too little; with its name all is known."""
+    there = tmp_path / "there.npz"
+    convert("--input", saved[0], "--output", there, "--to", "vit_jax_npz")
+    done = convert(
+        "--input", there, "--output", tmp_path / "again.npz", "--to", "vit_jax_npz", code=2
+    )
+    assert done.stderr.endswith("and there is no config.json beside them; name the model\n")
+
+
+def test_errors(saved, tmp_path):
+    source, output = saved[0], tmp_path / "x.safetensors"
+    good = {"--input": source, "--model": NAME, "--output": output, "--to": "vit_jax"}
+    for changes, message in (
+        ({"--to": "vit_jx"}, "error: unknown format 'vit_jx'; did you mean 'vit_jax'?"),
+        ({"--to": "vit_jax_npz"}, f"error: {output}: expected a name ending in .npz"),
+        ({"--model": "vit_t16"}, "error: unknown model 'vit_t16'; did you mean 'vit_ti16'?"),
+        ({"--model": "vit_s16"}, f"error: {source} does not fit the model, nothing was loaded; "),
+        ({"--output": source}, f"error: {source} exists; --overwrite replaces it"),
+        (
+            {"--from": "openai_clip"},
+            "error: the format openai_clip holds models of the family clip",
+        ),
+    ):
+        args = [x for pair in (good | changes).items() for x in pair]
+        assert convert(*args, code=2).stderr.startswith(message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
+    """Trained here, used by name nowhere: the folder alone is enough."""
+    import vit_jax
+    from vit_jax.training.loop import train
+    from vit_jax.training.restore import restore
+
+    tiny_config.total_steps = 3
+    train(tiny_config, tmp_path / "run")
+    convert("--workdir", tmp_path / "run", "--output", tmp_path / "out", "--to", "vit_jax")
+    (tmp_path / "run").rename(tmp_path / "gone")
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    model = vit_jax.create_model(weights=tmp_path / "elsewhere")
+    run = restore(tmp_path / "gone")
+    picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    expected = run.embedder.images(run.params, [{"image": picture}])
+    found = model.encode_image(model.preprocess(picture)[None], normalize=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    expected = run.embedder.texts(run.params, ["seven"])
+    found = model.encode_text(model.tokenize("seven"), normalize=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "give --input for a file of weights, or --workdir for a run"),
+        (("--workdir", "a", "--model", "vit_b16"), "--model and --from go with --input"),
+        (("--input", "a", "--step", "3"), "--step goes with --workdir"),
+    ],
+)
+def test_flags_that_do_not_go_together(args, message, tmp_path):
+    done = convert(*args, "--output", tmp_path / "out", "--to", "vit_jax", code=2)
+    assert message in done.stderr

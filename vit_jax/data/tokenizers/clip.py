@@ -1,0 +1,128 @@
+"""OpenAI's CLIP tokenizer: the same ids, from the Rust library `tokenizers`.
+
+Radford et al. 2021, section 2.4: byte-pair encoding of lower-cased text, 49152 tokens. The ids
+equal those of open_clip's `SimpleTokenizer` with its default cleaning.
+"""
+
+import functools
+import gzip
+import importlib.resources
+from itertools import chain
+from typing import Self
+
+import tokenizers as hf
+
+from vit_jax.data.tokenizers import cleaning
+from vit_jax.data.tokenizers.layout import Layout
+
+VOCAB_SIZE = 49408
+# A caption that spells one of these out gets its id, as in the original.
+SPECIAL = {"<start_of_text>": 49406, "<end_of_text>": 49407}
+
+# The original ignores case. After lower-casing that still matters to two characters: the long s
+# (U+017F) counts as an s, and the iota below (U+0345), a mark whose other case is a letter, falls
+# into none of the classes and is lost.
+_PIECES = (
+    r"<[s\x{17F}]tart_of_text>|<end_of_text>|'[s\x{17F}]|'t|'re|'ve|'m|'ll|'d"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
+)
+
+
+class ClipEncoder:
+    """Byte-pair encoding with OpenAI's merges."""
+
+    kind = "clip"
+
+    def __init__(self) -> None:
+        self._words = _Words(_model())
+
+    def size(self) -> int:
+        """See `Encoder`."""
+        return VOCAB_SIZE
+
+    def layout(self, vocab_size: int) -> Layout:
+        """See `Encoder`."""
+        del vocab_size  # ids are OpenAI's, whatever the table
+        return Layout(start=SPECIAL["<start_of_text>"], end=SPECIAL["<end_of_text>"], pad=0)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """See `Encoder`."""
+        # No piece of the pattern holds white space: the ids of a text are those of its words.
+        ids = self._words.__getitem__
+        return [[*chain.from_iterable(map(ids, cleaning.lower(text).split()))] for text in texts]
+
+    def state(self) -> dict:
+        """See `Encoder`."""
+        return {}
+
+    @classmethod
+    def from_state(cls, state: dict) -> Self:
+        """See `Encoder`."""
+        del state
+        return cls()
+
+
+class _Words(dict[str, list[int]]):
+    """Words to ids. What was seen before is looked up, at a tenth of the time."""
+
+    # At most some 20 MB, however many texts go by; longer words seldom come twice.
+    MAX_WORDS, MAX_LETTERS = 1 << 16, 32
+
+    def __init__(self, model: hf.Tokenizer):
+        super().__init__()
+        self._model = model
+
+    def __missing__(self, word: str) -> list[int]:
+        if "_of_text>" in word:
+            ids = self._with_specials(word)
+        else:
+            ids = self._model.encode(word, add_special_tokens=False).ids
+        if len(word) <= self.MAX_LETTERS:
+            if len(self) >= self.MAX_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
+
+    def _with_specials(self, word: str) -> list[int]:
+        # Not by the library's own special tokens: it looks for them anywhere, the original only
+        # where a piece begins, so that "!<end_of_text>" is no end of text.
+        ids = []
+        for piece, _ in self._model.pre_tokenizer.pre_tokenize_str(word):
+            if piece in SPECIAL:
+                ids.append(SPECIAL[piece])
+            else:
+                ids.extend(token.id for token in self._model.model.tokenize(piece))
+        return ids
+
+
+@functools.cache
+def _model() -> hf.Tokenizer:
+    file = importlib.resources.files("vit_jax.data.tokenizers") / "clip_merges.txt.gz"
+    lines = gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()
+    merges = [(first, second) for first, _, second in (line.partition(" ") for line in lines)]
+    letters = _byte_letters()
+    words = [
+        *letters,
+        *(f"{x}</w>" for x in letters),
+        *(first + second for first, second in merges),
+    ]
+    vocab = {word: i for i, word in enumerate(words)}
+    model = hf.Tokenizer(hf.models.BPE(vocab, merges, end_of_word_suffix="</w>"))
+    model.pre_tokenizer = hf.pre_tokenizers.Sequence(
+        [
+            hf.pre_tokenizers.Split(hf.Regex(_PIECES), "removed", invert=True),
+            hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return model
+
+
+def _byte_letters() -> list[str]:
+    """A letter for each of the 256 bytes, in the order of OpenAI's ids.
+
+    Bytes that print in Latin-1 stand for themselves and come first; the others follow as the
+    letters from U+0100 on.
+    """
+    printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = 256 - len(printing)
+    return [chr(code) for code in (*printing, *range(0x100, 0x100 + others))]
