@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,6 +145,35 @@ def test_nobody_answers(monkeypatch):
     )  # fmt: skip
     assert done.returncode != 0
     assert time.monotonic() - began < 60
+
+
+def test_unequal_software_is_refused(recipe, tmp_path):
+    """One of two processes finds another optax: both end, and say which has what."""
+    fake = tmp_path / "other" / "optax-99.0.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: optax\nVersion: 99.0\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from vit_jax.parallel import processes; processes.start(60)"],
+            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(i),
+                "PYTHONPATH": os.pathsep.join([str(fake.parent)] * i + [str(ROOT)]),
+            },
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=100)[0] for process in running]
+    assert all(process.returncode for process in running), outputs
+    assert "optax 99.0" in outputs[1]
+    for output in outputs:
+        assert "processes [1] run other software than process 0" in output
 
 
 def test_half_an_environment_is_refused(monkeypatch):

@@ -5,17 +5,38 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tests.conftest import tiny
 from vit_jax.errors import UserError
+from vit_jax.models import families
+from vit_jax.models.clip_resnet import CLIPResNetConfig
+from vit_jax.models.swin import SwinConfig
 from vit_jax.parallel.mesh import make_mesh
 from vit_jax.parallel.sharding import check_sharded
 from vit_jax.training import assembly, loop
 
+# Image towers beside the recipe's ViT: small, of widths that eight devices divide.
+TOWERS = {
+    "swin": SwinConfig(image_size=8, patch_size=1, width=16, depths=(2, 2), num_heads=(2, 4),
+                       window_size=4),
+    "resnet": CLIPResNetConfig(image_size=32, depths=(1, 2, 1, 1), width=8, num_heads=4,
+                               embed_dim=16),
+}  # fmt: skip
 
-def losses(workdir, changes):
+
+def with_tower(name):
     config = tiny()
-    config.total_steps = 20
+    fields = families.describe(TOWERS[name])
+    with config.unlocked():
+        config.model.image = ConfigDict(fields)
+        config.model.image_projection = name != "resnet"
+    return config
+
+
+def losses(workdir, changes, config=None, steps=20):
+    config = config or tiny()
+    config.total_steps = steps
     config.optim.grad_clip_norm = 1.0
     config.evals = {}
     config.update_from_flattened_dict(changes)
@@ -45,6 +66,29 @@ def one_device(tmp_path_factory):
 )
 def test_losses_agree(changes, one_device, tmp_path):
     np.testing.assert_allclose(losses(tmp_path, changes), one_device, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_other_image_towers_agree(name, tmp_path):
+    """Split parameters, the ring and recomputation change nothing."""
+    expected = losses(tmp_path / "one", {"mesh.data": 1}, with_tower(name), steps=4)
+    changes = {
+        "mesh.fsdp": 4,
+        "mesh.tensor": 2,
+        "mesh.zero1": True,
+        "objective.form": "ring",
+        "compute.remat": "dots",
+    }
+    found = losses(tmp_path / "eight", changes, with_tower(name), steps=4)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_other_image_towers_accumulate_in_bfloat16(name, tmp_path):
+    config = with_tower(name)
+    config.compute.dtype = "bfloat16"
+    found = losses(tmp_path, {"mesh.fsdp": 8, "grad_accum_steps": 2}, config, steps=4)
+    assert np.isfinite(found).all()
 
 
 def program(**changes):

@@ -1,5 +1,6 @@
 """Image-text contrastive learning: CLIP's softmax and SigLIP's sigmoid."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,19 +13,28 @@ from vit_jax.objectives.contrastive_loss import contrastive_loss
 class Contrastive:
     """Aligns each picture with its caption against all others of the global batch.
 
-    Reads `image` (B, H, W, 3), normalised, and `tokens` (B, context_length).
+    Reads `image` (B, H, W, 3) and `tokens` (B, context_length).
     """
 
-    def __init__(self, kind: str, *, accum_steps: int = 1, **loss_options: Any):
+    def __init__(
+        self,
+        kind: str,
+        *,
+        prepare: Callable[[jax.Array], jax.Array],
+        accum_steps: int = 1,
+        **loss_options: Any,
+    ):
         """Chooses the loss.
 
         Args:
             kind: "softmax" or "sigmoid".
+            prepare: pictures as they come to the model's input, part by part.
             accum_steps: parts of the batch that go through the towers one after the other. The
                 loss still compares all pairs of the whole batch.
             **loss_options: form, mesh, batch axes and tile size, see `contrastive_loss`.
         """
-        self.kind, self.accum_steps, self.loss_options = kind, accum_steps, loss_options
+        self.kind, self.prepare = kind, prepare
+        self.accum_steps, self.loss_options = accum_steps, loss_options
 
     def __call__(
         self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
@@ -55,7 +65,7 @@ class Contrastive:
         ) -> tuple[jax.Array, jax.Array]:
             image_rng, text_rng = jax.random.split(rng)
             return (
-                model.encode_image(images, normalize=True, rng=image_rng),
+                model.encode_image(self.prepare(images), normalize=True, rng=image_rng),
                 model.encode_text(tokens, normalize=True, rng=text_rng),
             )
 
@@ -63,20 +73,25 @@ class Contrastive:
         if steps == 1:
             return embed(model, batch["image"], batch["tokens"], rng)
 
-        # Part k takes every k-th row, so that each device cuts its own rows without sending any.
-        def cut(x: jax.Array) -> jax.Array:
-            return jnp.moveaxis(x.reshape(-1, steps, *x.shape[1:]), 1, 0)
+        # Part k takes every k-th row, so that each device cuts its own rows without sending any. It
+        # is cut within the loop: cut beforehand, the whole batch would be copied.
+        def cut(x: jax.Array, k: jax.Array) -> jax.Array:
+            rows = x.reshape(-1, steps, *x.shape[1:])
+            return jax.lax.dynamic_index_in_dim(rows, k, axis=1, keepdims=False)
 
         def join(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x, 0, 1).reshape(-1, x.shape[-1])
 
         graphdef, state = nnx.split(model)
+        arrays = nnx.to_pure_dict(state)
 
-        def embed_part(part: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
-            module = nnx.merge(graphdef, state)
-            return *embed(module, *part), nnx.state(module, nnx.BatchStat)
+        def embed_part(part: tuple[jax.Array, jax.Array]) -> Any:
+            k, rng = part
+            module = nnx.merge(graphdef, nnx.State(arrays))
+            embeddings = embed(module, cut(batch["image"], k), cut(batch["tokens"], k), rng)
+            return *embeddings, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-        parts = (cut(batch["image"]), cut(batch["tokens"]), jax.random.split(rng, steps))
+        parts = (jnp.arange(steps), jax.random.split(rng, steps))
         images, texts, updated = jax.lax.map(jax.checkpoint(embed_part, prevent_cse=False), parts)
         # Each part has moved the running statistics from the same start.
         nnx.update(model, jax.tree.map(lambda x: jnp.mean(x, axis=0), updated))

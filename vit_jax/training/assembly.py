@@ -107,8 +107,11 @@ def build_objective(config: ConfigDict, mesh: Mesh) -> Contrastive:
         raise UserError(
             "config.objective.name='sigmoid' needs config.model.init_logit_bias (SigLIP: -10.0)"
         )
+    mean, std = tuple(config.preprocess.mean), tuple(config.preprocess.std)
     return Contrastive(
         kind,
+        # Pictures travel as uint8, a quarter of the bytes.
+        prepare=lambda images: normalize(images, mean, std),
         accum_steps=config.grad_accum_steps,
         form=config.objective.form,
         tile_size=config.objective.tile_size,
@@ -198,7 +201,6 @@ def build_program(
         total_steps=total_steps,
     )
     optimizer = make_optimizer(config.optim, schedule, model.metadata("decay"))
-    mean, std = tuple(config.preprocess.mean), tuple(config.preprocess.std)
 
     def init() -> TrainState:
         return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
@@ -208,8 +210,6 @@ def build_program(
         objective,
         optimizer,
         schedule,
-        # Pictures travel as uint8, a quarter of the bytes.
-        prepare=lambda batch: {**batch, "image": normalize(batch["image"], mean, std)},
         seed=config.seed,
         ema_decay=config.optim.ema_decay,
     )

@@ -58,7 +58,6 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
-    prepare: Callable[[Batch], Batch],
     seed: int,
     ema_decay: float,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -69,7 +68,6 @@ def make_train_step(
         loss_fn: objective, `loss(model, batch, rng) -> (scalar, metrics)`.
         optimizer: gradient transformation.
         schedule: step -> learning rate, for the metrics alone.
-        prepare: what happens to a batch on the device, as normalisation.
         seed: of dropout, patch dropout and stochastic depth.
         ema_decay: decay of the average of the weights; 0 for none.
 
@@ -79,7 +77,6 @@ def make_train_step(
     bounds = model.metadata("bounds")
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        batch = prepare(batch)
         # Keys depend on seed and step alone: a resumed run draws what the first one would have.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
 
