@@ -80,6 +80,7 @@ def default_config(model: str) -> ConfigDict:
     config.objective.tile_size = 1024  # pairs a side, for tiled
 
     config.optim = ConfigDict()
+    config.optim.name = "adamw"  # adamw, muon
     config.optim.lr = 1e-3  # peak learning rate
     config.optim.schedule = "cosine"  # after the warm-up: cosine, linear (both to 0), constant
     config.optim.warmup_steps = 0  # linear from 0

@@ -68,6 +68,15 @@ def test_losses_agree(changes, one_device, tmp_path):
     np.testing.assert_allclose(losses(tmp_path, changes), one_device, rtol=1e-5)
 
 
+def test_muon_agrees(tmp_path):
+    """Its matrices are split over devices, its state is of two kinds."""
+    muon = {"optim.name": "muon"}
+    expected = losses(tmp_path / "one", {"mesh.data": 1, **muon}, steps=6)
+    changes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.zero1": True}
+    np.testing.assert_allclose(losses(tmp_path / "eight", {**changes, **muon}, steps=6), expected,
+                               rtol=1e-5)  # fmt: skip
+
+
 @pytest.mark.parametrize("name", TOWERS)
 def test_other_image_towers_agree(name, tmp_path):
     """Split parameters, the ring and recomputation change nothing."""

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
@@ -72,15 +71,12 @@ def split_further(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedShard
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def state_shardings(
-    abstract: Any, model: ModelDef, optimizer: optax.GradientTransformation, mesh: Mesh, zero1: bool
-) -> Any:
+def state_shardings(abstract: Any, model: ModelDef, mesh: Mesh, zero1: bool) -> Any:
     """Shardings of a whole `TrainState`, in its own structure.
 
     Args:
         abstract: the state's `ShapeDtypeStruct`s.
         model: of the state.
-        optimizer: of the state; its moments lie like their parameters.
         mesh: the mesh.
         zero1: whether optimizer state and moving average are split over `data` too.
     """
@@ -93,15 +89,34 @@ def state_shardings(
     return abstract.replace(
         step=whole,
         params=params,
-        opt_state=optax.tree.map_params(
-            optimizer,
-            lambda _, sharding: sharding,
-            abstract.opt_state,
-            moments,
-            transform_non_params=lambda _: whole,
-        ),
+        opt_state=_beside_parameters(abstract.opt_state, shapes, moments, whole),
         ema=None if abstract.ema is None else moments,
     )
+
+
+def _beside_parameters(tree: Any, shapes: Any, shardings: Any, otherwise: NamedSharding) -> Any:
+    """Shardings of an optimizer's state: a moment lies as its parameter.
+
+    A moment is what has the shape of a parameter and a path that ends in the parameter's, however
+    deep the optimizer nests its states.
+    """
+    places = {
+        _names(path): (x.shape, sharding)
+        for (path, x), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def place(path: Any, x: jax.ShapeDtypeStruct) -> NamedSharding:
+        names = _names(path)
+        found = (places.get(names[i:]) for i in range(len(names)))
+        return next((s for shape, s in filter(None, found) if shape == x.shape), otherwise)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def check_sharded(model: ModelDef, mesh: Mesh) -> None:

@@ -200,7 +200,7 @@ def build_program(
         warmup_steps=warmup_steps,
         total_steps=total_steps,
     )
-    optimizer = make_optimizer(config.optim, schedule, model.metadata("decay"))
+    optimizer = make_optimizer(config.optim, schedule, model)
 
     def init() -> TrainState:
         return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
@@ -219,7 +219,7 @@ def build_program(
             return train_step(state, batch)
 
     abstract = jax.eval_shape(init)
-    shardings = state_shardings(abstract, model, optimizer, mesh, config.mesh.zero1)
+    shardings = state_shardings(abstract, model, mesh, config.mesh.zero1)
     return Program(
         model=model,
         mesh=mesh,
