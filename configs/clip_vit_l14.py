@@ -9,7 +9,7 @@ gradient included (docs/plan.md has the output):
 
 python -m vit_jax.plan --config configs/clip_vit_l14.py --topology v5p:2x2x2 \\
     --config.batch_size=4194304 --config.grad_accum_steps=4096 --config.mesh.fsdp=8 \\
-    --config.objective.form=tiled
+    --config.objective.form=tiled --config.compute.remat=full
 
 To train, start this on every host of the pod:
 

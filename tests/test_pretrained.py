@@ -1,5 +1,7 @@
 """Models by name: the public interface, and what other systems take from the towers."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from PIL import Image
 import vit_jax
 from vit_jax.errors import UserError
 from vit_jax.models import consumers
+from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vit_jax.weights import save_weights
 
 IMAGE = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "num_heads": 2, "mlp_dim": 48}
 
@@ -62,7 +66,7 @@ def test_pair(clip):
 
 
 def test_preprocessing_equals_torchvisions_arithmetic(classifier):
-    """Shortest edge to floor(32 / 0.9) = 35 px, long edge int(35 * 50 / 40) = 43, then the centre."""
+    """Shortest edge to floor(32 / 0.9) = 35 px, long edge to int(35 * 50 / 40) = 43."""
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50, 3), np.uint8))
     resized = picture.resize((43, 35), Image.Resampling.BICUBIC)
     expected = np.asarray(resized.crop((6, 2, 38, 34)), np.float32) / 255
@@ -85,6 +89,46 @@ def test_list_models():
     by_hand = 2 * (12 * block + 196 * 768 * 384)
     assert small["vit_s16"].gflops == pytest.approx(by_hand / 1e9, rel=1e-6)
     assert vit_jax.list_models("nothing*") == []
+
+
+def test_weights_that_carry_their_description(tmp_path):
+    """A folder as Hugging Face's hub has them: config.json and model.safetensors."""
+    model = vit_jax.create_model("deit_tiny_patch16_224", seed=3)
+    save_weights(model.params, model.definition, tmp_path / "model.safetensors", "transformers")
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "vit",
+                "architectures": ["ViTForImageClassification"],
+                "hidden_size": 192,
+                "num_hidden_layers": 12,
+                "num_attention_heads": 3,
+                "intermediate_size": 768,
+                "layer_norm_eps": 1e-6,
+                "num_labels": 1000,
+            }
+        )
+    )
+    with pytest.raises(UserError, match=r"has no preprocessor_config\.json"):
+        vit_jax.create_model(weights=tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "do_center_crop": True,
+                "size": {"shortest_edge": 256},
+                "crop_size": {"height": 224, "width": 224},
+                "resample": 3,
+                "image_mean": [0.485, 0.456, 0.406],
+                "image_std": [0.229, 0.224, 0.225],
+            }
+        )
+    )
+    found = vit_jax.create_model(weights=tmp_path)
+    images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    np.testing.assert_allclose(found(images), model(images), rtol=1e-5, atol=1e-5)
+    assert found.spec.preprocess == Preprocess(
+        crop_pct=224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
 
 
 def test_wrong_names():

@@ -41,7 +41,7 @@ def main() -> None:
     for path in (output, output.with_suffix(".json")) if own else (output,):
         if path.exists() and not _OVERWRITE.value:
             raise UserError(f"{path} exists; --overwrite replaces it")
-    model, params, spec = _run() if _WORKDIR.value else _file()
+    model, params, spec = _run(_WORKDIR.value) if _WORKDIR.value else _file(str(_INPUT.value))
     if own and spec is None:
         raise UserError(f"--to {native.NAME} stores preprocessing too: name the model with --model")
     if own:
@@ -61,35 +61,35 @@ def _check_flags() -> None:
         raise UserError("--step goes with --workdir")
 
 
-def _run() -> tuple[Any, Any, Any]:
+def _run(workdir: str) -> tuple[Any, Any, Any]:
     """Model, parameters and `ModelSpec` of a run's checkpoint."""
     from vit_jax.training.restore import restore
 
-    run = restore(_WORKDIR.value, step=_STEP.value)
+    run = restore(workdir, step=_STEP.value)
     return run.model, run.params, run.spec
 
 
-def _file() -> tuple[Any, Any, Any]:
+def _file(path: str) -> tuple[Any, Any, Any]:
     """Model, parameters and, where it is known, the `ModelSpec` of a file of weights."""
     from vit_jax.models.functional import ModelDef
     from vit_jax.weights import load_weights
 
-    family, architecture, spec = _model()
+    family, architecture, spec = _model(path)
     model = ModelDef(family, architecture)
-    return model, load_weights(_INPUT.value, model, _FROM.value), spec
+    return model, load_weights(path, model, _FROM.value), spec
 
 
-def _model() -> tuple[str, Any, Any]:
+def _model(path: str) -> tuple[str, Any, Any]:
     """Family, architecture and, where it is known, the whole `ModelSpec` of the input."""
     from vit_jax.models.registry import model_spec
     from vit_jax.weights import native, read_architecture
 
     if _MODEL.value:
         spec = model_spec(_MODEL.value)
-    elif native.is_described(_INPUT.value):
-        spec = native.load_spec(_INPUT.value)
+    elif native.is_described(path):
+        spec = native.load_spec(path)
     else:
-        return *read_architecture(_INPUT.value, _FROM.value), None
+        return *read_architecture(path, _FROM.value), None
     return spec.family, spec.architecture, spec
 
 

@@ -30,7 +30,7 @@ from vit_jax.models.families import FAMILIES
 from vit_jax.models.functional import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.planning.flops import traced_flops
-from vit_jax.weights import load_weights, native
+from vit_jax.weights import huggingface, load_weights, native, read_architecture
 
 
 class PretrainedModel:
@@ -138,8 +138,8 @@ def create_model(
     """A model by name.
 
     Args:
-        name: ours, timm's or open_clip's, see `list_models`; None for weights that `convert`
-            saved with their description.
+        name: ours, timm's or open_clip's, see `list_models`; None for weights that carry their
+            description: those of `convert --to vit_jax`, and Hugging Face's folders.
         weights: file of any known format; None for fresh parameters.
         format: of the weights; None recognises it from the tensors' names.
         dtype: compute type, "float32" or "bfloat16".
@@ -153,7 +153,7 @@ def create_model(
     """
     if name is None and weights is None:
         raise UserError("create_model needs a name, or weights that carry their description")
-    spec = registry.model_spec(name) if name else native.load_spec(str(weights))
+    spec = registry.model_spec(name) if name else _described(str(weights), format)
     fields = {field.name for field in dataclasses.fields(spec.architecture)}
     for key in changes:
         if key not in fields:
@@ -168,6 +168,15 @@ def create_model(
     else:
         params = load_weights(weights, definition, format, shardings)
     return PretrainedModel(spec, definition, params)
+
+
+def _described(path: str, format: str | None) -> ModelSpec:
+    """What weights tell of themselves."""
+    if native.is_described(path):
+        return native.load_spec(path)
+    _, architecture = read_architecture(path, format)
+    folder = pathlib.Path(path)
+    return huggingface.read_spec(folder if folder.is_dir() else folder.parent, architecture)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_preprocess_modes():
     assert (pad[:2] == 255).all()
     assert (pad[-2:] == 255).all()
     assert (pad[4:6, 6:] == 0).all()
-    with pytest.raises(UserError, match="unknown preprocess.resize 'fit'; known: crop, pad, squash"):
+    with pytest.raises(UserError, match=r"preprocess\.resize 'fit'; known: crop, pad, squash"):
         preprocess(wide, size=10, resize="fit")
 
 

@@ -89,6 +89,12 @@ PARAMETER_COUNTS = {
 }
 
 
+# open_clip's SigLIP differs from big_vision's in the activation alone.
+PARAMETER_COUNTS |= {
+    f"openclip_{name}": count for name, count in PARAMETER_COUNTS.items() if "siglip" in name
+}
+
+
 def count(name: str) -> int:
     spec = registry.model_spec(name)
     model = ModelDef(spec.family, spec.architecture)
@@ -168,7 +174,7 @@ def test_wrong_architecture(change, message):
         ("deit_base_distilled_patch16_224", "deit_b16_distilled"),
         ("ViT-B-32-quickgelu", "clip_vit_b32"),
         ("ViT-bigG-14", "openclip_vit_bigg14"),
-        ("ViT-B-16-SigLIP", "siglip_b16"),
+        ("ViT-B-16-SigLIP", "openclip_siglip_b16"),
         ("swin_tiny_patch4_window7_224", "swin_t"),
         ("RN50-quickgelu", "clip_rn50"),
     ],

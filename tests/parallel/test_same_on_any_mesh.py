@@ -136,7 +136,7 @@ def test_accumulation_needs_less_memory():
     def temporaries(**changes):
         p = program(batch_size=512, **{"mesh.data": 1}, **changes)
         batch = {
-            "image": jax.ShapeDtypeStruct((512, 8, 8, 3), np.uint8),
+            "image": jax.ShapeDtypeStruct((512, 8 * 8 * 3), np.uint8),
             "tokens": jax.ShapeDtypeStruct((512, 8), np.int32),
         }
         compiled = p.step.lower(p.abstract, batch).compile()

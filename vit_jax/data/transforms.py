@@ -248,8 +248,8 @@ def captions_of(example: dict[str, Any]) -> list[str]:
 class ImageText:
     """An example with captions to what an image-text objective reads.
 
-    Returns `image` uint8 (size, size, 3) and `tokens` int32 (context_length,). One caption and one
-    template are drawn.
+    Returns `image` uint8 (size * size * 3,) and `tokens` int32 (context_length,). One caption and
+    one template are drawn. Pictures travel flat, since a TPU pads a last dimension of 3 to 128.
     """
 
     augment: Augmentation
@@ -261,7 +261,7 @@ class ImageText:
         caption = captions[int(rng.integers(len(captions)))]
         template = self.templates[int(rng.integers(len(self.templates)))]
         return {
-            "image": self.augment(example["image"], rng),
+            "image": self.augment(example["image"], rng).reshape(-1),
             "tokens": self.tokenizer(template.format(caption))[0],
         }
 

@@ -1,11 +1,13 @@
 """Image-text contrastive learning: CLIP's softmax and SigLIP's sigmoid."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from vit_jax.objectives.contrastive_loss import contrastive_loss
 
@@ -13,7 +15,7 @@ from vit_jax.objectives.contrastive_loss import contrastive_loss
 class Contrastive:
     """Aligns each picture with its caption against all others of the global batch.
 
-    Reads `image` (B, H, W, 3) and `tokens` (B, context_length).
+    Reads `image` (B, ...), whatever `prepare` makes pictures of, and `tokens` (B, context_length).
     """
 
     def __init__(
@@ -22,6 +24,8 @@ class Contrastive:
         *,
         prepare: Callable[[jax.Array], jax.Array],
         accum_steps: int = 1,
+        mesh: Mesh | None = None,
+        batch_axes: tuple[str, ...] = (),
         **loss_options: Any,
     ):
         """Chooses the loss.
@@ -31,10 +35,14 @@ class Contrastive:
             prepare: pictures as they come to the model's input, part by part.
             accum_steps: parts of the batch that go through the towers one after the other. The
                 loss still compares all pairs of the whole batch.
-            **loss_options: form, mesh, batch axes and tile size, see `contrastive_loss`.
+            mesh: devices, or None for one.
+            batch_axes: mesh axes that split the batch.
+            **loss_options: form and tile size, see `contrastive_loss`.
         """
         self.kind, self.prepare = kind, prepare
-        self.accum_steps, self.loss_options = accum_steps, loss_options
+        self.accum_steps = accum_steps
+        self.loss_options = {"mesh": mesh, "batch_axes": batch_axes, **loss_options}
+        self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in batch_axes)
 
     def __call__(
         self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
@@ -73,14 +81,16 @@ class Contrastive:
         if steps == 1:
             return embed(model, batch["image"], batch["tokens"], rng)
 
-        # Part k takes every k-th row, so that each device cuts its own rows without sending any. It
-        # is cut within the loop: cut beforehand, the whole batch would be copied.
+        # Part k takes the k-th piece of every device's rows, so that each device cuts its own and
+        # sends none. It is cut within the loop: cut beforehand, the whole batch would be copied.
         def cut(x: jax.Array, k: jax.Array) -> jax.Array:
-            rows = x.reshape(-1, steps, *x.shape[1:])
-            return jax.lax.dynamic_index_in_dim(rows, k, axis=1, keepdims=False)
+            pieces = x.reshape(self.shards, steps, -1, *x.shape[1:])
+            piece = jax.lax.dynamic_index_in_dim(pieces, k, axis=1, keepdims=False)
+            return piece.reshape(-1, *x.shape[1:])
 
         def join(x: jax.Array) -> jax.Array:
-            return jnp.moveaxis(x, 0, 1).reshape(-1, x.shape[-1])
+            pieces = x.reshape(steps, self.shards, -1, x.shape[-1])
+            return jnp.moveaxis(pieces, 0, 1).reshape(-1, x.shape[-1])
 
         graphdef, state = nnx.split(model)
         arrays = nnx.to_pure_dict(state)

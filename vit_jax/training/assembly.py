@@ -108,10 +108,11 @@ def build_objective(config: ConfigDict, mesh: Mesh) -> Contrastive:
             "config.objective.name='sigmoid' needs config.model.init_logit_bias (SigLIP: -10.0)"
         )
     mean, std = tuple(config.preprocess.mean), tuple(config.preprocess.std)
+    shape = (-1, *(image_size(config),) * 2, 3)
     return Contrastive(
         kind,
         # Pictures travel as uint8, a quarter of the bytes.
-        prepare=lambda images: normalize(images, mean, std),
+        prepare=lambda images: normalize(images.reshape(shape), mean, std),
         accum_steps=config.grad_accum_steps,
         form=config.objective.form,
         tile_size=config.objective.tile_size,
@@ -238,7 +239,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """A global training batch as the step takes it."""
     size, count = image_size(config), config.batch_size
     return {
-        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((count, size * size * 3), jnp.uint8),
         "tokens": jax.ShapeDtypeStruct((count, config.model.text.context_length), jnp.int32),
     }
 

@@ -87,10 +87,13 @@ def _siglip(
     image_size: int,
     mlp_dim: int,
     context_length: int = 64,
+    *,
+    activation: str = "gelu_tanh",
 ) -> ModelSpec:
     """SigLIP (Zhai et al. 2023): attention pooling, no class token, text pooled at its last place.
 
-    The text tower has the image tower's sizes. big_vision trained with the tanh form of GELU.
+    The text tower has the image tower's sizes. big_vision trained with the tanh form of GELU, as
+    transformers has it; open_clip runs the same weights with the exact one.
     """
     width, depth, num_heads = sizes
     shared: dict[str, Any] = {
@@ -98,7 +101,7 @@ def _siglip(
         "depth": depth,
         "num_heads": num_heads,
         "mlp_dim": mlp_dim,
-        "activation": "gelu_tanh",
+        "activation": activation,
         "norm_epsilon": 1e-6,
         "weight_init": "xavier",
     }
@@ -156,6 +159,18 @@ _EMOJI = ModelSpec(
     tokenizer="trained",
 )
 
+# Sizes of the towers, patch, picture, MLP, and of texts where they are not 64 long.
+_SIGLIPS: dict[str, Any] = {
+    "b16": (BASE, 16, 224, 3072),
+    "b16_256": (BASE, 16, 256, 3072),
+    "b16_384": (BASE, 16, 384, 3072),
+    "b16_512": (BASE, 16, 512, 3072),
+    "l16_256": (LARGE, 16, 256, 4096),
+    "l16_384": (LARGE, 16, 384, 4096),
+    "so400m14": (SO400M, 14, 224, SO400M_MLP, 16),
+    "so400m14_384": (SO400M, 14, 378, SO400M_MLP),
+}
+
 MODELS: dict[str, ModelSpec] = {
     "clip_vit_emoji": _EMOJI,
     "clip_vit_b32": _openai(BASE, 32, 512),
@@ -177,14 +192,11 @@ MODELS: dict[str, ModelSpec] = {
     "openclip_vit_h14": _clip_vit(HUGE, 14, _text(1024, 24), 1024),
     "openclip_vit_g14": _clip_vit(GIANT, 14, _text(1024, 24), 1024, mlp_dim=GIANT_MLP),
     "openclip_vit_bigg14": _clip_vit(GIGANTIC, 14, _text(1280, 32), 1280, mlp_dim=GIGANTIC_MLP),
-    "siglip_b16": _siglip(BASE, 16, 224, 3072),
-    "siglip_b16_256": _siglip(BASE, 16, 256, 3072),
-    "siglip_b16_384": _siglip(BASE, 16, 384, 3072),
-    "siglip_b16_512": _siglip(BASE, 16, 512, 3072),
-    "siglip_l16_256": _siglip(LARGE, 16, 256, 4096),
-    "siglip_l16_384": _siglip(LARGE, 16, 384, 4096),
-    "siglip_so400m14": _siglip(SO400M, 14, 224, SO400M_MLP, context_length=16),
-    "siglip_so400m14_384": _siglip(SO400M, 14, 378, SO400M_MLP),
+    **{f"siglip_{name}": _siglip(*sizes) for name, sizes in _SIGLIPS.items()},
+    **{
+        f"openclip_siglip_{name}": _siglip(*sizes, activation="gelu")
+        for name, sizes in _SIGLIPS.items()
+    },
 }
 
 # Names that users of open_clip and of OpenAI's package type -> ours. open_clip's plain names have
@@ -211,12 +223,12 @@ ALIASES: dict[str, str] = {
     "ViT-H-14": "openclip_vit_h14",
     "ViT-g-14": "openclip_vit_g14",
     "ViT-bigG-14": "openclip_vit_bigg14",
-    "ViT-B-16-SigLIP": "siglip_b16",
-    "ViT-B-16-SigLIP-256": "siglip_b16_256",
-    "ViT-B-16-SigLIP-384": "siglip_b16_384",
-    "ViT-B-16-SigLIP-512": "siglip_b16_512",
-    "ViT-L-16-SigLIP-256": "siglip_l16_256",
-    "ViT-L-16-SigLIP-384": "siglip_l16_384",
-    "ViT-SO400M-14-SigLIP": "siglip_so400m14",
-    "ViT-SO400M-14-SigLIP-384": "siglip_so400m14_384",
+    "ViT-B-16-SigLIP": "openclip_siglip_b16",
+    "ViT-B-16-SigLIP-256": "openclip_siglip_b16_256",
+    "ViT-B-16-SigLIP-384": "openclip_siglip_b16_384",
+    "ViT-B-16-SigLIP-512": "openclip_siglip_b16_512",
+    "ViT-L-16-SigLIP-256": "openclip_siglip_l16_256",
+    "ViT-L-16-SigLIP-384": "openclip_siglip_l16_384",
+    "ViT-SO400M-14-SigLIP": "openclip_siglip_so400m14",
+    "ViT-SO400M-14-SigLIP-384": "openclip_siglip_so400m14_384",
 }
