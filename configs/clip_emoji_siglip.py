@@ -13,7 +13,7 @@ from configs import clip_emoji
 def get_config(arg: str = "") -> ConfigDict:
     """The emoji recipe with another loss and the temperature and bias that SigLIP starts from."""
     config = clip_emoji.get_config(arg)
-    config.objective.name = "sigmoid"
+    config.objective.loss = "sigmoid"
     config.model.init_logit_scale = math.log(10.0)
     config.model.init_logit_bias = -10.0
     return config

@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 32768
     config.total_examples = 9_000_000_000
 
-    config.objective.name = "sigmoid"
+    config.objective.loss = "sigmoid"
     config.optim.lr = 1e-3
     config.optim.schedule = "cosine"
     config.optim.warmup_examples = 200_000_000

@@ -75,9 +75,14 @@ def default_config(model: str) -> ConfigDict:
     config.total_examples = 0
 
     config.objective = ConfigDict()
-    config.objective.name = "softmax"  # contrastive loss: softmax (CLIP) or sigmoid (SigLIP)
-    config.objective.form = "gathered"  # same loss, less memory: gathered, ring, tiled
+    # contrastive (CLIP, SigLIP: models of the family clip) or classification (models with a head).
+    config.objective.name = "contrastive"
+    config.objective.loss = "softmax"  # softmax or sigmoid, of either
+    config.objective.form = "gathered"  # contrastive: gathered, ring, tiled; same loss, less memory
     config.objective.tile_size = 1024  # pairs a side, for tiled
+    config.objective.label_smoothing = 0.0  # classification
+    config.objective.mixup_alpha = 0.0  # classification; with cutmix, each batch draws one of them
+    config.objective.cutmix_alpha = 0.0
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adamw, muon

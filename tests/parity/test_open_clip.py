@@ -1,6 +1,5 @@
 """open_clip at published sizes (pytest -m parity; needs the extra `parity`)."""
 
-
 import numpy as np
 import pytest
 

@@ -138,7 +138,7 @@ def test_temperature_stays_in_its_bounds(tiny_config, tmp_path):
 
 
 def test_siglip_learns_its_bias(tiny_config, tmp_path):
-    tiny_config.objective.name = "sigmoid"
+    tiny_config.objective.loss = "sigmoid"
     with pytest.raises(UserError, match=r"needs config\.model\.init_logit_bias"):
         loop.train(tiny_config, tmp_path / "refused")
     tiny_config.model.init_logit_bias = -10.0
@@ -155,7 +155,8 @@ def test_siglip_learns_its_bias(tiny_config, tmp_path):
         ({"data.train": "digit:train"}, "did you mean 'digits'"),
         ({"data.augment": "afine"}, "unknown transform 'afine'; did you mean 'affine'"),
         ({"data.templates": ("no slot",)}, "expected exactly one {}"),
-        ({"objective.name": "softmx"}, "did you mean 'softmax'"),
+        ({"objective.loss": "softmx"}, "did you mean 'softmax'"),
+        ({"objective.name": "contrast"}, "did you mean 'contrastive'"),
         ({"eval_batch_size": 12}, "eval_batch_size=12 is not a multiple"),
         ({"model.text.vocab_size": 100}, "vocab_size=100: expected at least 258"),
         ({"optim.warmup_steps": 10}, "not shorter than the run"),

@@ -266,6 +266,22 @@ class ImageText:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageLabel:
+    """A labelled example to what a classification objective reads.
+
+    Returns `image` uint8 (size * size * 3,), flat as in `ImageText`, and `label`, int32.
+    """
+
+    augment: Augmentation
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {
+            "image": self.augment(example["image"], rng).reshape(-1),
+            "label": np.asarray(example["label"], np.int32),
+        }
+
+
 def _rotation_about_grey(angle: float) -> np.ndarray:
     """Rotation of RGB about (1, 1, 1), Rodrigues' formula; for row vectors."""
     cos, sin = math.cos(angle), math.sin(angle)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from vit_jax.data.embedded.art import MissingPackageError
 from vit_jax.errors import UserError, lookup
+from vit_jax.evaluators.classification import Classification
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.linear_probe import LinearProbe
 from vit_jax.evaluators.retrieval import Retrieval
@@ -24,7 +25,12 @@ class Evaluator(Protocol):
         ...
 
 
-TYPES: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "probe": LinearProbe}
+TYPES: dict[str, type] = {
+    "classification": Classification,
+    "probe": LinearProbe,
+    "retrieval": Retrieval,
+    "zeroshot": ZeroShot,
+}
 
 
 class Suite:

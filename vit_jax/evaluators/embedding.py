@@ -34,7 +34,7 @@ class Embedder:
         batch_size: int,
         **preprocessing: Any,
     ):
-        """Declares the three functions that are compiled at first use.
+        """Declares the functions that are compiled at first use.
 
         Args:
             model: the model.
@@ -59,6 +59,9 @@ class Embedder:
             tower = getattr(module, "image", module)
             return tower.encode_image(normalize(batch["image"], tuple(mean), tuple(std)))
 
+        def classify(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+            return model.bind(params)(normalize(batch["image"], tuple(mean), tuple(std)))
+
         def embed_texts(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
             return model.bind(params).encode_text(batch["tokens"], normalize=True)
 
@@ -66,6 +69,7 @@ class Embedder:
         compiled: dict[str, Any] = {"out_shardings": replicated(mesh)}
         self._embed_images = jax.jit(embed_images, **compiled)
         self._image_features = jax.jit(image_features, **compiled)
+        self._classify = jax.jit(classify, **compiled)
         self._embed_texts = jax.jit(embed_texts, **compiled)
         self._logits = jax.jit(lambda params: model.bind(params).logit_parameters(), **compiled)
 
@@ -76,6 +80,10 @@ class Embedder:
     def features(self, params: Params, source: RandomAccess) -> np.ndarray:
         """The image tower's pooled features before any projection, float32 (N, D)."""
         return self._over_source("features", self._image_features, params, source)
+
+    def logits(self, params: Params, source: RandomAccess) -> np.ndarray:
+        """Outputs of a classifier's head, float32 (N, num_classes)."""
+        return self._over_source("logits", self._classify, params, source)
 
     def texts(self, params: Params, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of length 1, float32 (N, D)."""

@@ -26,6 +26,8 @@ def training_flops(architecture: Any, batch_size: int) -> int | None:
     Returns:
         None for a family without a formula here.
     """
+    if isinstance(architecture, ViTConfig):
+        return batch_size * vit_training_flops(architecture)
     if not isinstance(architecture, CLIPConfig) or not isinstance(architecture.image, ViTConfig):
         return None
     image, text, joint = architecture.image, architecture.text, architecture.embed_dim

@@ -13,18 +13,14 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import build_architecture
 from vit_jax.data.batches import Batches
-from vit_jax.data.preprocess import normalize
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, make_tokenizer
-from vit_jax.data.transforms import ImageText, captions_of, parse_augmentation
-from vit_jax.errors import UserError, unknown
+from vit_jax.data.transforms import ImageLabel, ImageText, captions_of, parse_augmentation
+from vit_jax.errors import UserError, check_name, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models import partitioning
 from vit_jax.models.functional import ModelDef
-from vit_jax.objectives.contrastive import Contrastive
-from vit_jax.objectives.contrastive_loss import KINDS
 from vit_jax.parallel.mesh import (
-    BATCH_AXES,
     batch_sharding,
     batch_shards,
     check_batch_size,
@@ -34,6 +30,7 @@ from vit_jax.parallel.mesh import (
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
 from vit_jax.training.checkpoints import with_sharding
+from vit_jax.training.objective import OBJECTIVES, build_objective
 from vit_jax.training.optimizer import make_optimizer, make_schedule
 from vit_jax.training.step import TrainState, init_state, make_train_step
 
@@ -49,14 +46,17 @@ def image_size(config: ConfigDict) -> int:
     return config.model.image.image_size if "image" in config.model else config.model.image_size
 
 
-def build_tokenizer(config: ConfigDict, source: Source, workdir: Any) -> Tokenizer:
-    """The tokenizer of `config.tokenizer`, for training.
+def build_tokenizer(config: ConfigDict, source: Source, workdir: Any) -> Tokenizer | None:
+    """The tokenizer of `config.tokenizer`, for training; None for objectives without text.
 
     Args:
         config: of the run.
         source: training source, whose captions a "trained" tokenizer is learned from.
         workdir: of the run, which may have learned one before.
     """
+    check_name(config.objective.name, OBJECTIVES, "config.objective.name,")
+    if config.objective.name != "contrastive":
+        return None
     if config.tokenizer is None:
         raise UserError("config.tokenizer is not set: contrastive training reads captions")
     if config.tokenizer != "trained":
@@ -93,41 +93,25 @@ def _text_sizes(config: ConfigDict) -> dict[str, int]:
     return {"vocab_size": text.vocab_size, "context_length": text.context_length}
 
 
-def build_objective(config: ConfigDict, mesh: Mesh) -> Contrastive:
-    """The objective of `config.objective`, checked against the model."""
-    kind = config.objective.name
-    if kind not in KINDS:
-        raise unknown(kind, KINDS, "objective")
-    if config.model.family != "clip":
-        raise UserError(
-            f"config.objective.name={kind!r} compares pictures with texts: it needs a model of "
-            f"the family clip, found {config.model.family!r}"
-        )
-    if kind == "sigmoid" and config.model.init_logit_bias is None:
-        raise UserError(
-            "config.objective.name='sigmoid' needs config.model.init_logit_bias (SigLIP: -10.0)"
-        )
-    mean, std = tuple(config.preprocess.mean), tuple(config.preprocess.std)
-    shape = (-1, *(image_size(config),) * 2, 3)
-    return Contrastive(
-        kind,
-        # Pictures travel as uint8, a quarter of the bytes.
-        prepare=lambda images: normalize(images.reshape(shape), mean, std),
-        accum_steps=config.grad_accum_steps,
-        form=config.objective.form,
-        tile_size=config.objective.tile_size,
-        mesh=mesh,
-        batch_axes=BATCH_AXES,
-    )
+def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | None) -> Batches:
+    """This process's training batches.
 
-
-def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> Batches:
-    """This process's training batches."""
-    check_templates(config.data.templates)
+    Args:
+        config: of the run.
+        source: training source.
+        tokenizer: for objectives that read text.
+    """
     augment = parse_augmentation(config.data.augment, size=image_size(config))
+    transform: ImageText | ImageLabel
+    if tokenizer is None:
+        check_classes(config, source)
+        transform = ImageLabel(augment)
+    else:
+        check_templates(config.data.templates)
+        transform = ImageText(augment, tokenizer, tuple(config.data.templates))
     return Batches(
         source,
-        ImageText(augment, tokenizer, tuple(config.data.templates)),
+        transform,
         batch_size=config.batch_size,
         seed=config.seed,
         groups=group_rows(config.data.one_per, source),
@@ -135,6 +119,18 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> B
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def check_classes(config: ConfigDict, source: Source) -> None:
+    """Refuses a source without labels, or with other classes than the model has outputs."""
+    names, found = source.class_names, config.model.get("num_classes", 0)
+    if names is None or source.labels is None:
+        raise UserError(f"config.data.train={config.data.train!r} has no labels to classify by")
+    if len(names) != found:
+        raise UserError(
+            f"config.data.train={config.data.train!r} has {len(names)} classes, "
+            f"config.model.num_classes is {found}: set it to {len(names)}"
+        )
 
 
 def group_rows(fields: Sequence[str], source: Source) -> list[list[int]] | None:
@@ -193,7 +189,7 @@ def build_program(
 ) -> Program:
     """Builds the training program of a config on a mesh; nothing is compiled yet."""
     model = build_model(config)
-    objective = build_objective(config, mesh)
+    objective = build_objective(config, mesh, image_size(config))
     check_sharded(model, mesh)
     schedule = make_schedule(
         config.optim.schedule,
@@ -240,7 +236,11 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     size, count = image_size(config), config.batch_size
     return {
         "image": jax.ShapeDtypeStruct((count, size * size * 3), jnp.uint8),
-        "tokens": jax.ShapeDtypeStruct((count, config.model.text.context_length), jnp.int32),
+        **(
+            {"tokens": jax.ShapeDtypeStruct((count, config.model.text.context_length), jnp.int32)}
+            if config.objective.name == "contrastive"
+            else {"label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+        ),
     }
 
 

@@ -63,7 +63,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
 
     if jax.process_index() == 0:
         workdir_lib.save_config(workdir, config)
-        tokenizer.save(workdir)
+        if tokenizer is not None:
+            tokenizer.save(workdir)
     checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
     first_step = checkpoints.latest_step() or 0
     if first_step:

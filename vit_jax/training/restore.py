@@ -59,7 +59,7 @@ class TrainedRun:
         texts = self.embedder.prompts(self.params, labels, self.config.data.templates)
         scale, bias = self.embedder.logit_parameters(self.params)
         logits = (scale * (image @ texts.T) + bias)[0].astype(np.float64)
-        if self.config.objective.name == "sigmoid":
+        if self.config.objective.loss == "sigmoid":
             probabilities = 1 / (1 + np.exp(-logits))
         else:
             weights = np.exp(logits - logits.max())
