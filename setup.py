@@ -37,7 +37,7 @@ setuptools.setup(
         "jax>=0.10",
         "ml_collections>=1.0",
         "numpy",
-        "optax>=0.2.5",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.11",
         "pillow",
         "safetensors",
