@@ -67,6 +67,7 @@ def random_params(model: ModelDef):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_gets_a_gradient_scanned_or_not(name):
     architecture = MODELS[name]

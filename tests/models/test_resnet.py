@@ -240,6 +240,7 @@ def test_gradients_reach_all_but_the_statistics(case):
     assert moved == jax.tree.map(lambda value: not value, model.metadata("trainable", True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "execution", [{"scan": False}, {"remat": "full"}, {"scan": False, "remat": "dots"}]
 )
@@ -282,6 +283,7 @@ def test_a_block_is_traced_once_whatever_the_depth(case):
     assert size(9, False) > size(3, False)
 
 
+@pytest.mark.slow
 def test_initial_blocks_are_the_identity(case):
     """The last norm of every bottleneck starts at zero and hides the convolutions before it."""
     model, images = case.model(), case.reference["images"]

@@ -195,6 +195,7 @@ def expected_grads():
     return loss_and_grads(model, random_params(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "execution",
     [{"scan": False}, {"remat": "dots"}, {"remat": "full"}, {"scan": False, "remat": "full"}],
@@ -206,6 +207,7 @@ def test_execution_changes_nothing(expected_grads, execution):
     jax.tree.map(assert_close, found, expected_grads)
 
 
+@pytest.mark.slow
 def test_a_step_changes_every_parameter_of_every_block():
     model = ModelDef("swin", dataclasses.replace(TINY, depths=(4, 1)))
     params = jax.jit(model.init)(jax.random.key(0))
@@ -267,6 +269,7 @@ def compiled_flops(family, config):
     return forward.lower(model.shapes(), image).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_cost_is_linear_in_the_area_and_that_of_a_vit_is_not():
     """Fourfold area: fourfold FLOPs for Swin; for ViT what exceeds that is attention, sixteenfold.
 

@@ -125,6 +125,7 @@ def loss_and_grads(model, params):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "execution",
     [
