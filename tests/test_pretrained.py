@@ -162,6 +162,17 @@ def test_llava(clip):
     np.testing.assert_allclose(found, states[-2][:, 1:], rtol=1e-5, atol=1e-5)
 
 
+def test_qwen_vl():
+    """Twice the resolution of the positions; patches of the last block, without a norm."""
+    model = vit_jax.create_model("qwen_vl_bigg14", **IMAGE)
+    module = model.definition.bind(model.params)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 64, 3)), jnp.float32)
+    states = blocks_one_by_one(module, module.pre_norm(module._embed(images)))
+    found = consumers.qwen_vl_features(module, images)
+    assert found.shape == (2, 64, 24)
+    np.testing.assert_allclose(found, states[-1], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("clip_skip", [0, 1, 2])
 def test_stable_diffusion(clip, clip_skip):
     model = clip.definition.bind(clip.params)

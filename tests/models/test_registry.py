@@ -62,6 +62,9 @@ PARAMETER_COUNTS = {
     "siglip_l16_384": 652_478_466,
     "siglip_so400m14": 877_360_306,
     "siglip_so400m14_384": 877_960_498,
+    # By hand: 48 blocks, patches, positions, two norms.
+    "qwen_vl_bigg14": 48 * (4 * 1664**2 + 2 * 1664 * 8192 + 8192 + 9 * 1664)
+    + (14 * 14 * 3 + 256 + 4) * 1664,
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
     "swin_t": 28_288_354,

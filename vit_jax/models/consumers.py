@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip import CLIP
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.vit import ViT, ViTConfig
 
 
 def llava_features(model: CLIP, images: jax.Array) -> jax.Array:
@@ -26,6 +26,20 @@ def llava_features(model: CLIP, images: jax.Array) -> jax.Array:
         raise UserError("LLaVA reads the patches of a ViT; this image tower is another")
     [states] = model.features(images, layers=(-2,))
     return states[:, model.config.image.num_prefix :]
+
+
+def qwen_vl_features(model: ViT, images: jax.Array) -> jax.Array:
+    """Patches for Qwen-VL's resampler (Bai et al. 2023, section 2.1): the last block's output.
+
+    Args:
+        model: qwen_vl_bigg14.
+        images: (B, 448, 448, 3), preprocessed; positions are resized from 224 px.
+
+    Returns:
+        (B, 1024, 1664).
+    """
+    [states] = model.features(images, layers=(-1,))
+    return states[:, model.config.num_prefix :]
 
 
 def stable_diffusion_states(

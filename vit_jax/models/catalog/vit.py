@@ -3,7 +3,14 @@
 import dataclasses
 from typing import Any
 
-from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocess
+from vit_jax.models.spec import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ModelSpec,
+    Preprocess,
+)
 from vit_jax.models.vit import ViTConfig
 
 Sizes = tuple[int, int, int]  # width, depth, heads
@@ -59,6 +66,27 @@ def _dinov2(sizes: Sizes, **changes: Any) -> ModelSpec:
     )
 
 
+def _qwen_vl() -> ModelSpec:
+    """Qwen-VL's tower (Bai et al. 2023): bigG without class token, run at 448 px.
+
+    Its positions are those of 224 px, resized; the language model reads the last block's tokens, so
+    that the final norm is of no use to it.
+    """
+    config = vit(
+        GIGANTIC,
+        14,
+        mlp_dim=GIGANTIC_MLP,
+        class_token=False,
+        pool="mean",
+        pre_norm=True,
+        patch_bias=False,
+    )
+    return ModelSpec(
+        architecture=config,
+        preprocess=Preprocess(resize="squash", mean=CLIP_MEAN, std=CLIP_STD),
+    )
+
+
 MODELS: dict[str, ModelSpec] = {
     "vit_ti16": _vit(TINY, 16),
     "vit_s32": _vit(SMALL, 32),
@@ -76,6 +104,7 @@ MODELS: dict[str, ModelSpec] = {
     "vit_so400m14": _vit(SO400M, 14, mlp_dim=SO400M_MLP, class_token=False, pool="map"),
     "vit_giant14": _vit(GIANT, 14, mlp_dim=GIANT_MLP),
     "vit_gigantic14": _vit(GIGANTIC, 14, mlp_dim=GIGANTIC_MLP),
+    "qwen_vl_bigg14": _qwen_vl(),
     "deit_ti16": _deit(TINY, 16),
     "deit_s16": _deit(SMALL, 16),
     "deit_b16": _deit(BASE, 16),
