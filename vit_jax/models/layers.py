@@ -141,6 +141,39 @@ def check_layers(layers: Sequence[int], count: int, what: str = "blocks") -> Non
             raise UserError(f"layer {layer} does not exist: this tower has {count} {what}")
 
 
+def attention_projections(
+    width: int,
+    num_heads: int,
+    *,
+    qkv_init: Initializer,
+    out_init: Initializer,
+    dtype: Any,
+    rngs: nnx.Rngs,
+) -> tuple[nnx.LinearGeneral, nnx.LinearGeneral]:
+    """The fused projection (D, 3, H, hd) into queries, keys and values, and the one back."""
+    head_dim = width // num_heads
+    qkv = nnx.LinearGeneral(
+        width,
+        (3, num_heads, head_dim),
+        kernel_init=qkv_init,
+        kernel_metadata=metadata("embed", "qkv", "heads", "head_dim"),
+        bias_metadata=metadata("qkv", "heads", "head_dim", decay=False),
+        dtype=dtype,
+        rngs=rngs,
+    )
+    out = nnx.LinearGeneral(
+        (num_heads, head_dim),
+        width,
+        axis=(-2, -1),
+        kernel_init=out_init,
+        kernel_metadata=metadata("heads", "head_dim", "embed"),
+        bias_metadata=metadata("embed", decay=False),
+        dtype=dtype,
+        rngs=rngs,
+    )
+    return qkv, out
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused projection (Vaswani et al. 2017, section 3.2)."""
 
@@ -169,29 +202,13 @@ class Attention(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        head_dim = width // num_heads
         self.causal = causal
         self.qk_norm = qk_norm_epsilon is not None
-        self.qkv = nnx.LinearGeneral(
-            width,
-            (3, num_heads, head_dim),
-            kernel_init=qkv_init,
-            kernel_metadata=metadata("embed", "qkv", "heads", "head_dim"),
-            bias_metadata=metadata("qkv", "heads", "head_dim", decay=False),
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.out = nnx.LinearGeneral(
-            (num_heads, head_dim),
-            width,
-            axis=(-2, -1),
-            kernel_init=out_init,
-            kernel_metadata=metadata("heads", "head_dim", "embed"),
-            bias_metadata=metadata("embed", decay=False),
-            dtype=dtype,
-            rngs=rngs,
+        self.qkv, self.out = attention_projections(
+            width, num_heads, qkv_init=qkv_init, out_init=out_init, dtype=dtype, rngs=rngs
         )
         if qk_norm_epsilon is not None:
+            head_dim = width // num_heads
             norm = {"epsilon": qk_norm_epsilon, "axis": "head_dim", "dtype": dtype, "rngs": rngs}
             self.q_norm = layer_norm(head_dim, **norm)
             self.k_norm = layer_norm(head_dim, **norm)

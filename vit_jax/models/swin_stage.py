@@ -15,6 +15,7 @@ from vit_jax.models.layers import (
     ACTIVATIONS,
     REMAT_POLICIES,
     Mlp,
+    attention_projections,
     drop_path,
     layer_norm,
     metadata,
@@ -103,26 +104,9 @@ class WindowAttention(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        head_dim = width // num_heads
         self.window = window
-        self.qkv = nnx.LinearGeneral(
-            width,
-            (3, num_heads, head_dim),
-            kernel_init=WEIGHT_INIT,
-            kernel_metadata=metadata("embed", "qkv", "heads", "head_dim"),
-            bias_metadata=metadata("qkv", "heads", "head_dim", decay=False),
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.out = nnx.LinearGeneral(
-            (num_heads, head_dim),
-            width,
-            axis=(-2, -1),
-            kernel_init=WEIGHT_INIT,
-            kernel_metadata=metadata("heads", "head_dim", "embed"),
-            bias_metadata=metadata("embed", decay=False),
-            dtype=dtype,
-            rngs=rngs,
+        self.qkv, self.out = attention_projections(
+            width, num_heads, qkv_init=WEIGHT_INIT, out_init=WEIGHT_INIT, dtype=dtype, rngs=rngs
         )
         self.bias_table = nnx.Param(
             WEIGHT_INIT(rngs.params(), (num_offsets(window), num_heads)),

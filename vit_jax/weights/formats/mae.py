@@ -9,7 +9,7 @@ from vit_jax.models.mae import MAEConfig
 from vit_jax.weights.files import TensorFile
 from vit_jax.weights.formats import timm_vit
 from vit_jax.weights.formats.base import Format
-from vit_jax.weights.formats.torch_layers import linear, norm
+from vit_jax.weights.formats.torch_layers import fixed_positions, linear, norm
 from vit_jax.weights.mapping import Entry
 from vit_jax.weights.transforms import LEADING_ONE
 
@@ -36,5 +36,5 @@ class OfficialMAE(Format):
 
     def constants(self, family: str, architecture: MAEConfig) -> dict[str, np.ndarray]:
         image, width = architecture.image, architecture.decoder_width
-        table = timm_vit.fixed_positions(image, width)
+        table = fixed_positions(image, width)
         return {**timm_vit.constants(image), "decoder_pos_embed": table}

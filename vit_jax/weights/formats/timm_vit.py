@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers import sincos_positions
 from vit_jax.models.transformer import BlockConfig
 from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.formats.torch_layers import attention_out, conv, linear, norm
+from vit_jax.weights.formats.torch_layers import attention_out, conv, fixed_positions, linear, norm
 from vit_jax.weights.mapping import Entry, ResizePositions
 from vit_jax.weights.transforms import LEADING_ONE, Shape, Transform
 
@@ -84,12 +83,6 @@ def constants(config: ViTConfig, key: str = "") -> dict[str, np.ndarray]:
     if config.position_init != "fixed_sincos":
         return {}
     return {f"{key}pos_embed": fixed_positions(config, config.width)}
-
-
-def fixed_positions(config: ViTConfig, width: int) -> np.ndarray:
-    """Sines and cosines (1, num_special + N, width), zero for class and distillation token."""
-    table = np.asarray(sincos_positions(config.grid, width))
-    return np.pad(table, ((config.num_special, 0), (0, 0)))[None]
 
 
 def _unfold(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:

@@ -1,7 +1,11 @@
-"""Entries of the layers that every torch library writes the same way."""
+"""Entries of the layers, and tables, that every torch library writes the same way."""
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from vit_jax.models.layers import sincos_positions
+from vit_jax.models.vit import ViTConfig
 from vit_jax.weights.mapping import Entry
 from vit_jax.weights.transforms import ATTENTION_OUT, CONV, FLAT, LINEAR, Transform
 
@@ -52,3 +56,9 @@ def conv(path: str, key: str, layers: Layers = None, *, bias: bool = True) -> li
 def attention_out(path: str, key: str, layers: Layers = None) -> list[Entry]:
     """Attention's projection into the residual stream."""
     return linear(path, key, layers, kernel=ATTENTION_OUT)
+
+
+def fixed_positions(config: ViTConfig, width: int) -> np.ndarray:
+    """Sines and cosines (1, num_special + N, width), zero for class and distillation token."""
+    table = np.asarray(sincos_positions(config.grid, width))
+    return np.pad(table, ((config.num_special, 0), (0, 0)))[None]

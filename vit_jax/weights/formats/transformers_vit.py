@@ -7,10 +7,9 @@ Their models without a head (ViTModel, Dinov2Model, ...) have bare names, those 
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers import sincos_positions
 from vit_jax.models.mae import MAEConfig
 from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.formats.torch_layers import conv, linear, norm
+from vit_jax.weights.formats.torch_layers import conv, fixed_positions, linear, norm
 from vit_jax.weights.formats.transformers_layers import DINOV2, VIT, blocks
 from vit_jax.weights.mapping import Entry, ResizePositions
 from vit_jax.weights.transforms import LEADING_ONE
@@ -60,7 +59,7 @@ def mae_entries(config: MAEConfig) -> list[Entry]:
 
 def mae_constants(config: MAEConfig) -> dict[str, np.ndarray]:
     """Fixed positions of encoder and decoder."""
-    table = _fixed_positions(config.image, config.decoder_width)
+    table = fixed_positions(config.image, config.decoder_width)
     constants = _tower_constants(config.image, MAE_PREFIX)
     return constants | {"decoder.decoder_pos_embed": table}
 
@@ -132,14 +131,8 @@ def _heads(config: ViTConfig) -> list[Entry]:
 def _tower_constants(config: ViTConfig, prefix: str) -> dict[str, np.ndarray]:
     constants: dict[str, np.ndarray] = {}
     if config.position_init == "fixed_sincos":
-        table = _fixed_positions(config, config.width)
+        table = fixed_positions(config, config.width)
         constants[f"{prefix}embeddings.position_embeddings"] = table
     if config.layer_scale:
         constants[f"{prefix}embeddings.mask_token"] = np.zeros((1, config.width), np.float32)
     return constants
-
-
-def _fixed_positions(config: ViTConfig, width: int) -> np.ndarray:
-    """Sines and cosines (1, num_special + N, width), zero for class and distillation token."""
-    table = np.asarray(sincos_positions(config.grid, width))
-    return np.pad(table, ((config.num_special, 0), (0, 0)))[None]
