@@ -91,6 +91,9 @@ def _check_same_software() -> None:
     if len(set(everyone.tolist())) > 1:
         others = [i for i, value in enumerate(everyone) if value != everyone[0]]
         print(f"process {jax.process_index()}: {text}", file=sys.stderr)
+        # The gather is done once one local device has it. The others may still be connecting, and
+        # a process whose peer has left waits for its connections without end.
+        multihost_utils.sync_global_devices("compared software")
         raise UserError(
             f"processes {others} run other software than process 0; each has printed its own: "
             "install the same versions everywhere"
