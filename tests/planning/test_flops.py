@@ -2,10 +2,17 @@
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 from tests.conftest import tiny
+from vit_jax.models import families
+from vit_jax.models.clip_resnet import CLIPResNetConfig
+from vit_jax.models.registry import model_spec
+from vit_jax.models.resnet import ResNetConfig
+from vit_jax.models.swin import SwinConfig
 from vit_jax.planning.compilation import _trace_without_repetition
-from vit_jax.planning.flops import traced_flops, training_flops
+from vit_jax.planning.flops import traced_flops
+from vit_jax.planning.model_flops import image_tower, training_flops
 from vit_jax.training import assembly
 
 
@@ -46,6 +53,37 @@ def test_formula_agrees_with_the_trace(changes):
     program, jaxpr = step_jaxpr(config)
     expected = training_flops(program.model.architecture, config.batch_size)
     assert traced_flops(jaxpr) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [
+        SwinConfig(image_size=56, patch_size=2, width=16, depths=(2, 3, 2), num_heads=(2, 4, 8),
+                   window_size=5),  # 28, 14 and 7 positions a side: windows are filled up
+        SwinConfig(image_size=16, patch_size=2, width=16, depths=(1, 2), num_heads=(2, 4)),
+        ResNetConfig(image_size=75, depths=(2, 1, 2, 1), width=8),
+        CLIPResNetConfig(image_size=64, depths=(1, 2, 1, 2), width=8, num_heads=4, embed_dim=16),
+    ],
+    ids=lambda tower: f"{type(tower).__name__} {tower.image_size}",
+)  # fmt: skip
+def test_formula_of_other_towers(tower):
+    config = tiny()
+    with config.unlocked():
+        config.model.image = ConfigDict(families.describe(tower))
+        config.model.image_projection = not isinstance(tower, CLIPResNetConfig)
+    program, jaxpr = step_jaxpr(config)
+    expected = training_flops(program.model.architecture, config.batch_size)
+    assert traced_flops(jaxpr) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("swin_t", 4.5e9), ("swin_b", 15.4e9), ("resnet50", 4.1e9), ("deit_b16", 17.6e9)],
+)
+def test_published_costs(name, published):
+    """Multiply-adds a picture as the papers print them (Swin and DeiT, table 1; torchvision)."""
+    tower = image_tower(model_spec(name).architecture)
+    assert (tower.stem + tower.rest) / 2 == pytest.approx(published, rel=0.02)
 
 
 def test_hand_count():

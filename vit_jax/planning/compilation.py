@@ -18,6 +18,7 @@ from vit_jax.planning.collectives import (
     milliseconds_by_kind,
 )
 from vit_jax.planning.contents import Contents
+from vit_jax.planning.model_flops import training_flops
 from vit_jax.planning.report import Plan
 from vit_jax.planning.topologies import Slice
 from vit_jax.training import assembly
@@ -59,7 +60,7 @@ def make_plan(config: ConfigDict, where: Slice) -> Plan:
 
     executed = flops.traced_flops(traced.jaxpr)
     counted = flops.traced_flops(_trace_without_repetition(config, mesh))
-    analytic = flops.training_flops(program.model.architecture, config.batch_size)
+    analytic = training_flops(program.model.architecture, config.batch_size)
     model_flops = (counted if analytic is None else analytic) / mesh.size
     hbm_bytes = where.chip.hbm_bytes if where.chip else None
     return Plan(
