@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from vit_jax.data.pictures import read_image
 from vit_jax.data.preprocess import normalize, preprocess
-from vit_jax.data.sources import read_image
 from vit_jax.data.tokenizers import Tokenizer, make_tokenizer
 from vit_jax.errors import UserError, unknown
 from vit_jax.models import registry

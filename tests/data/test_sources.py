@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.embedded import emoji
-from vit_jax.data.sources import ImageFolder, open_source, read_image
+from vit_jax.data.pictures import read_image
+from vit_jax.data.sources import ImageFolder, open_source
 from vit_jax.errors import UserError
 
 

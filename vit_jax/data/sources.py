@@ -10,7 +10,6 @@
 Sources are picklable and cheap to send: a Grain worker, which is spawned, opens its own copy.
 """
 
-import io
 import os
 import pathlib
 import re
@@ -18,9 +17,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from vit_jax.data.embedded import labelled
+from vit_jax.data.pictures import read_image
 from vit_jax.errors import UserError, lookup, unknown
 
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -210,39 +209,6 @@ class Subset:
 
     def annotation(self, index: int) -> dict[str, Any]:
         return self._source.annotation(self._indices[index])
-
-
-def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
-    """Decodes a picture: palette, grey, 16-bit grey, alpha, CMYK; EXIF orientation is applied.
-
-    Args:
-      source: a path, or the bytes of an encoded picture. Of an animation the first frame is read.
-
-    Returns:
-      uint8 (H, W, 3), or (H, W, 4) if the picture has transparency; not writeable.
-
-    Raises:
-      UserError: no such file, not a picture, or a truncated one; the message names the path.
-    """
-    where = f"{len(source)} bytes of memory" if isinstance(source, bytes) else os.fspath(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            pixels = np.asarray(_to_rgb_or_rgba(ImageOps.exif_transpose(picture)))
-    except FileNotFoundError:
-        raise UserError(f"no picture {where}") from None
-    # Pillow's plugins raise these, SyntaxError included, on damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the picture {where}: {error}") from error
-    pixels.flags.writeable = False
-    return pixels
-
-
-def _to_rgb_or_rgba(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits a pixel: convert() would clip at 255.
-        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-    if picture.mode == "F":
-        raise UserError("floating-point pixels have no fixed white; save it with 8 bits")
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 
 def _read_classes(root: pathlib.Path) -> list[tuple[pathlib.Path, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax.data.sources import read_image
+from vit_jax.data.pictures import read_image
 from vit_jax.evaluators import Suite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models import families
