@@ -142,7 +142,7 @@ def _swin_stage(stage: StageConfig) -> int:
 def _resnet(config: ResNetConfig) -> Tower:
     side = _half(config.image_size)
     width = EXPANSION * config.width << (NUM_STAGES - 1)
-    stages, _ = _bottlenecks(config.depths, config.width, _half(side), antialias=False)
+    stages = _bottlenecks(config.depths, config.width, _half(side), antialias=False)
     return Tower(
         stem=_convolution(side**2, 7, 3, config.width),
         rest=stages + 2 * width * config.num_classes,
@@ -153,7 +153,7 @@ def _resnet(config: ResNetConfig) -> Tower:
 def _clip_resnet(config: CLIPResNetConfig) -> Tower:
     side, width = config.image_size // 2, config.width
     stem_rest = _convolution(side**2, 3, width // 2, width // 2 + width)
-    stages, last = _bottlenecks(config.depths, width, side // 2, antialias=True)
+    stages = _bottlenecks(config.depths, width, side // 2, antialias=True)
     channels, tokens = config.channels, 1 + (config.image_size // REDUCTION) ** 2
     # Keys and values of all positions; the query and the result of one.
     pool = tokens * (2 * channels**2 + 2 * channels) + channels * (channels + config.embed_dim)
@@ -164,10 +164,8 @@ def _clip_resnet(config: CLIPResNetConfig) -> Tower:
     )
 
 
-def _bottlenecks(
-    depths: tuple[int, ...], width: int, side: int, *, antialias: bool
-) -> tuple[int, int]:
-    """All stages, and the side of the last one's map.
+def _bottlenecks(depths: tuple[int, ...], width: int, side: int, *, antialias: bool) -> int:
+    """All stages.
 
     Args:
         depths: bottlenecks of each stage.
@@ -187,7 +185,7 @@ def _bottlenecks(
             if block == 0:  # the shortcut
                 total += _convolution(out**2, 1, channels, outer)
             side, channels = out, outer
-    return total, side
+    return total
 
 
 def _half(side: int) -> int:
