@@ -75,14 +75,17 @@ def default_config(model: str) -> ConfigDict:
     config.total_examples = 0
 
     config.objective = ConfigDict()
-    # contrastive (CLIP, SigLIP: models of the family clip) or classification (models with a head).
+    # contrastive (CLIP, SigLIP: models of the family clip), classification (models with a head) or
+    # masked_reconstruction (family mae).
     config.objective.name = "contrastive"
-    config.objective.loss = "softmax"  # softmax or sigmoid, of either
+    config.objective.loss = "softmax"  # softmax or sigmoid, of contrastive and classification
     config.objective.form = "gathered"  # contrastive: gathered, ring, tiled; same loss, less memory
     config.objective.tile_size = 1024  # pairs a side, for tiled
     config.objective.label_smoothing = 0.0  # classification
     config.objective.mixup_alpha = 0.0  # classification; with cutmix, each batch draws one of them
     config.objective.cutmix_alpha = 0.0
+    config.objective.mask_ratio = 0.75  # masked_reconstruction: share of patches hidden
+    config.objective.normalize_pixels = True  # ... whether each patch's target is normalised
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adamw, muon

@@ -112,7 +112,7 @@ class MAE(nnx.Module):
         if not 0 <= mask_ratio < 1:
             raise UserError(f"mask_ratio={mask_ratio}: expected a share in [0, 1)")
         order = jnp.argsort(noise, axis=1)
-        shown = order[:, : int(count * (1 - mask_ratio))]
+        shown = order[:, : num_shown(count, mask_ratio)]
         rank = jnp.argsort(order, axis=1)
         tokens = self.decoder_embed(self.image.encode_patches(images, shown))
         pixels = self._decode(tokens, rank, grid)
@@ -138,6 +138,11 @@ class MAE(nnx.Module):
         patches = patches + sincos_positions(grid, width).astype(self.dtype)
         x, _ = self.decoder(jnp.concatenate([prefix, patches], axis=1))
         return self.decoder_head(self.decoder_norm(x[:, split:])).astype(jnp.float32)
+
+
+def num_shown(num_patches: int, mask_ratio: float) -> int:
+    """Patches of a picture that the encoder sees."""
+    return int(num_patches * (1 - mask_ratio))
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:

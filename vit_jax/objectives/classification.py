@@ -19,6 +19,8 @@ class Classification:
     Reads `image` (B, ...), whatever `prepare` makes pictures of, and `label` (B,) int32.
     """
 
+    reads = ("image", "label")
+
     def __init__(
         self,
         loss: str,

@@ -15,8 +15,14 @@ from vit_jax.config import build_architecture
 from vit_jax.data.batches import Batches
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, make_tokenizer
-from vit_jax.data.transforms import ImageLabel, ImageText, captions_of, parse_augmentation
-from vit_jax.errors import UserError, check_name, unknown
+from vit_jax.data.transforms import (
+    ImageLabel,
+    ImageOnly,
+    ImageText,
+    captions_of,
+    parse_augmentation,
+)
+from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models import partitioning
 from vit_jax.models.functional import ModelDef
@@ -30,7 +36,7 @@ from vit_jax.parallel.mesh import (
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
 from vit_jax.training.checkpoints import with_sharding
-from vit_jax.training.objective import OBJECTIVES, build_objective
+from vit_jax.training.objective import build_objective, fields_read
 from vit_jax.training.optimizer import make_optimizer, make_schedule
 from vit_jax.training.step import TrainState, init_state, make_train_step
 
@@ -54,8 +60,7 @@ def build_tokenizer(config: ConfigDict, source: Source, workdir: Any) -> Tokeniz
         source: training source, whose captions a "trained" tokenizer is learned from.
         workdir: of the run, which may have learned one before.
     """
-    check_name(config.objective.name, OBJECTIVES, "config.objective.name,")
-    if config.objective.name != "contrastive":
+    if "tokens" not in fields_read(config):
         return None
     if config.tokenizer is None:
         raise UserError("config.tokenizer is not set: contrastive training reads captions")
@@ -102,11 +107,11 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | Non
         tokenizer: for objectives that read text.
     """
     augment = parse_augmentation(config.data.augment, size=image_size(config))
-    transform: ImageText | ImageLabel
-    if tokenizer is None:
+    transform: ImageOnly | ImageLabel | ImageText = ImageOnly(augment)
+    if "label" in fields_read(config):
         check_classes(config, source)
         transform = ImageLabel(augment)
-    else:
+    elif tokenizer is not None:
         check_templates(config.data.templates)
         transform = ImageText(augment, tokenizer, tuple(config.data.templates))
     return Batches(
@@ -123,7 +128,12 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | Non
 
 def check_classes(config: ConfigDict, source: Source) -> None:
     """Refuses a source without labels, or with other classes than the model has outputs."""
-    names, found = source.class_names, config.model.get("num_classes", 0)
+    if "num_classes" not in config.model:
+        raise UserError(
+            f"config.objective.name={config.objective.name!r} needs a model with a head: the family "
+            f"{config.model.family!r} has none"
+        )
+    names, found = source.class_names, config.model.num_classes
     if names is None or source.labels is None:
         raise UserError(f"config.data.train={config.data.train!r} has no labels to classify by")
     if len(names) != found:
@@ -234,14 +244,14 @@ def build_program(
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """A global training batch as the step takes it."""
     size, count = image_size(config), config.batch_size
-    return {
-        "image": jax.ShapeDtypeStruct((count, size * size * 3), jnp.uint8),
-        **(
-            {"tokens": jax.ShapeDtypeStruct((count, config.model.text.context_length), jnp.int32)}
-            if config.objective.name == "contrastive"
-            else {"label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    shapes = {
+        "image": lambda: jax.ShapeDtypeStruct((count, size * size * 3), jnp.uint8),
+        "label": lambda: jax.ShapeDtypeStruct((count,), jnp.int32),
+        "tokens": lambda: jax.ShapeDtypeStruct(
+            (count, config.model.text.context_length), jnp.int32
         ),
     }
+    return {field: shapes[field]() for field in fields_read(config)}
 
 
 def random_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.Array]:

@@ -1,5 +1,6 @@
 """From `config.objective` to the objective, checked against the model."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,12 @@ from ml_collections import ConfigDict
 
 from vit_jax.data.preprocess import normalize
 from vit_jax.errors import UserError, check_name, lookup
+from vit_jax.models.mae import num_shown
 from vit_jax.objectives.accumulation import Parts
 from vit_jax.objectives.classification import Classification
 from vit_jax.objectives.contrastive import Contrastive
 from vit_jax.objectives.contrastive_loss import KINDS
+from vit_jax.objectives.masked_reconstruction import MaskedReconstruction
 from vit_jax.parallel.mesh import BATCH_AXES, batch_shards
 from vit_jax.training.step import LossFn
 
@@ -31,14 +34,19 @@ def build_objective(config: ConfigDict, mesh: Mesh, image_size: int) -> LossFn:
     Raises:
         UserError: an unknown name, or an objective that does not go with the model.
     """
-    build = lookup(OBJECTIVES, config.objective.name, "config.objective.name,")
+    kind = _kind(config)
     mean, std = tuple(config.preprocess.mean), tuple(config.preprocess.std)
 
     def prepare(images: jax.Array) -> jax.Array:
         # Pictures travel as uint8, a quarter of the bytes.
         return normalize(images.reshape(-1, image_size, image_size, 3), mean, std)
 
-    return build(config, mesh, prepare)
+    return kind.build(config, mesh, prepare)
+
+
+def fields_read(config: ConfigDict) -> tuple[str, ...]:
+    """What the objective reads of a batch: "image" alone, or with it "label" or "tokens"."""
+    return _kind(config).objective.reads
 
 
 def _contrastive(config: ConfigDict, mesh: Mesh, prepare: Prepare) -> Contrastive:
@@ -83,11 +91,54 @@ def _classification(config: ConfigDict, mesh: Mesh, prepare: Prepare) -> Classif
     )
 
 
+def _masked_reconstruction(
+    config: ConfigDict, mesh: Mesh, prepare: Prepare
+) -> MaskedReconstruction:
+    model, ratio = config.model, config.objective.mask_ratio
+    if model.family != "mae":
+        raise UserError(
+            "config.objective.name='masked_reconstruction' predicts hidden patches: it needs a "
+            f"model with a decoder, of the family mae; found {model.family!r}"
+        )
+    num_patches = (model.image.image_size // model.image.patch_size) ** 2
+    if not 0 < num_shown(num_patches, ratio) < num_patches:
+        raise UserError(
+            f"config.objective.mask_ratio={ratio} of {num_patches} patches: expected a share that "
+            "hides at least one and shows at least one"
+        )
+    return MaskedReconstruction(
+        prepare=prepare,
+        num_patches=num_patches,
+        patch_size=model.image.patch_size,
+        mask_ratio=ratio,
+        normalize_pixels=config.objective.normalize_pixels,
+        parts=_parts(config, mesh),
+    )
+
+
 def _parts(config: ConfigDict, mesh: Mesh) -> Parts:
     return Parts(config.grad_accum_steps, batch_shards(mesh))
 
 
-OBJECTIVES: dict[str, Callable[[Any, Mesh, Prepare], LossFn]] = {
-    "contrastive": _contrastive,
-    "classification": _classification,
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A row of `OBJECTIVES`.
+
+    Attributes:
+        objective: the class, which says in `reads` what it reads of a batch.
+        build: makes one, or refuses the config.
+    """
+
+    objective: Any
+    build: Callable[[ConfigDict, Mesh, Prepare], LossFn]
+
+
+OBJECTIVES: dict[str, _Kind] = {
+    "contrastive": _Kind(Contrastive, _contrastive),
+    "classification": _Kind(Classification, _classification),
+    "masked_reconstruction": _Kind(MaskedReconstruction, _masked_reconstruction),
 }
+
+
+def _kind(config: ConfigDict) -> _Kind:
+    return lookup(OBJECTIVES, config.objective.name, "config.objective.name,")
