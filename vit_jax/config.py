@@ -88,18 +88,35 @@ def default_config(model: str) -> ConfigDict:
     config.objective.normalize_pixels = True  # ... whether each patch's target is normalised
 
     config.optim = ConfigDict()
-    config.optim.name = "adamw"  # adamw, muon
+    config.optim.name = "adamw"  # adamw, muon, lamb, lars, lion, sgd, adafactor
     config.optim.lr = 1e-3  # peak learning rate
-    config.optim.schedule = "cosine"  # after the warm-up: cosine, linear (both to 0), constant
+    # After the warm-up: cosine, linear (both to min_lr), rsqrt (as one over the root of the steps),
+    # constant.
+    config.optim.schedule = "cosine"
+    config.optim.min_lr = 0.0
+    config.optim.rsqrt_timescale = 10_000  # steps in which rsqrt falls by the root of two
     config.optim.warmup_steps = 0  # linear from 0
     config.optim.warmup_epochs = 0.0
     config.optim.warmup_examples = 0
     config.optim.warmup_percent = 0.0
-    config.optim.weight_decay = 0.0  # decoupled, times the learning rate
-    config.optim.b1 = 0.9
-    config.optim.b2 = 0.999
-    config.optim.eps = 1e-8
+    config.optim.cooldown_steps = 0  # at the end, the schedule times a line to 0
+    config.optim.cooldown_epochs = 0.0
+    config.optim.cooldown_examples = 0
+    config.optim.cooldown_percent = 0.0
+    # Times the learning rate; of matrices alone. Decoupled, but for sgd and lars, whose gradient it
+    # is added to.
+    config.optim.weight_decay = 0.0
+    config.optim.b1 = 0.9  # first moment; momentum of sgd, lars and adafactor
+    config.optim.b2 = 0.999  # second moment; for adafactor its largest value
+    config.optim.eps = 1e-8  # adamw, muon, lamb
+    config.optim.nesterov = False  # sgd
+    config.optim.mu_dtype = "float32"  # of the first moment: float32 or bfloat16
     config.optim.grad_clip_norm = 0.0  # global norm; 0 for none
+    # Layer-wise learning rates: lr * layer_decay^(layers above), 1 for equal ones.
+    config.optim.layer_decay = 1.0
+    # Patterns (regular expressions) of the paths of parameters that stay as they are, as
+    # ("image/.*",); the table that a run prints has the paths.
+    config.optim.freeze = ()
     config.optim.ema_decay = 0.0  # of the evaluated average of the weights; 0 for none
 
     config.log_steps = 10  # between lines of metrics.jsonl

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers import layer_norm, metadata, sincos_positions
+from vit_jax.models.layers import LayersAbove, layer_norm, metadata, nested, sincos_positions
 from vit_jax.models.transformer import BlockConfig, Transformer
 from vit_jax.models.vit import ViT, ViTConfig
 
@@ -91,6 +91,10 @@ class MAE(nnx.Module):
     def features(self, images: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
         """Intermediate outputs of the encoder, see `ViT.features`."""
         return self.image.features(images, layers)
+
+    def layers_above(self) -> LayersAbove:
+        """Those of the encoder; the decoder counts as its head."""
+        return nested("image", self.image)
 
     def reconstruct(self, images: jax.Array, noise: jax.Array, mask_ratio: float) -> Any:
         """Predicts every patch from the few that are shown.

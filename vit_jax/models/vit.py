@@ -11,6 +11,7 @@ from jax.nn import initializers
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers import (
+    LayersAbove,
     check_layers,
     layer_norm,
     metadata,
@@ -262,6 +263,15 @@ class ViT(nnx.Module):
         if height % patch or width % patch:
             raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
         return height // patch, width // patch
+
+    def layers_above(self) -> LayersAbove:
+        """Blocks between each part and the output, the head counting as one (MAE, BEiT)."""
+        depth = self.config.depth
+        first = ("patch_embed", "class_token", "distillation_token", "registers", "positions")
+        return {
+            **dict.fromkeys((*first, "pre_norm"), depth + 1),
+            "transformer/blocks": range(depth, 0, -1),
+        }
 
     def _forward(
         self, images: jax.Array, rng: jax.Array | None, intermediates: bool

@@ -36,8 +36,10 @@ from vit_jax.parallel.mesh import (
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
 from vit_jax.training.checkpoints import with_sharding
+from vit_jax.training.freezing import frozen_mask
 from vit_jax.training.objective import build_objective, fields_read
-from vit_jax.training.optimizer import make_optimizer, make_schedule
+from vit_jax.training.optimizer import make_optimizer
+from vit_jax.training.schedules import make_schedule
 from vit_jax.training.step import TrainState, init_state, make_train_step
 
 
@@ -130,8 +132,8 @@ def check_classes(config: ConfigDict, source: Source) -> None:
     """Refuses a source without labels, or with other classes than the model has outputs."""
     if "num_classes" not in config.model:
         raise UserError(
-            f"config.objective.name={config.objective.name!r} needs a model with a head: the family "
-            f"{config.model.family!r} has none"
+            f"config.objective.name={config.objective.name!r} needs a model with a head: the "
+            f"family {config.model.family!r} has none"
         )
     names, found = source.class_names, config.model.num_classes
     if names is None or source.labels is None:
@@ -195,19 +197,25 @@ class Program:
 
 
 def build_program(
-    config: ConfigDict, mesh: Mesh, *, warmup_steps: int, total_steps: int
+    config: ConfigDict,
+    mesh: Mesh,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    cooldown_steps: int = 0,
 ) -> Program:
     """Builds the training program of a config on a mesh; nothing is compiled yet."""
     model = build_model(config)
     objective = build_objective(config, mesh, image_size(config))
     check_sharded(model, mesh)
     schedule = make_schedule(
-        config.optim.schedule,
-        lr=config.optim.lr,
+        config.optim,
         warmup_steps=warmup_steps,
         total_steps=total_steps,
+        cooldown_steps=cooldown_steps,
     )
-    optimizer = make_optimizer(config.optim, schedule, model)
+    frozen = frozen_mask(config.optim.freeze, model)
+    optimizer = make_optimizer(config.optim, schedule, model, frozen)
 
     def init() -> TrainState:
         return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
@@ -219,6 +227,7 @@ def build_program(
         schedule,
         seed=config.seed,
         ema_decay=config.optim.ema_decay,
+        frozen=frozen,
     )
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple:

@@ -54,7 +54,11 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     batches = assembly.build_batches(config, source, tokenizer)
     lengths = Lengths.of(config, batches.epoch_examples)
     program = assembly.build_program(
-        config, mesh, warmup_steps=lengths.warmup, total_steps=lengths.total
+        config,
+        mesh,
+        warmup_steps=lengths.warmup,
+        total_steps=lengths.total,
+        cooldown_steps=lengths.cooldown,
     )
     embedder = assembly.build_embedder(config, program.model, mesh, tokenizer)
     suite = Suite(config.evals, embedder)
@@ -126,12 +130,14 @@ class Lengths:
     Attributes:
         total: of the run.
         warmup: of the learning rate's warm-up.
+        cooldown: of its fall to 0 at the end.
         eval: between evaluations.
         checkpoint: between checkpoints.
     """
 
     total: int
     warmup: int
+    cooldown: int
     eval: int
     checkpoint: int
 
@@ -144,6 +150,7 @@ class Lengths:
         return cls(
             total=total,
             warmup=config_lib.steps(config.optim, "warmup", **units),
+            cooldown=config_lib.steps(config.optim, "cooldown", **units),
             eval=config_lib.steps(config, "eval", **units),
             checkpoint=config_lib.steps(config, "checkpoint", **units),
         )

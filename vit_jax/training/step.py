@@ -9,7 +9,9 @@ import optax
 from flax import struct
 
 from vit_jax.models.functional import ModelDef, Params
-from vit_jax.training.optimizer import Schedule, project
+from vit_jax.training.freezing import keep_frozen, stop_frozen
+from vit_jax.training.optimizer import project
+from vit_jax.training.schedules import Schedule
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -60,6 +62,7 @@ def make_train_step(
     *,
     seed: int,
     ema_decay: float,
+    frozen: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the step.
 
@@ -70,6 +73,7 @@ def make_train_step(
         schedule: step -> learning rate, for the metrics alone.
         seed: of dropout, patch dropout and stochastic depth.
         ema_decay: decay of the average of the weights; 0 for none.
+        frozen: tree of bool, which parameters stay as they are; None for none.
 
     Returns:
         (state, batch) -> (state, metrics), to be jitted with the state donated.
@@ -81,7 +85,7 @@ def make_train_step(
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
 
         def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
-            module = model.bind(params)
+            module = model.bind(stop_frozen(params, frozen))
             loss, metrics = loss_fn(module, batch, rng)
             return loss, (metrics, model.statistics(module))
 
@@ -91,6 +95,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = project(optax.apply_updates(state.params, updates), bounds)
         params = model.with_statistics(params, statistics)
+        params = keep_frozen(params, state.params, frozen)
         ema = state.ema
         if ema is not None:
             # The first steps weigh more (as in Adam), else the average would remember the
