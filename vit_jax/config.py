@@ -75,8 +75,8 @@ def default_config(model: str) -> ConfigDict:
     config.total_examples = 0
 
     config.objective = ConfigDict()
-    # contrastive (CLIP, SigLIP: models of the family clip), classification (models with a head) or
-    # masked_reconstruction (family mae).
+    # contrastive (CLIP, SigLIP: models of the family clip), classification (models with a head),
+    # distillation (DeiT: classification with a teacher) or masked_reconstruction (family mae).
     config.objective.name = "contrastive"
     config.objective.loss = "softmax"  # softmax or sigmoid, of contrastive and classification
     config.objective.form = "gathered"  # contrastive: gathered, ring, tiled; same loss, less memory
@@ -84,8 +84,15 @@ def default_config(model: str) -> ConfigDict:
     config.objective.label_smoothing = 0.0  # classification
     config.objective.mixup_alpha = 0.0  # classification; with cutmix, each batch draws one of them
     config.objective.cutmix_alpha = 0.0
+    config.objective.distillation = "hard"  # hard or soft, see objectives/distillation.py
+    config.objective.distillation_alpha = 0.5  # weight of the teacher's loss
+    config.objective.distillation_temperature = 3.0  # of soft distillation
     config.objective.mask_ratio = 0.75  # masked_reconstruction: share of patches hidden
     config.objective.normalize_pixels = True  # ... whether each patch's target is normalised
+
+    config.teacher = ConfigDict()  # of distillation; frozen, evaluation mode
+    config.teacher.weights = ""  # weight file of any known format, or folder of an earlier run
+    config.teacher.model = ""  # registered name, where the file does not tell its model
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adamw, muon, lamb, lars, lion, sgd, adafactor

@@ -53,7 +53,7 @@ def make_plan(config: ConfigDict, where: Slice) -> Plan:
     batch = assembly.batch_shapes(config)
 
     start = time.monotonic()
-    traced = program.step.trace(program.abstract, batch)
+    traced = program.step.trace(program.abstract, batch, *program.abstract_constants)
     compiled, error = _compile(traced.lower())
     seconds = time.monotonic() - start
 
@@ -106,7 +106,8 @@ def _trace_without_repetition(config: ConfigDict, mesh: Mesh) -> Any:
     plain = config.copy_and_resolve_references()
     plain.compute.remat, plain.grad_accum_steps, plain.objective.form = "none", 1, "gathered"
     program = _program(plain, mesh)
-    return program.step.trace(program.abstract, assembly.batch_shapes(plain)).jaxpr
+    batch = assembly.batch_shapes(plain)
+    return program.step.trace(program.abstract, batch, *program.abstract_constants).jaxpr
 
 
 def _compile(lowered: Any) -> tuple[Any, str | None]:

@@ -25,7 +25,7 @@ from vit_jax.data.transforms import (
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models import partitioning
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.functional import ModelDef, Params
 from vit_jax.parallel.mesh import (
     batch_sharding,
     batch_shards,
@@ -37,10 +37,11 @@ from vit_jax.parallel.mesh import (
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
 from vit_jax.training.checkpoints import with_sharding
 from vit_jax.training.freezing import frozen_mask
-from vit_jax.training.objective import build_objective, fields_read
+from vit_jax.training.objective import build_objective, fields_read, has_teacher
 from vit_jax.training.optimizer import make_optimizer
 from vit_jax.training.schedules import make_schedule
 from vit_jax.training.step import TrainState, init_state, make_train_step
+from vit_jax.training.teacher import Teacher, build_teacher
 
 
 def build_model(config: ConfigDict) -> ModelDef:
@@ -186,7 +187,8 @@ class Program:
         mesh: all devices.
         abstract: `ShapeDtypeStruct`s of the state, with shardings.
         init: () -> state, jitted; arrays are created where they belong.
-        step: (state, batch) -> (state, metrics), jitted; the state is donated.
+        step: (state, batch, *constants) -> (state, metrics), jitted; the state is donated.
+        teacher: whose parameters are the step's only constants; None for none.
     """
 
     model: ModelDef
@@ -194,6 +196,16 @@ class Program:
     abstract: TrainState
     init: Any
     step: Any
+    teacher: Teacher | None
+
+    @property
+    def abstract_constants(self) -> tuple[Params, ...]:
+        """`ShapeDtypeStruct`s of what the step reads beside state and batch."""
+        return () if self.teacher is None else (self.teacher.abstract,)
+
+    def load_constants(self) -> tuple[Params, ...]:
+        """What the step reads beside state and batch."""
+        return () if self.teacher is None else (self.teacher.load(),)
 
 
 def build_program(
@@ -206,7 +218,8 @@ def build_program(
 ) -> Program:
     """Builds the training program of a config on a mesh; nothing is compiled yet."""
     model = build_model(config)
-    objective = build_objective(config, mesh, image_size(config))
+    teacher = build_teacher(config, mesh) if has_teacher(config) else None
+    objective = build_objective(config, mesh, image_size(config), teacher)
     check_sharded(model, mesh)
     schedule = make_schedule(
         config.optim,
@@ -230,12 +243,13 @@ def build_program(
         frozen=frozen,
     )
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple:
+    def step(state: TrainState, batch: dict[str, jax.Array], *constants: Params) -> tuple:
         with partitioning.use(activation_constraint(mesh), mesh.devices.flat[0].platform):
-            return train_step(state, batch)
+            return train_step(state, batch, *constants)
 
     abstract = jax.eval_shape(init)
     shardings = state_shardings(abstract, model, mesh, config.mesh.zero1)
+    constants = () if teacher is None else (teacher.shardings,)
     return Program(
         model=model,
         mesh=mesh,
@@ -243,10 +257,11 @@ def build_program(
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(
             step,
-            in_shardings=(shardings, batch_sharding(mesh)),
+            in_shardings=(shardings, batch_sharding(mesh), *constants),
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,
         ),
+        teacher=teacher,
     )
 
 

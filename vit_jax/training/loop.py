@@ -65,6 +65,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     for name, reason in suite.skipped.items():
         logger.warning("%s is skipped: %s", name, reason)
 
+    constants = program.load_constants()
+
     if jax.process_index() == 0:
         workdir_lib.save_config(workdir, config)
         if tokenizer is not None:
@@ -93,7 +95,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
         for step in range(first_step + 1, lengths.total + 1):
             with progress.waiting():
                 batch = next(feed)
-            state, metrics = program.step(state, batch)
+            state, metrics = program.step(state, batch, *constants)
             if step == first_step + 1:
                 jax.block_until_ready(metrics)
                 progress.start(step)

@@ -15,6 +15,7 @@ from vit_jax.objectives.accumulation import Parts
 from vit_jax.objectives.classification import Classification
 from vit_jax.objectives.contrastive import Contrastive
 from vit_jax.objectives.contrastive_loss import KINDS
+from vit_jax.objectives.distillation import Distillation, Teacher
 from vit_jax.objectives.masked_reconstruction import MaskedReconstruction
 from vit_jax.parallel.mesh import BATCH_AXES, batch_shards
 from vit_jax.training.step import LossFn
@@ -23,13 +24,16 @@ from vit_jax.training.step import LossFn
 Prepare = Callable[[jax.Array], jax.Array]
 
 
-def build_objective(config: ConfigDict, mesh: Mesh, image_size: int) -> LossFn:
+def build_objective(
+    config: ConfigDict, mesh: Mesh, image_size: int, teacher: Teacher | None = None
+) -> LossFn:
     """The objective of a config.
 
     Args:
         config: of the run.
         mesh: devices that the batch is split over.
         image_size: side of the model's input, px.
+        teacher: for objectives that have one, see `has_teacher`.
 
     Raises:
         UserError: an unknown name, or an objective that does not go with the model.
@@ -41,7 +45,20 @@ def build_objective(config: ConfigDict, mesh: Mesh, image_size: int) -> LossFn:
         # Pictures travel as uint8, a quarter of the bytes.
         return normalize(images.reshape(-1, image_size, image_size, 3), mean, std)
 
-    return kind.build(config, mesh, prepare)
+    return kind.build(config, mesh, prepare, *([] if teacher is None else [teacher]))
+
+
+def has_teacher(config: ConfigDict) -> bool:
+    """Whether the objective learns from a second model; refuses a model that cannot."""
+    if _kind(config).objective is not Distillation:
+        return False
+    if not config.model.get("distillation", False):
+        raise UserError(
+            "config.objective.name='distillation' teaches a distillation token: it needs a model "
+            f"of the family vit with config.model.distillation=True; found {config.model.family!r}"
+            f"{' without it' if 'distillation' in config.model else ''}"
+        )
+    return True
 
 
 def fields_read(config: ConfigDict) -> tuple[str, ...]:
@@ -74,20 +91,37 @@ def _contrastive(config: ConfigDict, mesh: Mesh, prepare: Prepare) -> Contrastiv
 
 def _classification(config: ConfigDict, mesh: Mesh, prepare: Prepare) -> Classification:
     objective, model = config.objective, config.model
-    num_classes = model.get("num_classes", 0)
-    if not num_classes:
+    if not model.get("num_classes", 0):
         raise UserError(
             "config.objective.name='classification' needs a model with a head: the family "
             f"{model.family!r} has none, or config.model.num_classes is not set"
         )
-    return Classification(
+    return Classification(objective.loss, **_supervision(config, mesh, prepare))
+
+
+def _supervision(config: ConfigDict, mesh: Mesh, prepare: Prepare) -> dict[str, Any]:
+    """What learning from labels has in common, with a teacher or without."""
+    return {
+        "num_classes": config.model.num_classes,
+        "prepare": prepare,
+        "label_smoothing": config.objective.label_smoothing,
+        "mixup_alpha": config.objective.mixup_alpha,
+        "cutmix_alpha": config.objective.cutmix_alpha,
+        "parts": _parts(config, mesh),
+    }
+
+
+def _distillation(
+    config: ConfigDict, mesh: Mesh, prepare: Prepare, teacher: Teacher
+) -> Distillation:
+    objective = config.objective
+    return Distillation(
         objective.loss,
-        num_classes=num_classes,
-        prepare=prepare,
-        label_smoothing=objective.label_smoothing,
-        mixup_alpha=objective.mixup_alpha,
-        cutmix_alpha=objective.cutmix_alpha,
-        parts=_parts(config, mesh),
+        teacher=teacher,
+        kind=objective.distillation,
+        alpha=objective.distillation_alpha,
+        temperature=objective.distillation_temperature,
+        **_supervision(config, mesh, prepare),
     )
 
 
@@ -130,12 +164,13 @@ class _Kind:
     """
 
     objective: Any
-    build: Callable[[ConfigDict, Mesh, Prepare], LossFn]
+    build: Callable[..., LossFn]
 
 
 OBJECTIVES: dict[str, _Kind] = {
     "contrastive": _Kind(Contrastive, _contrastive),
     "classification": _Kind(Classification, _classification),
+    "distillation": _Kind(Distillation, _distillation),
     "masked_reconstruction": _Kind(MaskedReconstruction, _masked_reconstruction),
 }
 

@@ -15,7 +15,7 @@ from vit_jax.training.schedules import Schedule
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
+LossFn = Callable[..., tuple[jax.Array, Metrics]]
 
 
 @struct.dataclass
@@ -63,12 +63,12 @@ def make_train_step(
     seed: int,
     ema_decay: float,
     frozen: Any = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds the step.
 
     Args:
         model: the model.
-        loss_fn: objective, `loss(model, batch, rng) -> (scalar, metrics)`.
+        loss_fn: objective, `loss(model, batch, rng, *constants) -> (scalar, metrics)`.
         optimizer: gradient transformation.
         schedule: step -> learning rate, for the metrics alone.
         seed: of dropout, patch dropout and stochastic depth.
@@ -76,17 +76,20 @@ def make_train_step(
         frozen: tree of bool, which parameters stay as they are; None for none.
 
     Returns:
-        (state, batch) -> (state, metrics), to be jitted with the state donated.
+        (state, batch, *constants) -> (state, metrics), to be jitted with the state donated;
+        constants are what the objective reads beside the batch: a teacher's parameters.
     """
     bounds = model.metadata("bounds")
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, *constants: Params
+    ) -> tuple[TrainState, Metrics]:
         # Keys depend on seed and step alone: a resumed run draws what the first one would have.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
 
         def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
             module = model.bind(stop_frozen(params, frozen))
-            loss, metrics = loss_fn(module, batch, rng)
+            loss, metrics = loss_fn(module, batch, rng, *constants)
             return loss, (metrics, model.statistics(module))
 
         (loss, (metrics, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
