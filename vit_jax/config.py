@@ -90,6 +90,12 @@ def default_config(model: str) -> ConfigDict:
     config.objective.mask_ratio = 0.75  # masked_reconstruction: share of patches hidden
     config.objective.normalize_pixels = True  # ... whether each patch's target is normalised
 
+    config.init = ConfigDict()  # of the first parameters, for fine-tuning
+    config.init.weights = ""  # weight file of any known format, or folder of an earlier run
+    config.init.model = ""  # registered name, where they belong to a model that they do not tell
+    # Patterns of paths, as ("head/.*",): fresh in this model, left out of the weights.
+    config.init.fresh = ()
+
     config.teacher = ConfigDict()  # of distillation; frozen, evaluation mode
     config.teacher.weights = ""  # weight file of any known format, or folder of an earlier run
     config.teacher.model = ""  # registered name, where the file does not tell its model

@@ -98,7 +98,7 @@ def local_bytes(tree: Any) -> int:
 def _program(config: ConfigDict, mesh: Mesh) -> assembly.Program:
     # The schedule's lengths follow from the data, which planning does not open; they are constants
     # of the program, of no influence on what it takes.
-    return assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000)
+    return assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000, resumed=True)
 
 
 def _trace_without_repetition(config: ConfigDict, mesh: Mesh) -> Any:

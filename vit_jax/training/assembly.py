@@ -37,6 +37,7 @@ from vit_jax.parallel.mesh import (
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
 from vit_jax.training.checkpoints import with_sharding
 from vit_jax.training.freezing import frozen_mask
+from vit_jax.training.initialization import build_start
 from vit_jax.training.objective import build_objective, fields_read, has_teacher
 from vit_jax.training.optimizer import make_optimizer
 from vit_jax.training.schedules import make_schedule
@@ -186,7 +187,7 @@ class Program:
         model: without parameters.
         mesh: all devices.
         abstract: `ShapeDtypeStruct`s of the state, with shardings.
-        init: () -> state, jitted; arrays are created where they belong.
+        init: () -> state; arrays are created where they belong, weights are read.
         step: (state, batch, *constants) -> (state, metrics), jitted; the state is donated.
         teacher: whose parameters are the step's only constants; None for none.
     """
@@ -215,9 +216,21 @@ def build_program(
     warmup_steps: int,
     total_steps: int,
     cooldown_steps: int = 0,
+    resumed: bool = False,
 ) -> Program:
-    """Builds the training program of a config on a mesh; nothing is compiled yet."""
+    """Builds the training program of a config on a mesh; nothing is compiled yet.
+
+    Args:
+        config: of the run.
+        mesh: the mesh.
+        warmup_steps: of the learning rate.
+        total_steps: of the run.
+        cooldown_steps: of the learning rate.
+        resumed: whether the run goes on from a checkpoint (or is only planned), so that nobody
+            asks for the weights of `config.init`.
+    """
     model = build_model(config)
+    start = None if resumed else build_start(config, model)
     teacher = build_teacher(config, mesh) if has_teacher(config) else None
     objective = build_objective(config, mesh, image_size(config), teacher)
     check_sharded(model, mesh)
@@ -230,8 +243,9 @@ def build_program(
     frozen = frozen_mask(config.optim.freeze, model)
     optimizer = make_optimizer(config.optim, schedule, model, frozen)
 
-    def init() -> TrainState:
-        return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
+    def init(*weights: Params) -> TrainState:
+        fill = [] if start is None else [lambda params: start.fill(params, *weights)]
+        return init_state(model, optimizer, config.seed, config.optim.ema_decay > 0, *fill)
 
     train_step = make_train_step(
         model,
@@ -247,14 +261,16 @@ def build_program(
         with partitioning.use(activation_constraint(mesh), mesh.devices.flat[0].platform):
             return train_step(state, batch, *constants)
 
-    abstract = jax.eval_shape(init)
+    weights = () if start is None else (start.origin.model.shapes(),)
+    abstract = jax.eval_shape(init, *weights)
     shardings = state_shardings(abstract, model, mesh, config.mesh.zero1)
+    compiled_init = jax.jit(init, out_shardings=shardings)
     constants = () if teacher is None else (teacher.shardings,)
     return Program(
         model=model,
         mesh=mesh,
         abstract=with_sharding(abstract, shardings),
-        init=jax.jit(init, out_shardings=shardings),
+        init=lambda: compiled_init(*([] if start is None else [start.load(mesh)])),
         step=jax.jit(
             step,
             in_shardings=(shardings, batch_sharding(mesh), *constants),

@@ -21,7 +21,7 @@ from vit_jax.evaluators import Suite
 from vit_jax.parallel.mesh import prefetch
 from vit_jax.training import assembly
 from vit_jax.training import workdir as workdir_lib
-from vit_jax.training.checkpoints import Checkpoints
+from vit_jax.training.checkpoints import Checkpoints, has_checkpoint
 from vit_jax.training.metrics import MetricWriter, Progress, duration
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
         warmup_steps=lengths.warmup,
         total_steps=lengths.total,
         cooldown_steps=lengths.cooldown,
+        resumed=has_checkpoint(workdir),
     )
     embedder = assembly.build_embedder(config, program.model, mesh, tokenizer)
     suite = Suite(config.evals, embedder)

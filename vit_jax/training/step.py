@@ -41,10 +41,22 @@ class TrainState:
 
 
 def init_state(
-    model: ModelDef, optimizer: optax.GradientTransformation, seed: int, ema: bool
+    model: ModelDef,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    ema: bool,
+    fill: Callable[[Params], Params] = lambda params: params,
 ) -> TrainState:
-    """Fresh state. Pure: jit it with output shardings to create it in place."""
-    params = model.init(jax.random.fold_in(jax.random.key(seed), 0))
+    """First state. Pure: jit it with output shardings to create it in place.
+
+    Args:
+        model: the model.
+        optimizer: gradient transformation.
+        seed: of the parameters.
+        ema: whether there is an average of them.
+        fill: puts weights from elsewhere in the place of fresh parameters.
+    """
+    params = fill(model.init(jax.random.fold_in(jax.random.key(seed), 0)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
