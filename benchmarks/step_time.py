@@ -32,13 +32,14 @@ def main() -> None:
     program = assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000)
     batch = assembly.random_batch(config, mesh)
     state = program.init()
-    state, metrics = program.step(state, batch)
+    constants = program.load_constants()
+    state, metrics = program.step(state, batch, *constants)
     jax.block_until_ready(metrics)
 
     before, walls = resource.getrusage(resource.RUSAGE_SELF), []
     for _ in range(_STEPS.value):
         start = time.perf_counter()
-        state, metrics = program.step(state, batch)
+        state, metrics = program.step(state, batch, *constants)
         jax.block_until_ready(metrics)
         walls.append(time.perf_counter() - start)
     after = resource.getrusage(resource.RUSAGE_SELF)

@@ -75,28 +75,61 @@ def default_config(model: str) -> ConfigDict:
     config.total_examples = 0
 
     config.objective = ConfigDict()
-    # contrastive (CLIP, SigLIP: models of the family clip) or classification (models with a head).
+    # contrastive (CLIP, SigLIP: models of the family clip), classification (models with a head),
+    # distillation (DeiT: classification with a teacher) or masked_reconstruction (family mae).
     config.objective.name = "contrastive"
-    config.objective.loss = "softmax"  # softmax or sigmoid, of either
+    config.objective.loss = "softmax"  # softmax or sigmoid, of contrastive and classification
     config.objective.form = "gathered"  # contrastive: gathered, ring, tiled; same loss, less memory
     config.objective.tile_size = 1024  # pairs a side, for tiled
     config.objective.label_smoothing = 0.0  # classification
     config.objective.mixup_alpha = 0.0  # classification; with cutmix, each batch draws one of them
     config.objective.cutmix_alpha = 0.0
+    config.objective.distillation = "hard"  # hard or soft, see objectives/distillation.py
+    config.objective.distillation_alpha = 0.5  # weight of the teacher's loss
+    config.objective.distillation_temperature = 3.0  # of soft distillation
+    config.objective.mask_ratio = 0.75  # masked_reconstruction: share of patches hidden
+    config.objective.normalize_pixels = True  # ... whether each patch's target is normalised
+
+    config.init = ConfigDict()  # of the first parameters, for fine-tuning
+    config.init.weights = ""  # weight file of any known format, or folder of an earlier run
+    config.init.model = ""  # registered name, where they belong to a model that they do not tell
+    # Patterns of paths, as ("head/.*",): fresh in this model, left out of the weights.
+    config.init.fresh = ()
+
+    config.teacher = ConfigDict()  # of distillation; frozen, evaluation mode
+    config.teacher.weights = ""  # weight file of any known format, or folder of an earlier run
+    config.teacher.model = ""  # registered name, where the file does not tell its model
 
     config.optim = ConfigDict()
-    config.optim.name = "adamw"  # adamw, muon
+    config.optim.name = "adamw"  # adamw, muon, lamb, lars, lion, sgd, adafactor
     config.optim.lr = 1e-3  # peak learning rate
-    config.optim.schedule = "cosine"  # after the warm-up: cosine, linear (both to 0), constant
+    # After the warm-up: cosine, linear (both to min_lr), rsqrt (as one over the root of the steps),
+    # constant.
+    config.optim.schedule = "cosine"
+    config.optim.min_lr = 0.0
+    config.optim.rsqrt_timescale = 10_000  # steps in which rsqrt falls by the root of two
     config.optim.warmup_steps = 0  # linear from 0
     config.optim.warmup_epochs = 0.0
     config.optim.warmup_examples = 0
     config.optim.warmup_percent = 0.0
-    config.optim.weight_decay = 0.0  # decoupled, times the learning rate
-    config.optim.b1 = 0.9
-    config.optim.b2 = 0.999
-    config.optim.eps = 1e-8
+    config.optim.cooldown_steps = 0  # at the end, the schedule times a line to 0
+    config.optim.cooldown_epochs = 0.0
+    config.optim.cooldown_examples = 0
+    config.optim.cooldown_percent = 0.0
+    # Times the learning rate; of matrices alone. Decoupled, but for sgd and lars, whose gradient it
+    # is added to.
+    config.optim.weight_decay = 0.0
+    config.optim.b1 = 0.9  # first moment; momentum of sgd, lars and adafactor
+    config.optim.b2 = 0.999  # second moment; for adafactor its largest value
+    config.optim.eps = 1e-8  # adamw, muon, lamb
+    config.optim.nesterov = False  # sgd
+    config.optim.mu_dtype = "float32"  # of the first moment: float32 or bfloat16
     config.optim.grad_clip_norm = 0.0  # global norm; 0 for none
+    # Layer-wise learning rates: lr * layer_decay^(layers above), 1 for equal ones.
+    config.optim.layer_decay = 1.0
+    # Patterns (regular expressions) of the paths of parameters that stay as they are, as
+    # ("image/.*",); the table that a run prints has the paths.
+    config.optim.freeze = ()
     config.optim.ema_decay = 0.0  # of the evaluated average of the weights; 0 for none
 
     config.log_steps = 10  # between lines of metrics.jsonl

@@ -1,4 +1,6 @@
-"""AdamW and schedules against formulas written out in NumPy."""
+"""Optimizers against formulas written out in NumPy."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,34 +10,17 @@ import pytest
 
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
+from vit_jax.models import registry
+from vit_jax.models.functional import ModelDef
+from vit_jax.training.freezing import frozen_mask
 from vit_jax.training.optimizer import (
+    OPTIMIZERS,
     make_optimizer,
-    make_schedule,
     matrix_dimensions,
     project,
+    scale_by_layer,
 )
-
-
-@pytest.mark.parametrize(
-    ("name", "decayed"),
-    [
-        ("cosine", lambda t: 0.5 * (1 + np.cos(np.pi * t))),
-        ("linear", lambda t: 1 - t),
-        ("constant", lambda t: 1.0),
-    ],
-)
-def test_schedule(name, decayed):
-    schedule = make_schedule(name, lr=0.3, warmup_steps=10, total_steps=110)
-    for step in (0, 5, 10, 35, 60, 109):
-        expected = 0.03 * step if step < 10 else 0.3 * decayed((step - 10) / 100)
-        np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, atol=1e-8)
-
-
-def test_schedule_errors():
-    with pytest.raises(UserError, match="did you mean 'cosine'"):
-        make_schedule("cosin", lr=1.0, warmup_steps=0, total_steps=5)
-    with pytest.raises(UserError, match="warm-up of 5 steps is not shorter than the run of 5"):
-        make_schedule("cosine", lr=1.0, warmup_steps=5, total_steps=5)
+from vit_jax.weights.mapping import flatten
 
 
 class Model:
@@ -46,6 +31,9 @@ class Model:
 
     def metadata(self, key):
         return self._trees[key]
+
+    def layers_above(self):
+        return self._trees["layers_above"]
 
 
 def test_muon_orthogonalises_each_matrix_of_a_stack():
@@ -132,3 +120,185 @@ def test_project_clips_what_has_bounds():
     found = jax.jit(lambda p: project(p, {"scale": (0.0, 4.6), "kernel": None}))(params)
     np.testing.assert_allclose(found["scale"], 4.6)
     np.testing.assert_array_equal(found["kernel"], [-9.0, 9.0])
+
+
+def adam(state, g, config):
+    state["m"] = config.b1 * state.get("m", 0) + (1 - config.b1) * g
+    state["v"] = config.b2 * state.get("v", 0) + (1 - config.b2) * g**2
+    t = state["t"] = state.get("t", 0) + 1
+    m, v = state["m"] / (1 - config.b1**t), state["v"] / (1 - config.b2**t)
+    return m / (np.sqrt(v) + config.eps)
+
+
+def lamb(state, g, p, decay, config):
+    update = adam(state, g, config) + decay * p
+    return update * np.linalg.norm(p) / np.linalg.norm(update)
+
+
+def lars(state, g, p, decay, config):
+    g = g + decay * p
+    if p.ndim > 1:
+        g = g * 0.001 * np.linalg.norm(p) / np.linalg.norm(g)
+    state["m"] = config.b1 * state.get("m", 0) + g
+    return state["m"]
+
+
+def lion(state, g, p, decay, config):
+    m = state.get("m", np.zeros_like(g))
+    state["m"] = config.b2 * m + (1 - config.b2) * g
+    return np.sign(config.b1 * m + (1 - config.b1) * g) + decay * p
+
+
+def sgd(state, g, p, decay, config):
+    g = g + decay * p
+    state["m"] = config.b1 * state.get("m", 0) + g
+    return g + config.b1 * state["m"] if config.nesterov else state["m"]
+
+
+def adafactor(state, g, p, decay, config):
+    """Shazeer and Stern 2018, algorithm 4, without clipping and relative steps."""
+    t = state["t"] = state.get("t", 0) + 1
+    b2 = min(config.b2, 1 - t**-0.8)
+    squares = g**2 + 1e-30
+    if g.ndim == 2 and min(g.shape) >= 32:
+        rows = state["r"] = b2 * state.get("r", 0) + (1 - b2) * squares.mean(1)
+        columns = state["c"] = b2 * state.get("c", 0) + (1 - b2) * squares.mean(0)
+        v = rows[:, None] * columns[None, :] / rows.mean()
+    else:
+        v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * squares
+    state["m"] = config.b1 * state.get("m", 0) + (1 - config.b1) * g / np.sqrt(v)
+    return state["m"] + decay * p
+
+
+REFERENCES = {"lamb": lamb, "lars": lars, "lion": lion, "sgd": sgd, "adafactor": adafactor}
+
+
+@pytest.mark.parametrize(
+    ("name", "nesterov"), [*((name, False) for name in REFERENCES), ("sgd", True)]
+)
+def test_steps_by_hand(name, nesterov):
+    """Four steps of each optimizer; what is no matrix is not decayed."""
+    config = default_config("vit_ti16").optim
+    config.update(
+        name=name, b1=0.8, b2=0.95, eps=1e-6, weight_decay=0.1, nesterov=nesterov, layer_decay=0.5
+    )
+    rng = np.random.default_rng(1)
+    expected = {"kernel": rng.normal(size=(40, 33)), "bias": rng.normal(size=40)}
+    found = {k: x.astype(np.float32) for k, x in expected.items()}
+    above = {"kernel": 2, "bias": 0}
+    model = Model(decay={"kernel": True, "bias": False}, layers_above=above)
+    optimizer = make_optimizer(config, lambda _: 0.03, model)
+    state, states = optimizer.init(found), {k: {} for k in found}
+    for _ in range(4):
+        grads = {k: rng.normal(size=x.shape) for k, x in expected.items()}
+        updates, state = optimizer.update(grads, state, found)
+        found = optax.apply_updates(found, updates)
+        for k, p in expected.items():
+            decay = 0.1 if p.ndim > 1 else 0.0
+            update = REFERENCES[name](states[k], grads[k], p, decay, config)
+            expected[k] = p - 0.03 * 0.5 ** above[k] * update
+    for k in expected:
+        np.testing.assert_allclose(found[k], expected[k], rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_first_moment_in_bfloat16(name):
+    config = default_config("vit_ti16").optim
+    config.update(name=name, mu_dtype="bfloat16")
+    model = Model(decay={"x": True}, axes={"x": ("embed", "mlp")})
+    state = make_optimizer(config, lambda _: 1.0, model).init({"x": jnp.ones((4, 4))})
+    moments = [x.dtype for x in jax.tree.leaves(state) if x.shape == (4, 4)]
+    assert jnp.bfloat16 in moments
+    assert moments.count(jnp.bfloat16) == 1
+    config.mu_dtype = "bfloat17"
+    with pytest.raises(UserError, match="did you mean 'bfloat16'"):
+        make_optimizer(config, lambda _: 1.0, model)
+
+
+def above(name):
+    spec = registry.model_spec(name)
+    model = ModelDef(spec.family, spec.architecture)
+    return {path: np.ravel(x).tolist() for path, x in flatten(model.layers_above()).items()}
+
+
+def test_layers_of_mae_b():
+    """MAE's table (He et al. 2022, util/lr_decay.py): 0.65^(12 - i) for block i of 12."""
+    found = above("deit_b16")
+    assert found["transformer/blocks/attention/out/kernel"] == [12 - i for i in range(12)]
+    first = ("patch_embed/kernel", "patch_embed/bias", "class_token", "positions")
+    assert [found[path] for path in first] == [[13]] * 4
+    assert [found[path] for path in ("norm/scale", "head/kernel", "head/bias")] == [[0]] * 3
+    assert max(found.values()) == [13]
+
+
+def test_layers_of_swin_t():
+    """SimMIM's table (get_swin_layer), as layers above: 13 - id of depths 2-2-6-2."""
+    found = above("swin_t")
+    assert found["stage0/blocks/norm1/scale"] == [12, 11]
+    assert found["stage1/merging/reduction/kernel"] == [11]
+    assert found["stage1/blocks/norm1/scale"] == [10, 9]
+    assert found["stage2/merging/norm/scale"] == [9]
+    assert found["stage2/blocks/norm1/scale"] == [8, 7, 6, 5, 4, 3]
+    assert found["stage3/blocks/attention/bias_table"] == [2, 1]
+    assert found["patch_embed/kernel"] == found["patch_norm/bias"] == [13]
+    assert found["norm/scale"] == found["head/kernel"] == [0]
+
+
+def test_layers_of_other_families():
+    clip, resnet, mae = above("clip_vit_emoji"), above("resnet50"), above("mae_vit_b16")
+    depth = registry.model_spec("clip_vit_emoji").architecture.text.depth
+    assert clip["text/transformer/blocks/norm1/scale"] == list(range(depth, 0, -1))
+    assert clip["text/token_embed/embedding"] == [depth + 1]
+    assert clip["logit_scale"] == clip["image_projection/kernel"] == [0]
+    assert resnet["stem_conv/kernel"] == resnet["stem_norm/mean"] == [17]
+    assert resnet["stage0/first/conv1/kernel"] == [16]
+    assert resnet["stage3/rest/conv1/kernel"] == [2, 1]
+    assert mae["image/transformer/blocks/norm1/scale"] == list(range(12, 0, -1))
+    assert mae["decoder/blocks/norm1/scale"] == [0]
+
+
+def test_layer_decay_scales_each_layer_of_a_stack():
+    model = Model(layers_above={"stack": np.asarray([[2], [1]]), "head": 0})
+    transform = scale_by_layer(0.65, model)
+    updates = {"stack": jnp.ones((2, 3)), "head": jnp.ones(2)}
+    found, _ = transform.update(updates, transform.init(updates), updates)
+    np.testing.assert_allclose(found["stack"], [[0.65**2] * 3, [0.65] * 3], rtol=1e-6)
+    np.testing.assert_array_equal(found["head"], [1, 1])
+    with pytest.raises(UserError, match=r"layer_decay=1.5: expected a number in \(0, 1\]"):
+        scale_by_layer(1.5, model)
+
+
+def tiny_vit():
+    spec = registry.model_spec("vit_ti16")
+    return ModelDef(spec.family, dataclasses.replace(spec.architecture, depth=2, width=6))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_frozen_parameters_have_no_state_and_no_update(name):
+    model = tiny_vit()
+    frozen = frozen_mask(("transformer/.*", "positions"), model)
+    config = default_config("vit_ti16").optim
+    config.update(name=name, weight_decay=0.1, grad_clip_norm=1.0, layer_decay=0.9)
+    optimizer = make_optimizer(config, lambda _: 1.0, model, frozen)
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), model.shapes())
+    state = jax.eval_shape(optimizer.init, params)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    assert not [path for path in paths if "blocks" in path or "positions" in path]
+    assert any("head" in path for path in paths)
+    updates = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p)[0])(params)
+    moved = jax.tree.map(lambda u: bool(jnp.any(u != 0)), updates)
+    assert flatten(moved) == {path: not f for path, f in flatten(frozen).items()}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (("hed/.*",), "no path matches 'hed/.*'; did you mean 'head/"),
+        (("head",), "no path matches 'head'"),
+        (("head/(",), "is no regular expression"),
+        ((".*",), "leaves nothing to train"),
+    ],
+)
+def test_patterns_that_freeze_nothing_or_everything(patterns, message):
+    with pytest.raises(UserError, match=message):
+        frozen_mask(patterns, tiny_vit())

@@ -267,6 +267,16 @@ class ImageText:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageOnly:
+    """An example to what an objective without labels reads: `image`, flat as in `ImageText`."""
+
+    augment: Augmentation
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"image": self.augment(example["image"], rng).reshape(-1)}
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageLabel:
     """A labelled example to what a classification objective reads.
 

@@ -23,11 +23,29 @@ class BatchNorm(nnx.Module):
     Under jit the batch is the global one, so that the statistics are those of all devices.
     """
 
-    def __init__(self, width: int, *, initial_scale: float = 1.0, dtype: Any):
-        self.dtype = dtype
+    def __init__(
+        self,
+        width: int,
+        *,
+        initial_scale: float = 1.0,
+        affine: bool = True,
+        epsilon: float = EPSILON,
+        dtype: Any,
+    ):
+        """Builds the layer.
+
+        Args:
+            width: channels C.
+            initial_scale: of the learned factors.
+            affine: whether there are learned factors and offsets.
+            epsilon: beside the variance.
+            dtype: compute type.
+        """
+        self.dtype, self.affine, self.epsilon = dtype, affine, epsilon
         about = metadata("embed", decay=False)
-        self.scale = nnx.Param(jnp.full((width,), initial_scale, jnp.float32), **about)
-        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32), **about)
+        if affine:
+            self.scale = nnx.Param(jnp.full((width,), initial_scale, jnp.float32), **about)
+            self.bias = nnx.Param(jnp.zeros((width,), jnp.float32), **about)
         self.mean = nnx.BatchStat(jnp.zeros((width,), jnp.float32), **about, trainable=False)
         self.var = nnx.BatchStat(jnp.ones((width,), jnp.float32), **about, trainable=False)
 
@@ -35,23 +53,26 @@ class BatchNorm(nnx.Module):
         """Normalises.
 
         Args:
-            x: (B, H, W, C).
+            x: (B, ..., C).
             train: whether to use the batch's statistics and to update the running ones.
 
         Returns:
-            (B, H, W, C), compute type.
+            (B, ..., C), compute type.
 
         Raises:
             UserError: in training, when a channel has a single value and so no variance.
         """
         x = x.astype(jnp.float32)
         if train:
-            mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
+            axes = tuple(range(x.ndim - 1))
+            mean, var = jnp.mean(x, axis=axes), jnp.var(x, axis=axes)
             self._update(mean, var, count=x.size // x.shape[-1])
         else:
             mean, var = self.mean[...], self.var[...]
-        scale = self.scale[...] * jax.lax.rsqrt(var + EPSILON)
-        return ((x - mean) * scale + self.bias[...]).astype(self.dtype)
+        inverse = jax.lax.rsqrt(var + self.epsilon)
+        if not self.affine:
+            return ((x - mean) * inverse).astype(self.dtype)
+        return ((x - mean) * (self.scale[...] * inverse) + self.bias[...]).astype(self.dtype)
 
     def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         if count < 2:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers import metadata
+from vit_jax.models.layers import LayersAbove, metadata, nested
 from vit_jax.models.text import TextConfig, TextTransformer
 from vit_jax.models.towers import ImageTowerConfig, build_tower
 
@@ -109,6 +109,10 @@ class CLIP(nnx.Module):
     def features(self, images: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
         """Intermediate outputs of the image tower, see there; `text.features` has the other's."""
         return self.image.features(images, layers)
+
+    def layers_above(self) -> LayersAbove:
+        """Those of each tower for itself."""
+        return {**nested("image", self.image), **nested("text", self.text)}
 
     def logit_parameters(self) -> tuple[jax.Array, jax.Array | None]:
         """Scale (exponentiated) and bias of the logits, scalars; the bias is None for CLIP."""

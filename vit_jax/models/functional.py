@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from vit_jax.models import families
@@ -38,6 +39,7 @@ class ModelDef:
         self._build = build
         abstract = nnx.eval_shape(build, jax.random.key(0))
         self._graphdef, self._template = nnx.split(abstract, STORED)
+        self._layers_above = abstract.layers_above()
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters. Pure: jit it with output shardings to create them in place."""
@@ -65,6 +67,24 @@ class ModelDef:
     def shapes(self) -> Params:
         """`ShapeDtypeStruct` of every parameter."""
         return nnx.to_pure_dict(self._template)
+
+    def layers_above(self) -> Params:
+        """Layers between each parameter and the output, in a tree like the parameters'.
+
+        A number, or for a stack of layers one each, of shape (layers, 1, ...). What the model's own
+        `layers_above` does not name has none above it.
+        """
+
+        def describe(path: tuple[str, ...], x: jax.ShapeDtypeStruct) -> Any:
+            parts = (self._layers_above.get("/".join(path[:i])) for i in range(len(path), 0, -1))
+            above = next((part for part in parts if part is not None), 0)
+            if isinstance(above, int):
+                return above
+            return np.reshape(np.asarray(above), (-1,) + (1,) * (len(x.shape) - 1))
+
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: describe(tuple(key.key for key in path), x), self.shapes()
+        )
 
     def metadata(self, key: str, default: Any = None) -> Params:
         """What the model says of each parameter under `key`, in a tree like the parameters'."""

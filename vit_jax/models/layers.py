@@ -19,6 +19,8 @@ from vit_jax.models.partitioning import constrain, platform
 
 Block = TypeVar("Block", bound=nnx.Module)
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+# Path of a part of a model -> layers between it and the output, one each for a stack of layers.
+LayersAbove = dict[str, int | range]
 
 # torch's GELU is the exact erf form; OpenAI's CLIP was trained with QuickGELU. The name is stored
 # with the weights, because a wrong one costs accuracy without any error.
@@ -48,6 +50,11 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
 def metadata(*axes: str, decay: bool = True) -> dict[str, Any]:
     """Parameter metadata: the logical name of each dimension and whether weight decay applies."""
     return {"axes": axes, "decay": decay}
+
+
+def nested(name: str, module: Any) -> LayersAbove:
+    """What a part of a model says of its layers, under the model's names."""
+    return {f"{name}/{path}": above for path, above in module.layers_above().items()}
 
 
 def layer_norm(

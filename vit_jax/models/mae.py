@@ -10,7 +10,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers import layer_norm, metadata, sincos_positions
+from vit_jax.models.layers import LayersAbove, layer_norm, metadata, nested, sincos_positions
 from vit_jax.models.transformer import BlockConfig, Transformer
 from vit_jax.models.vit import ViT, ViTConfig
 
@@ -92,6 +92,10 @@ class MAE(nnx.Module):
         """Intermediate outputs of the encoder, see `ViT.features`."""
         return self.image.features(images, layers)
 
+    def layers_above(self) -> LayersAbove:
+        """Those of the encoder; the decoder counts as its head."""
+        return nested("image", self.image)
+
     def reconstruct(self, images: jax.Array, noise: jax.Array, mask_ratio: float) -> Any:
         """Predicts every patch from the few that are shown.
 
@@ -112,7 +116,7 @@ class MAE(nnx.Module):
         if not 0 <= mask_ratio < 1:
             raise UserError(f"mask_ratio={mask_ratio}: expected a share in [0, 1)")
         order = jnp.argsort(noise, axis=1)
-        shown = order[:, : int(count * (1 - mask_ratio))]
+        shown = order[:, : num_shown(count, mask_ratio)]
         rank = jnp.argsort(order, axis=1)
         tokens = self.decoder_embed(self.image.encode_patches(images, shown))
         pixels = self._decode(tokens, rank, grid)
@@ -138,6 +142,11 @@ class MAE(nnx.Module):
         patches = patches + sincos_positions(grid, width).astype(self.dtype)
         x, _ = self.decoder(jnp.concatenate([prefix, patches], axis=1))
         return self.decoder_head(self.decoder_norm(x[:, split:])).astype(jnp.float32)
+
+
+def num_shown(num_patches: int, mask_ratio: float) -> int:
+    """Patches of a picture that the encoder sees."""
+    return int(num_patches * (1 - mask_ratio))
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:

@@ -18,6 +18,7 @@ from vit_jax.models.batch_norm import BatchNorm
 from vit_jax.models.layers import (
     REMAT_POLICIES,
     Initializer,
+    LayersAbove,
     check_layers,
     metadata,
     stack_blocks,
@@ -241,6 +242,7 @@ class StagedResNet(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
+        self.depths = tuple(depths)
         in_channels = width
         execution: dict[str, Any] = {"scan": scan, "remat": remat, "dtype": dtype, "rngs": rngs}
         for i, depth in enumerate(depths):
@@ -259,6 +261,16 @@ class StagedResNet(nnx.Module):
         check_layers(layers, NUM_STAGES, "stages")
         outputs = self._forward(images, train=False)
         return [outputs[layer] for layer in layers]
+
+    def layers_above(self) -> LayersAbove:
+        """Bottlenecks between each part and the output, what follows them counting as one."""
+        above = sum(self.depths)
+        parts: LayersAbove = {name: above + 1 for name in vars(self) if name.startswith("stem")}
+        for i, depth in enumerate(self.depths):
+            parts[f"stage{i}/first"] = above
+            parts[f"stage{i}/rest"] = range(above - 1, above - depth, -1)
+            above -= depth
+        return parts
 
     def _forward(self, images: jax.Array, *, train: bool) -> list[jax.Array]:
         """Outputs of all stages."""

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers import check_layers, layer_norm, metadata
+from vit_jax.models.layers import LayersAbove, check_layers, layer_norm, metadata
 from vit_jax.models.swin_stage import WEIGHT_INIT, Stage, StageConfig
 
 
@@ -173,6 +173,19 @@ class Swin(nnx.Module):
         check_layers(layers, len(self.config.depths), "stages")
         outputs = self._forward(images, None)
         return [outputs[layer] for layer in layers]
+
+    def layers_above(self) -> LayersAbove:
+        """Blocks of all stages between each part and the output, the head counting as one.
+
+        Patch merging goes with the last block of the stage before it (Xie et al. 2022, "SimMIM").
+        """
+        above = sum(self.config.depths)
+        parts: LayersAbove = {"patch_embed": above + 1, "patch_norm": above + 1}
+        for i, depth in enumerate(self.config.depths):
+            parts[f"stage{i}/merging"] = above + 1
+            parts[f"stage{i}/blocks"] = range(above, above - depth, -1)
+            above -= depth
+        return parts
 
     def _forward(self, images: jax.Array, rng: jax.Array | None) -> list[jax.Array]:
         """Outputs of all stages."""

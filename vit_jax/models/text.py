@@ -10,7 +10,7 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError, check_name
-from vit_jax.models.layers import check_layers, layer_norm, metadata
+from vit_jax.models.layers import LayersAbove, check_layers, layer_norm, metadata
 from vit_jax.models.transformer import BlockConfig, Transformer
 
 POOLS = ("eot", "last")
@@ -140,6 +140,15 @@ class TextTransformer(nnx.Module):
         # EOT has the largest id, so that argmax finds its first occurrence.
         end = jnp.argmax(tokens, axis=-1)
         return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
+
+    def layers_above(self) -> LayersAbove:
+        """Blocks between each part and the output, the projection counting as one."""
+        depth = self.config.depth
+        return {
+            "token_embed": depth + 1,
+            "positions": depth + 1,
+            "transformer/blocks": range(depth, 0, -1),
+        }
 
     def _forward(
         self, tokens: jax.Array, rng: jax.Array | None, intermediates: bool

@@ -10,7 +10,9 @@ from flax import nnx
 from jax.nn import initializers
 
 from vit_jax.errors import UserError, check_name
+from vit_jax.models.batch_norm import BatchNorm
 from vit_jax.models.layers import (
+    LayersAbove,
     check_layers,
     layer_norm,
     metadata,
@@ -56,6 +58,7 @@ class ViTConfig:
         drop_path: stochastic depth of the last block, linear from 0 at the first.
         patch_dropout: share of patches left out in training (FLIP, Li et al. 2023).
         num_classes: outputs of the linear head; 0 for a tower without one.
+        head_norm: batch norm without factors before the head (MAE's linear probe).
     """
 
     image_size: int = 224
@@ -80,6 +83,7 @@ class ViTConfig:
     drop_path: float = 0.0
     patch_dropout: float = 0.0
     num_classes: int = 0
+    head_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -91,6 +95,8 @@ class ViTConfig:
         if not self.class_token and (self.pool == "class" or self.distillation):
             found = "pool='class'" if self.pool == "class" else "distillation"
             raise UserError(f"{found} needs class_token=True")
+        if self.head_norm and self.distillation:
+            raise UserError("head_norm goes with one head: set distillation=False")
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout={self.patch_dropout}: expected a share in [0, 1)")
         self.block  # noqa: B018 - refuses what no block can be
@@ -161,6 +167,8 @@ class ViT(nnx.Module):
             self.map_head = MAPHead(config.block, dtype=dtype, rngs=rngs)
         if config.num_classes:
             self.head = classifier_head(config, rngs)
+        if config.num_classes and config.head_norm:
+            self.head_norm = BatchNorm(width, affine=False, epsilon=1e-6, dtype=jnp.float32)
         if config.num_classes and config.distillation:
             self.distillation_head = classifier_head(config, rngs)
 
@@ -203,7 +211,10 @@ class ViT(nnx.Module):
         if self.config.distillation:
             by_class, by_distillation = self.both_logits(images, rng=rng)
             return (by_class + by_distillation) / 2
-        return self.head(self.encode_image(images, rng=rng).astype(jnp.float32))
+        pooled = self.encode_image(images, rng=rng).astype(jnp.float32)
+        if self.config.head_norm:
+            pooled = self.head_norm(pooled, train=rng is not None)
+        return self.head(pooled)
 
     def both_logits(
         self, images: jax.Array, *, rng: jax.Array | None = None
@@ -262,6 +273,15 @@ class ViT(nnx.Module):
         if height % patch or width % patch:
             raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
         return height // patch, width // patch
+
+    def layers_above(self) -> LayersAbove:
+        """Blocks between each part and the output, the head counting as one (MAE, BEiT)."""
+        depth = self.config.depth
+        first = ("patch_embed", "class_token", "distillation_token", "registers", "positions")
+        return {
+            **dict.fromkeys((*first, "pre_norm"), depth + 1),
+            "transformer/blocks": range(depth, 0, -1),
+        }
 
     def _forward(
         self, images: jax.Array, rng: jax.Array | None, intermediates: bool

@@ -19,6 +19,8 @@ class Classification:
     Reads `image` (B, ...), whatever `prepare` makes pictures of, and `label` (B,) int32.
     """
 
+    reads = ("image", "label")
+
     def __init__(
         self,
         loss: str,
@@ -53,10 +55,7 @@ class Classification:
         self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Loss (scalar, float32) and accuracy of a global batch, on the mixed labels' largest."""
-        mix_rng, model_rng = jax.random.split(rng)
-        images = self.prepare(batch["image"])
-        targets = smooth_labels(batch["label"], self.num_classes, self.label_smoothing)
-        images, targets = self._mix(images, targets, mix_rng)
+        images, targets, model_rng = self.mixed(batch, rng)
 
         def classify(model: Any, images: jax.Array, rng: jax.Array) -> tuple[jax.Array, ...]:
             return (model(images, rng=rng),)
@@ -64,6 +63,15 @@ class Classification:
         (logits,) = self.parts.run(classify, model, (images,), model_rng)
         right = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
         return cross_entropy(logits, targets, self.loss), {"accuracy": jnp.mean(right)}
+
+    def mixed(
+        self, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Pictures (B, H, W, 3), their targets (B, num_classes), and a key for the model."""
+        mix_rng, model_rng = jax.random.split(rng)
+        images = self.prepare(batch["image"])
+        targets = smooth_labels(batch["label"], self.num_classes, self.label_smoothing)
+        return *self._mix(images, targets, mix_rng), model_rng
 
     def _mix(
         self, images: jax.Array, targets: jax.Array, rng: jax.Array

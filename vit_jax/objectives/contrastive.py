@@ -15,6 +15,8 @@ class Contrastive:
     Reads `image` (B, ...), whatever `prepare` makes pictures of, and `tokens` (B, context_length).
     """
 
+    reads = ("image", "tokens")
+
     def __init__(
         self,
         kind: str,

@@ -54,7 +54,7 @@ def make_plan(config: ConfigDict, where: Slice) -> Plan:
     batch = assembly.batch_shapes(config)
 
     start = time.monotonic()
-    traced = program.step.trace(program.abstract, batch)
+    traced = program.step.trace(program.abstract, batch, *program.abstract_constants)
     compiled, error = _compile(traced.lower())
     seconds = time.monotonic() - start
 
@@ -99,7 +99,7 @@ def local_bytes(tree: Any) -> int:
 def _program(config: ConfigDict, mesh: Mesh) -> assembly.Program:
     # The schedule's lengths follow from the data, which planning does not open; they are constants
     # of the program, of no influence on what it takes.
-    return assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000)
+    return assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000, resumed=True)
 
 
 def _trace_without_repetition(config: ConfigDict, mesh: Mesh) -> Any:
@@ -107,7 +107,8 @@ def _trace_without_repetition(config: ConfigDict, mesh: Mesh) -> Any:
     plain = config.copy_and_resolve_references()
     plain.compute.remat, plain.grad_accum_steps, plain.objective.form = "none", 1, "gathered"
     program = _program(plain, mesh)
-    return program.step.trace(program.abstract, assembly.batch_shapes(plain)).jaxpr
+    batch = assembly.batch_shapes(plain)
+    return program.step.trace(program.abstract, batch, *program.abstract_constants).jaxpr
 
 
 def _compile(lowered: Any) -> tuple[Any, str | None]:

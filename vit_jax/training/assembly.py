@@ -15,11 +15,17 @@ from vit_jax.config import build_architecture
 from vit_jax.data.batches import Batches
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, make_tokenizer
-from vit_jax.data.transforms import ImageLabel, ImageText, captions_of, parse_augmentation
-from vit_jax.errors import UserError, check_name, unknown
+from vit_jax.data.transforms import (
+    ImageLabel,
+    ImageOnly,
+    ImageText,
+    captions_of,
+    parse_augmentation,
+)
+from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models import partitioning
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.functional import ModelDef, Params
 from vit_jax.parallel.mesh import (
     batch_sharding,
     batch_shards,
@@ -30,9 +36,13 @@ from vit_jax.parallel.mesh import (
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
 from vit_jax.training.checkpoints import with_sharding
-from vit_jax.training.objective import OBJECTIVES, build_objective
-from vit_jax.training.optimizer import make_optimizer, make_schedule
+from vit_jax.training.freezing import frozen_mask
+from vit_jax.training.initialization import build_start
+from vit_jax.training.objective import build_objective, fields_read, has_teacher
+from vit_jax.training.optimizer import make_optimizer
+from vit_jax.training.schedules import make_schedule
 from vit_jax.training.step import TrainState, init_state, make_train_step
+from vit_jax.training.teacher import Teacher, build_teacher
 
 
 def build_model(config: ConfigDict) -> ModelDef:
@@ -54,8 +64,7 @@ def build_tokenizer(config: ConfigDict, source: Source, workdir: Any) -> Tokeniz
         source: training source, whose captions a "trained" tokenizer is learned from.
         workdir: of the run, which may have learned one before.
     """
-    check_name(config.objective.name, OBJECTIVES, "config.objective.name,")
-    if config.objective.name != "contrastive":
+    if "tokens" not in fields_read(config):
         return None
     if config.tokenizer is None:
         raise UserError("config.tokenizer is not set: contrastive training reads captions")
@@ -102,11 +111,11 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | Non
         tokenizer: for objectives that read text.
     """
     augment = parse_augmentation(config.data.augment, size=image_size(config))
-    transform: ImageText | ImageLabel
-    if tokenizer is None:
+    transform: ImageOnly | ImageLabel | ImageText = ImageOnly(augment)
+    if "label" in fields_read(config):
         check_classes(config, source)
         transform = ImageLabel(augment)
-    else:
+    elif tokenizer is not None:
         check_templates(config.data.templates)
         transform = ImageText(augment, tokenizer, tuple(config.data.templates))
     return Batches(
@@ -123,7 +132,12 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | Non
 
 def check_classes(config: ConfigDict, source: Source) -> None:
     """Refuses a source without labels, or with other classes than the model has outputs."""
-    names, found = source.class_names, config.model.get("num_classes", 0)
+    if "num_classes" not in config.model:
+        raise UserError(
+            f"config.objective.name={config.objective.name!r} needs a model with a head: the "
+            f"family {config.model.family!r} has none"
+        )
+    names, found = source.class_names, config.model.num_classes
     if names is None or source.labels is None:
         raise UserError(f"config.data.train={config.data.train!r} has no labels to classify by")
     if len(names) != found:
@@ -173,8 +187,9 @@ class Program:
         model: without parameters.
         mesh: all devices.
         abstract: `ShapeDtypeStruct`s of the state, with shardings.
-        init: () -> state, jitted; arrays are created where they belong.
-        step: (state, batch) -> (state, metrics), jitted; the state is donated.
+        init: () -> state; arrays are created where they belong, weights are read.
+        step: (state, batch, *constants) -> (state, metrics), jitted; the state is donated.
+        teacher: whose parameters are the step's only constants; None for none.
     """
 
     model: ModelDef
@@ -182,25 +197,55 @@ class Program:
     abstract: TrainState
     init: Any
     step: Any
+    teacher: Teacher | None
+
+    @property
+    def abstract_constants(self) -> tuple[Params, ...]:
+        """`ShapeDtypeStruct`s of what the step reads beside state and batch."""
+        return () if self.teacher is None else (self.teacher.abstract,)
+
+    def load_constants(self) -> tuple[Params, ...]:
+        """What the step reads beside state and batch."""
+        return () if self.teacher is None else (self.teacher.load(),)
 
 
 def build_program(
-    config: ConfigDict, mesh: Mesh, *, warmup_steps: int, total_steps: int
+    config: ConfigDict,
+    mesh: Mesh,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    cooldown_steps: int = 0,
+    resumed: bool = False,
 ) -> Program:
-    """Builds the training program of a config on a mesh; nothing is compiled yet."""
+    """Builds the training program of a config on a mesh; nothing is compiled yet.
+
+    Args:
+        config: of the run.
+        mesh: the mesh.
+        warmup_steps: of the learning rate.
+        total_steps: of the run.
+        cooldown_steps: of the learning rate.
+        resumed: whether the run goes on from a checkpoint (or is only planned), so that nobody
+            asks for the weights of `config.init`.
+    """
     model = build_model(config)
-    objective = build_objective(config, mesh, image_size(config))
+    start = None if resumed else build_start(config, model)
+    teacher = build_teacher(config, mesh) if has_teacher(config) else None
+    objective = build_objective(config, mesh, image_size(config), teacher)
     check_sharded(model, mesh)
     schedule = make_schedule(
-        config.optim.schedule,
-        lr=config.optim.lr,
+        config.optim,
         warmup_steps=warmup_steps,
         total_steps=total_steps,
+        cooldown_steps=cooldown_steps,
     )
-    optimizer = make_optimizer(config.optim, schedule, model)
+    frozen = frozen_mask(config.optim.freeze, model)
+    optimizer = make_optimizer(config.optim, schedule, model, frozen)
 
-    def init() -> TrainState:
-        return init_state(model, optimizer, config.seed, ema=config.optim.ema_decay > 0)
+    def init(*weights: Params) -> TrainState:
+        fill = [] if start is None else [lambda params: start.fill(params, *weights)]
+        return init_state(model, optimizer, config.seed, config.optim.ema_decay > 0, *fill)
 
     train_step = make_train_step(
         model,
@@ -209,39 +254,44 @@ def build_program(
         schedule,
         seed=config.seed,
         ema_decay=config.optim.ema_decay,
+        frozen=frozen,
     )
 
-    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple:
+    def step(state: TrainState, batch: dict[str, jax.Array], *constants: Params) -> tuple:
         with partitioning.use(activation_constraint(mesh), mesh.devices.flat[0].platform):
-            return train_step(state, batch)
+            return train_step(state, batch, *constants)
 
-    abstract = jax.eval_shape(init)
+    weights = () if start is None else (start.origin.model.shapes(),)
+    abstract = jax.eval_shape(init, *weights)
     shardings = state_shardings(abstract, model, mesh, config.mesh.zero1)
+    compiled_init = jax.jit(init, out_shardings=shardings)
+    constants = () if teacher is None else (teacher.shardings,)
     return Program(
         model=model,
         mesh=mesh,
         abstract=with_sharding(abstract, shardings),
-        init=jax.jit(init, out_shardings=shardings),
+        init=lambda: compiled_init(*([] if start is None else [start.load(mesh)])),
         step=jax.jit(
             step,
-            in_shardings=(shardings, batch_sharding(mesh)),
+            in_shardings=(shardings, batch_sharding(mesh), *constants),
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,
         ),
+        teacher=teacher,
     )
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """A global training batch as the step takes it."""
     size, count = image_size(config), config.batch_size
-    return {
-        "image": jax.ShapeDtypeStruct((count, size * size * 3), jnp.uint8),
-        **(
-            {"tokens": jax.ShapeDtypeStruct((count, config.model.text.context_length), jnp.int32)}
-            if config.objective.name == "contrastive"
-            else {"label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    shapes = {
+        "image": lambda: jax.ShapeDtypeStruct((count, size * size * 3), jnp.uint8),
+        "label": lambda: jax.ShapeDtypeStruct((count,), jnp.int32),
+        "tokens": lambda: jax.ShapeDtypeStruct(
+            (count, config.model.text.context_length), jnp.int32
         ),
     }
+    return {field: shapes[field]() for field in fields_read(config)}
 
 
 def random_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.Array]:

@@ -99,6 +99,11 @@ class Checkpoints:
         self._manager.close()
 
 
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+    """Whether a run has saved anything yet."""
+    return any(p.name.isdecimal() for p in (pathlib.Path(workdir) / DIRECTORY).glob("*"))
+
+
 def with_sharding(shapes: Any, shardings: Any) -> Any:
     """Gives every `ShapeDtypeStruct` of a tree its sharding."""
     return jax.tree.map(

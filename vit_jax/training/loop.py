@@ -21,7 +21,7 @@ from vit_jax.evaluators import Suite
 from vit_jax.parallel.mesh import prefetch
 from vit_jax.training import assembly
 from vit_jax.training import workdir as workdir_lib
-from vit_jax.training.checkpoints import Checkpoints
+from vit_jax.training.checkpoints import Checkpoints, has_checkpoint
 from vit_jax.training.metrics import MetricWriter, Progress, duration
 
 logger = logging.getLogger(__name__)
@@ -54,12 +54,19 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     batches = assembly.build_batches(config, source, tokenizer)
     lengths = Lengths.of(config, batches.epoch_examples)
     program = assembly.build_program(
-        config, mesh, warmup_steps=lengths.warmup, total_steps=lengths.total
+        config,
+        mesh,
+        warmup_steps=lengths.warmup,
+        total_steps=lengths.total,
+        cooldown_steps=lengths.cooldown,
+        resumed=has_checkpoint(workdir),
     )
     embedder = assembly.build_embedder(config, program.model, mesh, tokenizer)
     suite = Suite(config.evals, embedder)
     for name, reason in suite.skipped.items():
         logger.warning("%s is skipped: %s", name, reason)
+
+    constants = program.load_constants()
 
     if jax.process_index() == 0:
         workdir_lib.save_config(workdir, config)
@@ -89,7 +96,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
         for step in range(first_step + 1, lengths.total + 1):
             with progress.waiting():
                 batch = next(feed)
-            state, metrics = program.step(state, batch)
+            state, metrics = program.step(state, batch, *constants)
             if step == first_step + 1:
                 jax.block_until_ready(metrics)
                 progress.start(step)
@@ -126,12 +133,14 @@ class Lengths:
     Attributes:
         total: of the run.
         warmup: of the learning rate's warm-up.
+        cooldown: of its fall to 0 at the end.
         eval: between evaluations.
         checkpoint: between checkpoints.
     """
 
     total: int
     warmup: int
+    cooldown: int
     eval: int
     checkpoint: int
 
@@ -144,6 +153,7 @@ class Lengths:
         return cls(
             total=total,
             warmup=config_lib.steps(config.optim, "warmup", **units),
+            cooldown=config_lib.steps(config.optim, "cooldown", **units),
             eval=config_lib.steps(config, "eval", **units),
             checkpoint=config_lib.steps(config, "checkpoint", **units),
         )

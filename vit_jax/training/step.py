@@ -9,11 +9,13 @@ import optax
 from flax import struct
 
 from vit_jax.models.functional import ModelDef, Params
-from vit_jax.training.optimizer import Schedule, project
+from vit_jax.training.freezing import keep_frozen, stop_frozen
+from vit_jax.training.optimizer import project
+from vit_jax.training.schedules import Schedule
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
+LossFn = Callable[..., tuple[jax.Array, Metrics]]
 
 
 @struct.dataclass
@@ -39,10 +41,22 @@ class TrainState:
 
 
 def init_state(
-    model: ModelDef, optimizer: optax.GradientTransformation, seed: int, ema: bool
+    model: ModelDef,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    ema: bool,
+    fill: Callable[[Params], Params] = lambda params: params,
 ) -> TrainState:
-    """Fresh state. Pure: jit it with output shardings to create it in place."""
-    params = model.init(jax.random.fold_in(jax.random.key(seed), 0))
+    """First state. Pure: jit it with output shardings to create it in place.
+
+    Args:
+        model: the model.
+        optimizer: gradient transformation.
+        seed: of the parameters.
+        ema: whether there is an average of them.
+        fill: puts weights from elsewhere in the place of fresh parameters.
+    """
+    params = fill(model.init(jax.random.fold_in(jax.random.key(seed), 0)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -60,29 +74,34 @@ def make_train_step(
     *,
     seed: int,
     ema_decay: float,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    frozen: Any = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds the step.
 
     Args:
         model: the model.
-        loss_fn: objective, `loss(model, batch, rng) -> (scalar, metrics)`.
+        loss_fn: objective, `loss(model, batch, rng, *constants) -> (scalar, metrics)`.
         optimizer: gradient transformation.
         schedule: step -> learning rate, for the metrics alone.
         seed: of dropout, patch dropout and stochastic depth.
         ema_decay: decay of the average of the weights; 0 for none.
+        frozen: tree of bool, which parameters stay as they are; None for none.
 
     Returns:
-        (state, batch) -> (state, metrics), to be jitted with the state donated.
+        (state, batch, *constants) -> (state, metrics), to be jitted with the state donated;
+        constants are what the objective reads beside the batch: a teacher's parameters.
     """
     bounds = model.metadata("bounds")
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, *constants: Params
+    ) -> tuple[TrainState, Metrics]:
         # Keys depend on seed and step alone: a resumed run draws what the first one would have.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
 
         def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
-            module = model.bind(params)
-            loss, metrics = loss_fn(module, batch, rng)
+            module = model.bind(stop_frozen(params, frozen))
+            loss, metrics = loss_fn(module, batch, rng, *constants)
             return loss, (metrics, model.statistics(module))
 
         (loss, (metrics, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
@@ -91,6 +110,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = project(optax.apply_updates(state.params, updates), bounds)
         params = model.with_statistics(params, statistics)
+        params = keep_frozen(params, state.params, frozen)
         ema = state.ema
         if ema is not None:
             # The first steps weigh more (as in Adam), else the average would remember the

@@ -40,9 +40,10 @@ from typing import Any
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.functional import ModelDef, Params
 from vit_jax.weights import mapping
-from vit_jax.weights.files import open_weights, read_json
+from vit_jax.weights.files import TensorFile, open_weights, read_json
 from vit_jax.weights.formats import FORMATS, recognise
-from vit_jax.weights.mismatch import check_complete, check_constants
+from vit_jax.weights.mapping import Entry
+from vit_jax.weights.mismatch import check, check_complete, check_constants
 from vit_jax.weights.writing import write_tensors
 
 
@@ -64,14 +65,28 @@ def load_weights(
         UserError: the file cannot be read, its format is unknown or ambiguous, or it does not fit
             the model; then nothing is loaded.
     """
+    entries, file, known = _open(path, model, format)
+    return mapping.load(entries, file, model.shapes(), shardings, known)
+
+
+def check_weights(path: str | pathlib.Path, model: ModelDef, format: str | None = None) -> None:
+    """Refuses a file that does not fit a model, as `load_weights` does, without reading tensors."""
+    entries, file, known = _open(path, model, format)
+    shapes = {k: tuple(v.shape) for k, v in mapping.flatten(model.shapes()).items()}
+    check(entries, file, shapes, known)
+
+
+def _open(
+    path: str | pathlib.Path, model: ModelDef, format: str | None
+) -> tuple[list[Entry], TensorFile, tuple[str, ...]]:
+    """The mapping, the file under its names, and patterns of names that hold no parameter."""
     file = open_weights(path)
     chosen = lookup(FORMATS, format, "format") if format else recognise(file)
     entries = chosen.checked_entries(model.family, model.architecture)
     file = chosen.view(file, model.family, model.architecture)
     constants = chosen.constants(model.family, model.architecture)
     check_constants(file, constants, chosen.ignored)
-    known = (*chosen.ignored, *constants)
-    return mapping.load(entries, file, model.shapes(), shardings, known)
+    return entries, file, (*chosen.ignored, *constants)
 
 
 def read_architecture(path: str | pathlib.Path, format: str | None = None) -> tuple[str, Any]:

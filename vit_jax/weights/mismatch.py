@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def check(
         key: file.shape(key) for key in file if key not in expected and not _matches(key, ignored)
     }
     if missing or unexpected or misshapen:
-        raise UserError(_describe(file, missing, unexpected, misshapen))
+        raise UserError(describe(file, missing, unexpected, misshapen))
 
 
 def check_constants(
@@ -95,12 +95,20 @@ def check_complete(entries: Sequence["Entry"], shapes: Mapping[str, Shape]) -> N
         )
 
 
-def _describe(
-    file: TensorFile,
+def describe(
+    file: Any,
     missing: Mapping[str, Shape],
     unexpected: Mapping[str, Shape],
     misshapen: Mapping[str, str],
 ) -> str:
+    """All that does not fit between weights and a model, for an error.
+
+    Args:
+        file: where the weights lie, as it is printed.
+        missing: what the model needs: name -> shape.
+        unexpected: what it has no use for: name -> shape.
+        misshapen: name -> what was expected and found.
+    """
     surplus = _fold(unexpected)
     lines = [f"missing: {k} {shape}{_near(k, surplus)}" for k, shape in _fold(missing).items()]
     lines += [f"unexpected: {key} {shape}" for key, shape in surplus.items()]

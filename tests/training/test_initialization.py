@@ -1,0 +1,169 @@
+"""Fine-tuning: what comes from the weights, what is fresh, and what is refused."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax.config import default_config
+from vit_jax.errors import UserError
+from vit_jax.models import registry
+from vit_jax.models.functional import ModelDef
+from vit_jax.models.layers import resize_positions, sincos_positions
+from vit_jax.parallel.mesh import make_mesh
+from vit_jax.training import assembly, loop
+from vit_jax.training.initialization import build_start
+from vit_jax.training.restore import restore
+from vit_jax.weights import native
+from vit_jax.weights.mapping import flatten
+
+SIZES = {
+    "image_size": 8, "patch_size": 2, "width": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16,
+}  # fmt: skip
+
+
+def save(folder, name, **changes):
+    """Random weights of a small model in the library's own format: (file, leaves)."""
+    spec = registry.model_spec(name)
+    architecture = spec.architecture
+    if hasattr(architecture, "image"):
+        changes = {"image": dataclasses.replace(architecture.image, **SIZES), **changes}
+    else:
+        changes = {**SIZES, **changes}
+    spec = dataclasses.replace(
+        spec, architecture=dataclasses.replace(architecture, **changes), tokenizer=None
+    )
+    rng = np.random.default_rng(3)
+    shapes = ModelDef(spec.family, spec.architecture).shapes()
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    path = folder / f"{name}.safetensors"
+    native.save(path, params, spec)
+    return str(path), flatten(params)
+
+
+def vit_config(**changes):
+    config = default_config(model="deit_ti16")
+    config.model.update(**SIZES, num_classes=10)
+    config.data.train = "digits:train"
+    config.objective.name = "classification"
+    config.compute.scan = False
+    config.update(batch_size=16, total_steps=2, checkpoint_percent=0.0)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def filled(config):
+    """First parameters by path, where fresh ones are all 100."""
+    model = assembly.build_model(config)
+    start = build_start(config, model)
+    fresh = jax.tree.map(lambda x: np.full(x.shape, 100, np.float32), model.shapes())
+    weights = start.load(make_mesh(devices=jax.devices()[:1]))
+    return flatten(start.fill(fresh, weights))
+
+
+def test_a_masked_autoencoder_becomes_a_classifier_of_larger_pictures(tmp_path):
+    """As in MAE's fine-tuning: mean pooling, fresh norm and head, learned positions."""
+    path, source = save(tmp_path, "mae_vit_b16", decoder_width=8, decoder_num_heads=2)
+    config = vit_config(**{
+        "init.weights": path,
+        "init.fresh": ("head/.*", "norm/.*"),
+        "model.pool": "mean_norm",
+        "model.image_size": 12,
+        "model.position_init": "sincos",
+        "model.drop_path": 0.1,
+    })  # fmt: skip
+    found = filled(config)
+    fresh = {p for p, x in found.items() if np.all(np.asarray(x) == 100)}
+    assert fresh == {"head/kernel", "head/bias", "norm/scale", "norm/bias"}
+    for path in set(found) - fresh - {"positions"}:
+        np.testing.assert_array_equal(found[path], source[f"image/{path}"])
+    table = np.concatenate([np.zeros((1, 8)), sincos_positions((4, 4), 8)])
+    expected = resize_positions(jax.numpy.asarray(table), (4, 4), (6, 6), 1)
+    np.testing.assert_allclose(found["positions"], expected, atol=1e-6)
+
+
+def test_a_classifier_becomes_the_image_tower_of_a_pair(tmp_path):
+    """LiT: the text tower and the projections are fresh, the old head is left out."""
+    path, source = save(tmp_path, "vit_ti16", num_classes=5)
+    config = default_config(model="clip_vit_emoji")
+    with config.unlocked():
+        config.model.image = vit_config().model
+    config.model.image.update(num_classes=0, weight_init="xavier")
+    config.init.weights = path
+    config.init.fresh = ("text.*", "image_projection/.*", "logit_scale", "image/head/.*")
+    found = filled(config)
+    for path, x in found.items():
+        if path.startswith("image/"):
+            np.testing.assert_array_equal(x, source[path.removeprefix("image/")])
+        else:
+            assert np.all(np.asarray(x) == 100), path
+
+
+def test_a_new_head_only_where_it_is_asked_for(tmp_path):
+    path, source = save(tmp_path, "vit_ti16", num_classes=5)
+    config = vit_config(**{"init.weights": path})
+    with pytest.raises(UserError) as error:
+        build_start(config, assembly.build_model(config))
+    message = str(error.value)
+    assert "another shape: head/kernel: expected (8, 10), found (8, 5)" in message
+    assert "another shape: head/bias" in message
+    assert "config.init.fresh" in message
+    config.init.fresh = ("head/.*",)
+    found = filled(config)
+    np.testing.assert_array_equal(found["head/kernel"], np.full((8, 10), 100))
+    np.testing.assert_array_equal(found["positions"], source["positions"])
+
+
+def test_a_file_of_another_library(tmp_path):
+    """timm's names tell no architecture: they are taken for this model's, or the named one's."""
+    config = vit_config(**{"init.weights": "tests/data/timm_vit.safetensors"})
+    with pytest.raises(UserError, match="does not fit the model, nothing was loaded"):
+        build_start(config, assembly.build_model(config))
+    config.init.model = "swin_t"
+    with pytest.raises(UserError, match="does not fit the model, nothing was loaded"):
+        build_start(config, assembly.build_model(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init.weights": "absent"}, "absent: expected the folder of a run or a weight file"),
+        ({"init.fresh": ("head/.*",)}, "config.init.weights is not set"),
+        ({"init.weights": "FILE", "init.fresh": ("hed/.*",)}, "no path matches 'hed/.*'"),
+        ({"init.weights": "FILE", "model.depth": 3}, r"expected \(3, 8"),
+        ({"init.weights": "FILE", "init.model": "vit_b17"}, "did you mean 'vit_b16"),
+        ({"init.weights": "FILE", "model.class_token": False, "model.pool": "mean"}, "unexpected"),
+        ({"init.weights": "FILE", "model.layer_scale": 0.1}, "missing: transformer/blocks/scale1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(changes, message, tmp_path):
+    path, _ = save(tmp_path, "deit_ti16", num_classes=10)
+    changes = {key: path if value == "FILE" else value for key, value in changes.items()}
+    with pytest.raises(UserError, match=message):
+        loop.train(vit_config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_another_and_resumes_without_it(tmp_path):
+    """Frozen parameters are those of the first run to the end."""
+    loop.train(vit_config(), tmp_path / "first")
+    first = flatten(restore(tmp_path / "first").params)
+    changes = {
+        "init.weights": str(tmp_path / "first"),
+        "optim.freeze": ("(?!head).*",),
+        "optim.weight_decay": 0.1,
+        "model.head_norm": True,
+        "init.fresh": ("head.*",),
+    }
+    loop.train(vit_config(**changes), tmp_path / "second")
+    second = flatten(restore(tmp_path / "second").params)
+    for path, x in second.items():
+        same = path in first and np.array_equal(x, first[path])
+        assert same != path.startswith("head"), path
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert config["init"]["weights"] == str(tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "gone")
+    assert loop.train(vit_config(**changes), tmp_path / "second") == {}

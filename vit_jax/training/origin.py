@@ -1,0 +1,97 @@
+"""Parameters from elsewhere: an earlier run's folder, or a weight file of any known format."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from vit_jax.errors import UserError
+from vit_jax.models import families, registry
+from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.training import workdir as workdir_lib
+from vit_jax.training.checkpoints import DIRECTORY, Checkpoints, with_sharding
+from vit_jax.weights import check_weights, huggingface, load_weights, native, read_architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A model whose parameters lie on disk.
+
+    Attributes:
+        path: of the run's folder or of the weights.
+        spec: the model and its preprocessing.
+        model: the same, to be run.
+    """
+
+    path: pathlib.Path
+    spec: ModelSpec
+    model: ModelDef
+
+    def check(self) -> None:
+        """Refuses a file that does not fit the model, before anything is read."""
+        if not is_run(self.path):
+            check_weights(self.path, self.model)
+
+    def load(self, shardings: Any) -> Params:
+        """The parameters.
+
+        Args:
+            shardings: tree of shardings like the parameters'.
+        """
+        if not is_run(self.path):
+            return load_weights(self.path, self.model, shardings=shardings)
+        config = workdir_lib.load_config(self.path)
+        checkpoints = Checkpoints(self.path)
+        abstract = with_sharding(self.model.shapes(), shardings)
+        params = checkpoints.restore_params(abstract, ema=config.optim.ema_decay > 0)
+        checkpoints.close()
+        return params
+
+
+def open_origin(
+    weights: str, name: str, otherwise: ModelSpec, compute: dict[str, Any], **changes: Any
+) -> Origin:
+    """What parameters on disk belong to; nothing of them is read yet.
+
+    Args:
+        weights: folder of a run, or weight file.
+        name: registered model that the weights belong to; "" for what they tell of themselves.
+        otherwise: their model where neither tells.
+        compute: `dtype`, `scan` and `remat` of the model, see `families.build`.
+        **changes: fields of the architecture of a registered model.
+
+    Raises:
+        UserError: unknown name, or no such file.
+    """
+    path = pathlib.Path(weights).expanduser()
+    if not path.exists():
+        raise UserError(f"{weights}: expected the folder of a run or a weight file; found nothing")
+    if name:
+        spec = registry.model_spec(name)
+        architecture = dataclasses.replace(spec.architecture, **changes)
+        spec = dataclasses.replace(spec, architecture=architecture)
+    else:
+        spec = _told(path) or otherwise
+    return Origin(path, spec, ModelDef(spec.family, spec.architecture, **compute))
+
+
+def is_run(path: pathlib.Path) -> bool:
+    """Whether a folder is that of a run, with a checkpoint in it."""
+    return (path / workdir_lib.CONFIG_FILE).is_file() and (path / DIRECTORY).is_dir()
+
+
+def _told(path: pathlib.Path) -> ModelSpec | None:
+    """What weights tell of themselves; None where they do not."""
+    if is_run(path):
+        config = workdir_lib.load_config(path)
+        return ModelSpec(
+            architecture=families.parse_family(config.model.to_dict(), "config.model"),
+            preprocess=families.parse(Preprocess, config.preprocess.to_dict(), "preprocess"),
+        )
+    if native.is_described(path):
+        return native.load_spec(path)
+    try:
+        _, architecture = read_architecture(path)
+        return huggingface.read_spec(path if path.is_dir() else path.parent, architecture)
+    except UserError:
+        return None
