@@ -209,6 +209,7 @@ def build_program(
         schedule,
         seed=config.seed,
         ema_decay=config.optim.ema_decay,
+        skip_non_finite=config.non_finite == "skip",
     )
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple:
