@@ -64,7 +64,6 @@ class NonFinite:
         if pending is None or bool(pending[2]["finite"]):
             return
         step, batch, metrics = pending
-        self._pending = None
         self.batches.add(batch)
         # Skipped updates fail at steps in a row, rollbacks at the same step again and again.
         consecutive = step - self._failed_step in (0, 1)
@@ -81,6 +80,7 @@ class NonFinite:
             )
         logger.warning("Step %d is not finite (%s): %s.", step, problem, self._policy)
         if self._policy == "rollback":
+            self._pending = None  # of a step that will be done anew
             raise Rollback
 
 
