@@ -136,6 +136,13 @@ def default_config(model: str) -> ConfigDict:
     config.checkpoint_steps = 0  # between checkpoints; the last step always makes one
     config.checkpoint_percent = 10.0
     config.keep_checkpoints = 2  # newest ones kept
+    config.keep_every_steps = 0  # and those of multiples of this many steps; 0 for none
+    config.keep_best = ""  # and the one with the highest of this figure, as zeroshot/x/top1
+    # A loss or gradient that is not finite: stop with a dump; skip the update; rollback to the
+    # newest checkpoint and on from there without that batch.
+    config.non_finite = "stop"
+    config.non_finite_limit = 10  # such steps in a row after which skip and rollback stop as well
+    config.watchdog_seconds = 1800.0  # without a step, until every thread's place is printed; 0 off
     config.eval_steps = 0  # between evaluations; the last step always makes one
     config.eval_percent = 0.0
 

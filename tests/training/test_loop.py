@@ -187,12 +187,6 @@ def test_evaluation_blocks_are_checked_first(tiny_config, tmp_path, kind, block,
     assert not (tmp_path / "run").exists()
 
 
-def test_workdir_of_another_config(tiny_config, whole_run):
-    tiny_config.optim.lr = 1.0
-    with pytest.raises(UserError, match=r"another config \(optim\.lr: 0\.003 -> 1\.0\)"):
-        loop.train(tiny_config, whole_run[0])
-
-
 def test_evaluating_what_is_not_a_run(tmp_path, whole_run):
     with pytest.raises(UserError, match="is not the workdir of a run"):
         restore(tmp_path)

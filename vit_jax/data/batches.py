@@ -78,7 +78,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         if count == 0:
             raise UserError("the training source is empty")
         self.epoch_examples = count
-        dataset = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
+        self._order = dataset = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
         if groups is None:
             dataset = dataset.map(source.__getitem__)
         else:
@@ -105,6 +105,10 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         """Continues after `state["examples"]` examples, with whatever workers and processes."""
         self._consumed = int(state["examples"])
         self._iterator = None
+
+    def rows(self, first: int, last: int) -> list[int]:
+        """Which rows of the source, or of `groups`, are at global positions [first, last)."""
+        return [int(self._order[i]) for i in range(first, last)]
 
     def _start(self) -> Iterator:
         index, count = self._process

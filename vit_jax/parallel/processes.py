@@ -1,10 +1,12 @@
 """Starts `jax.distributed` where a run has several processes, whoever started them."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import platform
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -53,6 +55,30 @@ def start(timeout: int = 300) -> None:
     if jax.process_index():
         logging.getLogger("vit_jax").setLevel(logging.ERROR)  # process 0 speaks for all
     logger.info("%d processes (%s), %d devices.", jax.process_count(), name, jax.device_count())
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A block that ends all processes of the run if one of them cannot do its part.
+
+    Raises:
+        UserError: its own, or, where the block went well here, which other process has one.
+    """
+    from jax.experimental import multihost_utils
+
+    failure: Exception | None = None
+    try:
+        yield
+    except (UserError, OSError) as error:
+        failure = error
+    if jax.process_count() > 1:
+        everyone = multihost_utils.process_allgather(np.array([failure is not None])).reshape(-1)
+        multihost_utils.sync_global_devices("did their part")
+        if failure is None and everyone.any():
+            failed = np.flatnonzero(everyone).tolist()
+            raise UserError(f"processes {failed} could not start; they have printed why")
+    if failure is not None:
+        raise failure
 
 
 def _find() -> tuple[str, dict] | None:

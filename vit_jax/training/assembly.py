@@ -255,6 +255,7 @@ def build_program(
         seed=config.seed,
         ema_decay=config.optim.ema_decay,
         frozen=frozen,
+        skip_non_finite=config.non_finite == "skip",
     )
 
     def step(state: TrainState, batch: dict[str, jax.Array], *constants: Params) -> tuple:

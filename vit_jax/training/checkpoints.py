@@ -1,55 +1,169 @@
-"""Checkpoints of a run with Orbax: asynchronous, atomic, each part readable on its own."""
+"""Checkpoints of a run with Orbax: asynchronous, atomic, read back, each part readable alone."""
 
+import dataclasses
+import logging
 import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, check_name
+from vit_jax.training import integrity
 from vit_jax.training.step import TrainState
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"  # within a workdir
 # Parts of a checkpoint. Evaluation reads the parameters without the optimizer.
 _PARTS = ("params", "opt_state", "ema")
+_RECORDS = ("data", "config")
+_SET_ASIDE = ".damaged"  # suffix of a checkpoint that cannot be read
+# What the operating system says, within the messages of whichever library wrote the file.
+_FILE_SYSTEM = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "Permission denied",
+    "Read-only file system",
+    "Input/output error",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay; one is deleted when a newer one was read back.
+
+    Attributes:
+        last: newest ones.
+        every_steps: and those of steps that are multiples of this; 0 for none.
+        best: and the one with the highest of this figure of evaluations; "" for none.
+    """
+
+    last: int
+    every_steps: int = 0
+    best: str = ""
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise UserError(f"config.keep_checkpoints={self.last}: expected 1 or more")
+        if self.every_steps < 0:
+            raise UserError(f"config.keep_every_steps={self.every_steps}: expected 0 or more")
 
 
 class Checkpoints:
     """The checkpoints of a workdir, by step."""
 
-    def __init__(self, workdir: str | pathlib.Path, *, keep: int | None = None):
+    def __init__(self, workdir: str | pathlib.Path, *, retention: Retention | None = None):
         """Opens the folder.
 
         Args:
-            workdir: of the run; `checkpoints/` is made within it at the first save.
-            keep: newest checkpoints kept; None keeps all.
+            workdir: of the run; `checkpoints/` is made within it.
+            retention: what to keep; None to read alone.
         """
         self.directory = pathlib.Path(workdir).resolve() / DIRECTORY
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=keep is not None, enable_async_checkpointing=True
+        self._best = retention.best if retention else ""
+        self._saving = 0
+        with self._told_clearly():
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=self._options(retention),
+                item_names=(*_PARTS, *_RECORDS),
+                item_handlers={
+                    **{part: ocp.StandardCheckpointHandler() for part in _PARTS},
+                    **{record: ocp.JsonCheckpointHandler() for record in _RECORDS},
+                },
+            )
+
+    def _options(self, retention: Retention | None) -> ocp.CheckpointManagerOptions:
+        if retention is None:
+            return ocp.CheckpointManagerOptions(create=False)
+        policies: list[Any] = [checkpoint_managers.LatestN(retention.last)]
+        if retention.every_steps:
+            policies.append(checkpoint_managers.EveryNSteps(retention.every_steps))
+        best_fn = (lambda figures: figures[self._best]) if self._best else None
+        if best_fn:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=best_fn, n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        return ocp.CheckpointManagerOptions(
+            create=True,
+            cleanup_tmp_directories=True,  # what a kill within a save has left
+            enable_async_checkpointing=True,
+            best_fn=best_fn,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            # Runs before the folder gets its final name, by which a checkpoint counts as one,
+            # and so before any older one is deleted.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=options,
-            item_names=(*_PARTS, "data"),
-            item_handlers={
-                **{part: ocp.StandardCheckpointHandler() for part in _PARTS},
-                "data": ocp.JsonCheckpointHandler(),
-            },
-        )
+
+    def _seal(self) -> None:
+        (written,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        integrity.seal(written)
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-        """Starts saving; returns once the arrays are copied off the devices."""
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        data: dict[str, Any],
+        config: dict[str, Any],
+        figures: Mapping[str, float],
+    ) -> None:
+        """Starts saving; returns once the arrays are copied off the devices.
+
+        Args:
+            step: steps done.
+            state: after that step.
+            data: position in the data.
+            config: of the run, kept beside the state.
+            figures: of an evaluation of this very step; empty where there was none.
+
+        Raises:
+            UserError: this save, or the one before, which is finished first, found no room or
+                may not write.
+        """
         if step in self._manager.all_steps():
             return
         parts = {part: getattr(state, part) for part in _PARTS}
         items = {k: ocp.args.StandardSave(v) for k, v in parts.items() if v is not None}
-        self._manager.save(step, args=ocp.args.Composite(**items, data=ocp.args.JsonSave(data)))
+        args = ocp.args.Composite(
+            **items, data=ocp.args.JsonSave(data), config=ocp.args.JsonSave(config)
+        )
+        with self._told_clearly():
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(step, args=args, metrics=self._judged(figures))
+
+    def is_best(self, figures: Mapping[str, float]) -> bool:
+        """Whether an evaluation beats those of all checkpoints, by the figure to keep.
+
+        Raises:
+            UserError: there is no such figure.
+        """
+        if not self._best or not figures:
+            return False
+        check_name(self._best, figures, "config.keep_best,")
+        kept = (self._manager.metrics(step) for step in self._manager.all_steps())
+        return all(figures[self._best] > found[self._best] for found in kept if found)
+
+    def _judged(self, figures: Mapping[str, float]) -> dict[str, float] | None:
+        return {self._best: figures[self._best]} if self._best in figures else None
+
+    def check(self) -> None:
+        """Raises the error of a save that failed since, if one did."""
+        with self._told_clearly():
+            self._manager.check_for_errors()
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Reads the whole state and the data position.
@@ -58,6 +172,7 @@ class Checkpoints:
             step: a saved one.
             abstract: `ShapeDtypeStruct`s with shardings; the arrays land accordingly.
         """
+        self.wait()
         parts = {part: getattr(abstract, part) for part in _PARTS}
         items = {k: ocp.args.StandardRestore(v) for k, v in parts.items() if v is not None}
         found = self._manager.restore(
@@ -74,29 +189,99 @@ class Checkpoints:
         Args:
             abstract: tree of `ShapeDtypeStruct`s with shardings.
             ema: whether to read their moving average instead.
-            step: which checkpoint; None for the newest.
+            step: which checkpoint; None for the newest that is whole.
         """
-        step = self._choose(step)
         part = "ema" if ema else "params"
+        step = self._choose(step, part)
         args = ocp.args.Composite(**{part: ocp.args.StandardRestore(abstract)})
         return self._manager.restore(step, args=args)[part]
 
-    def _choose(self, step: int | None) -> int:
-        steps = self._manager.all_steps()
+    def _choose(self, step: int | None, part: str) -> int:
+        steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise UserError(f"no checkpoint in {self.directory}")
-        if step is None:
-            return max(steps)
-        if step not in steps:
+        if step is not None and step not in steps:
             raise UserError(
                 f"no checkpoint of step {step} in {self.directory}; found {sorted(steps)}"
             )
-        return step
+        for candidate in steps if step is None else [step]:
+            try:
+                integrity.check(self.directory / str(candidate), f"{part}/")
+            except integrity.Damaged as damage:
+                logger.warning("The checkpoint of step %d is damaged: %s.", candidate, damage)
+            else:
+                return candidate
+        raise UserError(f"no undamaged checkpoint in {self.directory}")
+
+    def wait(self) -> None:
+        """Waits until everything is on disk."""
+        with self._told_clearly():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits, and frees the threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    @contextmanager
+    def _told_clearly(self) -> Iterator[None]:
+        """Full disks, lost permissions and bad disks, from whatever depth, as the user's error."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            newest = max(step_numbers(self.directory), default=None)
+            kept = f"that of step {newest} is whole" if newest else "there is none before it"
+            raise UserError(
+                f"the checkpoint of step {self._saving} was not saved in {self.directory}: "
+                f"{reason}; {kept}, and once that is mended the same command goes on from it"
+            ) from error
+
+
+def _reason(error: Exception) -> str | None:
+    """What to tell of an error of the file system; None for any other error."""
+    if isinstance(error, integrity.Damaged):
+        return f"it could not be read back ({error})"
+    text = str(error)
+    return next((reason for reason in _FILE_SYSTEM if reason in text), None)
+
+
+def step_numbers(directory: pathlib.Path) -> list[int]:
+    """Steps of the complete checkpoints in a folder."""
+    if not directory.is_dir():
+        return []
+    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+
+
+def set_damaged_aside(workdir: pathlib.Path) -> None:
+    """Makes the newest checkpoint one that can be restored.
+
+    Newer ones that are damaged are renamed to `<step>.damaged`: their steps will be saved again.
+
+    Raises:
+        UserError: there were checkpoints, and all are damaged.
+    """
+    directory = workdir / DIRECTORY
+    for step in sorted(step_numbers(directory), reverse=True):
+        try:
+            integrity.check(directory / str(step))
+        except integrity.Damaged as damage:
+            logger.warning("The checkpoint of step %d is damaged (%s): set aside.", step, damage)
+            aside = directory / f"{step}{_SET_ASIDE}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (directory / str(step)).rename(aside)
+        else:
+            return
+    if any(directory.glob(f"*{_SET_ASIDE}")):
+        raise UserError(
+            f"every checkpoint in {directory} is damaged; to start from the beginning, delete it"
+        )
 
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:

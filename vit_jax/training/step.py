@@ -1,5 +1,7 @@
 """The training step: a pure function of state and batch, jitted over the global mesh."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +77,7 @@ def make_train_step(
     seed: int,
     ema_decay: float,
     frozen: Any = None,
+    skip_non_finite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds the step.
 
@@ -86,12 +89,16 @@ def make_train_step(
         seed: of dropout, patch dropout and stochastic depth.
         ema_decay: decay of the average of the weights; 0 for none.
         frozen: tree of bool, which parameters stay as they are; None for none.
+        skip_non_finite: whether a step whose loss or gradients are not finite leaves everything but
+            the step's number as it was.
 
     Returns:
         (state, batch, *constants) -> (state, metrics), to be jitted with the state donated;
-        constants are what the objective reads beside the batch: a teacher's parameters.
+        constants are what the objective reads beside the batch: a teacher's parameters. Beside
+        scalars the metrics hold `finite`, bool, and `layer_grad_norms`, float32
+        (len(layer_names(model)),).
     """
-    bounds = model.metadata("bounds")
+    bounds, axes = model.metadata("bounds"), model.metadata("axes")
 
     def train_step(
         state: TrainState, batch: Batch, *constants: Params
@@ -117,12 +124,52 @@ def make_train_step(
             # random start for 1 / (1 - decay) steps.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = optax.incremental_update(params, ema, 1.0 - decay)
+        norms = layer_norms(grads, axes)
+        grad_norm = jnp.sqrt(jnp.sum(norms**2))
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         metrics = {
             "loss": loss,
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             **metrics,
+            "finite": finite,
+            "layer_grad_norms": norms,
         }
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        after = TrainState(state.step + 1, params, opt_state, ema)
+        if skip_non_finite:
+            same = dataclasses.replace(state, step=after.step)
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, same)
+        return after, metrics
 
     return train_step
+
+
+def layer_norms(grads: Params, axes: Params) -> jax.Array:
+    """Euclidean norm of each parameter's gradient, of each layer on its own in a stack.
+
+    Args:
+        grads: like the parameters.
+        axes: logical name of each dimension, see `ModelDef.metadata`.
+
+    Returns:
+        float32, in the order of `layer_names`.
+    """
+
+    def squares(names: tuple[str, ...], grad: jax.Array) -> jax.Array:
+        within = tuple(i for i, name in enumerate(names) if name != "layers")
+        return jnp.sum(jnp.square(grad.astype(jnp.float32)), axis=within).reshape(-1)
+
+    parts = jax.tree.map(squares, axes, grads, is_leaf=lambda x: isinstance(x, tuple))
+    return jnp.sqrt(jnp.concatenate(jax.tree.leaves(parts)))
+
+
+def layer_names(model: ModelDef) -> list[str]:
+    """Names of `layer_norms`: the parameter's path, in a stack with the layer's number."""
+    found = []
+    axes = jax.tree.leaves(model.metadata("axes"), is_leaf=lambda x: isinstance(x, tuple))
+    shapes = jax.tree_util.tree_leaves_with_path(model.shapes())
+    for (path, x), names in zip(shapes, axes, strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        count = math.prod(n for n, axis in zip(x.shape, names, strict=True) if axis == "layers")
+        found += [f"{name}[{i}]" for i in range(count)] if "layers" in names else [name]
+    return found

@@ -1,31 +1,42 @@
-"""What a run's folder says of itself: its config."""
+"""What a run's folder says of itself: its config, and which process is at work in it."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
-from typing import Any
+import platform
+from collections.abc import Iterator
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
 from vit_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
 
-# Keys that may change between a start and a resume: they do not touch what is computed.
+# Keys that say how a run is watched and where it runs, not what is computed.
 FREE_KEYS = (
     "log_steps",
     "checkpoint_",
-    "keep_checkpoints",
+    "keep_",
+    "watchdog_seconds",
     "eval_",
     "evals.",
     "mesh.",
     "data.workers",
 )
+# Keys without which a saved position in the data, or what was learned of tokens, would mean
+# something else.
+FIXED_KEYS = ("seed", "batch_size", "data.train", "data.one_per", "tokenizer")
+
+_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes `config.json`, whole or not at all."""
-    workdir.mkdir(parents=True, exist_ok=True)
     partial = workdir / f"{CONFIG_FILE}.partial"
     partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     os.replace(partial, workdir / CONFIG_FILE)
@@ -42,21 +53,83 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def check_same_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Refuses to continue a run with a config that would compute something else."""
+def changes(workdir: pathlib.Path, config: ConfigDict) -> dict[str, str]:
+    """Keys whose values differ from the run's so far, each with "before -> now"."""
     if not (workdir / CONFIG_FILE).exists():
-        return
+        return {}
     before, now = _flat(load_config(workdir).to_dict()), _flat(_as_json(config))
-    changed = [
-        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+    return {
+        key: f"{before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
-    ]
-    if changed:
+        if before.get(key) != now.get(key)
+    }
+
+
+def refuse(workdir: pathlib.Path, changed: dict[str, str], why: str) -> UserError:
+    """The error for a config that the workdir's state does not go with."""
+    listed = "; ".join(f"{key}: {change}" for key, change in changed.items())
+    return UserError(
+        f"{workdir} belongs to a run with another config ({listed}), and {why}; "
+        "choose another --workdir, or the same config to resume"
+    )
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it within the block.
+
+    The kernel frees the lock when its process ends, however it ends. Over network file systems it
+    holds between hosts where the file system passes `flock` on (NFS 4 does, gcsfuse does not).
+
+    Raises:
+        UserError: another run has it; names host and process.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = _acquire(workdir / LOCK_FILE)
+    try:
+        yield
+    finally:
+        # While it is still held, so that nobody else's is removed.
+        with contextlib.suppress(OSError):
+            (workdir / LOCK_FILE).unlink()
+        file.close()
+
+
+def _acquire(path: pathlib.Path) -> IO[str]:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"{path.parent} is in use by {owner}: two runs would overwrite each other; "
+                "stop that one, or choose another --workdir"
+            ) from None
+        # Between `open` and `flock` the former owner may have removed the file.
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}\n")
+                file.flush()
+                return file
+        file.close()
+
+
+@contextlib.contextmanager
+def file_errors_told(workdir: pathlib.Path) -> Iterator[None]:
+    """A full disk or a lost permission within the block becomes the user's error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FILE_ERRORS:
+            raise
         raise UserError(
-            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
-            "choose another --workdir, or the same config to resume"
-        )
+            f"{error.filename or workdir}: {error.strerror}; the run has stopped, and once that is "
+            "mended the same command goes on from its newest checkpoint"
+        ) from error
 
 
 def _as_json(config: ConfigDict) -> dict[str, Any]:

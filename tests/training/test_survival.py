@@ -1,0 +1,304 @@
+"""Faults of a run: what it survives, what it refuses, what it tells."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.conftest import tiny
+from vit_jax.errors import Interrupted, UserError
+from vit_jax.training import assembly, loop, resume, watchdog, workdir
+from vit_jax.training.checkpoints import Checkpoints
+from vit_jax.training.non_finite import NonFinite, Rollback
+
+BAD = 4  # number of the batch that gives no finite loss
+
+
+@pytest.fixture
+def config():
+    """One device, a checkpoint at every other step, no evaluation."""
+    config = tiny()
+    config.mesh.data = 1
+    config.evals = {}
+    config.checkpoint_steps = 2
+    config.keep_checkpoints = 20
+    return config
+
+
+def steps_of(folder, kind="loss"):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[kind] for line in lines if kind in line}
+
+
+def state_of(config, folder, step):
+    program = assembly.build_program(
+        config, assembly.build_mesh(config), warmup_steps=2, total_steps=10
+    )
+    return Checkpoints(folder).restore(step, program.abstract)[0]
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """The loss of batch number `BAD` is NaN, by what is in it. Gives what builds sound ones."""
+    build = assembly.build_objective
+
+    def build_poisoned(config, mesh, size):
+        objective = build(config, mesh, size)
+        source = loop.open_source(config.data.train)
+        tokenizer = assembly.build_tokenizer(config, source, "/nowhere")
+        batches = assembly.build_batches(config, source, tokenizer)
+        bad = [next(batches)["image"] for _ in range(BAD)][-1].astype(np.int64).sum()
+
+        def loss(model, batch, rng):
+            value, metrics = objective(model, batch, rng)
+            is_bad = jnp.sum(batch["image"].astype(jnp.int32)) == bad
+            return jnp.where(is_bad, jnp.nan, 1.0) * value, metrics
+
+        return loss
+
+    monkeypatch.setattr(assembly, "build_objective", build_poisoned)
+    return build
+
+
+def test_stops_with_a_dump_of_the_step(config, poisoned, tmp_path):
+    """Although only every tenth step is logged."""
+    config.log_steps = 10
+    with pytest.raises(UserError, match=r"step 4 is not finite \(loss nan.*non_finite_step_4.json"):
+        loop.train(config, tmp_path)
+    assert Checkpoints(tmp_path).latest_step() == 2
+    dump = json.loads((tmp_path / "non_finite_step_4.json").read_text())
+    assert dump["loss"] == "nan"
+    assert dump["examples"] == [96, 128]
+    norms = dump["layer_grad_norms"]
+    assert set(norms.values()) == {"nan"}
+    # Stacked layers one by one.
+    assert sum(name.endswith("[1]") for name in norms) > 4
+    source = loop.open_source(config.data.train)
+    batches = assembly.build_batches(config, source, assembly.build_tokenizer(config, source, ""))
+    assert dump["rows"] == batches.rows(96, 128)
+    assert len(set(dump["rows"])) == 32
+
+
+def test_skip_leaves_everything_as_it_was(config, poisoned, tmp_path):
+    config.non_finite = "skip"
+    config.checkpoint_steps = 1
+    loop.train(config, tmp_path)
+    before, after = state_of(config, tmp_path, 3), state_of(config, tmp_path, 4)
+    assert_same(before.params, after.params)
+    assert_same(before.opt_state, after.opt_state)
+    assert int(after.step) == 4
+    later = state_of(config, tmp_path, 5)
+    assert not np.array_equal(later.params["logit_scale"], after.params["logit_scale"])
+    assert steps_of(tmp_path, "non_finite_batches") == {n: float(n >= 4) for n in range(1, 11)}
+
+
+def test_rollback_goes_on_without_the_batch(config, poisoned, tmp_path, monkeypatch):
+    """As a run that never had it; also when it is stopped on the way."""
+    config.non_finite = "rollback"
+    loop.train(config, tmp_path / "whole")
+    assert steps_of(tmp_path / "whole", "non_finite_batches")[10] == 1.0
+    save = loop.Run._save
+
+    def save_and_stop(self, step, *rest):
+        save(self, step, *rest)
+        if step == 6:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "_save", save_and_stop)
+        with pytest.raises(Interrupted):
+            loop.train(config, tmp_path / "stopped")
+    loop.train(config, tmp_path / "stopped")
+    assert steps_of(tmp_path / "stopped") == steps_of(tmp_path / "whole")
+    assert steps_of(tmp_path / "stopped", "non_finite_batches")[10] == 1.0
+
+    class WithoutBad(loop.Batches):
+        drawn = 0
+
+        def __next__(self):
+            self.drawn += 1
+            return super().__next__() if self.drawn != BAD else (super().__next__(), next(self))[1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assembly, "Batches", WithoutBad)
+        patch.setattr(assembly, "build_objective", poisoned)
+        loop.train(config, tmp_path / "never")
+    assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "never")
+    assert_same(state_of(config, tmp_path / "whole", 10), state_of(config, tmp_path / "never", 10))
+
+
+def failing(finite):
+    return {"finite": np.bool_(finite), "loss": np.float32(1), "grad_norm": np.float32(1)}
+
+
+def test_skips_in_a_row_have_a_limit():
+    dumped = []
+    watch = NonFinite("skip", 2, lambda step, batch, metrics: dumped.append((step, batch)))
+    for step, finite in enumerate([False, False, True, False, False, True], start=1):
+        watch.saw(step, step + 100, failing(finite))
+    watch.saw(7, 107, failing(False))
+    watch.saw(8, 108, failing(False))
+    watch.saw(9, 109, failing(False))
+    with pytest.raises(UserError, match="step 9 is not finite for the 3th time in a row"):
+        watch.settle()
+    assert watch.batches == {101, 102, 104, 105, 107, 108, 109}
+    assert dumped[-1] == (9, 109)
+
+
+def test_rollbacks_to_one_step_have_a_limit():
+    watch = NonFinite("rollback", 2, lambda *args: None)
+    for batch in (5, 6):
+        watch.saw(3, batch, failing(False))
+        with pytest.raises(Rollback):
+            watch.settle()
+    watch.saw(3, 7, failing(False))
+    with pytest.raises(UserError, match="in a row"):
+        watch.settle()
+
+
+def test_unknown_policy(config, tmp_path):
+    config.non_finite = "skipp"
+    with pytest.raises(UserError, match="did you mean 'skip'"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def started(config, tmp_path):
+    """A workdir that has seen a start."""
+    workdir.save_config(tmp_path, config)
+    return tmp_path
+
+
+def check(config, folder):
+    program = assembly.build_program(
+        config, assembly.build_mesh(config), warmup_steps=2, total_steps=10
+    )
+    resume.check_resumable(folder, config, program)
+
+
+def test_a_changed_config_is_told(config, started, caplog):
+    config.optim.lr = 1.0
+    config.log_steps = 5
+    with caplog.at_level("WARNING", "vit_jax"):
+        check(config, started)
+    assert "Changed since the last start: log_steps: 1 -> 5." in caplog.text
+    assert "Changed since the last start: optim.lr: 0.003 -> 1.0." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.image.width": 64}, r"model\.image\.width: 32 -> 64\).*saved state is another"),
+        ({"optim.ema_decay": 0.9}, r"saved state is another \(ema/.*: absent -> float32"),
+        ({"optim.name": "muon"}, r"optim\.name: adamw -> muon"),
+        ({"batch_size": 64}, r"batch_size: 32 -> 64\).*position in the data"),
+        ({"seed": 1}, r"seed: 0 -> 1"),
+        ({"data.train": "digits:test"}, r"digits:train -> digits:test"),
+    ],
+)
+def test_a_config_for_another_state_is_refused(config, started, change, message):
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=message):
+        check(config, started)
+
+
+def hold(folder, ready):
+    with workdir.locked(folder):
+        ready.set()
+        time.sleep(60)
+
+
+def test_two_runs_in_one_workdir(tmp_path):
+    """The second is refused; when the first was killed, it is not."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    owner = context.Process(target=hold, args=(tmp_path, ready))
+    owner.start()
+    try:
+        assert ready.wait(60)
+        with (
+            pytest.raises(UserError, match=rf"in use by process {owner.pid} on .*two runs"),
+            workdir.locked(tmp_path),
+        ):
+            pass
+    finally:
+        owner.kill()
+        owner.join()
+    assert (tmp_path / workdir.LOCK_FILE).exists()
+    with workdir.locked(tmp_path):
+        pass
+    assert not (tmp_path / workdir.LOCK_FILE).exists()
+
+
+def test_a_workdir_in_use_is_left_alone(config, tmp_path):
+    with workdir.locked(tmp_path), pytest.raises(UserError, match="is in use by process"):
+        loop.train(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_watchdog_says_where_a_process_hangs(tmp_path):
+    with (tmp_path / "stacks").open("w+") as file:
+        with watchdog.Watchdog(0.2, file) as dog:
+            dog.saw(7)
+            sleep_long_enough(0.7)
+            dog.saw(8)
+        file.seek(0)
+        report = file.read()
+    assert 1 <= report.count("has done no step for") <= 3
+    assert "process 0 on " in report
+    assert "since step 7; its threads stand at:" in report
+    assert "in sleep_long_enough" in report
+
+
+def sleep_long_enough(seconds):
+    time.sleep(seconds)
+
+
+def test_a_run_that_goes_on_is_not_reported(tmp_path):
+    with (tmp_path / "stacks").open("w+") as file, watchdog.Watchdog(0.5, file) as dog:
+        for step in range(12):
+            dog.saw(step)
+            time.sleep(0.1)
+        file.seek(0)
+        assert file.read() == ""
+
+
+def test_stopped_before_the_first_step(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop.Run, "finish", lambda self: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(30)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="before the first step"):
+        loop.train(config, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_lost_permission_is_told(config, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "x/metrics.jsonl")
+
+    monkeypatch.setattr(loop.MetricWriter, "write_scalars", refuse)
+    with pytest.raises(UserError, match=r"x/metrics\.jsonl: Permission denied; the run has stop"):
+        loop.train(config, tmp_path)
+
+
+def test_names_in_a_config_write_nowhere_else(config, tmp_path):
+    """Names of evaluations become names of metrics, never of files; dots are refused before."""
+    config.evals.zeroshot = {"/escape": {"data": "digits:test[:40]"}}
+    config.total_steps = 3
+    config.optim.warmup_steps = 0
+    loop.train(config, tmp_path / "a" / "b")
+    assert "zeroshot//escape/top1" in (tmp_path / "a/b/metrics.jsonl").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
