@@ -11,10 +11,17 @@ from vit_jax.data.embedded.art import MissingPackageError
 from vit_jax.errors import UserError, lookup
 from vit_jax.evaluators.classification import Classification
 from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.few_shot import FewShot
+from vit_jax.evaluators.knn import NearestNeighbours
 from vit_jax.evaluators.linear_probe import LinearProbe
+from vit_jax.evaluators.multilabel import MultiLabel
 from vit_jax.evaluators.retrieval import Retrieval
 from vit_jax.evaluators.zeroshot import ZeroShot
 from vit_jax.models.functional import Params
+
+# Decimals of a figure. Further ones would show the rounding of float32 features, which depends on
+# the rows that a device computes at once.
+DIGITS = 6
 
 
 class Evaluator(Protocol):
@@ -27,6 +34,9 @@ class Evaluator(Protocol):
 
 TYPES: dict[str, type] = {
     "classification": Classification,
+    "fewshot": FewShot,
+    "knn": NearestNeighbours,
+    "multilabel": MultiLabel,
     "probe": LinearProbe,
     "retrieval": Retrieval,
     "zeroshot": ZeroShot,
@@ -70,6 +80,6 @@ class Suite:
         figures = {}
         for name, evaluator in self.evaluators.items():
             for metric, value in evaluator.run(params):
-                figures[f"{name}/{metric}"] = float(value)
+                figures[f"{name}/{metric}"] = round(float(value), DIGITS)
         self._embedder.forget()
         return figures

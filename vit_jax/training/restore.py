@@ -57,13 +57,7 @@ class TrainedRun:
         """
         image = self.embedder.images(self.params, [{"image": read_image(path)}])
         texts = self.embedder.prompts(self.params, labels, self.config.data.templates)
-        scale, bias = self.embedder.logit_parameters(self.params)
-        logits = (scale * (image @ texts.T) + bias)[0].astype(np.float64)
-        if self.config.objective.loss == "sigmoid":
-            probabilities = 1 / (1 + np.exp(-logits))
-        else:
-            weights = np.exp(logits - logits.max())
-            probabilities = weights / weights.sum()
+        probabilities = self.embedder.probabilities(self.params, image @ texts.T)[0]
         order = np.argsort(-probabilities, kind="stable")
         return {labels[i]: float(probabilities[i]) for i in order}
 
