@@ -77,9 +77,13 @@ class Suite:
 
     def run(self, params: Params) -> dict[str, float]:
         """All figures by their full names."""
-        figures = {}
+        return {name: value for found in self.each(params) for name, value in found.items()}
+
+    def each(self, params: Params) -> Iterator[dict[str, float]]:
+        """Figures by their full names, one evaluator after the other."""
         for name, evaluator in self.evaluators.items():
-            for metric, value in evaluator.run(params):
-                figures[f"{name}/{metric}"] = round(float(value), DIGITS)
+            yield {
+                f"{name}/{metric}": round(float(value), DIGITS)
+                for metric, value in evaluator.run(params)
+            }
         self._embedder.forget()
-        return figures

@@ -159,7 +159,9 @@ class Embedder:
 
     def _tokenize(self, texts: Sequence[str]) -> np.ndarray:
         if self._tokenizer is None:
-            raise UserError("this model has no text tower: zero-shot and retrieval need one")
+            raise UserError(
+                "this model has no text tower, or no tokenizer: zero-shot and retrieval need both"
+            )
         return self._tokenizer(texts)
 
     def _over_source(
