@@ -42,6 +42,7 @@ EVALS = {
     },
     "fewshot": {"digits": {**PAIR, "shots": (1, 5), "seeds": (0, 1)}},
     "knn": {"digits": {**PAIR, "k": (5,)}},
+    "sgd_probe": {"digits": {**PAIR, "epochs": 3, "warmup_epochs": 1.0, "batch_size": 64}},
 }
 
 
@@ -296,6 +297,7 @@ def test_wrong_blocks(make_embedder, kind, keys, message):
         ("probe", {"validation": "digits:test"}, "goes with l2='sweep'"),
         ("knn", {"k": (5000,)}, "numbers from 1 to"),
         ("fewshot", {"shots": (0,)}, "shots 1 or more"),
+        ("sgd_probe", {"epochs": 5}, "a shorter warm-up"),
         ("probe", {"trian": "digits:train"}, "trian"),
     ],
 )

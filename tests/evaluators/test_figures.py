@@ -1,5 +1,6 @@
 """Figures from scores against scikit-learn and brute force."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -12,7 +13,7 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import KNeighborsClassifier
 
-from vit_jax.evaluators import few_shot, knn, logistic, metrics, retrieval
+from vit_jax.evaluators import few_shot, knn, logistic, metrics, retrieval, sgd_probe
 from vit_jax.evaluators.linear_probe import sweep
 from vit_jax.parallel.mesh import make_mesh
 
@@ -123,6 +124,38 @@ def test_logistic_regression_equals_scikit_learn(devices):
         agree = logistic.predict(features, weights, bias) == reference.predict(features)
         assert agree.mean() > 0.995
     assert abs(weights).max() > 1  # the small penalty is felt
+
+
+def test_lars_behind_a_batch_norm_equals_numpy():
+    """Step by step in float64; the trust ratio is on the matrix alone (You et al. 2017)."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(3, 2, (50, 6)).astype(np.float32), rng.integers(0, 3, 50)
+    options = {
+        "epochs": 4, "warmup_epochs": 1.0, "batch_size": 16, "base_lr": 200.0, "momentum": 0.9,
+        "seed": 1,
+    }  # fmt: skip
+    weights, bias = sgd_probe.train_head(x, y, num_classes=3, mesh=make_mesh(1), **options)
+
+    key = jax.random.key(1)
+    head = [0.01 * np.asarray(jax.random.truncated_normal(key, -2, 2, (6, 3)), np.float64)]
+    head.append(np.zeros(3))
+    velocity, mean, var = [0.0, 0.0], np.zeros(6), np.ones(6)
+    for step in range(12):
+        order = np.random.default_rng((1, step // 3)).permutation(50)
+        rows = order[step % 3 * 16 : (step % 3 + 1) * 16]
+        batch = x[rows].astype(np.float64)
+        mean = 0.9 * mean + 0.1 * batch.mean(0)
+        var = 0.9 * var + 0.1 * batch.var(0, ddof=1)
+        normal = (batch - batch.mean(0)) / np.sqrt(batch.var(0) + 1e-6)
+        error = (metrics.softmax(normal @ head[0] + head[1]) - np.eye(3)[y[rows]]) / 16
+        grads = [normal.T @ error, error.sum(0)]
+        grads[0] *= 0.001 * np.linalg.norm(head[0]) / np.linalg.norm(grads[0])
+        lr = 12.5 * (step / 3 if step < 3 else (1 + np.cos(np.pi * (step - 3) / 9)) / 2)
+        velocity = [0.9 * v + lr * g for v, g in zip(velocity, grads, strict=True)]
+        head = [p - v for p, v in zip(head, velocity, strict=True)]
+    expected = head[0] / np.sqrt(var + 1e-6)[:, None]
+    np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(bias, head[1] - mean @ expected, rtol=1e-3, atol=1e-4)
 
 
 def test_joined_rows_are_those_of_the_whole():

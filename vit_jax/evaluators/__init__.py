@@ -16,6 +16,7 @@ from vit_jax.evaluators.knn import NearestNeighbours
 from vit_jax.evaluators.linear_probe import LinearProbe
 from vit_jax.evaluators.multilabel import MultiLabel
 from vit_jax.evaluators.retrieval import Retrieval
+from vit_jax.evaluators.sgd_probe import SgdProbe
 from vit_jax.evaluators.zeroshot import ZeroShot
 from vit_jax.models.functional import Params
 
@@ -39,6 +40,7 @@ TYPES: dict[str, type] = {
     "multilabel": MultiLabel,
     "probe": LinearProbe,
     "retrieval": Retrieval,
+    "sgd_probe": SgdProbe,
     "zeroshot": ZeroShot,
 }
 

@@ -129,7 +129,7 @@ DATA_SETS: dict[str, DataSet] = {
     "flickr30k_retrieval": DataSet(captions=True),
 }
 
-KINDS = ("classification", "fewshot", "knn", "probe", "retrieval", "zeroshot")
+KINDS = ("classification", "fewshot", "knn", "probe", "retrieval", "sgd_probe", "zeroshot")
 
 
 def blocks(kinds: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
