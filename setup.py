@@ -25,7 +25,10 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["vit_jax", "vit_jax.*"]),
-    package_data={"vit_jax.data.tokenizers": ["clip_merges.txt.gz", "CLIP_MERGES.md"]},
+    package_data={
+        "vit_jax.data.tokenizers": ["clip_merges.txt.gz", "CLIP_MERGES.md"],
+        "vit_jax.evaluators.prompts": ["*.json", "ORIGIN.md"],
+    },
     install_requires=[
         "absl-py",
         "array_record",

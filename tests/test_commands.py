@@ -109,7 +109,8 @@ def test_a_folder_of_ones_own(trained, tmp_path):
     (tmp_path / "names.tsv").write_text("".join(lines))
     args = ("--workdir", trained[0], "--images", tmp_path, "--names", tmp_path / "names.tsv")
     found = json.loads(command("evaluate", *args, "--json").stdout)
-    assert set(found) == {"zeroshot/images/top1", "zeroshot/images/top5"}
+    metrics = ("top1", "top5", "mean_per_class_recall", "ece")
+    assert set(found) == {f"zeroshot/images/{metric}" for metric in metrics}
     assert found["zeroshot/images/top5"] >= 0.4  # chance: 5 / 20 = 0.25
 
 

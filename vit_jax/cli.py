@@ -1,5 +1,6 @@
 """What the commands share: flags, messages, and errors on one line."""
 
+import json
 import logging
 import os
 import pathlib
@@ -95,3 +96,11 @@ def print_figures(figures: dict[str, float]) -> None:
     width = max(map(len, figures), default=0)
     for name, value in figures.items():
         print(f"{name:<{width}}  {value:.4f}")
+
+
+def print_json(figures: dict[str, float]) -> None:
+    """Prints figures as one JSON object on stdout, once however many processes there are."""
+    import jax
+
+    if not jax.process_index():
+        print(json.dumps(figures))

@@ -11,10 +11,18 @@ from vit_jax.data.embedded.art import MissingPackageError
 from vit_jax.errors import UserError, lookup
 from vit_jax.evaluators.classification import Classification
 from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.few_shot import FewShot
+from vit_jax.evaluators.knn import NearestNeighbours
 from vit_jax.evaluators.linear_probe import LinearProbe
+from vit_jax.evaluators.multilabel import MultiLabel
 from vit_jax.evaluators.retrieval import Retrieval
+from vit_jax.evaluators.sgd_probe import SgdProbe
 from vit_jax.evaluators.zeroshot import ZeroShot
 from vit_jax.models.functional import Params
+
+# Decimals of a figure. Further ones would show the rounding of float32 features, which depends on
+# the rows that a device computes at once.
+DIGITS = 6
 
 
 class Evaluator(Protocol):
@@ -27,8 +35,12 @@ class Evaluator(Protocol):
 
 TYPES: dict[str, type] = {
     "classification": Classification,
+    "fewshot": FewShot,
+    "knn": NearestNeighbours,
+    "multilabel": MultiLabel,
     "probe": LinearProbe,
     "retrieval": Retrieval,
+    "sgd_probe": SgdProbe,
     "zeroshot": ZeroShot,
 }
 
@@ -67,9 +79,13 @@ class Suite:
 
     def run(self, params: Params) -> dict[str, float]:
         """All figures by their full names."""
-        figures = {}
+        return {name: value for found in self.each(params) for name, value in found.items()}
+
+    def each(self, params: Params) -> Iterator[dict[str, float]]:
+        """Figures by their full names, one evaluator after the other."""
         for name, evaluator in self.evaluators.items():
-            for metric, value in evaluator.run(params):
-                figures[f"{name}/{metric}"] = float(value)
+            yield {
+                f"{name}/{metric}": round(float(value), DIGITS)
+                for metric, value in evaluator.run(params)
+            }
         self._embedder.forget()
-        return figures

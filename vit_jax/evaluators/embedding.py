@@ -1,5 +1,8 @@
 """Embeddings of whole sources and texts, exact for any batch size, devices and processes."""
 
+import concurrent.futures
+import os
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,10 +12,17 @@ from jax.sharding import Mesh
 
 from vit_jax.data.batches import RandomAccess
 from vit_jax.data.preprocess import normalize, preprocess
+from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
+from vit_jax.evaluators import cache as cache_lib
+from vit_jax.evaluators import metrics
+from vit_jax.evaluators.progress import Progress
+from vit_jax.evaluators.prompts import check_templates
 from vit_jax.models.functional import ModelDef, Params
 from vit_jax.parallel.mesh import replicated, to_devices
+
+_READERS = min(16, os.cpu_count() or 1)  # threads that decode the next batch
 
 
 class Embedder:
@@ -32,6 +42,7 @@ class Embedder:
         mean: Sequence[float],
         std: Sequence[float],
         batch_size: int,
+        cache: str | os.PathLike[str] | None = None,
         **preprocessing: Any,
     ):
         """Declares the functions that are compiled at first use.
@@ -44,11 +55,19 @@ class Embedder:
             mean: of the normalisation, one a channel.
             std: of the normalisation, one a channel.
             batch_size: global; the last batch is padded.
+            cache: folder of features that outlive the process, see `evaluators.cache`; None keeps
+                them in memory.
             **preprocessing: of pictures, see `data.preprocess`.
         """
-        self._mesh, self._batch_size, self._tokenizer = mesh, batch_size, tokenizer
+        self.mesh = mesh
+        self._batch_size, self._tokenizer = batch_size, tokenizer
         self._preprocessing = {"size": image_size, **preprocessing}
-        self._cache: dict[tuple, np.ndarray] = {}
+        self._cache = pathlib.Path(cache) if cache is not None else None
+        self._recipe = [model.family, model.architecture, model.execution]
+        self._recipe += [self._preprocessing, list(mean), list(std)]
+        self._sources: dict[tuple, Source] = {}
+        self._kept: dict[tuple, np.ndarray] = {}
+        self._weights: tuple[Params, str] | None = None
 
         def embed_images(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
             images = normalize(batch["image"], tuple(mean), tuple(std))
@@ -73,6 +92,13 @@ class Embedder:
         self._embed_texts = jax.jit(embed_texts, **compiled)
         self._logits = jax.jit(lambda params: model.bind(params).logit_parameters(), **compiled)
 
+    def open(self, spec: str, names_file: str | None = None) -> Source:
+        """The source of that spec, one for all evaluators."""
+        key = (spec, names_file)
+        if key not in self._sources:
+            self._sources[key] = open_source(spec, names_file)
+        return self._sources[key]
+
     def images(self, params: Params, source: RandomAccess) -> np.ndarray:
         """Embeddings of length 1, float32 (N, D), in the source's order."""
         return self._over_source("images", self._embed_images, params, source)
@@ -87,10 +113,11 @@ class Embedder:
 
     def texts(self, params: Params, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of length 1, float32 (N, D)."""
-        if self._tokenizer is None:
-            raise UserError("this model has no text tower: zero-shot and retrieval need one")
-        tokens = self._tokenizer(texts)
-        return self._run(self._embed_texts, params, "tokens", len(tokens), lambda i: tokens[i])
+        tokens = self._tokenize(texts)
+        rows = self._rows(params, len(tokens), lambda: ("texts", tokens.tolist()))
+        return self._fill(
+            rows, "texts", self._embed_texts, params, "tokens", len(tokens), lambda i: tokens[i]
+        )
 
     def prompts(self, params: Params, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Class embeddings (len(names), D): the mean of the templates' unit vectors, of length 1.
@@ -98,67 +125,116 @@ class Embedder:
         CLIP, section 3.1.4: templates are averaged in the embedding space.
         """
         check_templates(templates)
-        texts = [template.format(name) for name in names for template in templates]
-        each = self.texts(params, texts).reshape(len(names), len(templates), -1)
-        mean = each.mean(axis=1)
-        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        tokens = self._tokenize([t.format(name) for name in names for t in templates])
+        rows = self._rows(params, len(names), lambda: ("prompts", len(templates), tokens.tolist()))
+        if rows.done < len(names):
+            each = self._fill(
+                cache_lib.RowList(), "prompts", self._embed_texts, params, "tokens", len(tokens),
+                lambda i: tokens[i],
+            )  # fmt: skip
+            mean = each.reshape(len(names), len(templates), -1).mean(axis=1)
+            mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+            rows.append(mean[rows.done :])
+        return rows.read()
 
-    def logit_parameters(self, params: Params) -> tuple[float, float]:
-        """The model's own scale and bias of the cosine similarities."""
+    def probabilities(self, params: Params, cosines: np.ndarray) -> np.ndarray:
+        """What the model makes of cosine similarities (..., C), float64.
+
+        Softmax over the last axis; for a model with a logit bias, which the sigmoid loss trains,
+        each pair's own probability.
+        """
         scale, bias = self._logits(params)
-        return float(scale), 0.0 if bias is None else float(bias)
+        if bias is None:
+            return metrics.softmax(float(scale) * cosines)
+        return metrics.sigmoid(float(scale) * cosines + float(bias))
 
-    def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """A decoded picture to the model's uint8 input (image_size, image_size, 3)."""
+    def preprocess(self, image: Any) -> np.ndarray:
+        """A picture of a source to the model's uint8 input (image_size, image_size, 3)."""
         return preprocess(image, **self._preprocessing)
 
     def forget(self) -> None:
         """Drops kept embeddings, which belong to one set of parameters."""
-        self._cache.clear()
+        self._kept.clear()
+        self._weights = None
+
+    def _tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        if self._tokenizer is None:
+            raise UserError(
+                "this model has no text tower, or no tokenizer: zero-shot and retrieval need both"
+            )
+        return self._tokenizer(texts)
 
     def _over_source(
         self, kind: str, function: Any, params: Params, source: RandomAccess
     ) -> np.ndarray:
         key = (kind, id(source))
-        if key not in self._cache:
-            self._cache[key] = self._run(
-                function,
-                params,
-                "image",
-                len(source),
+        if key not in self._kept:
+            count = len(source)
+            rows = self._rows(params, count, lambda: (kind, cache_lib.source_fingerprint(source)))
+            self._kept[key] = self._fill(
+                rows, kind, function, params, "image", count,
                 lambda i: self.preprocess(source[i]["image"]),
-            )
-        return self._cache[key]
+            )  # fmt: skip
+        return self._kept[key]
 
-    def _run(
+    def _rows(self, params: Params, count: int, contents: Callable[[], tuple]) -> cache_lib.Rows:
+        """Where `count` rows go; `contents` tells what they are made from, weights apart."""
+        if self._cache is None:
+            return cache_lib.RowList()
+        if self._weights is None or self._weights[0] is not params:
+            self._weights = params, cache_lib.weights_fingerprint(params)
+        key = cache_lib.digest(self._weights[1], self._recipe, contents())
+        return cache_lib.RowFile(self._cache, key, count)
+
+    def _fill(
         self,
+        rows: cache_lib.Rows,
+        kind: str,
         function: Any,
         params: Params,
         field: str,
         count: int,
         row: Callable[[int], np.ndarray],
     ) -> np.ndarray:
-        """Applies a compiled function to rows 0 to count - 1."""
-        rows = []
-        for batch in self._batches(field, count, row):
-            rows.append(function(params, to_devices(batch, self._mesh)))
-        return np.concatenate([np.asarray(r, np.float32) for r in rows])[:count]
+        """Applies a compiled function to the rows that are not there yet.
+
+        Raises:
+            UserError: an output is not finite.
+        """
+        progress = Progress(kind, count, rows.done)
+        try:
+            for batch in self._batches(field, rows.done, count, row):
+                new = np.asarray(function(params, to_devices(batch, self.mesh)), np.float32)
+                new = new[: count - rows.done]
+                if not (finite := np.isfinite(new).all(axis=1)).all():
+                    first = rows.done + int(np.argmin(finite))
+                    raise UserError(
+                        f"{kind} of row {first} (and {np.sum(~finite) - 1} more of its batch) are "
+                        "NaN or infinite: the weights are damaged, or overflow in compute.dtype"
+                    )
+                rows.append(new)
+                progress.show(rows.done)
+        finally:
+            rows.save()
+            progress.close()
+        return rows.read()
 
     def _batches(
-        self, field: str, count: int, row: Callable[[int], np.ndarray]
+        self, field: str, start: int, count: int, row: Callable[[int], np.ndarray]
     ) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of each global batch; beyond the end the last row is repeated."""
+        """This process's rows of each global batch; beyond the end the last row is repeated.
+
+        Rows of the next batch are read while the devices compute.
+        """
         local = self._batch_size // jax.process_count()
-        for start in range(0, count, self._batch_size):
-            first = start + jax.process_index() * local
-            indices = [min(i, count - 1) for i in range(first, first + local)]
-            yield {field: np.stack([row(i) for i in indices])}
-
-
-def check_templates(templates: Sequence[str]) -> None:
-    """Refuses an empty list and a template without exactly one `{}`."""
-    if not templates:
-        raise UserError("no prompt templates: expected at least one, as '{}'")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise UserError(f"prompt template {template!r}: expected exactly one {{}}")
+        own = jax.process_index() * local
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            ahead: list[concurrent.futures.Future] = []
+            for first in range(start, count + self._batch_size, self._batch_size):
+                current = ahead
+                ahead = []
+                if first < count:
+                    indices = range(first + own, first + own + local)
+                    ahead = [pool.submit(row, min(i, count - 1)) for i in indices]
+                if current:
+                    yield {field: np.stack([future.result() for future in current])}

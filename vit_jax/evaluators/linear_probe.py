@@ -1,23 +1,39 @@
 """Linear probe: logistic regression on frozen features (CLIP, appendix A.3)."""
 
-from collections.abc import Iterator
+import functools
+import logging
+from collections.abc import Callable, Iterator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from vit_jax.data.sources import open_source
+from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
+from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.logistic import (
+    MAX_ITERATIONS,
+    Joined,
+    LogisticRegression,
+    moments,
+    predict,
+)
+from vit_jax.evaluators.zeroshot import check_labels
 from vit_jax.models.functional import Params
+
+logger = logging.getLogger(__name__)
+
+SWEEP = "sweep"
+# CLIP's sweep: powers of ten, then the interval around the best is halved until there are eight
+# steps a decade.
+_COARSE = tuple(range(-6, 7, 2))
+_FINEST = 1 / 8
 
 
 class LinearProbe:
     """Accuracy of a linear classifier trained on the image tower's features.
 
-    Features are taken before the projection into the joint space. Metric: `top1`, on the test
-    source.
+    Features are taken before the projection into the joint space. Metrics on the test source:
+    `top1`, `mean_per_class_recall`, and with a sweep `lambda`, the chosen penalty.
     """
 
     def __init__(
@@ -26,101 +42,120 @@ class LinearProbe:
         *,
         train: str,
         test: str,
-        l2: float = 1e-3,
-        max_iterations: int = 200,
+        validation: str = "",
+        l2: float | str = 1e-3,
+        standardize: bool = True,
+        max_iterations: int = MAX_ITERATIONS,
     ):
-        """Opens both sources.
+        """Opens the sources.
 
         Args:
             embedder: of pictures.
             train: labelled source the classifier is trained on.
             test: labelled source it is measured on.
-            l2: strength of the penalty l2 / 2 * |W|^2, beside the mean cross-entropy.
+            validation: labelled source that a sweep chooses by, and that then joins the training
+                data; "" takes a random fifth of the training data.
+            l2: strength of the penalty l2 / 2 * |W|^2, beside the mean cross-entropy; or "sweep",
+                CLIP's search for lambda = l2 * N from 1e-6 to 1e6, eight steps a decade.
+            standardize: whether each feature gets mean 0 and deviation 1; CLIP's protocol does not.
             max_iterations: of L-BFGS.
         """
-        self._embedder, self._l2, self._max_iterations = embedder, l2, max_iterations
-        self._train, self._test = open_source(train), open_source(test)
-        for spec, source in ((train, self._train), (test, self._test)):
-            if source.labels is None:
-                raise UserError(f"{spec} has no labels: a probe needs them")
-        if self._train.class_names != self._test.class_names:
-            raise UserError(f"{train} and {test} have different classes")
+        self._embedder, self._standardize = embedder, standardize
+        self._max_iterations = max_iterations
+        self._train, self._test = open_labelled(embedder, train), open_labelled(embedder, test)
+        check_same_classes(self._train, train, self._test, test)
+        self._validation = open_labelled(embedder, validation) if validation else None
+        if self._validation is not None:
+            check_same_classes(self._train, train, self._validation, validation)
+        if isinstance(l2, str) and l2 != SWEEP:
+            raise UserError(f"l2={l2!r}: expected a number or {SWEEP!r}")
+        if not isinstance(l2, str) and l2 < 0:
+            raise UserError(f"l2={l2}: expected 0 or more")
+        if validation and l2 != SWEEP:
+            raise UserError(f"validation goes with l2={SWEEP!r}: a given l2 needs none")
+        self._l2 = l2
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields top1."""
-        train = self._embedder.features(params, self._train)
-        test = self._embedder.features(params, self._test)
-        mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
-        assert self._train.labels is not None
-        assert self._test.labels is not None
-        weights, bias = fit_logistic_regression(
-            (train - mean) / std,
-            self._train.labels,
+        """Yields the metrics."""
+        x, y = self._embedder.features(params, self._train), np.asarray(self._train.labels)
+        scale = moments(x)[1] + 1e-6 if self._standardize else 1.0
+        regression = functools.partial(
+            LogisticRegression,
             num_classes=len(self._train.class_names or ()),
-            l2=self._l2,
+            mesh=self._embedder.mesh,
+            scale=scale,
             max_iterations=self._max_iterations,
         )
-        predicted = np.argmax((test - mean) / std @ weights + bias, axis=1)
-        yield "top1", float(np.mean(predicted == self._test.labels))
+        data, strength = Joined([x]), self._l2
+        if isinstance(strength, str):
+            fit, fit_y, check, check_y = self._split(params, x, y)
+            fitted = regression(fit, fit_y)
+
+            def accuracy(penalty: float) -> float:
+                theta = fitted.fit(penalty / len(fit_y))
+                return float(np.mean(predict(check, *theta) == check_y))
+
+            chosen = sweep(accuracy)
+            del fitted  # its features leave the devices
+            yield "lambda", chosen
+            if self._validation is not None:
+                data, y = Joined([x, check]), np.concatenate([y, check_y])
+            strength = chosen / len(y)
+        theta = regression(data, y).fit(strength)
+        test = self._embedder.features(params, self._test)
+        labels = np.asarray(self._test.labels)
+        correct = predict(test, *theta) == labels
+        yield "top1", float(np.mean(correct))
+        yield "mean_per_class_recall", metrics.mean_per_class_recall(correct, labels)
+
+    def _split(
+        self, params: Params, x: np.ndarray, y: np.ndarray
+    ) -> tuple[Joined, np.ndarray, np.ndarray, np.ndarray]:
+        """Features and labels that a sweep fits, and those that it chooses by."""
+        if self._validation is not None:
+            check = self._embedder.features(params, self._validation)
+            return Joined([x]), y, check, np.asarray(self._validation.labels)
+        order = np.random.default_rng(0).permutation(len(y))
+        held_out, kept = np.sort(order[: len(y) // 5]), np.sort(order[len(y) // 5 :])
+        return Joined([x], kept), y[kept], x[held_out], y[held_out]
 
 
-def fit_logistic_regression(
-    features: np.ndarray,
-    labels: np.ndarray,
-    *,
-    num_classes: int,
-    l2: float,
-    max_iterations: int = 200,
-    tolerance: float = 1e-5,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression by L-BFGS, on the accelerator.
-
-    Minimises mean cross-entropy + l2 / 2 * |W|^2; the bias is not penalised. scikit-learn's
-    `LogisticRegression(C=1 / (l2 * N))` has the same minimum.
+def sweep(accuracy: Callable[[float], float]) -> float:
+    """The penalty lambda with the best accuracy, from coarse to fine (CLIP, appendix A.3).
 
     Args:
-        features: (N, D).
-        labels: (N,) int.
-        num_classes: C.
-        l2: penalty.
-        max_iterations: of L-BFGS.
-        tolerance: largest absolute value of the gradient at which it stops.
-
-    Returns:
-        Weights (D, C) and bias (C,).
+        accuracy: of a penalty, on validation data. Among equals the larger penalty wins.
     """
-    x, y = jnp.asarray(features, jnp.float32), jnp.asarray(labels, jnp.int32)
-    solver = optax.lbfgs(memory_size=10)
+    found = {float(exponent): accuracy(10.0**exponent) for exponent in _COARSE}
+    step = float(_COARSE[1] - _COARSE[0])
+    while step > _FINEST:
+        step /= 2
+        best = max(found, key=lambda exponent: (found[exponent], exponent))
+        for exponent in (best - step, best + step):
+            if exponent not in found and _COARSE[0] <= exponent <= _COARSE[-1]:
+                found[exponent] = accuracy(10.0**exponent)
+    best = max(found, key=lambda exponent: (found[exponent], exponent))
+    logger.info("lambda 1e%+.3f is best of %d on validation data.", best, len(found))
+    return 10.0**best
 
-    # Data are arguments, not constants of the compiled program.
-    def objective(theta: tuple, x: jax.Array, y: jax.Array) -> jax.Array:
-        weights, bias = theta
-        losses = optax.softmax_cross_entropy_with_integer_labels(x @ weights + bias, y)
-        return losses.mean() + 0.5 * l2 * jnp.sum(weights**2)
 
-    @jax.jit
-    def minimise(theta: tuple, x: jax.Array, y: jax.Array) -> tuple:
-        def value(theta: tuple) -> jax.Array:
-            return objective(theta, x, y)
+def open_labelled(embedder: Embedder, spec: str) -> Source:
+    """A source with a label for every example, and an example for every class."""
+    source = embedder.open(spec)
+    if source.labels is None or source.class_names is None:
+        raise UserError(f"{spec} has no labels: a probe needs them")
+    check_labels(source.labels, len(source.class_names), spec)
+    return source
 
-        value_and_grad = optax.value_and_grad_from_state(value)
 
-        def step(carry: tuple) -> tuple:
-            theta, state, count, _ = carry
-            loss, grad = value_and_grad(theta, state=state)
-            updates, state = solver.update(
-                grad, state, theta, value=loss, grad=grad, value_fn=value
-            )
-            largest = jnp.max(jnp.asarray([jnp.max(jnp.abs(g)) for g in grad]))
-            return optax.apply_updates(theta, updates), state, count + 1, largest
-
-        def go_on(carry: tuple) -> jax.Array:
-            _, _, count, largest = carry
-            return (count < max_iterations) & (largest > tolerance)
-
-        start = (theta, solver.init(theta), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf))
-        return jax.lax.while_loop(go_on, step, start)[0]
-
-    zeros = (jnp.zeros((x.shape[1], num_classes)), jnp.zeros(num_classes))
-    weights, bias = minimise(zeros, x, y)
-    return np.asarray(weights), np.asarray(bias)
+def check_same_classes(source: Source, spec: str, other: Source, other_spec: str) -> None:
+    """Refuses two sources whose labels do not mean the same, and a class without training data."""
+    if source.class_names != other.class_names:
+        raise UserError(f"{spec} and {other_spec} have different classes")
+    names = source.class_names or []
+    untaught = np.setdiff1d(np.asarray(other.labels), np.asarray(source.labels))
+    if len(untaught):
+        raise UserError(
+            f"classes of {other_spec} without an example in {spec}: "
+            f"{', '.join(names[i] for i in untaught[:5])}"
+        )

@@ -4,47 +4,96 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vit_jax.data.sources import open_source
 from vit_jax.data.transforms import captions_of
+from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.functional import Params
+
+CAPTIONS = ("first", "all")
+EQUAL_CAPTIONS = ("shared", "apart")
+_CHUNK = 1024  # queries whose scores are in memory at once
 
 
 class Retrieval:
     """Share of queries with a right answer among the k nearest.
 
-    Pictures with the same caption are all right answers to it. Metrics:
-    `image_to_text_recall@k` and `text_to_image_recall@k`.
+    Metrics in both directions, `image_to_text` and `text_to_image`: `..._recall@k`, and
+    `..._median_rank` and `..._mean_rank` of the best right answer, 1 for the top.
     """
 
-    def __init__(self, embedder: Embedder, *, data: str, at: Sequence[int] = (1, 5, 10)):
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        data: str,
+        at: Sequence[int] = (1, 5, 10),
+        captions: str = "first",
+        equal_captions: str = "shared",
+    ):
         """Opens the source.
 
         Args:
             embedder: of pictures and texts.
-            data: source with captions; the first caption of each picture is used.
+            data: source with captions.
             at: the values of k.
+            captions: the "first" of each picture, or "all", as for COCO's and Flickr30k's five.
+            equal_captions: "shared": a text is there once and all pictures with it are right;
+                "apart": each picture's text stands for itself and the others' are wrong, as in
+                published figures on COCO and Flickr30k.
         """
+        check_name(captions, CAPTIONS, "captions")
+        check_name(equal_captions, EQUAL_CAPTIONS, "equal_captions")
+        if not at or min(at) < 1:
+            raise UserError(f"at={at!r}: expected values of k, 1 or more")
         self._embedder, self._at = embedder, tuple(at)
-        self._source = open_source(data)
-        rows = range(len(self._source))
-        captions = [captions_of(self._source.annotation(row))[0] for row in rows]
-        self._texts = sorted(set(captions))
-        self._caption = np.searchsorted(self._texts, captions)
+        self._source = embedder.open(data)
+        pairs = []
+        for row in range(len(self._source)):
+            texts = captions_of(self._source.annotation(row))
+            pairs += [(row, text) for text in texts[: 1 if captions == "first" else None]]
+        # Pair i is of picture `_image[i]` and text `_text[i]`.
+        self._image = np.array([row for row, _ in pairs])
+        if equal_captions == "shared":
+            self._texts = sorted({text for _, text in pairs})
+            place = {text: i for i, text in enumerate(self._texts)}
+            self._text = np.array([place[text] for _, text in pairs])
+        else:
+            self._texts = [text for _, text in pairs]
+            self._text = np.arange(len(pairs))
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields the recalls in both directions."""
+        """Yields the metrics in both directions."""
         images = self._embedder.images(params, self._source)
         texts = self._embedder.texts(params, self._texts)
-        scores = images @ texts.T
-        right = self._caption[:, None] == np.arange(len(self._texts))[None]
-        for direction, matrix, answers in (
-            ("image_to_text", scores, right),
-            ("text_to_image", scores.T, right.T),
+        for direction, ranks in (
+            ("image_to_text", nearest_rank(images, texts, self._image, self._text)),
+            ("text_to_image", nearest_rank(texts, images, self._text, self._image)),
         ):
-            ranks = best_rank(matrix, answers)
             for k in self._at:
                 yield f"{direction}_recall@{k}", float(np.mean(ranks < k))
+            yield f"{direction}_median_rank", float(np.median(ranks + 1))
+            yield f"{direction}_mean_rank", float(np.mean(ranks + 1))
+
+
+def nearest_rank(
+    queries: np.ndarray, answers: np.ndarray, query: np.ndarray, answer: np.ndarray
+) -> np.ndarray:
+    """Place of each query's best right answer by cosine, 0 for the top; (Q,) int.
+
+    Args:
+        queries: (Q, D) unit vectors.
+        answers: (A, D) unit vectors.
+        query: (P,) of the right pairs, each query at least once.
+        answer: (P,) of the right pairs.
+    """
+    ranks = []
+    for start in range(0, len(queries), _CHUNK):
+        scores = queries[start : start + _CHUNK] @ answers.T
+        right = np.zeros(scores.shape, bool)
+        inside = (query >= start) & (query < start + _CHUNK)
+        right[query[inside] - start, answer[inside]] = True
+        ranks.append(best_rank(scores, right))
+    return np.concatenate(ranks)
 
 
 def best_rank(scores: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ class ModelDef:
         def build(key: jax.Array) -> Any:
             return families.build(family, architecture, rngs=nnx.Rngs(key), **execution)
 
-        self.family, self.architecture = family, architecture
+        self.family, self.architecture, self.execution = family, architecture, execution
         self._build = build
         abstract = nnx.eval_shape(build, jax.random.key(0))
         self._graphdef, self._template = nnx.split(abstract, STORED)

@@ -166,15 +166,20 @@ def group_rows(fields: Sequence[str], source: Source) -> list[list[int]] | None:
 
 
 def build_embedder(
-    config: ConfigDict, model: ModelDef, mesh: Mesh, tokenizer: Tokenizer | None
+    config: ConfigDict,
+    model: ModelDef,
+    mesh: Mesh,
+    tokenizer: Tokenizer | None,
+    cache: Any = None,
 ) -> Embedder:
-    """What evaluators run pictures and texts through."""
+    """What evaluators run pictures and texts through; `cache` is a folder for features."""
     return Embedder(
         model,
         mesh=mesh,
         tokenizer=tokenizer,
         image_size=image_size(config),
         batch_size=config.eval_batch_size,
+        cache=cache,
         **config.preprocess.to_dict(),
     )
 

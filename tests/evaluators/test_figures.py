@@ -1,0 +1,236 @@
+"""Figures from scores against scikit-learn and brute force."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    log_loss,
+    top_k_accuracy_score,
+)
+from sklearn.neighbors import KNeighborsClassifier
+
+from vit_jax.evaluators import few_shot, knn, logistic, metrics, retrieval, sgd_probe
+from vit_jax.evaluators.linear_probe import sweep
+from vit_jax.parallel.mesh import make_mesh
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """Scores (500, 12) with ties, targets of 11 of the 12 classes."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 11, 500)
+    scores = rng.normal(size=(500, 12)) + 1.5 * np.eye(12)[targets]
+    return np.round(scores, 1), targets
+
+
+def test_classification_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 12, 500)
+    scores = rng.normal(size=(500, 12)) + 1.5 * np.eye(12)[targets]
+    probabilities = metrics.softmax(scores)
+    found = dict(metrics.classification(scores, targets, probabilities))
+    for k in (1, 5):
+        expected = top_k_accuracy_score(targets, scores, k=k, labels=np.arange(12))
+        assert abs(found[f"top{k}"] - expected) < 1e-12
+    predicted = scores.argmax(1)
+    assert abs(found["mean_per_class_recall"] - balanced_accuracy_score(targets, predicted)) < 1e-12
+    # Guo et al., equation 3, bin by bin.
+    confidence, right = probabilities.max(1), predicted == targets
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert abs(found["ece"] - error) < 1e-12
+
+
+def test_recall_is_the_mean_over_classes_that_occur(scored):
+    _, targets = scored
+    right = np.random.default_rng(1).random(500) < 0.5
+    expected = np.mean([right[targets == c].mean() for c in range(11)])
+    assert abs(metrics.mean_per_class_recall(right, targets) - expected) < 1e-12
+
+
+def test_a_constant_model_scores_nothing():
+    ranks = metrics.rank_of_target(np.zeros((7, 10)), np.arange(7))
+    assert (ranks == 9).all()
+
+
+def test_average_precision_equals_scikit_learn_with_ties(scored):
+    scores, _ = scored
+    right = np.random.default_rng(2).random(scores.shape) < 0.2
+    right[:, 3] = False  # a class without a positive example does not count
+    present = [c for c in range(12) if c != 3]
+    expected = average_precision_score(right[:, present], scores[:, present], average="macro")
+    assert abs(metrics.mean_average_precision(scores, right) - expected) < 1e-12
+
+
+def test_confusion_matrix_equals_scikit_learn(scored, tmp_path):
+    scores, targets = scored
+    names = [f"class {c}" for c in range(12)]
+    metrics.write_confusion(tmp_path / "new" / "c.csv", scores.argmax(1), targets, names)
+    found = np.genfromtxt(tmp_path / "new" / "c.csv", delimiter=",", skip_header=1)[:, 1:]
+    expected = confusion_matrix(targets, scores.argmax(1), labels=np.arange(12))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("equal", ["shared", "apart"])
+def test_retrieval_equals_brute_force(monkeypatch, equal):
+    """Ties, several captions a picture, a caption of several pictures, more queries than a part."""
+    monkeypatch.setattr(retrieval, "_CHUNK", 7)
+    rng = np.random.default_rng(1)
+    images = rng.integers(-1, 2, (40, 4)).astype(float)
+    picture = np.repeat(np.arange(40), 5)
+    caption = rng.integers(0, 60, 200) if equal == "shared" else np.arange(200)
+    _, caption = np.unique(caption, return_inverse=True)
+    texts = rng.integers(-1, 2, (caption.max() + 1, 4)).astype(float)
+    for queries, answers, query, answer in (
+        (images, texts, picture, caption),
+        (texts, images, caption, picture),
+    ):
+        ranks = retrieval.nearest_rank(queries, answers, query, answer)
+        for i, rank in enumerate(ranks):
+            right = set(answer[query == i])
+            # Sorted by score; among equal scores wrong answers come first.
+            order = sorted(
+                range(len(answers)), key=lambda j: (-queries[i] @ answers[j], j in right)
+            )
+            assert rank == next(place for place, j in enumerate(order) if j in right)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_logistic_regression_equals_scikit_learn(devices):
+    """At a penalty near 0 as well; 397 rows are no multiple of the devices."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(5, 8))
+    labels = rng.integers(0, 5, 397)
+    features = (3 + centres[labels] + rng.normal(size=(397, 8))).astype(np.float32)
+    fitted = logistic.LogisticRegression(features, labels, num_classes=5, mesh=make_mesh(devices))
+    for l2 in (1e-2, 1e-5):
+        reference = LogisticRegression(C=1 / (l2 * 397), tol=1e-8, max_iter=5000)
+        reference.fit(features, labels)
+        weights, bias = fitted.fit(l2)
+
+        def objective(w, b, l2=l2):
+            p = metrics.softmax(features.astype(np.float64) @ w + b)
+            return log_loss(labels, p) + l2 / 2 * (w**2).sum()
+
+        expected = objective(reference.coef_.T, reference.intercept_)
+        assert abs(objective(weights, bias) - expected) < 1e-5
+        agree = logistic.predict(features, weights, bias) == reference.predict(features)
+        assert agree.mean() > 0.995
+    assert abs(weights).max() > 1  # the small penalty is felt
+
+
+def test_lars_behind_a_batch_norm_equals_numpy():
+    """Step by step in float64; the trust ratio is on the matrix alone (You et al. 2017)."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(3, 2, (50, 6)).astype(np.float32), rng.integers(0, 3, 50)
+    options = {
+        "epochs": 4, "warmup_epochs": 1.0, "batch_size": 16, "base_lr": 200.0, "momentum": 0.9,
+        "seed": 1,
+    }  # fmt: skip
+    weights, bias = sgd_probe.train_head(x, y, num_classes=3, mesh=make_mesh(1), **options)
+
+    key = jax.random.key(1)
+    head = [0.01 * np.asarray(jax.random.truncated_normal(key, -2, 2, (6, 3)), np.float64)]
+    head.append(np.zeros(3))
+    velocity, mean, var = [0.0, 0.0], np.zeros(6), np.ones(6)
+    for step in range(12):
+        order = np.random.default_rng((1, step // 3)).permutation(50)
+        rows = order[step % 3 * 16 : (step % 3 + 1) * 16]
+        batch = x[rows].astype(np.float64)
+        mean = 0.9 * mean + 0.1 * batch.mean(0)
+        var = 0.9 * var + 0.1 * batch.var(0, ddof=1)
+        normal = (batch - batch.mean(0)) / np.sqrt(batch.var(0) + 1e-6)
+        error = (metrics.softmax(normal @ head[0] + head[1]) - np.eye(3)[y[rows]]) / 16
+        grads = [normal.T @ error, error.sum(0)]
+        grads[0] *= 0.001 * np.linalg.norm(head[0]) / np.linalg.norm(grads[0])
+        lr = 12.5 * (step / 3 if step < 3 else (1 + np.cos(np.pi * (step - 3) / 9)) / 2)
+        velocity = [0.9 * v + lr * g for v, g in zip(velocity, grads, strict=True)]
+        head = [p - v for p, v in zip(head, velocity, strict=True)]
+    expected = head[0] / np.sqrt(var + 1e-6)[:, None]
+    np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(bias, head[1] - mean @ expected, rtol=1e-3, atol=1e-4)
+
+
+def test_joined_rows_are_those_of_the_whole():
+    arrays = [np.arange(12.0).reshape(4, 3), np.arange(12.0, 27.0).reshape(5, 3)]
+    rows = np.array([0, 3, 4, 8, 1])
+    joined = logistic.Joined(arrays, rows)
+    assert joined.shape == (5, 3)
+    np.testing.assert_array_equal(joined[1:5], np.concatenate(arrays)[rows][1:5])
+    mean, std = logistic.moments(np.concatenate(arrays))
+    np.testing.assert_allclose(mean, np.concatenate(arrays).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, np.concatenate(arrays).std(0), rtol=1e-6)
+
+
+def test_the_sweep_finds_the_best_of_eight_steps_a_decade():
+    asked = []
+
+    def accuracy(penalty):
+        asked.append(penalty)
+        return -abs(np.log10(penalty) - 1.37)
+
+    assert abs(np.log10(sweep(accuracy)) - 1.375) < 1e-9
+    assert len(asked) == 7 + 8
+    assert sweep(lambda penalty: 0.5) == 1e6  # among equals the larger
+
+
+def test_ridge_equals_scikit_learn():
+    """With more and with fewer examples than features."""
+    rng = np.random.default_rng(3)
+    for count in (60, 10):
+        x, test = rng.normal(2, 3, (count, 20)), rng.normal(2, 3, (15, 20))
+        labels = rng.integers(0, 4, count)
+        scale = x.std(0) + 1e-5
+        bias = np.full((1, 1), 100.0)
+        a, b = (
+            np.hstack([(rows - x.mean(0)) / scale, np.repeat(bias, len(rows), 0)])
+            for rows in (x, test)
+        )
+        reference = Ridge(alpha=7.0, fit_intercept=False).fit(a, 2 * np.eye(4)[labels] - 1)
+        found = few_shot.ridge_scores(x, labels, test, 4, 7.0)
+        np.testing.assert_allclose(found, reference.predict(b), atol=1e-8)
+
+
+def test_shots_are_drawn_of_every_class():
+    labels = np.random.default_rng(4).integers(0, 3, 50)
+    labels[labels == 2] = 0
+    labels[7] = 2  # one example alone
+    rows = few_shot.draw(labels, 5, seed=0)
+    assert sorted(labels[rows]) == [0] * 5 + [1] * 5 + [2]
+    assert len(set(rows)) == 11
+    assert set(few_shot.draw(labels, 2, seed=0)) < set(rows)
+    assert set(few_shot.draw(labels, 5, seed=1)) != set(rows)
+
+
+def test_neighbours_equal_scikit_learn(monkeypatch):
+    monkeypatch.setattr(knn, "_QUERIES", 9)
+    monkeypatch.setattr(knn, "_KEYS", 40)
+    rng = np.random.default_rng(5)
+    train, test = (rng.normal(size=(n, 6)).astype(np.float32) for n in (100, 30))
+    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
+    labels = rng.integers(0, 4, 100)
+    similarity, rows = knn.nearest(test, train, 11)
+    for weights, ours in (("uniform", np.ones_like(similarity)), ("dino", similarity)):
+        share = np.exp(ours.astype(np.float64) / 0.07) if weights == "dino" else ours
+
+        def dino(distance):
+            return np.exp((1 - distance) / 0.07)
+
+        reference = KNeighborsClassifier(
+            11, metric="cosine", weights=dino if weights == "dino" else weights
+        )
+        expected = reference.fit(train, labels).predict(test)
+        np.testing.assert_array_equal(knn.vote(labels[rows], share, 4), expected)
+
+
+def test_sigmoid_and_softmax_do_not_overflow():
+    logits = np.array([[-1e4, 0.0, 1e4]])
+    np.testing.assert_allclose(metrics.sigmoid(logits), [[0, 0.5, 1]])
+    np.testing.assert_allclose(metrics.softmax(logits), [[0, 0, 1]])

@@ -1,0 +1,174 @@
+"""Features on disk: computed once for a set of weights, and continued where they were cut off.
+
+A file of rows is known by a hash of all that decides its contents: weights, data, preprocessing,
+precision. Evaluation of other weights or of changed data finds no file and computes its own.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+_SAMPLED = 64  # pictures of a source that are read to know it again
+_SAVE_SECONDS = 15.0
+
+
+class Rows(Protocol):
+    """Rows (N, D) that are filled from the first to the last; `done` of them are there."""
+
+    done: int
+
+    def append(self, rows: np.ndarray) -> None:
+        """Adds the next rows (n, D)."""
+
+    def save(self) -> None:
+        """Makes what is there last."""
+
+    def read(self) -> np.ndarray:
+        """All rows."""
+        ...
+
+
+class RowList:
+    """`Rows` in memory."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._parts: list[np.ndarray] = []
+
+    def append(self, rows: np.ndarray) -> None:
+        self._parts.append(rows)
+        self.done += len(rows)
+
+    def save(self) -> None:
+        pass
+
+    def read(self) -> np.ndarray:
+        return np.concatenate(self._parts)
+
+
+class RowFile:
+    """`Rows` in a file of float32.
+
+    Process 0 writes; all processes read the file through the page cache, so that it may be larger
+    than memory. The folder must be one that all processes see, as a workdir.
+    """
+
+    def __init__(self, folder: pathlib.Path, key: str, count: int):
+        self._path, self._count = folder / f"{key}.npy", count
+        self._state = folder / f"{key}.json"
+        self._file: np.memmap | None = None
+        self._saved = time.monotonic()
+        self.done = _from_process_0(self._read_done())
+
+    def _read_done(self) -> int:
+        if jax.process_index() or not (self._path.is_file() and self._state.is_file()):
+            return 0
+        return int(json.loads(self._state.read_text())["done"])
+
+    def append(self, rows: np.ndarray) -> None:
+        if jax.process_index() == 0:
+            if self._file is None:
+                self._file = self._open(rows.shape[1])
+            self._file[self.done : self.done + len(rows)] = rows
+        self.done += len(rows)
+        if time.monotonic() - self._saved > _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        self._saved = time.monotonic()
+        if self._file is not None:
+            self._file.flush()  # rows first, then their number
+            partial = self._state.with_suffix(".partial")
+            partial.write_text(json.dumps({"done": self.done}))
+            os.replace(partial, self._state)
+
+    def _open(self, width: int) -> np.memmap:
+        if self.done:
+            return np.lib.format.open_memmap(self._path, mode="r+")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._state.unlink(missing_ok=True)
+        shape = (self._count, width)
+        return np.lib.format.open_memmap(self._path, mode="w+", dtype=np.float32, shape=shape)
+
+    def read(self) -> np.ndarray:
+        """All rows, memory-mapped."""
+        self.save()
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(self._path.name)
+        return np.load(self._path, mmap_mode="r")
+
+
+def _from_process_0(number: int) -> int:
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
+
+
+def digest(*parts: Any) -> str:
+    """A name for what JSON can write; 32 hexadecimal digits."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def source_fingerprint(source: Any) -> str:
+    """Knows a source again without reading all of it.
+
+    Hashes its length, its labels, `_SAMPLED` evenly spaced pictures and, where examples are files,
+    the size and time of each.
+    """
+    hashed = hashlib.sha256(str(len(source)).encode())
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        hashed.update(np.asarray(labels, np.int64).tobytes())
+    for i in np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(int)):
+        image = source[int(i)]["image"]
+        hashed.update(image.tobytes() if isinstance(image, np.ndarray) else image.data)
+    if hasattr(source, "annotation") and "path" in source.annotation(0):
+        for i in range(len(source)):
+            path = source.annotation(i)["path"]
+            stat = os.stat(path)
+            hashed.update(f"{path} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return hashed.hexdigest()
+
+
+def weights_fingerprint(params: Any) -> str:
+    """Knows parameters again, however they are spread over devices and processes.
+
+    Each array's bits are summed on the devices, modulo 2^32 and with weights that depend on the
+    place: whole numbers add up to the same in any order.
+    """
+    sums = jax.device_get(_sums(params))
+    named = jax.tree_util.tree_leaves_with_path(sums)
+    shapes = [str(x.shape) for x in jax.tree.leaves(params)]
+    return digest(
+        [
+            (jax.tree_util.keystr(path), shape, [int(n) for n in value])
+            for (path, value), shape in zip(named, shapes, strict=True)
+        ]
+    )
+
+
+@jax.jit
+def _sums(params: Any) -> Any:
+    def one(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+        place = jnp.zeros(x.shape, jnp.uint32)
+        stride = 1
+        for axis in reversed(range(x.ndim)):
+            iota = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+            place += iota * jnp.uint32(stride % 2**32)
+            stride *= x.shape[axis]
+        # An odd factor is invertible modulo 2^32: no single change goes unseen.
+        first = bits * (place * jnp.uint32(2654435761) * 2 + 1)
+        second = (bits ^ (bits >> 15)) * (place * jnp.uint32(2246822519) * 2 + 1)
+        return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32)])
+
+    return jax.tree.map(one, params)
