@@ -19,11 +19,20 @@ EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: start the same command again to go on
 def run(main: Callable[[], None]) -> None:
     """Runs a command: parses flags, prints a user's error as one line and sets the exit code."""
 
+    def without_arguments(arguments: Sequence[str]) -> None:
+        if arguments:
+            _fail(f"unexpected argument {arguments[0]!r}: every option starts with --")
+        main()
+
+    run_with_arguments(without_arguments)
+
+
+def run_with_arguments(main: Callable[[Sequence[str]], None]) -> None:
+    """`run` for a command that takes arguments besides its flags."""
+
     def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
-            _fail(f"unexpected argument {argv[1]!r}: every option starts with --")
         try:
-            main()
+            main(argv[1:])
         except Interrupted as stop:
             print(stop, file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)

@@ -15,12 +15,11 @@ a unit; exactly one of them is set, zero means "not set".
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, unknown
 from vit_jax.models import families, registry
 
 # Architecture fields whose default is None, with the type that a command line may give them.
@@ -221,9 +220,7 @@ def build_architecture(config: ConfigDict) -> tuple[str, Any]:
 def _check_keys(config: ConfigDict, reference: ConfigDict, path: str, skip: tuple = ()) -> None:
     for key in config:
         if key not in reference:
-            near = difflib.get_close_matches(key, list(reference), n=1)
-            hint = f"; did you mean {path}.{near[0]}?" if near else ""
-            raise UserError(f"unknown config key {path}.{key}{hint}")
+            raise unknown(f"{path}.{key}", [f"{path}.{k}" for k in reference], "config key")
     for key, default in reference.items():
         if key not in config:
             raise UserError(f"config key {path}.{key} is missing; start from default_config()")

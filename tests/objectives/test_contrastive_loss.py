@@ -284,15 +284,15 @@ def test_growth_of_memory():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "sofmax"}, "kind: expected one of softmax, sigmoid, found 'sofmax'.*'softmax'"),
-        ({"form": "rings"}, "form: expected one of gathered, ring, tiled, found 'rings'.*'ring'"),
+        ({"kind": "sofmax"}, "unknown kind 'sofmax'; did you mean 'softmax'"),
+        ({"form": "rings"}, "unknown form 'rings'; did you mean 'ring'"),
         ({"text_embeddings": np.ones((4, 3))}, r"found images \(4, 2\) and texts \(4, 3\)"),
         ({"text_embeddings": np.ones((3, 2))}, r"found images \(4, 2\) and texts \(3, 2\)"),
         ({"image_embeddings": np.ones(4)}, r"found images \(4,\)"),
         ({"text_embeddings": np.ones((4, 2), int)}, "text_embeddings: expected a floating.*int64"),
         ({"kind": "sigmoid"}, "logit_bias: expected a scalar for the sigmoid loss, found None"),
         ({"logit_scale": np.ones(1)}, r"logit_scale: expected a scalar, found shape \(1,\)"),
-        ({"batch_axes": ("dota",)}, "batch_axes: expected one of data, found 'dota'.*'data'"),
+        ({"batch_axes": ("dota",)}, "axis in batch_axes, 'dota'; did you mean 'data'"),
         ({"batch_axes": ("data", "data")}, r"expected each axis once, found \('data', 'data'\)"),
         ({"mesh": None}, r"mesh: expected one with axes \('data',\), found None"),
         (

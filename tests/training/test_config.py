@@ -36,7 +36,7 @@ def test_validate_refuses_foreign_configs(tiny_config):
         config_lib.validate(ConfigDict())
     with tiny_config.unlocked():
         tiny_config.optim.learning_rate = 1.0
-    with pytest.raises(UserError, match=r"unknown config key config\.optim\.learning_rate"):
+    with pytest.raises(UserError, match=r"config key 'config\.optim\.learning_rate'; did you mean"):
         config_lib.validate(tiny_config)
 
 

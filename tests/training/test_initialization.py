@@ -16,7 +16,7 @@ from vit_jax.parallel.mesh import make_mesh
 from vit_jax.training import assembly, loop
 from vit_jax.training.initialization import build_start
 from vit_jax.training.restore import restore
-from vit_jax.weights import native
+from vit_jax.weights import native, save_weights
 from vit_jax.weights.mapping import flatten
 
 SIZES = {
@@ -117,8 +117,26 @@ def test_a_new_head_only_where_it_is_asked_for(tmp_path):
 
 
 def test_a_file_of_another_library(tmp_path):
-    """timm's names tell no architecture: they are taken for this model's, or the named one's."""
-    config = vit_config(**{"init.weights": "tests/data/timm_vit.safetensors"})
+    """timm's names tell no architecture: it is taken to be this model's, but for the head."""
+    architecture = dataclasses.replace(
+        registry.model_spec("deit_ti16").architecture, **SIZES, num_classes=5
+    )
+    model = ModelDef("vit", architecture)
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), model.shapes())
+    path = tmp_path / "weights.safetensors"
+    save_weights(params, model, path, "timm")
+    changes = {"model.image_size": 12, "model.head_norm": True, "init.fresh": ("head.*",)}
+    config = vit_config(**{"init.weights": str(path), **changes})
+    found = filled(config)
+    np.testing.assert_array_equal(found["class_token"], params["class_token"])
+    np.testing.assert_allclose(
+        found["positions"],
+        resize_positions(jax.numpy.asarray(params["positions"]), (4, 4), (6, 6), 1),
+        atol=1e-6,
+    )
+    assert found["head/kernel"].shape == (8, 10)
+    config.model.depth = 3
     with pytest.raises(UserError, match="does not fit the model, nothing was loaded"):
         build_start(config, assembly.build_model(config))
     config.init.model = "swin_t"

@@ -21,7 +21,6 @@ is split over P devices with L = N / P pairs each:
 `tiled` for a million and more. The last two are in `contrastive_ring.py`.
 """
 
-import difflib
 import math
 from collections.abc import Sequence
 
@@ -29,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vit_jax.errors import check_name
 from vit_jax.objectives import contrastive_ring
 
 KINDS = ("softmax", "sigmoid")
@@ -79,8 +79,8 @@ def contrastive_loss(
             divisible by the number of shards; a tile smaller than one pair.
     """
     batch_axes = tuple(batch_axes)
-    _check_name("kind", kind, KINDS)
-    _check_name("form", form, FORMS)
+    check_name(kind, KINDS, "kind")
+    check_name(form, FORMS, "form")
     _check_arrays(image_embeddings, text_embeddings, logit_scale, logit_bias, kind)
     _check_mesh(image_embeddings.shape[0], mesh, batch_axes)
     if tile_size < 1:
@@ -147,13 +147,6 @@ def _cross_entropy(
     return loss.mean(), hit.mean(dtype=jnp.float32)
 
 
-def _check_name(what: str, found: str, valid: Sequence[str]) -> None:
-    if found not in valid:
-        nearest = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.0)
-        hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
-        raise ValueError(f"{what}: expected one of {', '.join(valid)}, found {found!r}{hint}")
-
-
 def _check_arrays(
     image: jax.Array,
     text: jax.Array,
@@ -182,7 +175,7 @@ def _check_mesh(batch: int, mesh: Mesh | None, batch_axes: tuple[str, ...]) -> N
             raise ValueError(f"mesh: expected one with axes {batch_axes}, found None")
         return
     for axis in batch_axes:
-        _check_name("batch_axes", axis, mesh.axis_names)
+        check_name(axis, mesh.axis_names, "axis in batch_axes,")
     if len(set(batch_axes)) != len(batch_axes):
         raise ValueError(f"batch_axes: expected each axis once, found {batch_axes}")
     shards = math.prod(mesh.shape[axis] for axis in batch_axes)

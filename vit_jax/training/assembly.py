@@ -249,8 +249,10 @@ def build_program(
     optimizer = make_optimizer(config.optim, schedule, model, frozen)
 
     def init(*weights: Params) -> TrainState:
-        fill = [] if start is None else [lambda params: start.fill(params, *weights)]
-        return init_state(model, optimizer, config.seed, config.optim.ema_decay > 0, *fill)
+        def fill(params: Params) -> Params:
+            return params if start is None else start.fill(params, *weights)
+
+        return init_state(model, optimizer, config.seed, config.optim.ema_decay > 0, fill)
 
     train_step = make_train_step(
         model,
@@ -267,8 +269,7 @@ def build_program(
         with partitioning.use(activation_constraint(mesh), mesh.devices.flat[0].platform):
             return train_step(state, batch, *constants)
 
-    weights = () if start is None else (start.origin.model.shapes(),)
-    abstract = jax.eval_shape(init, *weights)
+    abstract = jax.eval_shape(init, *([] if start is None else [start.origin.model.shapes()]))
     shardings = state_shardings(abstract, model, mesh, config.mesh.zero1)
     compiled_init = jax.jit(init, out_shardings=shardings)
     constants = () if teacher is None else (teacher.shardings,)

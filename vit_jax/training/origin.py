@@ -10,7 +10,14 @@ from vit_jax.models.functional import ModelDef, Params
 from vit_jax.models.spec import ModelSpec, Preprocess
 from vit_jax.training import workdir as workdir_lib
 from vit_jax.training.checkpoints import DIRECTORY, Checkpoints, with_sharding
-from vit_jax.weights import check_weights, huggingface, load_weights, native, read_architecture
+from vit_jax.weights import (
+    check_weights,
+    count_classes,
+    huggingface,
+    load_weights,
+    native,
+    read_architecture,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +55,7 @@ class Origin:
         return params
 
 
-def open_origin(
-    weights: str, name: str, otherwise: ModelSpec, compute: dict[str, Any], **changes: Any
-) -> Origin:
+def open_origin(weights: str, name: str, otherwise: ModelSpec, compute: dict[str, Any]) -> Origin:
     """What parameters on disk belong to; nothing of them is read yet.
 
     Args:
@@ -58,26 +63,37 @@ def open_origin(
         name: registered model that the weights belong to; "" for what they tell of themselves.
         otherwise: their model where neither tells.
         compute: `dtype`, `scan` and `remat` of the model, see `families.build`.
-        **changes: fields of the architecture of a registered model.
 
     Raises:
-        UserError: unknown name, or no such file.
+        UserError: unknown name, no such file, or one that cannot be read.
     """
     path = pathlib.Path(weights).expanduser()
     if not path.exists():
         raise UserError(f"{weights}: expected the folder of a run or a weight file; found nothing")
-    if name:
-        spec = registry.model_spec(name)
-        architecture = dataclasses.replace(spec.architecture, **changes)
-        spec = dataclasses.replace(spec, architecture=architecture)
-    else:
-        spec = _told(path) or otherwise
+    spec = registry.model_spec(name) if name else _told(path)
+    if not is_run(path) and (name or spec is None):
+        spec = _with_head_of(path, spec or otherwise)
+    assert spec is not None
     return Origin(path, spec, ModelDef(spec.family, spec.architecture, **compute))
 
 
 def is_run(path: pathlib.Path) -> bool:
     """Whether a folder is that of a run, with a checkpoint in it."""
     return (path / workdir_lib.CONFIG_FILE).is_file() and (path / DIRECTORY).is_dir()
+
+
+def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
+    """A classifier's spec with as many classes as a file has; others as they are."""
+    if not hasattr(spec.architecture, "num_classes"):
+        return spec
+    changes: dict[str, Any] = {"num_classes": 1}
+    if hasattr(spec.architecture, "head_norm"):
+        changes["head_norm"] = False  # of no file
+    architecture = dataclasses.replace(spec.architecture, **changes)
+    found = count_classes(path, ModelDef(spec.family, architecture))
+    return dataclasses.replace(
+        spec, architecture=dataclasses.replace(architecture, num_classes=found)
+    )
 
 
 def _told(path: pathlib.Path) -> ModelSpec | None:

@@ -77,12 +77,11 @@ def build_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     compute = {**config.compute.to_dict(), "remat": "none"}
     origin = None
     if about.weights:
-        changes = {"num_classes": num_classes} if about.model else {}
         student = ModelSpec(
             architecture=families.parse_family(config.model.to_dict(), "config.model"),
             preprocess=families.parse(Preprocess, config.preprocess.to_dict(), "preprocess"),
         )
-        origin = open_origin(about.weights, about.model, student, compute, **changes)
+        origin = open_origin(about.weights, about.model, student, compute)
         origin.check()
         spec, model = origin.spec, origin.model
     elif about.model:

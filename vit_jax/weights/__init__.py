@@ -76,6 +76,19 @@ def check_weights(path: str | pathlib.Path, model: ModelDef, format: str | None 
     check(entries, file, shapes, known)
 
 
+def count_classes(path: str | pathlib.Path, model: ModelDef, format: str | None = None) -> int:
+    """Outputs of the head in a file; 0 where it has none.
+
+    Args:
+        path: the file, see `files.open_weights`.
+        model: of the file, but for the size of its head; it has one.
+        format: a key of `formats.FORMATS`; None recognises it from the tensors' names.
+    """
+    entries, file, _ = _open(path, model, format)
+    key = next(entry.keys[0] for entry in entries if entry.paths == ("head/bias",))
+    return file.shape(key)[0] if key in file else 0
+
+
 def _open(
     path: str | pathlib.Path, model: ModelDef, format: str | None
 ) -> tuple[list[Entry], TensorFile, tuple[str, ...]]:
