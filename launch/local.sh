@@ -2,7 +2,8 @@
 # Trains with several processes on this host:
 #   launch/local.sh 2 --config configs/clip_emoji.py --workdir runs/two
 # On CPU each process takes JAX_LOCAL_DEVICES simulated devices (default 1). The first process that
-# fails ends the others, and its exit code is this script's: 75 means "start me again to go on".
+# fails ends the others, and its exit code is this script's. Processes that were preempted (75) are
+# started again; SIGTERM or Ctrl-C to this script saves, and ends it with 75.
 set -euo pipefail
 
 if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]] || [ $# -lt 2 ]; then
@@ -12,40 +13,50 @@ fi
 processes=$1
 shift
 
-free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-port=$(free_port)
-export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port
 export JAX_NUM_PROCESSES=$processes
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${JAX_LOCAL_DEVICES:-1}"
 
-pids=()
-for ((i = 0; i < processes; i++)); do
-  JAX_PROCESS_ID=$i python3 -m vit_jax.train "$@" &
-  pids+=($!)
-done
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
 
 # Ctrl-C and SIGTERM go to all; each saves its part at the same step.
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+pids=()
+stopped=0
+trap 'stopped=1; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 
-code=0
-left=$processes
-while ((left > 0)); do
-  status=0
-  wait -n "${pids[@]}" || status=$?
-  # A trapped signal interrupts `wait` while the processes go on.
-  running=0
-  for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && running=$((running + 1)); done
-  ((running < left)) || continue
-  left=$running
-  if ((status != 0 && code == 0)); then
-    code=$status
-    if ((status != 75)); then
-      kill -TERM "${pids[@]}" 2>/dev/null || true
-      # A process that waits for a dead one in a collective does not hear SIGTERM.
-      (sleep 20 && kill -KILL "${pids[@]}") >/dev/null 2>&1 &
+# Starts all processes, waits for them and sets `code`.
+run() {
+  local i pid status left running
+  JAX_COORDINATOR_ADDRESS=127.0.0.1:$(free_port)
+  export JAX_COORDINATOR_ADDRESS
+  pids=()
+  for ((i = 0; i < processes; i++)); do
+    JAX_PROCESS_ID=$i python3 -m vit_jax.train "$@" &
+    pids+=($!)
+  done
+  code=0
+  left=$processes
+  while ((left > 0)); do
+    status=0
+    wait -n "${pids[@]}" || status=$?
+    # A trapped signal interrupts `wait` while the processes go on.
+    running=0
+    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && running=$((running + 1)); done
+    ((running < left)) || continue
+    left=$running
+    if ((status != 0 && code == 0)); then
+      code=$status
+      if ((status != 75)); then
+        kill -TERM "${pids[@]}" 2>/dev/null || true
+        # A process that waits for a dead one in a collective does not hear SIGTERM.
+        (sleep 20 && kill -KILL "${pids[@]}") >/dev/null 2>&1 &
+      fi
     fi
-  fi
+  done
+}
+
+while run "$@" && ((code == 75 && stopped == 0)); do
+  echo "preempted: starting again" >&2
 done
 exit "$code"

@@ -160,6 +160,11 @@ class Checkpoints:
     def _judged(self, figures: Mapping[str, float]) -> dict[str, float] | None:
         return {self._best: figures[self._best]} if self._best in figures else None
 
+    @property
+    def saving(self) -> bool:
+        """Whether a save is under way."""
+        return self._manager.is_saving_in_progress()
+
     def check(self) -> None:
         """Raises the error of a save that failed since, if one did."""
         with self._told_clearly():

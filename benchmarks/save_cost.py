@@ -1,0 +1,71 @@
+"""What a checkpoint costs the steps that run while it is written.
+
+    python benchmarks/save_cost.py --config configs/clip_emoji.py [--config.key=value ...]
+
+Prints one JSON object: median milliseconds of a step while a save is under way and of one without,
+in turns within one run, their ratio, the milliseconds for which `save` holds up the loop, and those
+of a whole save, read back. Batches are random.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+
+from absl import flags
+from ml_collections import config_flags
+
+from vit_jax import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe.")
+_SAVES = flags.DEFINE_integer("saves", 10, "Checkpoints to write.", lower_bound=1)
+flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    """Alternates steps with and without a save, and prints their times."""
+    import jax
+
+    from vit_jax.training import assembly
+    from vit_jax.training.checkpoints import Checkpoints, Retention
+
+    config = _CONFIG.value
+    mesh = assembly.build_mesh(config)
+    program = assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000)
+    batch = assembly.random_batch(config, mesh)
+    state = program.init()
+
+    def step() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        state, metrics = program.step(state, batch)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - start
+
+    for _ in range(3):
+        step()
+    during: list[float] = []
+    without: list[float] = []
+    blocked, whole = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(folder, retention=Retention(1))
+        for number in range(1, _SAVES.value + 1):
+            start = time.perf_counter()
+            checkpoints.save(number, state, data={}, config={}, figures={})
+            blocked.append(time.perf_counter() - start)
+            steps = [step()]
+            while checkpoints.saving:
+                steps.append(step())
+            whole.append(time.perf_counter() - start)
+            during += steps
+            checkpoints.wait()
+            without += [step() for _ in steps]
+        checkpoints.close()
+    times = {"during_ms": during, "without_ms": without, "blocked_ms": blocked, "save_ms": whole}
+    figures = {name: round(statistics.median(x) * 1e3, 1) for name, x in times.items()}
+    ratio = statistics.median(during) / statistics.median(without)
+    print(json.dumps({**figures, "ratio": round(ratio, 3), "steps": len(during)}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,74 @@
+"""The Slurm script on a real Slurm: two tasks train, are preempted, queued again, and finish."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.launch import slurm_cluster
+
+ROOT = pathlib.Path(__file__).parents[2]
+RECIPE = ("--config", "tests/launch/recipe.py")
+
+
+def losses(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return {line["step"]: line["loss"] for line in found}
+
+
+def wait(done, log, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            pytest.fail(log.read_text() if log.exists() else "the job did not start")
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_preempted_job_is_queued_again_and_ends_as_one_process(tmp_path):
+    if reason := slurm_cluster.why_not():
+        pytest.skip(reason)
+    environment = {**os.environ, "XLA_FLAGS": "", "VIT_JAX_PYTHON": sys.executable}
+    one = [sys.executable, "-m", "vit_jax.train", *RECIPE, "--workdir", str(tmp_path / "one")]
+    subprocess.run(one, cwd=ROOT, env=environment, check=True, capture_output=True)
+
+    (tmp_path / "slurm").mkdir()
+    log = tmp_path / "job.log"
+    with slurm_cluster.cluster(tmp_path / "slurm") as slurm:
+        command = [
+            "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", f"--output={log}",
+            "launch/slurm.sbatch", *RECIPE, "--workdir", str(tmp_path / "two"),
+        ]  # fmt: skip
+        submitted = subprocess.run(
+            command, cwd=ROOT, env={**environment, **slurm, "XLA_FLAGS": ""}, text=True,
+            stdout=subprocess.PIPE, check=True,
+        )  # fmt: skip
+        job = submitted.stdout.strip()
+        wait(lambda: len(losses(tmp_path / "two")) > 5, log)
+        subprocess.run(["scancel", "--signal=TERM", job], env=slurm, check=True)
+        wait(lambda: len(losses(tmp_path / "two")) == 400, log)
+        wait(lambda: "JobState=COMPLETED" in state_of(job, slurm), log)
+        assert "Restarts=1" in state_of(job, slurm)
+
+    text = log.read_text()
+    assert "2 processes (Slurm), 2 devices." in text
+    assert "preempted: queued again" in text
+    stopped = int(text.partition("stopped and saved at step ")[2].split()[0])
+    assert f"at step {stopped}." in text.partition("Resuming ")[2]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert list(two) == list(one)
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
+
+
+def state_of(job, slurm):
+    shown = subprocess.run(
+        ["scontrol", "show", "job", job], env=slurm, text=True, capture_output=True, check=True
+    )
+    return shown.stdout
