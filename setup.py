@@ -32,10 +32,12 @@ setuptools.setup(
         "clu",
         "etils[epath]",
         "flax>=0.12",
+        "fsspec",
         "ftfy>=6.3,<7",  # CLIP's ids depend on what it mends
         "grain>=0.2.10",
         "jax>=0.10",
         "ml_collections>=1.0",
+        "msgpack",
         "numpy",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11",
@@ -47,7 +49,7 @@ setuptools.setup(
         *EMBEDDED_DATA,
     ],
     extras_require={
-        "test": ["mlxtend", "mypy", "pytest", "pytest-xdist", "ruff", "sentencepiece"],
+        "test": ["mlxtend", "mypy", "pyarrow", "pytest", "pytest-xdist", "ruff", "sentencepiece"],
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "plan": ["libtpu"],
@@ -55,5 +57,9 @@ setuptools.setup(
         "sentencepiece": ["sentencepiece"],
         "parity": ["torch", "timm", "open_clip_torch", "transformers"],
         "docs": ["matplotlib"],
+        # Data in buckets, and tables of pictures in Parquet.
+        "gcs": ["gcsfs"],
+        "s3": ["s3fs"],
+        "parquet": ["pyarrow"],
     },
 )
