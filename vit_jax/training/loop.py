@@ -18,6 +18,7 @@ from vit_jax import config as config_lib
 from vit_jax.data.sources import open_source
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluators import Suite
+from vit_jax.parallel import processes
 from vit_jax.parallel.mesh import prefetch
 from vit_jax.training import assembly
 from vit_jax.training import workdir as workdir_lib
@@ -90,6 +91,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
             with progress.waiting():
                 batch = next(feed)
             state, metrics = program.step(state, batch)
+            progress.dispatched(metrics)
             if step == first_step + 1:
                 jax.block_until_ready(metrics)
                 progress.start(step)
@@ -100,6 +102,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
                 if not math.isfinite(values["loss"]):
                     raise UserError(f"the loss is {values['loss']} at step {step}")
                 progress.show(step, values["loss"])
+                broken = batches.broken(step * config.batch_size)
+                values["broken_examples"] = processes.total(broken)
                 writer.write_scalars(step, {**values, **progress.rates(step)})
             if last or (lengths.eval and step % lengths.eval == 0):
                 with progress.paused():
@@ -108,7 +112,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
                     writer.write_scalars(step, figures)
             stopping = stop(step)
             if last or stopping or (lengths.checkpoint and step % lengths.checkpoint == 0):
-                position = {"examples": step * config.batch_size}
+                examples = step * config.batch_size
+                broken = processes.total(batches.broken(examples))
+                position = {"examples": examples, "broken": broken}
                 checkpoints.save(step, state, position)
             if stopping and not last:
                 raise Interrupted(
