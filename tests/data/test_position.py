@@ -11,6 +11,7 @@ from PIL import Image
 from vit_jax.data import broken as broken_module
 from vit_jax.data.batches import Batches
 from vit_jax.data.pictures import Encoded
+from vit_jax.data.prepare import prepare
 from vit_jax.data.sources import open_source
 from vit_jax.data.transforms import ImageLabel, captions_of, parse_augmentation
 from vit_jax.errors import UserError
@@ -36,17 +37,19 @@ def specs(tmp_path_factory):
                     info = tarfile.TarInfo(f"{i:02d}.{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
+    prepare(f"tar:{root}/*.tar", root / "prepared", shards_count=3)
     (root / "table.csv").write_text("\n".join(rows) + "\n")
     return {
         "tar": f"tar:{root}/*.tar",
         "folder": f"folder:{root}/folder",
         "table": f"table:{root}/table.csv",
+        "arrayrecord": f"arrayrecord:{root}/prepared/*.array_record",
         "joined": f"tar:{root}/*.tar + table:{root}/table.csv[:5]",
         "weighted": f"0.7*tar:{root}/*.tar + 0.3*table:{root}/table.csv[:5]",
     }
 
 
-KINDS = ("tar", "folder", "table", "joined", "weighted")
+KINDS = ("tar", "folder", "table", "arrayrecord", "joined", "weighted")
 
 
 def identity(example, rng):
@@ -103,7 +106,7 @@ def test_the_next_thousand_with_workers_and_processes(specs, kind, workers):
     np.testing.assert_array_equal(together, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS[:3])
+@pytest.mark.parametrize("kind", KINDS[:4])
 def test_every_example_once_an_epoch_over_processes(specs, kind):
     ids = []
     for index in range(2):
