@@ -35,10 +35,12 @@ setuptools.setup(
         "clu",
         "etils[epath]",
         "flax>=0.12",
+        "fsspec",
         "ftfy>=6.3,<7",  # CLIP's ids depend on what it mends
         "grain>=0.2.10",
         "jax>=0.10",
         "ml_collections>=1.0",
+        "msgpack",
         "numpy",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11",
@@ -54,6 +56,7 @@ setuptools.setup(
             "kubernetes-validate",
             "mlxtend",
             "mypy",
+            "pyarrow",
             "pytest",
             "pytest-xdist",
             "ruff",
@@ -67,5 +70,9 @@ setuptools.setup(
         "sentencepiece": ["sentencepiece"],
         "parity": ["torch", "timm", "open_clip_torch", "transformers"],
         "docs": ["matplotlib"],
+        # Data in buckets, and tables of pictures in Parquet.
+        "gcs": ["gcsfs"],
+        "s3": ["s3fs"],
+        "parquet": ["pyarrow"],
     },
 )

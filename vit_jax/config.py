@@ -59,12 +59,14 @@ def default_config(model: str) -> ConfigDict:
     config.mesh.zero1 = False  # split optimizer state and moving average over data as well
 
     config.data = ConfigDict()
-    config.data.train = ""  # source, as emoji:train or folder:/path
+    config.data.train = ""  # source, as emoji:train or tar:/path/*.tar; see data/sources
     config.data.augment = ""  # transforms separated by |, as pad_crop(4)|color_jitter(0.4)
     config.data.templates = ("{}",)  # one is drawn for each caption
     # An epoch takes every example, or, with names of fields, one of each combination of their
     # values, drawn at random: ("name",) balances names with few and with many pictures.
     config.data.one_per = ()
+    # Share of examples that may be broken, of at least 1,000 read; each is named and passed over.
+    config.data.max_broken = 0.01
     config.data.workers = 0  # processes that read and augment; 0 uses threads of this one
 
     config.batch_size = 0  # global, examples a step

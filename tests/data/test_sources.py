@@ -81,7 +81,7 @@ def test_pickle_is_small_and_faithful(spec, two_classes, emoji_directory):
     copy = pickle.loads(data)
     assert len(copy) == len(source)
     assert copy.class_names == source.class_names
-    np.testing.assert_array_equal(copy[2]["image"], source[2]["image"])
+    np.testing.assert_equal(copy[2]["image"], source[2]["image"])
     assert copy[2]["label"] == source[2]["label"]
 
 
@@ -140,8 +140,9 @@ def test_class_folders(two_classes):
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert source[4]["name"] == "dog"
     assert source[4]["captions"] == ["dog"]
-    assert (source[4]["image"] == (0, 0, 255)).all()
-    assert source[4]["image"].shape == (4, 5, 3)
+    image = source[4]["image"].decode()
+    assert (image == (0, 0, 255)).all()
+    assert image.shape == (4, 5, 3)
     assert len(open_source(f"folder:{two_classes}[:50%]")) == 3
 
 
@@ -275,9 +276,9 @@ def test_unreadable_and_absent_pictures_name_the_path(two_classes):
     source = ImageFolder(two_classes)
     for index in range(2):
         with pytest.raises(UserError, match=f"cannot read the picture .*cat/{index}.png"):
-            source[index]
+            source[index]["image"].decode()
     (two_classes / "cat" / "2.png").unlink()
-    with pytest.raises(UserError, match=r"no picture .*cat/2.png"):
+    with pytest.raises(UserError, match=r"no file .*cat/2.png"):
         source[2]
 
 

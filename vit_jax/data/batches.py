@@ -5,40 +5,20 @@ that any number of reader threads, reader processes or training processes sees t
 batches, and the position of a run is one number: the examples consumed so far.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, Self
+import collections
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 import grain
 import numpy as np
 from absl import flags
 
+from vit_jax.data.broken import BrokenLog, RandomAccess, ReadExample, Transform
+from vit_jax.data.sources import Mixture
 from vit_jax.errors import UserError
 
-Example = dict[str, Any]
-Transform = Callable[[Example, np.random.Generator], Example]
-
-
-class RandomAccess(Protocol):
-    """What a source must offer: a length and examples by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
-class OneOfGroup:
-    """Draws one member of a group: an epoch holds each group once.
-
-    With groups of equal captions no batch holds the same caption twice, which a contrastive loss
-    would count as a negative.
-    """
-
-    def __init__(self, source: RandomAccess, groups: Sequence[Sequence[int]]):
-        self.source, self.groups = source, groups
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Example:
-        members = self.groups[index]
-        return self.source[members[int(rng.integers(len(members)))]]
+# Grain counts batches in floats: from here on, batches of one would be too many for an integer.
+_END = 2**53
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -52,6 +32,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         batch_size: int,
         seed: int,
         groups: Sequence[Sequence[int]] | None = None,
+        max_broken: float = 0.0,
         workers: int = 0,
         process_index: int = 0,
         process_count: int = 1,
@@ -64,6 +45,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             batch_size: global, over all processes.
             seed: of the order, of augmentation and of every other choice.
             groups: rows of `source` of which an epoch takes one each; None for all rows.
+            max_broken: share of examples that may be broken, that is, raise UserError or OSError;
+                the next good one is taken in place of each.
             workers: reader processes; 0 reads with threads of this process.
             process_index: of this training process.
             process_count: training processes.
@@ -74,17 +57,16 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             )
         self.batch_size, self._workers = batch_size, workers
         self._process = (process_index, process_count)
-        count = len(source) if groups is None else len(groups)
-        if count == 0:
+        self.epoch_examples = len(source) if groups is None else len(groups)
+        if self.epoch_examples == 0:
             raise UserError("the training source is empty")
-        self.epoch_examples = count
-        self._order = dataset = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
-        if groups is None:
-            dataset = dataset.map(source.__getitem__)
-        else:
-            dataset = dataset.random_map(OneOfGroup(source, groups))
-        self._dataset = dataset.random_map(transform)
-        self._consumed = 0
+        self._order = _order(source, groups, seed)
+        self._dataset = self._order.random_map(ReadExample(source, transform, groups))
+        self._broken = BrokenLog(max_broken)
+        self._broken_before = 0
+        # Of the newest batches, since some are read ahead of the step that trains on them.
+        self._history: collections.deque[tuple[int, int]] = collections.deque([(0, 0)], 100)
+        self._consumed = self._read = 0
         self._iterator: Iterator | None = None
 
     def __iter__(self) -> Self:
@@ -93,27 +75,45 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     def __next__(self) -> dict[str, np.ndarray]:
         if self._iterator is None:
             self._iterator = self._start()
-        batch = next(self._iterator)
+        batch, reasons = next(self._iterator)
         self._consumed += self.batch_size
+        self._read += self.batch_size // self._process[1]
+        self._broken.add(reasons, self._read)
+        self._history.append((self._consumed, self._broken_before + self._broken.count))
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        """Position: global examples consumed. The same on every process."""
-        return {"examples": self._consumed}
+    def broken(self, examples: int) -> int:
+        """Broken examples that this process passed over in the run's first `examples`.
 
-    def set_state(self, state: dict[str, int]) -> None:
-        """Continues after `state["examples"]` examples, with whatever workers and processes."""
-        self._consumed = int(state["examples"])
-        self._iterator = None
+        The sum over the processes is the run's. Batches read ahead, up to 100, are not counted.
+        """
+        return next((count for end, count in reversed(self._history) if end <= examples), 0)
 
     def rows(self, first: int, last: int) -> list[int]:
         """Which rows of the source, or of `groups`, are at global positions [first, last)."""
         return [int(self._order[i]) for i in range(first, last)]
 
+    def get_state(self) -> dict[str, int]:
+        """Position, the same on every process, and the broken examples of this one."""
+        return {"examples": self._consumed, "broken": self.broken(self._consumed)}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continues after `state["examples"]` examples, with whatever workers and processes.
+
+        `state["broken"]`, the run's, is counted on by process 0.
+        """
+        self._consumed = int(state["examples"])
+        before = int(state.get("broken", 0)) if self._process[0] == 0 else 0
+        self._broken_before = before - self._broken.count
+        self._history.clear()
+        self._history.append((self._consumed, before))
+        self._iterator = None
+
     def _start(self) -> Iterator:
         index, count = self._process
         # A global batch is cut into one part a process, in order.
-        parts = self._dataset[self._consumed :].batch(self.batch_size // count)
+        stretch = self._dataset[self._consumed : _END]
+        parts = stretch.batch(self.batch_size // count, batch_fn=_collate)
         dataset = parts[index::count]
         # Threads wait for one another in Python code: two hide the reading, more only contend.
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -126,3 +126,32 @@ class Batches(Iterator[dict[str, np.ndarray]]):
                 grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
             )
         return iter(iterable)
+
+
+def _order(
+    source: RandomAccess, groups: Sequence[Sequence[int]] | None, seed: int
+) -> grain.MapDataset:
+    """Indices without end, in a new order each epoch.
+
+    A mixture by weight has so many of each source in every stretch of the order, and each source
+    has epochs of its own.
+    """
+    if not isinstance(source, Mixture) or source.weights is None:
+        count = len(source) if groups is None else len(groups)
+        return grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
+    if groups is not None:
+        raise UserError("config.data.one_per does not go with sources mixed by weight")
+    parts = [
+        grain.MapDataset.range(part.start, part.stop).seed(seed + number).shuffle().repeat(None)
+        for number, part in enumerate(source.parts)
+    ]
+    return grain.MapDataset.mix(parts, source.weights).seed(seed)
+
+
+def _collate(
+    examples: Sequence[tuple[dict[str, Any], list[str]]],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Stacked arrays and the reasons of all broken examples, which so reach the main process."""
+    rows = [row for row, _ in examples]
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return batch, [reason for _, reasons in examples for reason in reasons]

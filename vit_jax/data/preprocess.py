@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from vit_jax.data.pictures import Encoded
 from vit_jax.errors import check_name, lookup
 
 RESIZES = ("crop", "squash", "pad")
@@ -28,7 +29,7 @@ def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarr
 
 
 def preprocess(
-    image: np.ndarray,
+    image: np.ndarray | Encoded,
     *,
     size: int,
     resize: str,
@@ -38,7 +39,7 @@ def preprocess(
     """Brings a picture of any size to a square, the way it is done for evaluation.
 
     Args:
-        image: uint8 (H, W, 3), or (H, W, 4), which is laid on white.
+        image: uint8 (H, W, 3), or (H, W, 4), which is laid on white; or a picture's file.
         size: side of the result, px.
         resize: "crop" (shortest edge to size / crop_pct, then the centre, as torchvision does),
             "squash" (ignores the aspect ratio) or "pad" (longest edge to size, then white).
@@ -50,6 +51,8 @@ def preprocess(
     """
     check_name(resize, RESIZES, "preprocess.resize")
     method = lookup(INTERPOLATIONS, interpolation, "preprocess.interpolation")
+    if isinstance(image, Encoded):
+        image = image.decode()
     picture = Image.fromarray(composite(image))
     if resize == "squash":
         return np.asarray(_resized(picture, (size, size), method))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.pictures import Encoded
 from vit_jax.data.preprocess import composite, preprocess
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError, lookup
@@ -186,16 +187,17 @@ class Augmentation:
     transforms: tuple[Any, ...]
     size: int
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Picture | Encoded, rng: np.random.Generator) -> Picture:
+        picture = image.decode() if isinstance(image, Encoded) else image
         for transform in self.transforms:
-            image = transform(image, rng)
+            picture = transform(picture, rng)
         expected = (self.size, self.size, 3)
-        if image.shape != expected:
+        if picture.shape != expected:
             raise UserError(
-                f"the augmentation leaves pictures of shape {image.shape}, expected {expected}: "
+                f"the augmentation leaves pictures of shape {picture.shape}, expected {expected}: "
                 "background removes alpha; resize and affine bring pictures to the model's size"
             )
-        return image
+        return picture
 
 
 def parse_augmentation(text: str, *, size: int) -> Augmentation:

@@ -131,11 +131,13 @@ def source_fingerprint(source: Any) -> str:
     for i in np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(int)):
         image = source[int(i)]["image"]
         hashed.update(image.tobytes() if isinstance(image, np.ndarray) else image.data)
-    if hasattr(source, "annotation") and "path" in source.annotation(0):
+    if hasattr(source, "annotation") and "key" in source.annotation(0):
         for i in range(len(source)):
-            path = source.annotation(i)["path"]
-            stat = os.stat(path)
-            hashed.update(f"{path} {stat.st_size} {stat.st_mtime_ns}".encode())
+            key = source.annotation(i)["key"]
+            hashed.update(key.encode())
+            if os.path.isfile(key):
+                stat = os.stat(key)
+                hashed.update(f" {stat.st_size} {stat.st_mtime_ns}".encode())
     return hashed.hexdigest()
 
 

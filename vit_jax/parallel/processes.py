@@ -81,6 +81,15 @@ def together() -> Iterator[None]:
         raise failure
 
 
+def total(number: int) -> int:
+    """Sum of a number over all processes, each of which must ask."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.asarray(number, np.int32)).sum())
+
+
 def _find() -> tuple[str, dict] | None:
     """Who started the processes and what to tell JAX, or None for a single process."""
     env = os.environ

@@ -124,6 +124,7 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | Non
         batch_size=config.batch_size,
         seed=config.seed,
         groups=group_rows(config.data.one_per, source),
+        max_broken=config.data.max_broken,
         workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -138,7 +139,7 @@ def check_classes(config: ConfigDict, source: Source) -> None:
             f"family {config.model.family!r} has none"
         )
     names, found = source.class_names, config.model.num_classes
-    if names is None or source.labels is None:
+    if names is None:
         raise UserError(f"config.data.train={config.data.train!r} has no labels to classify by")
     if len(names) != found:
         raise UserError(

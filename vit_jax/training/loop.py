@@ -207,6 +207,7 @@ class Run:
                 with progress.waiting():
                     batch = next(feed)
                 state, metrics = self.program.step(state, batch, *self.constants)
+                progress.dispatched(metrics)
                 if step == first_step + 1:
                     jax.block_until_ready(metrics)
                     progress.start(step)
@@ -218,6 +219,7 @@ class Run:
                 if last or step % config.log_steps == 0:
                     self.non_finite.settle()
                     values = self._scalars(metrics)
+                    values["broken_examples"] = self._broken(number)
                     progress.show(step, values["loss"])
                     writer.write_scalars(step, {**values, **progress.rates(step)})
                 judged: dict[str, float] = {}
@@ -262,10 +264,15 @@ class Run:
             values["non_finite_batches"] = float(len(self.non_finite.batches))
         return values
 
+    def _broken(self, number: int) -> int:
+        """Broken examples of all processes until a batch; every process must ask."""
+        return processes.total(self.batches.broken(number * self.config.batch_size))
+
     def _save(self, step: int, number: int, state: TrainState, figures: dict[str, float]) -> None:
         position = {
             "examples": number * self.config.batch_size,
             "non_finite": sorted(self.non_finite.batches),
+            "broken": self._broken(number),
         }
         self.checkpoints.save(
             step, state, data=position, config=self.config.to_dict(), figures=figures

@@ -1,5 +1,7 @@
 """Where figures go: `metrics.jsonl`, TensorBoard and the progress line."""
 
+import collections
+import concurrent.futures
 import contextlib
 import json
 import math
@@ -8,7 +10,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -80,6 +82,8 @@ class Progress:
         self._live = sys.stderr.isatty()
         self._silent = jax.process_index() > 0
         self._printed = -math.inf
+        self._watcher = concurrent.futures.ThreadPoolExecutor(1)
+        self._steps: collections.deque[concurrent.futures.Future[float]] = collections.deque()
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -89,10 +93,29 @@ class Progress:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in which the devices may wait for data."""
+        """Around the reading of a batch: counts the time in which the devices stand still.
+
+        While they still compute the step before, reading costs nothing.
+        """
         start = time.monotonic()
         yield
-        self._waited += time.monotonic() - start
+        end = time.monotonic()
+        if not self._steps:
+            self._waited += end - start
+        elif self._steps[-1].done():
+            self._waited += max(0.0, end - max(start, self._steps[-1].result()))
+
+    def dispatched(self, result: Any) -> None:
+        """Takes what a step will give, when it has been started.
+
+        Waits until the step before has finished: that one runs while the next is started, and no
+        more batches than theirs and the one that is read ahead are on the devices.
+        """
+        self._steps.append(self._watcher.submit(_time_of, result))
+        if len(self._steps) > 2:
+            self._steps.popleft()
+        if len(self._steps) == 2:
+            self._steps[0].result()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -130,6 +153,12 @@ class Progress:
         )
         end = "" if self._live and not last else "\n"
         print(f"\r\x1b[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
+
+
+def _time_of(result: Any) -> float:
+    """When it was there."""
+    jax.block_until_ready(result)
+    return time.monotonic()
 
 
 def duration(seconds: float) -> str:

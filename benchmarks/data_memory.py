@@ -1,0 +1,77 @@
+"""Memory of a process that reads tar shards: flat, however many examples it has read.
+
+    python benchmarks/data_memory.py [--examples 200000] [--rows 10]
+
+Writes shards of small JPEGs with captions into a temporary folder, reads, decodes and batches them
+as training does, and prints the resident memory on the way. One process reads with threads, so that
+everything a reader process does is in the figure.
+"""
+
+import io
+import pathlib
+import tarfile
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from vit_jax import cli
+from vit_jax.data.batches import Batches
+from vit_jax.data.sources import open_source
+from vit_jax.data.transforms import Augmentation, parse_augmentation
+
+_EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to read.", lower_bound=1000)
+_ROWS = flags.DEFINE_integer("rows", 10, "Lines of the table.", lower_bound=1)
+_SHARDS, _PER_SHARD, _BATCH = 10, 500, 100
+
+
+class Pixels:
+    """An example to its pixels alone."""
+
+    def __init__(self, augment: Augmentation):
+        self.augment = augment
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"image": self.augment(example["image"], rng).reshape(-1)}
+
+
+def main() -> None:
+    """Reads and prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(pathlib.Path(folder))
+        source = open_source(f"tar:{folder}/*.tar")
+        transform = Pixels(parse_augmentation("", size=32))
+        batches = Batches(source, transform, batch_size=_BATCH, seed=0)
+        print("| examples | resident, MiB | seconds |\n|--:|--:|--:|")
+        start, step = time.monotonic(), _EXAMPLES.value // _ROWS.value // _BATCH
+        for row in range(_ROWS.value):
+            for _ in range(step):
+                next(batches)
+            read = (row + 1) * step * _BATCH
+            print(f"| {read} | {resident():.1f} | {time.monotonic() - start:.0f} |", flush=True)
+
+
+def write_shards(folder: pathlib.Path) -> None:
+    """Shards of noise, 40 x 30 px."""
+    rng = np.random.default_rng(0)
+    for shard in range(_SHARDS):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for i in range(_PER_SHARD):
+                stream = io.BytesIO()
+                Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(stream, "JPEG")
+                for suffix, data in (("jpg", stream.getvalue()), ("txt", b"a caption")):
+                    info = tarfile.TarInfo(f"{shard:05d}{i:05d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def resident() -> float:
+    """Resident memory of this process, MiB (Linux)."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,35 @@
+"""`manifest.json` of a prepared set: what the shards of its folder hold."""
+
+import json
+import posixpath
+from typing import Any
+
+from vit_jax.data.sources import files
+from vit_jax.data.sources.base import decode_text
+from vit_jax.errors import UserError
+
+FILE_NAME = "manifest.json"
+
+
+def load(fs: Any, folder: str) -> dict[str, Any] | None:
+    """The manifest of a folder, None where there is none of ours."""
+    path = posixpath.join(folder, FILE_NAME)
+    if not fs.isfile(path):
+        return None
+    try:
+        found = json.loads(files.read(fs, path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    return found if isinstance(found, dict) and "shards" in found else None
+
+
+def class_names(fs: Any, shards: list[str], classes: str | None) -> list[str] | None:
+    """Names of the classes: of a file, one a line, or of the first shard's manifest."""
+    if classes is not None:
+        own, path = files.file_system(classes)
+        names = decode_text(files.read(own, path), classes).splitlines()
+        if not all(name.strip() for name in names) or not names:
+            raise UserError(f"{classes}: expected the name of a class on every line")
+        return [name.strip() for name in names]
+    found = load(fs, posixpath.dirname(shards[0]))
+    return found.get("class_names") if found else None

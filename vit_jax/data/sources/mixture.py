@@ -1,0 +1,57 @@
+"""Several sources as one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.sources.base import Source, check_index
+
+
+class Mixture:
+    """The examples of several sources, one source after the other.
+
+    Sources with classes must all have the same ones, else the mixture has none.
+
+    Attributes:
+      parts: the range of indices of each source.
+      weights: share of each source in every batch, which training draws by; None to take every
+        example once an epoch.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None) -> None:
+        self._sources = tuple(sources)
+        ends = np.cumsum([len(source) for source in sources]).tolist()
+        self.parts = [range(end - len(s), end) for s, end in zip(sources, ends, strict=True)]
+        self.weights = None if weights is None else [w / sum(weights) for w in weights]
+        names = [source.class_names for source in sources]
+        self.class_names = names[0] if all(each == names[0] for each in names) else None
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        found = [source.labels for source in self._sources] if self.class_names else [None]
+        labels = [each for each in found if each is not None]
+        return np.concatenate(labels) if len(labels) == len(found) else None
+
+    def __len__(self) -> int:
+        return self.parts[-1].stop
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        source, inner = self._find(index)
+        example = source[inner]
+        return example if self.class_names else _without_class(example)
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        source, inner = self._find(index)
+        example = source.annotation(inner)
+        return example if self.class_names else _without_class(example)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        index = check_index(index, len(self))
+        number = next(i for i, part in enumerate(self.parts) if index < part.stop)
+        return self._sources[number], index - self.parts[number].start
+
+
+def _without_class(example: dict[str, Any]) -> dict[str, Any]:
+    """Labels of one source mean nothing in another; a class name still is a caption."""
+    return {key: value for key, value in example.items() if key != "label"}

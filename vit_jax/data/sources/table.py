@@ -1,0 +1,208 @@
+"""A table of pictures: CSV, TSV, JSON lines or Parquet, with captions or labels."""
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.pictures import Encoded
+from vit_jax.data.sources import files
+from vit_jax.data.sources.base import Rows, check_caption, decode_text, labelled
+from vit_jax.errors import UserError, unknown
+
+_USUAL = {
+    "image": ("image", "path", "image_path", "filepath", "file_name", "file"),
+    "caption": ("caption", "captions", "text", "title"),
+    "label": ("label", "class", "class_name"),
+}
+
+
+class Table:
+    """One example a row. A relative path starts at the table's folder.
+
+    Labels are whole numbers, indices of classes, or names of classes. Captions of one row can be a
+    list (JSON lines, Parquet) or come from several columns. A row that cannot be understood
+    counts as an example that cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image: str | None = None,
+        caption: str | None = None,
+        label: str | None = None,
+    ) -> None:
+        """Reads the table.
+
+        Args:
+          path: of the table: .csv, .tsv, .jsonl, .ndjson or .parquet.
+          image: column of the pictures' paths; by default the first of a few usual names.
+          caption: column of the captions, or several, joined by `,`; likewise, or none.
+          label: column of the labels; likewise, or none.
+
+        Raises:
+          UserError: no such file or column, another kind of file, no rows.
+        """
+        self._spec = (path, image, caption, label)
+        self._fs, inner = files.file_system(path)
+        if not self._fs.isfile(inner):
+            raise UserError(f"no table {path}")
+        self._path, self._root = inner, posixpath.dirname(inner)
+        columns, rows = _read(self._fs, inner)
+        picture = _columns("image", image, columns, path)
+        if not picture:
+            raise UserError(
+                f"{path} has the columns {', '.join(columns)}: name the one with the pictures' "
+                "paths, as ?image=COLUMN"
+            )
+        captions = _columns("caption", caption, columns, path)
+        classes = _columns("label", label, columns, path)
+        self._rows = Rows(_example(row, picture, captions, classes) for row in rows)
+        if not len(self._rows):
+            raise UserError(f"{path} has no rows")
+        self.class_names = (
+            _class_names([self._rows[i] for i in range(len(self._rows))]) if classes else None
+        )
+        self._index = {name: i for i, name in enumerate(self.class_names or ())}
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        if self.class_names is None:
+            return None
+        rows = (self.annotation(i) for i in range(len(self)))
+        return np.array([row["label"] for row in rows], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.annotation(index)
+        path = example["key"]
+        fs, inner = files.file_system(path) if "://" in path else (self._fs, path)
+        return {"image": Encoded(files.read(fs, inner), path), **example}
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        row = self._rows[index]
+        where = f"{self._path}, row {index % len(self) + 1}"
+        if "broken" in row:
+            raise UserError(f"{where}: {row['broken']}")
+        path = row["image"]
+        example = {"key": path if "://" in path else posixpath.join(self._root, path)}
+        if captions := row.get("captions"):
+            example["captions"] = [check_caption(text, where) for text in captions]
+        if self.class_names is not None:
+            found = row.get("label")
+            label = self._index.get(found) if isinstance(found, str) else found
+            example |= labelled(label, self.class_names, where)
+        return example
+
+    def __reduce__(self) -> tuple:
+        return Table, self._spec
+
+
+def _example(
+    row: dict[str, Any] | str, image: list[str], captions: list[str], label: list[str]
+) -> dict[str, Any]:
+    """A row as it is kept."""
+    if isinstance(row, str):
+        return {"broken": row}
+    path = row.get(image[0])
+    if not isinstance(path, str) or not path.strip():
+        return {"broken": f"{image[0]} is {path!r}, expected a path"}
+    texts: list[Any] = []
+    for name in captions:
+        value = row.get(name)
+        texts += value if isinstance(value, list) else [] if value is None else [value]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        return {"broken": f"a caption is {type(wrong[0]).__name__}, expected text"}
+    example = {"image": path.strip(), "captions": texts}
+    if label and (value := row.get(label[0])) not in (None, ""):
+        example["label"] = _whole_number(value)
+    return example
+
+
+def _whole_number(value: Any) -> Any:
+    text = str(value).strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
+def _class_names(rows: list[dict[str, Any]]) -> list[str]:
+    """Names in the order of their labels; for numbers, the numbers."""
+    found = {row["label"] for row in rows if "label" in row}
+    numbers = {label for label in found if isinstance(label, int)}
+    if numbers == found:
+        return [str(label) for label in range(max(found, default=-1) + 1)]
+    if numbers:
+        raise UserError(
+            f"labels are names, as {min(found - numbers)!r}, and numbers, as {min(numbers)}: "
+            "expected one or the other"
+        )
+    return sorted(found)
+
+
+def _columns(role: str, asked: str | None, columns: list[str], path: str) -> list[str]:
+    if asked is not None:
+        names = asked.split(",") if role == "caption" else [asked]
+        for name in names:
+            if name not in columns:
+                raise unknown(name, columns, f"column of {path}")
+        return names
+    return [name for name in _USUAL[role] if name in columns][:1]
+
+
+def _read(fs: Any, path: str) -> tuple[list[str], Iterator[dict[str, Any] | str]]:
+    """Column names and rows; in place of a row that is broken, the reason."""
+    suffix = posixpath.splitext(path)[1].lower()
+    if suffix == ".parquet":
+        return _read_parquet(fs, path)
+    if suffix not in (".csv", ".tsv", ".jsonl", ".ndjson"):
+        raise UserError(f"{path}: expected a .csv, .tsv, .jsonl, .ndjson or .parquet file")
+    if suffix in (".jsonl", ".ndjson"):
+        lines = [line for line in files.read(fs, path).splitlines() if line.strip()]
+        rows = [_json_row(line) for line in lines]
+        names = dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
+        return list(names), iter(rows)
+    text = io.StringIO(decode_text(files.read(fs, path), path), newline="")
+    reader = csv.reader(text, delimiter="\t" if suffix == ".tsv" else ",")
+    header = next(reader, [])
+    return header, _csv_rows(reader, header)
+
+
+def _csv_rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[dict[str, Any] | str]:
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield str(error)
+            continue
+        if len(row) == len(header):
+            yield dict(zip(header, row, strict=True))
+        elif row:  # not an empty line
+            yield f"{len(row)} fields, expected {len(header)}"
+
+
+def _json_row(line: bytes) -> dict[str, Any] | str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return row if isinstance(row, dict) else f"{type(row).__name__}, expected a JSON object"
+
+
+def _read_parquet(fs: Any, path: str) -> tuple[list[str], Iterator[dict[str, Any] | str]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise UserError(f"{path} needs pyarrow: pip install 'vit_jax[parquet]'") from error
+    try:
+        file = parquet.ParquetFile(fs.open(path, "rb"))
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path} is not Parquet: {error}") from error
+    batches = file.iter_batches()
+    return file.schema_arrow.names, (row for batch in batches for row in batch.to_pylist())

@@ -1,0 +1,182 @@
+"""Where the examples of tar shards lie: found once, kept, and mapped into memory.
+
+A shard's index is kept beside it as `SHARD.index`, or in the cache folder where the shard's folder
+cannot be written: a line of JSON with the shard's size and time of change, by which an index that
+has gone stale is noticed, then the rows of `ROW`, little-endian. The rows of all shards are joined
+in one file of the cache folder; processes map it, so that they share its memory.
+"""
+
+import concurrent.futures
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import tarfile
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.sources.files import is_local
+from vit_jax.data.sources.folder import SUFFIXES
+from vit_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+ROW = np.dtype([("start", "<u8"), ("length", "<u8"), ("shard", "<i4"), ("label", "<i4")])
+"""An example's place: first byte of its first tar header and length to the end of its last member,
+the shard's number, and the class of its `.cls` member. 24 bytes an example."""
+
+NO_LABEL, BAD_LABEL, DAMAGED = -1, -2, -3
+"""In place of a label: no `.cls` member, one that is no number, and a row that is no example but
+the place where a shard could not be read further."""
+
+_FORMAT = "vit_jax tar index 1"
+_BLOCK = tarfile.BLOCKSIZE
+
+
+def index_shards(fs: Any, paths: list[str]) -> pathlib.Path:
+    """Indexes shards that are not indexed yet; returns the file of the joined rows.
+
+    Raises:
+        UserError: a shard is absent, compressed or no tar file; the cache cannot be written.
+    """
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        stamps = list(pool.map(lambda path: _stamp(fs, path), paths))
+        names = json.dumps([fs.to_json(), paths, stamps])
+        joined = _cache() / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.rows"
+        if joined.exists():
+            return joined
+        logger.info("Indexing %d tar shards, once.", len(paths))
+        parts = list(pool.map(lambda job: _shard_rows(fs, *job), zip(paths, stamps, strict=True)))
+    for number, rows in enumerate(parts):
+        rows["shard"] = number
+    _write(joined, b"".join(rows.tobytes() for rows in parts))
+    return joined
+
+
+def read_index(path: pathlib.Path) -> np.ndarray:
+    """The joined rows, (N,) of `ROW`, mapped and not read."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, ROW)
+    return np.memmap(path, ROW, mode="r")
+
+
+def _cache() -> pathlib.Path:
+    from vit_jax.data.embedded.emoji import cache_dir  # Imports TFDS.
+
+    return cache_dir() / "tar_index"
+
+
+def _stamp(fs: Any, path: str) -> dict[str, Any]:
+    """What changes when a shard is written anew."""
+    info = fs.info(path)
+    changed = next(
+        (info[k] for k in ("mtime", "LastModified", "updated", "created") if k in info), 0
+    )
+    return {"size": info["size"], "changed": str(changed)}
+
+
+def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> np.ndarray:
+    """A shard's rows, read where they are kept or found now."""
+    beside = f"{path}.index"
+    digest = hashlib.sha256(f"{fs.to_json()}{path}".encode()).hexdigest()[:32]
+    cached = _cache() / f"{digest}.index"
+    for read in (lambda: fs.cat_file(beside), cached.read_bytes):
+        try:
+            line, _, data = read().partition(b"\n")
+            header = json.loads(line)
+        except (OSError, ValueError):
+            continue
+        if header == _header(stamp, len(data) // ROW.itemsize):
+            return np.frombuffer(data, ROW).copy()
+    rows = find_examples(fs, path, stamp["size"])
+    data = json.dumps(_header(stamp, len(rows))).encode() + b"\n" + rows.tobytes()
+    try:
+        if is_local(fs):
+            _write(pathlib.Path(beside), data)
+        else:
+            fs.pipe_file(beside, data)
+    except Exception as error:  # A bucket's refusal has no common class.
+        logger.info("%s is kept in %s: %s", beside, cached, error)
+        _write(cached, data)
+    return rows
+
+
+def _header(stamp: dict[str, Any], examples: int) -> dict[str, Any]:
+    return {"format": _FORMAT, **stamp, "examples": examples}
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    """Appears whole or not at all, also when several processes write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    os.chmod(file.name, 0o644)  # Temporary files are for their owner alone.
+    os.replace(file.name, path)
+
+
+def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
+    """Rows of one shard: neighbours of the same key are one example, as for WebDataset.
+
+    Examples without a picture are left out. A shard that is cut or damaged gives the examples
+    before that place, and a row `DAMAGED`.
+    """
+    rows: list[tuple[int, int, int, int]] = []
+    key, start, label, has_image = None, 0, NO_LABEL, False
+
+    def finish(end: int) -> None:
+        if has_image:
+            rows.append((start, end - start, 0, label))
+
+    with fs.open(path, "rb") as file:
+        if file.read(6)[:2] == b"\x1f\x8b":
+            raise UserError(f"{path} is compressed: gunzip it, its parts cannot be read alone")
+        file.seek(0)
+        end = 0
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    tar.members.clear()  # type: ignore[attr-defined]  # It would remember every one.
+                    if member.size < 0:  # It would go back, without end.
+                        raise tarfile.ReadError(f"{member.name} has a negative size")
+                    if member.isfile():
+                        own, suffix = split_name(member.name)
+                        if own != key:
+                            finish(member.offset)
+                            key, start, label, has_image = own, member.offset, NO_LABEL, False
+                        has_image |= is_image(suffix)
+                        if suffix == "cls":
+                            label = _read_label(file, member)
+                    end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            logger.warning("%s: %s at byte %d", path, error, end)
+        finish(min(end, size))
+        # `tarfile` takes a header that is cut or damaged for the end.
+        if end < size:
+            file.seek(end)
+            if any(file.read(_BLOCK)):
+                rows.append((end, size - end, 0, DAMAGED))
+        elif end > size and not has_image:
+            rows.append((size, 0, 0, DAMAGED))
+    return np.array(rows, ROW)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix of a member: WebDataset cuts at the first dot of the last part."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return f"{folder}{slash}{stem}", suffix.lower()
+
+
+def is_image(suffix: str) -> bool:
+    """Whether a member with this suffix is a picture."""
+    return f".{suffix.rpartition('.')[2]}" in SUFFIXES
+
+
+def _read_label(file: io.BufferedIOBase, member: tarfile.TarInfo) -> int:
+    file.seek(member.offset_data)
+    text = file.read(min(member.size, 20)).strip()
+    return int(text) if text.isdigit() and len(text) < 10 else BAD_LABEL
