@@ -52,8 +52,8 @@ def poisoned(monkeypatch):
     """The loss of batch number `BAD` is NaN, by what is in it. Gives what builds sound ones."""
     build = assembly.build_objective
 
-    def build_poisoned(config, mesh, size):
-        objective = build(config, mesh, size)
+    def build_poisoned(config, mesh, size, teacher=None):
+        objective = build(config, mesh, size, teacher)
         source = loop.open_source(config.data.train)
         tokenizer = assembly.build_tokenizer(config, source, "/nowhere")
         batches = assembly.build_batches(config, source, tokenizer)
