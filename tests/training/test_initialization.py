@@ -185,3 +185,5 @@ def test_a_run_goes_on_from_another_and_resumes_without_it(tmp_path):
     assert config["init"]["weights"] == str(tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "gone")
     assert loop.train(vit_config(**changes), tmp_path / "second") == {}
+    changes["optim.lr"] = 1e-5
+    assert loop.train(vit_config(**changes), tmp_path / "second") == {}

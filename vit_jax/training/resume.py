@@ -48,7 +48,9 @@ def _before(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
 
 def _other_shape(config: ConfigDict, program: Program) -> str | None:
     """Where the state of a config differs from a program's; None where it does not."""
-    before = assembly.build_program(config, program.mesh, warmup_steps=0, total_steps=1)
+    before = assembly.build_program(
+        config, program.mesh, warmup_steps=0, total_steps=1, resumed=True
+    )
     old, new = _shapes(before.abstract), _shapes(program.abstract)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
