@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_dict
 
 from vit_jax.errors import UserError, unknown
 from vit_jax.models import families, registry
+from vit_jax.models.spec import ModelSpec, Preprocess
 
 # Architecture fields whose default is None, with the type that a command line may give them.
 _OPTIONAL_FLOATS = ("init_logit_bias",)
@@ -217,6 +218,14 @@ def build_architecture(config: ConfigDict) -> tuple[str, Any]:
     """The model's family and its architecture dataclass, from `config.model`."""
     architecture = families.parse_family(config.model.to_dict(), "config.model")
     return families.family_of(architecture), architecture
+
+
+def build_spec(config: ConfigDict) -> ModelSpec:
+    """The architecture and preprocessing of a config; the tokenizer is the run's own affair."""
+    return ModelSpec(
+        architecture=build_architecture(config)[1],
+        preprocess=families.parse(Preprocess, config.preprocess.to_dict(), "preprocess"),
+    )
 
 
 def _check_keys(config: ConfigDict, reference: ConfigDict, path: str, skip: tuple = ()) -> None:

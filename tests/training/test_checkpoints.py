@@ -199,16 +199,17 @@ def test_evaluation_takes_the_newest_whole_parameters(tmp_path, caplog):
         if path.is_file():
             path.write_bytes(b"")
     checkpoints = Checkpoints(tmp_path)
-    found = checkpoints.restore_params(abstract, ema=False)
+    found, _ = checkpoints.restore_params(abstract, ema=False)
     np.testing.assert_array_equal(found["matrix"], make_state(2).params["matrix"])
     for path in (tmp_path / "checkpoints" / "2" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with caplog.at_level(logging.WARNING, "vit_jax"):
-        found = checkpoints.restore_params(abstract, ema=False)
+        found, step = checkpoints.restore_params(abstract, ema=False)
     np.testing.assert_array_equal(found["matrix"], make_state(1).params["matrix"])
+    assert step == 1
     assert "The checkpoint of step 2 is damaged" in caplog.text
-    found = checkpoints.restore_params(abstract, ema=True)
+    found, _ = checkpoints.restore_params(abstract, ema=True)
     np.testing.assert_array_equal(found["matrix"], make_state(2).ema["matrix"])
     with pytest.raises(UserError, match="no undamaged checkpoint"):
         checkpoints.restore_params(abstract, ema=False, step=2)

@@ -116,8 +116,8 @@ def test_moving_average_is_what_is_evaluated(tiny_config, tmp_path):
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.params
     )
-    history = [checkpoints.restore_params(abstract, ema=False, step=n) for n in range(1, 11)]
-    average = checkpoints.restore_params(abstract, ema=True, step=1)
+    history = [checkpoints.restore_params(abstract, ema=False, step=n)[0] for n in range(1, 11)]
+    average, _ = checkpoints.restore_params(abstract, ema=True, step=1)
     for step, params in enumerate(history[1:], start=1):
         d = min(0.7, (1 + step) / (10 + step))
         average = jax.tree.map(lambda a, p, d=d: d * a + (1 - d) * p, average, params)

@@ -188,18 +188,14 @@ class Checkpoints:
         counter = jax.device_put(np.asarray(step, abstract.step.dtype), abstract.step.sharding)
         return TrainState(step=counter, **values), found["data"]
 
-    def restore_params(self, abstract: Any, *, ema: bool, step: int | None = None) -> Any:
-        """Reads the parameters alone.
-
-        Args:
-            abstract: tree of `ShapeDtypeStruct`s with shardings.
-            ema: whether to read their moving average instead.
-            step: which checkpoint; None for the newest that is whole.
-        """
+    def restore_params(
+        self, abstract: Any, *, ema: bool, step: int | None = None
+    ) -> tuple[Any, int]:
+        """Reads the parameters alone; returns them and their step. See `read_params`."""
         part = "ema" if ema else "params"
         step = self._choose(step, part)
         args = ocp.args.Composite(**{part: ocp.args.StandardRestore(abstract)})
-        return self._manager.restore(step, args=args)[part]
+        return self._manager.restore(step, args=args)[part], step
 
     def _choose(self, step: int | None, part: str) -> int:
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -291,7 +287,25 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
     """Whether a run has saved anything yet."""
-    return any(p.name.isdecimal() for p in (pathlib.Path(workdir) / DIRECTORY).glob("*"))
+    return bool(step_numbers(pathlib.Path(workdir) / DIRECTORY))
+
+
+def read_params(
+    workdir: str | pathlib.Path, abstract: Any, *, ema: bool, step: int | None = None
+) -> tuple[Any, int]:
+    """Parameters of a run's checkpoint, without its optimizer, and the step they are from.
+
+    Args:
+        workdir: of the run.
+        abstract: tree of `ShapeDtypeStruct`s with shardings.
+        ema: whether to read their moving average instead.
+        step: which checkpoint; None for the newest that is whole.
+    """
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.restore_params(abstract, ema=ema, step=step)
+    finally:
+        checkpoints.close()
 
 
 def with_sharding(shapes: Any, shardings: Any) -> Any:

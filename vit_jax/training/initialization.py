@@ -15,11 +15,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vit_jax.config import build_spec
 from vit_jax.errors import UserError
-from vit_jax.models import families
 from vit_jax.models.functional import ModelDef, Params
 from vit_jax.models.layers import resize_positions, sincos_positions
-from vit_jax.models.spec import ModelSpec, Preprocess
 from vit_jax.models.vit import ViTConfig
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.training.freezing import match_paths
@@ -81,11 +80,7 @@ def build_start(config: ConfigDict, model: ModelDef) -> Start | None:
         if about.fresh or about.model:
             raise UserError("config.init.weights is not set, but other keys of config.init are")
         return None
-    own = ModelSpec(
-        architecture=model.architecture,
-        preprocess=families.parse(Preprocess, config.preprocess.to_dict(), "preprocess"),
-    )
-    origin = open_origin(about.weights, about.model, own, {})
+    origin = open_origin(about.weights, about.model, build_spec(config), {})
     origin.check()
     towers = _tower(origin.spec.architecture), _tower(model.architecture)
     theirs = _under_our_names(origin, model, towers)

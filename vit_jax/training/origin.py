@@ -4,12 +4,13 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from vit_jax.config import build_spec
 from vit_jax.errors import UserError
-from vit_jax.models import families, registry
+from vit_jax.models import registry
 from vit_jax.models.functional import ModelDef, Params
-from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.models.spec import ModelSpec
 from vit_jax.training import workdir as workdir_lib
-from vit_jax.training.checkpoints import DIRECTORY, Checkpoints, with_sharding
+from vit_jax.training.checkpoints import DIRECTORY, read_params, with_sharding
 from vit_jax.weights import (
     check_weights,
     count_classes,
@@ -48,10 +49,8 @@ class Origin:
         if not is_run(self.path):
             return load_weights(self.path, self.model, shardings=shardings)
         config = workdir_lib.load_config(self.path)
-        checkpoints = Checkpoints(self.path)
         abstract = with_sharding(self.model.shapes(), shardings)
-        params = checkpoints.restore_params(abstract, ema=config.optim.ema_decay > 0)
-        checkpoints.close()
+        params, _ = read_params(self.path, abstract, ema=config.optim.ema_decay > 0)
         return params
 
 
@@ -99,11 +98,7 @@ def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
 def _told(path: pathlib.Path) -> ModelSpec | None:
     """What weights tell of themselves; None where they do not."""
     if is_run(path):
-        config = workdir_lib.load_config(path)
-        return ModelSpec(
-            architecture=families.parse_family(config.model.to_dict(), "config.model"),
-            preprocess=families.parse(Preprocess, config.preprocess.to_dict(), "preprocess"),
-        )
+        return build_spec(workdir_lib.load_config(path))
     if native.is_described(path):
         return native.load_spec(path)
     try:

@@ -12,19 +12,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax import pretrained
+from vit_jax.config import build_spec
 from vit_jax.data.pictures import read_image
 from vit_jax.data.tokenizers import Tokenizer, make_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators import Suite
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.models import families
 from vit_jax.models.functional import ModelDef, Params
-from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.models.spec import ModelSpec
 from vit_jax.parallel.mesh import batch_shards, check_batch_size, make_mesh
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.training import assembly
 from vit_jax.training import workdir as workdir_lib
-from vit_jax.training.checkpoints import Checkpoints, with_sharding
+from vit_jax.training.checkpoints import read_params, with_sharding
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +83,8 @@ class TrainedRun(Opened):
     @property
     def spec(self) -> ModelSpec:
         """What the weights need elsewhere: architecture, preprocessing, tokenizer."""
-        return ModelSpec(
-            architecture=self.model.architecture,
-            preprocess=families.parse(Preprocess, self.config.preprocess.to_dict(), "preprocess"),
-            tokenizer=self.config.tokenizer and f"saved:{self.workdir.resolve()}",
-        )
+        tokenizer = self.config.tokenizer and f"saved:{self.workdir.resolve()}"
+        return dataclasses.replace(build_spec(self.config), tokenizer=tokenizer)
 
 
 def restore(
@@ -107,13 +104,10 @@ def restore(
     if tokenizer is not None:
         check_tokenizer(tokenizer, config.tokenizer, model, str(workdir))
     embedder = assembly.build_embedder(config, model, mesh, tokenizer, cache)
-    checkpoints = Checkpoints(workdir)
     abstract = with_sharding(model.shapes(), parameter_shardings(model, mesh))
-    params = checkpoints.restore_params(abstract, ema=config.optim.ema_decay > 0, step=step)
-    found = checkpoints.latest_step() if step is None else step
-    checkpoints.close()
+    params, found = read_params(workdir, abstract, ema=config.optim.ema_decay > 0, step=step)
     return TrainedRun(
-        model, embedder, params, tuple(config.data.templates), found or 0, config,
+        model, embedder, params, tuple(config.data.templates), found, config,
         pathlib.Path(workdir),
     )  # fmt: skip
 

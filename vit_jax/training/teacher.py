@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vit_jax.config import build_spec
 from vit_jax.errors import UserError
-from vit_jax.models import families, registry
+from vit_jax.models import registry
 from vit_jax.models.functional import ModelDef, Params
-from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.models.spec import ModelSpec
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.training.checkpoints import with_sharding
 from vit_jax.training.origin import Origin, open_origin
@@ -73,20 +74,15 @@ def build_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     Raises:
         UserError: none is named, or it does not classify what the student does.
     """
-    about, num_classes = config.teacher, config.model.num_classes
+    about = config.teacher
     compute = {**config.compute.to_dict(), "remat": "none"}
     origin = None
     if about.weights:
-        student = ModelSpec(
-            architecture=families.parse_family(config.model.to_dict(), "config.model"),
-            preprocess=families.parse(Preprocess, config.preprocess.to_dict(), "preprocess"),
-        )
-        origin = open_origin(about.weights, about.model, student, compute)
+        origin = open_origin(about.weights, about.model, build_spec(config), compute)
         origin.check()
         spec, model = origin.spec, origin.model
     elif about.model:
         spec = registry.model_spec(about.model)
-        _check_classes(spec.architecture, num_classes, about.model)
         model = ModelDef(spec.family, spec.architecture, **compute)
     else:
         raise UserError(
@@ -94,7 +90,7 @@ def build_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
             "weight file or to the folder of a run, and where the file does not tell its model, "
             "config.teacher.model"
         )
-    _check_classes(spec.architecture, num_classes, about.weights)
+    _check_classes(spec.architecture, config.model.num_classes, about.weights or about.model)
     return Teacher(
         spec=spec,
         model=model,
