@@ -16,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vit_jax.parallel import processes
+from vit_jax.whole_files import write_text
+
 _SAMPLED = 64  # pictures of a source that are read to know it again
 _SAVE_SECONDS = 15.0
 
@@ -66,7 +69,7 @@ class RowFile:
         self._state = folder / f"{key}.json"
         self._file: np.memmap | None = None
         self._saved = time.monotonic()
-        self.done = _from_process_0(self._read_done())
+        self.done = processes.from_first(self._read_done())
 
     def _read_done(self) -> int:
         if jax.process_index() or not (self._path.is_file() and self._state.is_file()):
@@ -86,9 +89,7 @@ class RowFile:
         self._saved = time.monotonic()
         if self._file is not None:
             self._file.flush()  # rows first, then their number
-            partial = self._state.with_suffix(".partial")
-            partial.write_text(json.dumps({"done": self.done}))
-            os.replace(partial, self._state)
+            write_text(self._state, json.dumps({"done": self.done}))
 
     def _open(self, width: int) -> np.memmap:
         if self.done:
@@ -104,12 +105,6 @@ class RowFile:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(self._path.name)
         return np.load(self._path, mmap_mode="r")
-
-
-def _from_process_0(number: int) -> int:
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
 
 
 def digest(*parts: Any) -> str:

@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import json
 import math
-import os
 import pathlib
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import IO, Any
 import jax
 import numpy as np
 import tensorboardX
+
+from vit_jax.whole_files import write_text
 
 FILE_NAME = "metrics.jsonl"
 
@@ -69,9 +70,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:  # a line that a kill cut short
             continue
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(kept))
 
 
 class Progress:

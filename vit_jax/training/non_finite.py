@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from vit_jax.errors import UserError
+from vit_jax.whole_files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +118,7 @@ def write_dump(
         "rows": rows,
         "layer_grad_norms": {k: _plain(v) for k, v in zip(layers, norms, strict=True)},
     }
-    partial = workdir / f"{dump_name(step)}.partial"
-    partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, workdir / dump_name(step))
+    write_text(workdir / dump_name(step), json.dumps(found, indent=1) + "\n")
 
 
 def _plain(value: Any) -> float | str:

@@ -13,6 +13,7 @@ from typing import IO, Any
 from ml_collections import ConfigDict
 
 from vit_jax.errors import UserError
+from vit_jax.whole_files import write_text
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -37,9 +38,7 @@ _FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes `config.json`, whole or not at all."""
-    partial = workdir / f"{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, workdir / CONFIG_FILE)
+    write_text(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load_config(workdir: str | pathlib.Path) -> ConfigDict:

@@ -19,7 +19,8 @@ from vit_jax.weights import mapping
 from vit_jax.weights.files import TensorFile, open_weights, read_json
 from vit_jax.weights.formats.base import Format
 from vit_jax.weights.mapping import Entry
-from vit_jax.weights.writing import whole_or_not, write_tensors
+from vit_jax.weights.writing import write_tensors
+from vit_jax.whole_files import write_text
 
 NAME = "vit_jax"
 VERSION = 1
@@ -64,8 +65,7 @@ def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str =
         "tokenizer": _save_tokenizer(spec, path.parent),
         "dtype": dtype,
     }
-    with whole_or_not(path.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_text(path.with_suffix(".json"), json.dumps(described, indent=2) + "\n")
 
 
 def is_described(path: str | pathlib.Path) -> bool:

@@ -1,26 +1,13 @@
 """Writing tensors, whole or not at all."""
 
-import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-
-@contextmanager
-def whole_or_not(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path`, renamed to it at the end or removed on an error."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+from vit_jax.whole_files import whole_or_not
 
 
 def write_tensors(
