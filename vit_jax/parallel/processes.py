@@ -64,16 +64,13 @@ def together() -> Iterator[None]:
     Raises:
         UserError: its own, or, where the block went well here, which other process has one.
     """
-    from jax.experimental import multihost_utils
-
     failure: Exception | None = None
     try:
         yield
     except (UserError, OSError) as error:
         failure = error
     if jax.process_count() > 1:
-        everyone = multihost_utils.process_allgather(np.array([failure is not None])).reshape(-1)
-        multihost_utils.sync_global_devices("did their part")
+        everyone = _gather(np.array([failure is not None]))
         if failure is None and everyone.any():
             failed = np.flatnonzero(everyone).tolist()
             raise UserError(f"processes {failed} could not start; they have printed why")
@@ -88,6 +85,28 @@ def total(number: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.process_allgather(np.asarray(number, np.int32)).sum())
+
+
+def from_first(number: int) -> int:
+    """Process 0's number, on all processes, each of which must ask."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
+
+
+def _gather(value: np.ndarray) -> np.ndarray:
+    """An array's values on all processes, after which any of them may end.
+
+    A gather is done once one local device has it. The others may still be connecting, and a process
+    whose peer has left waits for its connections without end.
+    """
+    from jax.experimental import multihost_utils
+
+    everyone = multihost_utils.process_allgather(value).reshape(-1)
+    multihost_utils.sync_global_devices("gathered")
+    return everyone
 
 
 def _find() -> tuple[str, dict] | None:
@@ -120,15 +139,10 @@ def _check_same_software() -> None:
     own = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
     text = ", ".join(f"{name} {number}" for name, number in own.items())
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:4], np.uint32)
-    from jax.experimental import multihost_utils
-
-    everyone = multihost_utils.process_allgather(digest).reshape(-1)
+    everyone = _gather(digest)
     if len(set(everyone.tolist())) > 1:
         others = [i for i, value in enumerate(everyone) if value != everyone[0]]
         print(f"process {jax.process_index()}: {text}", file=sys.stderr)
-        # The gather is done once one local device has it. The others may still be connecting, and
-        # a process whose peer has left waits for its connections without end.
-        multihost_utils.sync_global_devices("compared software")
         raise UserError(
             f"processes {others} run other software than process 0; each has printed its own: "
             "install the same versions everywhere"
