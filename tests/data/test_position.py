@@ -11,7 +11,7 @@ from PIL import Image
 from vit_jax.data import broken as broken_module
 from vit_jax.data.batches import Batches
 from vit_jax.data.pictures import Encoded
-from vit_jax.data.prepare import prepare
+from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
 from vit_jax.data.transforms import ImageLabel, captions_of, parse_augmentation
 from vit_jax.errors import UserError

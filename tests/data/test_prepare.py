@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.prepare import prepare
+from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
 

@@ -1,11 +1,10 @@
-"""Writes one shard of a prepared set. See `data.prepare`."""
+"""Writes one shard of a prepared set. See `data.preparation`."""
 
 import dataclasses
 import functools
 import hashlib
 import io
 import json
-import os
 import pathlib
 import tarfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from vit_jax.data.pictures import Encoded
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.sources.array_record import WRITER_OPTIONS, pack
 from vit_jax.errors import UserError
+from vit_jax.whole_files import whole_or_not
 
 LABELS_SUFFIX = ".labels.npy"
 _NAMED = 20  # broken examples that the manifest names, a shard
@@ -26,7 +26,7 @@ _QUALITY = 95
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One shard: examples [first, last) of a source; sizes as in `prepare`."""
+    """One shard: examples [first, last) of a source; sizes as in `preparation.prepare`."""
 
     spec: str
     path: str
@@ -40,7 +40,6 @@ class Job:
 def write(job: Job) -> tuple[str, dict[str, Any]]:
     """Writes a shard, which appears whole; returns its name and entry of the manifest."""
     path = pathlib.Path(job.path)
-    partial = path.with_name(f"{path.name}.partial")
     reasons: list[str] = []
     labels: list[int] = []
     source = _open(job.spec)
@@ -57,12 +56,12 @@ def write(job: Job) -> tuple[str, dict[str, Any]]:
             labels.append(example.get("label", -1))
             yield example, image
 
-    examples = WRITERS[job.format](partial, job.first, good())
-    with partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if source.class_names is not None and min(labels, default=-1) >= 0:
-        np.save(f"{path}{LABELS_SUFFIX}", np.array(labels, np.int32))
-    os.replace(partial, path)
+    with whole_or_not(path) as partial:
+        examples = WRITERS[job.format](partial, job.first, good())
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if source.class_names is not None and min(labels, default=-1) >= 0:
+            np.save(f"{path}{LABELS_SUFFIX}", np.array(labels, np.int32))
     entry = {"examples": examples, "bytes": path.stat().st_size, "sha256": digest}
     return path.name, {**entry, "broken": len(reasons), "broken_named": reasons[:_NAMED]}
 

@@ -1,0 +1,124 @@
+"""Shards of any source, written in parallel and gone on with where they were cut off."""
+
+import concurrent.futures
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data import shards
+from vit_jax.data.sources import open_source
+from vit_jax.data.sources.array_record import LABELS_NAME
+from vit_jax.data.sources.manifest import FILE_NAME
+from vit_jax.errors import UserError
+from vit_jax.whole_files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(
+    spec: str,
+    output: str | os.PathLike[str],
+    *,
+    format: str = "array_record",
+    shards_count: int = 0,
+    workers: int = 1,
+    image_size: int = 0,
+    quality: int = 0,
+) -> dict[str, Any]:
+    """Writes shards that are not written yet; returns the manifest.
+
+    Args:
+        spec: of the source.
+        output: local folder, new, empty, or of the same command.
+        format: a key of `shards.WRITERS`.
+        shards_count: number of shards; 0 for one in 10,000 examples.
+        workers: processes.
+        image_size: shortest side of larger pictures, px; 0 keeps them.
+        quality: of JPEGs written anew; 0 keeps the files, where image_size does not change them.
+
+    Raises:
+        UserError: the folder belongs to something else, or the source cannot be opened.
+    """
+    source = open_source(spec)
+    count = shards_count or -(-len(source) // 10_000)
+    if count > len(source):
+        raise UserError(f"--shards={count}: there are only {len(source)} examples")
+    folder = pathlib.Path(output)
+    settings = {
+        "input": spec,
+        "input_examples": len(source),
+        "format": format,
+        "shards_count": count,
+        "image_size": image_size,
+        "quality": quality,
+        "class_names": source.class_names,
+    }
+    manifest = _begin(folder, settings)
+    names = [f"{number:05d}.{format}" for number in range(count)]
+    bounds = [len(source) * number // count for number in range(count + 1)]
+    jobs = [
+        shards.Job(spec, str(folder / name), format, first, last, image_size, quality)
+        for name, first, last in zip(names, bounds, bounds[1:], strict=False)
+        if not _is_finished(folder / name, manifest["shards"].get(name))
+    ]
+    spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork.
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        running = [pool.submit(shards.write, job) for job in jobs]
+        for future in concurrent.futures.as_completed(running):
+            name, entry = future.result()
+            manifest["shards"][name] = entry
+            _save(folder, manifest)
+            logger.info("%s: %d examples, %d of %d shards", name, entry["examples"],
+                        len(manifest["shards"]), count)  # fmt: skip
+    _finish(folder, manifest, names)
+    return manifest
+
+
+def _begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The manifest to go on with."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty and has no {FILE_NAME}: name a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = {**settings, "shards": {}}
+        _save(folder, manifest)
+        return manifest
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    for key, value in settings.items():
+        if manifest.get(key, value) != value or "shards" not in manifest:
+            raise UserError(
+                f"{folder} was prepared with {key}={manifest.get(key)!r}, not {value!r}: name a "
+                "new folder"
+            )
+    return manifest
+
+
+def _is_finished(path: pathlib.Path, entry: dict[str, Any] | None) -> bool:
+    return entry is not None and path.exists() and path.stat().st_size == entry["bytes"]
+
+
+def _finish(folder: pathlib.Path, manifest: dict[str, Any], names: list[str]) -> None:
+    """Totals, and the labels of all examples in one file."""
+    entries = [manifest["shards"][name] for name in names]
+    manifest["shards"] = dict(zip(names, entries, strict=True))
+    manifest["examples"] = sum(entry["examples"] for entry in entries)
+    manifest["broken"] = sum(entry["broken"] for entry in entries)
+    parts = [folder / f"{name}{shards.LABELS_SUFFIX}" for name in names]
+    if manifest["class_names"] is not None and all(part.exists() for part in parts):
+        np.save(folder / LABELS_NAME, np.concatenate([np.load(part) for part in parts]))
+        manifest["labels_sha256"] = hashlib.sha256((folder / LABELS_NAME).read_bytes()).hexdigest()
+    _save(folder, manifest)
+
+
+def _save(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+    write_text(folder / FILE_NAME, json.dumps(manifest, indent=1) + "\n")
