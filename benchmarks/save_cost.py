@@ -24,24 +24,11 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
     """Alternates steps with and without a save, and prints their times."""
-    import jax
+    from timed_step import TimedStep
 
-    from vit_jax.training import assembly
     from vit_jax.training.checkpoints import Checkpoints, Retention
 
-    config = _CONFIG.value
-    mesh = assembly.build_mesh(config)
-    program = assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000)
-    batch = assembly.random_batch(config, mesh)
-    state = program.init()
-
-    def step() -> float:
-        nonlocal state
-        start = time.perf_counter()
-        state, metrics = program.step(state, batch)
-        jax.block_until_ready(metrics)
-        return time.perf_counter() - start
-
+    step = TimedStep(_CONFIG.value)
     for _ in range(3):
         step()
     during: list[float] = []
@@ -51,7 +38,7 @@ def main() -> None:
         checkpoints = Checkpoints(folder, retention=Retention(1))
         for number in range(1, _SAVES.value + 1):
             start = time.perf_counter()
-            checkpoints.save(number, state, data={}, config={}, figures={})
+            checkpoints.save(number, step.state, data={}, config={}, figures={})
             blocked.append(time.perf_counter() - start)
             steps = [step()]
             while checkpoints.saving:

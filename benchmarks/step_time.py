@@ -9,7 +9,6 @@ and minor page faults a step. Run two settings in turn to compare them; single r
 import json
 import resource
 import statistics
-import time
 
 from absl import flags
 from ml_collections import config_flags
@@ -23,25 +22,12 @@ flags.mark_flag_as_required("config")
 
 def main() -> None:
     """Compiles the step, runs it and prints its time."""
-    import jax
-
-    from vit_jax.training import assembly
+    from timed_step import TimedStep
 
     config = _CONFIG.value
-    mesh = assembly.build_mesh(config)
-    program = assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000)
-    batch = assembly.random_batch(config, mesh)
-    state = program.init()
-    constants = program.load_constants()
-    state, metrics = program.step(state, batch, *constants)
-    jax.block_until_ready(metrics)
-
-    before, walls = resource.getrusage(resource.RUSAGE_SELF), []
-    for _ in range(_STEPS.value):
-        start = time.perf_counter()
-        state, metrics = program.step(state, batch, *constants)
-        jax.block_until_ready(metrics)
-        walls.append(time.perf_counter() - start)
+    step = TimedStep(config)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    walls = [step() for _ in range(_STEPS.value)]
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     wall = statistics.median(walls)

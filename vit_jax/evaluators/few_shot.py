@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.linear_probe import check_same_classes, open_labelled
+from vit_jax.evaluators.linear_probe import open_train_and_test
 from vit_jax.models.functional import Params
 
 _BIAS = 100.0  # the constant feature: large, so that the penalty hardly touches it
@@ -48,8 +48,7 @@ class FewShot:
             raise UserError(f"shots={shots!r}, seeds={seeds!r}: expected some, shots 1 or more")
         self._embedder, self._l2 = embedder, l2
         self._shots, self._seeds = tuple(shots), tuple(seeds)
-        self._train, self._test = open_labelled(embedder, train), open_labelled(embedder, test)
-        check_same_classes(self._train, train, self._test, test)
+        self._train, self._test = open_train_and_test(embedder, train, test)
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics."""

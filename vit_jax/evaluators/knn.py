@@ -9,7 +9,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.linear_probe import check_same_classes, open_labelled
+from vit_jax.evaluators.linear_probe import open_train_and_test
 from vit_jax.models.functional import Params
 
 _QUERIES, _KEYS = 1024, 65536  # rows whose similarities are on a device at once
@@ -41,8 +41,7 @@ class NearestNeighbours:
             temperature: of the weighted vote.
         """
         self._embedder, self._k, self._temperature = embedder, tuple(k), temperature
-        self._train, self._test = open_labelled(embedder, train), open_labelled(embedder, test)
-        check_same_classes(self._train, train, self._test, test)
+        self._train, self._test = open_train_and_test(embedder, train, test)
         if not k or min(k) < 1 or max(k) > len(self._train):
             raise UserError(f"k={k!r}: expected numbers from 1 to {train}'s {len(self._train)}")
 

@@ -62,8 +62,7 @@ class LinearProbe:
         """
         self._embedder, self._standardize = embedder, standardize
         self._max_iterations = max_iterations
-        self._train, self._test = open_labelled(embedder, train), open_labelled(embedder, test)
-        check_same_classes(self._train, train, self._test, test)
+        self._train, self._test = open_train_and_test(embedder, train, test)
         self._validation = open_labelled(embedder, validation) if validation else None
         if self._validation is not None:
             check_same_classes(self._train, train, self._validation, validation)
@@ -146,6 +145,13 @@ def open_labelled(embedder: Embedder, spec: str) -> Source:
         raise UserError(f"{spec} has no labels: a probe needs them")
     check_labels(source.labels, len(source.class_names), spec)
     return source
+
+
+def open_train_and_test(embedder: Embedder, train: str, test: str) -> tuple[Source, Source]:
+    """Two labelled sources with the same classes, each class of the second taught by the first."""
+    sources = open_labelled(embedder, train), open_labelled(embedder, test)
+    check_same_classes(sources[0], train, sources[1], test)
+    return sources
 
 
 def check_same_classes(source: Source, spec: str, other: Source, other_spec: str) -> None:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.linear_probe import check_same_classes, open_labelled
+from vit_jax.evaluators.linear_probe import open_train_and_test
 from vit_jax.evaluators.logistic import predict
 from vit_jax.models.functional import Params
 from vit_jax.parallel.mesh import replicated
@@ -62,8 +62,7 @@ class SgdProbe:
                 "expected epochs of 1 or more, a shorter warm-up, and batches of 2 or more"
             )
         self._embedder = embedder
-        self._train, self._test = open_labelled(embedder, train), open_labelled(embedder, test)
-        check_same_classes(self._train, train, self._test, test)
+        self._train, self._test = open_train_and_test(embedder, train, test)
         self._options: dict[str, Any] = {
             "epochs": epochs,
             "warmup_epochs": warmup_epochs,
