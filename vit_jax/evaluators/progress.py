@@ -1,10 +1,9 @@
 """How far a pass over a source is, for people."""
 
 import datetime
-import sys
 import time
 
-import jax
+from vit_jax.live_line import LiveLine
 
 
 class Progress:
@@ -22,29 +21,20 @@ class Progress:
             done: rows that were there before.
         """
         self._what, self._total, self._first = what, total, done
-        self._live = sys.stderr.isatty()
-        self._silent = jax.process_index() > 0
-        self._start = self._printed = time.monotonic()
+        self._start = time.monotonic()
+        self._line = LiveLine(0.5, last=self._start)
 
     def show(self, done: int) -> None:
         """Prints the line when it is due; `done` rows are there now."""
-        now = time.monotonic()
-        if self._silent or now - self._printed < (0.5 if self._live else 30.0):
+        if not self._line.due():
             return
-        self._printed = now
-        rate = (done - self._first) / (now - self._start)
+        rate = (done - self._first) / (time.monotonic() - self._start)
         left = datetime.timedelta(seconds=round((self._total - done) / max(rate, 1e-9)))
-        line = (
+        self._line.show(
             f"{self._what}: {done}/{self._total} ({done / self._total:.0%})  {rate:.0f}/s  "
             f"left {left}"
         )
-        self._print(line)
 
     def close(self) -> None:
         """Clears the live line."""
-        if self._live and not self._silent:
-            self._print("")
-
-    def _print(self, line: str) -> None:
-        end = "" if self._live else "\n"
-        print(f"\r\x1b[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
+        self._line.clear()

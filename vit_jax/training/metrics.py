@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 import tensorboardX
 
+from vit_jax.live_line import LiveLine
 from vit_jax.whole_files import write_text
 
 FILE_NAME = "metrics.jsonl"
@@ -78,9 +78,7 @@ class Progress:
 
     def __init__(self, total_steps: int, batch_size: int):
         self._total, self._batch_size = total_steps, batch_size
-        self._live = sys.stderr.isatty()
-        self._silent = jax.process_index() > 0
-        self._printed = -math.inf
+        self._line = LiveLine(0.2, last=-math.inf)
         self._watcher = concurrent.futures.ThreadPoolExecutor(1)
         self._steps: collections.deque[concurrent.futures.Future[float]] = collections.deque()
         self.start(0)
@@ -134,24 +132,18 @@ class Progress:
 
     def show(self, step: int, loss: float) -> None:
         """Prints the line for a finished step."""
-        now = time.monotonic()
         last = step >= self._total
-        if self._silent:
-            return
-        too_soon = now - self._printed < (0.2 if self._live else 30.0)
         # Right after the start there is no rate yet.
-        if not last and (too_soon or step <= self._first_step):
+        if not last and (step <= self._first_step or not self._line.due()):
             return
-        self._printed = now
         rates = self.rates(step)
         left = (self._total - step) * self._batch_size / max(rates["examples_per_second"], 1e-9)
-        line = (
+        self._line.show(
             f"step {step}/{self._total} ({step / self._total:.0%})  loss {loss:.4f}  "
             f"{rates['examples_per_second']:.0f} examples/s  "
-            f"data wait {rates['data_wait_share']:.0%}  left {duration(left)}"
+            f"data wait {rates['data_wait_share']:.0%}  left {duration(left)}",
+            stays=last,
         )
-        end = "" if self._live and not last else "\n"
-        print(f"\r\x1b[K{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
 
 
 def _time_of(result: Any) -> float:
