@@ -23,11 +23,12 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in found}
 
 
-def wait(done, log, seconds=120):
+def wait(done, log, state, seconds=120):
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
-            pytest.fail(log.read_text() if log.exists() else "the job did not start")
+            text = log.read_text() if log.exists() else "the job did not start"
+            pytest.fail(f"{text}\n{state()}")
         time.sleep(0.1)
 
 
@@ -51,11 +52,15 @@ def test_preempted_job_is_queued_again_and_ends_as_one_process(tmp_path):
             stdout=subprocess.PIPE, check=True,
         )  # fmt: skip
         job = submitted.stdout.strip()
-        wait(lambda: len(losses(tmp_path / "two")) > 5, log)
+
+        def state():
+            return state_of(job, slurm)
+
+        wait(lambda: len(losses(tmp_path / "two")) > 5, log, state)
         subprocess.run(["scancel", "--signal=TERM", job], env=slurm, check=True)
-        wait(lambda: len(losses(tmp_path / "two")) == 400, log)
-        wait(lambda: "JobState=COMPLETED" in state_of(job, slurm), log)
-        assert "Restarts=1" in state_of(job, slurm)
+        wait(lambda: len(losses(tmp_path / "two")) == 400, log, state)
+        wait(lambda: "JobState=COMPLETED" in state(), log, state)
+        assert "Restarts=1" in state()
 
     text = log.read_text()
     assert "2 processes (Slurm), 2 devices." in text
