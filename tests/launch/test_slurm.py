@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -40,9 +41,13 @@ def test_preempted_job_is_queued_again_and_ends_as_one_process(tmp_path):
     one = [sys.executable, "-m", "vit_jax.train", *RECIPE, "--workdir", str(tmp_path / "one")]
     subprocess.run(one, cwd=ROOT, env=environment, check=True, capture_output=True)
 
-    (tmp_path / "slurm").mkdir()
     log = tmp_path / "job.log"
-    with slurm_cluster.cluster(tmp_path / "slurm") as slurm:
+    # A step's socket lies deep in the cluster's folder, and a socket's path has 107 characters at
+    # the most: those of `tmp_path` are too many under pytest-xdist.
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm") as folder,
+        slurm_cluster.cluster(pathlib.Path(folder)) as slurm,
+    ):
         command = [
             "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", f"--output={log}",
             "launch/slurm.sbatch", *RECIPE, "--workdir", str(tmp_path / "two"),
