@@ -18,9 +18,9 @@ from absl import flags
 from PIL import Image
 
 from vit_jax import cli
+from vit_jax.data.augment import Augmentation, parse_augmentation
 from vit_jax.data.batches import Batches
 from vit_jax.data.sources import open_source
-from vit_jax.data.transforms import Augmentation, parse_augmentation
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to read.", lower_bound=1000)
 _ROWS = flags.DEFINE_integer("rows", 10, "Lines of the table.", lower_bound=1)

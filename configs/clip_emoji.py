@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.augment = (
         "background(white=0.4)"
         "|affine(rotate=4, scale=(0.82, 1.1), aspect=0.08, shear=0.03, shift=0.05)"
-        "|color_jitter(hue=0.12, saturation=0.35, brightness=0.1, contrast=0.2, shade=0.1)"
+        "|color_shift(hue=0.12, saturation=0.35, brightness=0.1, contrast=0.2, shade=0.1)"
         "|cutout(0.05)"
     )
     config.batch_size = 256

@@ -27,6 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = default_config(model="deit3_b16")
     config.model.drop_path = 0.2
     config.data.train = "tfds:imagenet2012:train"
+    config.data.repeats = 1 if arg == "finetune" else 3
     config.data.workers = 16
     config.objective.update(name="classification", mixup_alpha=0.8, cutmix_alpha=1.0)
     config.optim.update(warmup_epochs=5.0, min_lr=1e-5)
@@ -40,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.optim.update(lr=1e-5, weight_decay=0.1)
         return config
     config.model.image_size = 192
-    config.data.augment = "random_resized_crop|flip|three_augment|jitter(0.3, 0.3, 0.3)"
+    config.data.augment = "random_resized_crop|flip|three_augment|color_jitter(0.3, 0.3, 0.3)"
     config.batch_size, config.total_epochs = 2048, 800.0
     config.objective.loss = "sigmoid"
     config.optim.update(name="lamb", lr=3e-3, weight_decay=0.05)

@@ -27,6 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.augment = (
         "random_resized_crop|flip|randaugment(2, 9, mstd=0.5, inc=True)|random_erasing(0.25)"
     )
+    config.data.repeats = 3
     config.data.workers = 16
     config.batch_size = 1024
     config.total_epochs = 300.0

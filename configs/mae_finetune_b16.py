@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # Learned positions that start from the fixed ones; norm of the mean, which is new.
     config.model.update(pool="mean_norm", position_init="sincos", weight_init="xavier")
     config.init.fresh = ("head/.*", "norm/.*")
+    config.data.repeats = 1
     config.total_epochs = 100.0
     config.optim.lr = 5e-4 * config.batch_size / 256
     config.optim.min_lr = 1e-6

@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     with config.unlocked():
         config.model = default_config(model="swin_t").model
     config.model.drop_path = 0.2
+    config.data.repeats = 1
     config.optim.warmup_epochs = 20.0
     config.optim.grad_clip_norm = 5.0
     return config

@@ -42,7 +42,10 @@ def get_config(arg: str = "") -> ConfigDict:
         return config
     config.model.num_classes = 21_843
     config.data.train = "folder:/data/imagenet21k"  # yours to set
-    config.data.augment = "random_resized_crop(scale=(0.05, 1.0))|flip|randaugment(2, 15)"
+    config.data.augment = (
+        "random_resized_crop(scale=(0.05, 1.0))|flip"
+        "|randaugment(2, 15, probability=1.0, max_magnitude=15)"
+    )
     config.batch_size, config.total_epochs = 4096, 300.0
     config.objective.update(loss="sigmoid", mixup_alpha=0.2)
     config.optim.update(lr=1e-3, warmup_steps=10_000, weight_decay=0.1)

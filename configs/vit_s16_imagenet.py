@@ -25,7 +25,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.preprocess.crop_pct = 0.875
 
     config.data.train = "tfds:imagenet2012:train[:99%]"
-    config.data.augment = "random_resized_crop(scale=(0.05, 1.0))|flip|randaugment(2, 10)"
+    config.data.augment = (
+        "random_resized_crop(scale=(0.05, 1.0))|flip|randaugment(2, 10, probability=1.0)"
+    )
     config.data.workers = 16
     config.batch_size = 1024
     config.total_epochs = 90.0

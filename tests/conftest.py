@@ -42,7 +42,7 @@ def tiny() -> ConfigDict:
     config.model.embed_dim = 16
     config.data.train = "digits:train"
     config.data.templates = ("{}", "the digit {}")
-    config.data.augment = "color_jitter|affine"
+    config.data.augment = "color_shift|affine"
     config.batch_size = 32
     config.total_steps = 10
     config.log_steps = 1

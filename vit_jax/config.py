@@ -61,7 +61,10 @@ def default_config(model: str) -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.train = ""  # source, as emoji:train or tar:/path/*.tar; see data/sources
-    config.data.augment = ""  # transforms separated by |, as pad_crop(4)|color_jitter(0.4)
+    config.data.augment = ""  # transforms separated by |, as flip|randaugment; see data/augment
+    # Views of a picture in a batch, each augmented on its own (Hoffer et al. 2020); an epoch has as
+    # many examples as before, of fewer pictures.
+    config.data.repeats = 1
     config.data.templates = ("{}",)  # one is drawn for each caption
     # An epoch takes every example, or, with names of fields, one of each combination of their
     # values, drawn at random: ("name",) balances names with few and with many pictures.

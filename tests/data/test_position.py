@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from vit_jax.data import broken as broken_module
+from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.batches import Batches
+from vit_jax.data.examples import ImageLabel, captions_of
 from vit_jax.data.pictures import Encoded
 from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
-from vit_jax.data.transforms import ImageLabel, captions_of, parse_augmentation
 from vit_jax.errors import UserError
 
 COUNT = 23  # a prime, in shards of 10, 10 and 3

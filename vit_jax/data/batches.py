@@ -32,6 +32,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         batch_size: int,
         seed: int,
         groups: Sequence[Sequence[int]] | None = None,
+        repeats: int = 1,
         max_broken: float = 0.0,
         workers: int = 0,
         process_index: int = 0,
@@ -45,6 +46,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             batch_size: global, over all processes.
             seed: of the order, of augmentation and of every other choice.
             groups: rows of `source` of which an epoch takes one each; None for all rows.
+            repeats: how many times in a row an example comes, transformed anew each time; an epoch
+                is as long as without.
             max_broken: share of examples that may be broken, that is, raise UserError or OSError;
                 the next good one is taken in place of each.
             workers: reader processes; 0 reads with threads of this process.
@@ -55,12 +58,17 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             raise UserError(
                 f"batch_size={batch_size} is not a multiple of the {process_count} processes"
             )
+        if repeats < 1:
+            raise UserError(f"config.data.repeats={repeats}: expected 1, for one view, or more")
         self.batch_size, self._workers = batch_size, workers
         self._process = (process_index, process_count)
         self.epoch_examples = len(source) if groups is None else len(groups)
         if self.epoch_examples == 0:
             raise UserError("the training source is empty")
         self._order = _order(source, groups, seed)
+        if repeats > 1:
+            positions = grain.MapDataset.range(_END).seed(seed)
+            self._order = positions.map(_Repeat(self._order, repeats))
         self._dataset = self._order.random_map(ReadExample(source, transform, groups))
         self._broken = BrokenLog(max_broken)
         self._broken_before = 0
@@ -146,6 +154,16 @@ def _order(
         for number, part in enumerate(source.parts)
     ]
     return grain.MapDataset.mix(parts, source.weights).seed(seed)
+
+
+class _Repeat:
+    """Position to the index that `order` has there when it gives each one so often."""
+
+    def __init__(self, order: grain.MapDataset, repeats: int):
+        self._order, self._repeats = order, repeats
+
+    def __call__(self, position: int) -> int:
+        return self._order[position // self._repeats]
 
 
 def _collate(

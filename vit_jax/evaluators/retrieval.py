@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vit_jax.data.transforms import captions_of
+from vit_jax.data.examples import captions_of
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.functional import Params

@@ -12,16 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vit_jax.config import build_architecture
+from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.batches import Batches
+from vit_jax.data.examples import ImageLabel, ImageOnly, ImageText, captions_of
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, make_tokenizer
-from vit_jax.data.transforms import (
-    ImageLabel,
-    ImageOnly,
-    ImageText,
-    captions_of,
-    parse_augmentation,
-)
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models import partitioning
@@ -124,6 +119,7 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | Non
         batch_size=config.batch_size,
         seed=config.seed,
         groups=group_rows(config.data.one_per, source),
+        repeats=config.data.repeats,
         max_broken=config.data.max_broken,
         workers=config.data.workers,
         process_index=jax.process_index(),

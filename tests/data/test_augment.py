@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.preprocess import composite, normalize, preprocess
-from vit_jax.data.transforms import parse_augmentation
 from vit_jax.errors import UserError
 
-FULL = "background|affine|color_jitter(shade=0.1)|cutout(0.9)"
+FULL = "background|affine|color_shift(shade=0.1)|cutout(0.9)"
 
 
 def picture(channels=4, size=64):
@@ -54,10 +54,10 @@ def test_affine_scale_and_shift_act_as_said():
     assert abs(np.mean(centres)) < 1
 
 
-def test_color_jitter_moments():
+def test_color_shift_moments():
     """Uniform factors: the mean picture stays, the spread is that of the ranges."""
     grey = np.full((8, 8, 3), 128, np.uint8)
-    jitter = "color_jitter(hue=0, saturation=0, contrast=0, grey=0, brightness=0.2)"
+    jitter = "color_shift(hue=0, saturation=0, contrast=0, grey=0, brightness=0.2)"
     augment = parse_augmentation(jitter, size=8)
     levels = np.asarray([augment(grey, np.random.default_rng(s))[0, 0, 0] for s in range(2000)])
     assert abs(levels.mean() - 127.5) < 2
@@ -66,7 +66,7 @@ def test_color_jitter_moments():
 
 def test_grey_has_the_luma_of_rec_601():
     augment = parse_augmentation(
-        "color_jitter(hue=0, saturation=0, contrast=0, brightness=0, grey=1)", size=8
+        "color_shift(hue=0, saturation=0, contrast=0, brightness=0, grey=1)", size=8
     )
     image = picture(3, 8)
     found = augment(image, np.random.default_rng(0)).astype(float)
@@ -75,7 +75,7 @@ def test_grey_has_the_luma_of_rec_601():
 
 
 def test_hue_rotation_keeps_grey_and_turns_a_third():
-    jitter = "color_jitter(hue={}, saturation=0, contrast=0, brightness=0, grey=0)"
+    jitter = "color_shift(hue={}, saturation=0, contrast=0, brightness=0, grey=0)"
     grey = np.full((4, 4, 3), 77, np.uint8)
     augment = parse_augmentation(jitter.format(3.0), size=4)
     assert np.abs(augment(grey, np.random.default_rng(0)).astype(int) - 77).max() <= 1
@@ -139,7 +139,7 @@ def test_normalize():
         ("affine(rotat=3)", "unexpected keyword argument 'rotat'"),
         ("affine(", "expected the form name"),
         ("affine(__import__('os'))", "expected the form name"),
-        ("color_jitter|", "expected the form name"),
+        ("color_shift|", "expected the form name"),
     ],
 )
 def test_wrong_augmentation(text, message):
