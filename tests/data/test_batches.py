@@ -53,6 +53,18 @@ def test_seed():
     assert not same(take(4), take(4, seed=4))
 
 
+def test_repeats_are_views_of_one_example_in_a_row():
+    """Three views differ; three epochs as long as before hold every example three times."""
+    batches = take(10, repeats=3)
+    ids = np.concatenate([b["id"] for b in batches]).reshape(20, 3)
+    assert (ids == ids[:, :1]).all()
+    np.testing.assert_array_equal(np.sort(ids[:, 0]), np.arange(20))
+    assert len(np.unique(np.concatenate([b["noise"] for b in batches]))) == 60
+    assert same(batches[:4], take(4, repeats=3, workers=2))
+    with pytest.raises(UserError, match="repeats=0: expected 1"):
+        take(1, repeats=0)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_worker_processes_change_nothing(workers):
     assert same(take(8), take(8, workers=workers))

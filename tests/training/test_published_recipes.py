@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from vit_jax import config as config_lib
+from vit_jax.data.augment import parse_augmentation
 from vit_jax.training import assembly
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -31,6 +32,7 @@ def test_which_recipes_there_are():
 def test_recipe_traces(name, arg):
     config = importlib.import_module(f"configs.{name}").get_config(arg)
     config_lib.validate(config)
+    parse_augmentation(config.data.augment, size=config.model.get("image_size", 224))
     config.mesh.fsdp = min(config.mesh.fsdp, jax.device_count())
     config.compute.scan = True  # one trace of a block, whatever the depth
     mesh = assembly.build_mesh(config)

@@ -62,9 +62,10 @@ class RandomResizedCrop:
         if isinstance(image, Encoded):
             image = image.decode_reduced(self.output_size / min(height, width))
         down, across = (found / whole for found, whole in zip(image.shape, shape, strict=False))
+        bottom, right = top + height, left + width
         part = image[
-            math.floor(top * down) : math.ceil((top + height) * down),
-            math.floor(left * across) : math.ceil((left + width) * across),
+            round(top * down) : max(round(bottom * down), round(top * down) + 1),
+            round(left * across) : max(round(right * across), round(left * across) + 1),
         ]
         return resize(composite(part), self.output_size)
 

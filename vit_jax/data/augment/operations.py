@@ -70,24 +70,26 @@ def _translate_y(picture: Image.Image, magnitude: float, rng: np.random.Generato
     return _move(picture, (1, 0, 0, 0, 1, _signed(0.045 * magnitude, rng) * picture.height), rng)
 
 
-def _posterize_to(bits: int) -> Callable[[Image.Image], Image.Image]:
-    return lambda picture: picture if bits >= 8 else ImageOps.posterize(picture, bits)
+def _keep_bits(picture: Image.Image, bits: int) -> Image.Image:
+    """Sets all but the highest bits to 0. Pillow's own posterize refuses to keep none: black."""
+    mask = 0xFF & (0xFF << (8 - bits))
+    return picture.point([level & mask for level in range(256)] * 3)
 
 
 def _posterize(picture: Image.Image, magnitude: float, rng: np.random.Generator) -> Image.Image:
-    return _posterize_to(int(0.4 * magnitude))(picture)
+    return _keep_bits(picture, max(0, min(8, int(0.4 * magnitude))))
 
 
 def _posterize_increasing(
     picture: Image.Image, magnitude: float, rng: np.random.Generator
 ) -> Image.Image:
-    return _posterize_to(4 - int(0.4 * magnitude))(picture)
+    return _keep_bits(picture, max(0, 4 - int(0.4 * magnitude)))
 
 
 def _posterize_original(
     picture: Image.Image, magnitude: float, rng: np.random.Generator
 ) -> Image.Image:
-    return _posterize_to(4 + int(0.4 * magnitude))(picture)
+    return _keep_bits(picture, min(8, 4 + int(0.4 * magnitude)))
 
 
 def _solarize(picture: Image.Image, magnitude: float, rng: np.random.Generator) -> Image.Image:

@@ -1,0 +1,297 @@
+"""The augmentations of published recipes: their distributions, and crops of pictures in files."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_image
+
+from vit_jax.data.augment import parse_augmentation
+from vit_jax.data.augment.geometry import RandomResizedCrop
+from vit_jax.data.augment.operations import OPERATIONS, turn_hue
+from vit_jax.data.augment.policies import RandAugment
+from vit_jax.data.batches import Batches
+from vit_jax.data.examples import ImageOnly
+from vit_jax.data.pictures import Encoded
+from vit_jax.errors import UserError
+
+PHOTO = Image.fromarray(load_sample_image("china.jpg")).crop((0, 0, 500, 375))
+RECIPE = "random_resized_crop|flip|randaugment(2, 9, mstd=0.5, inc=True)|random_erasing(0.25)"
+
+
+def encoded(picture=PHOTO, format="JPEG", **options):
+    stream = io.BytesIO()
+    picture.save(stream, format, **options)
+    return Encoded(stream.getvalue(), f"picture.{format.lower()}")
+
+
+def augmented(text, image, seed=0, size=64):
+    return parse_augmentation(text, size=size)(image, np.random.default_rng(seed))
+
+
+def test_crop_distribution():
+    """Area and log aspect are uniform where every draw fits; no box leaves the picture."""
+    crop = RandomResizedCrop(scale=(0.1, 0.5), ratio=(0.5, 2.0))
+    rng = np.random.default_rng(0)
+    boxes = np.asarray([crop.box(1000, 1000, rng) for _ in range(4000)])
+    top, left, height, width = boxes.T
+    assert (boxes[:, :2] >= 0).all()
+    assert max(np.max(top + height), np.max(left + width)) <= 1000
+    area, aspect = height * width / 1e6, np.log(width / height)
+    assert abs(area.mean() - 0.3) < 5 * 0.4 / math.sqrt(12 * 4000)
+    np.testing.assert_allclose(area.std(), 0.4 / math.sqrt(12), rtol=0.05)
+    assert abs(aspect.mean()) < 5 * math.log(4) / math.sqrt(12 * 4000)
+    np.testing.assert_allclose(aspect.std(), math.log(4) / math.sqrt(12), rtol=0.05)
+    assert abs((top / np.maximum(1000 - height, 1)).mean() - 0.5) < 0.03
+
+
+def test_crop_of_a_picture_too_narrow_is_its_centre():
+    crop = RandomResizedCrop(scale=(0.9, 1.0))
+    assert crop.box(10, 100, np.random.default_rng(0)) == (0, 43, 10, 13)
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0)])
+def test_crops_of_files_look_like_pillows(scale):
+    """Reduced decoding and OpenCV against Pillow's antialiased bicubic of the whole picture."""
+    file, pixels = encoded(quality=95), np.asarray(PHOTO)
+    for seed in range(20):
+        found = augmented(f"random_resized_crop(scale={scale})", file, seed)
+        crop = RandomResizedCrop(scale=scale, output_size=64)
+        top, left, height, width = crop.box(*pixels.shape[:2], np.random.default_rng(seed))
+        box = (left, top, left + width, top + height)
+        expected = np.asarray(PHOTO.resize((64, 64), Image.Resampling.BICUBIC, box=box), float)
+        assert np.abs(found - expected).mean() < 12
+        assert np.abs(found.mean((0, 1)) - expected.mean((0, 1))).max() < 2
+        np.testing.assert_allclose(found.std(), expected.std(), rtol=0.06)
+
+
+def test_jpeg_is_read_at_reduced_scale_only_where_the_crop_allows():
+    file = encoded()
+    assert file.shape == (375, 500)
+    assert file.decode_reduced(1.0).shape == (375, 500, 3)
+    assert file.decode_reduced(0.51).shape == (375, 500, 3)
+    assert file.decode_reduced(0.5).shape == (188, 250, 3)
+    assert file.decode_reduced(0.01).shape == (47, 63, 3)
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(PHOTO.rotate(90, expand=True), quality=95, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: encoded(format="PNG"),
+        lambda: encoded(format="WEBP", quality=95),
+        lambda: encoded(PHOTO.convert("CMYK"), quality=95),
+        lambda: encoded(PHOTO.convert("RGBA"), "PNG"),
+        lambda: encoded(PHOTO.quantize(256), "PNG"),
+        turned,
+    ],
+    ids=["png", "webp", "cmyk", "alpha", "palette", "turned by EXIF"],
+)
+def test_every_kind_of_file_gives_the_same_crop(make):
+    file = make()
+    assert file.shape == (375, 500)
+    expected = augmented("random_resized_crop", encoded(quality=95), seed=3)
+    found = augmented("random_resized_crop", file, seed=3)
+    assert np.abs(found.astype(float) - expected).mean() < 10
+
+
+def test_grey_file():
+    found = augmented("random_resized_crop", encoded(PHOTO.convert("L")))
+    assert found.shape == (64, 64, 3)
+    assert np.ptp(found.astype(int), axis=-1).max() == 0
+
+
+def test_transparency_is_laid_on_white():
+    clear = Image.new("RGBA", (100, 80), (0, 0, 0, 0))
+    assert (augmented("random_resized_crop", encoded(clear, "PNG")) == 255).all()
+
+
+def test_damaged_files_are_named_or_read_as_pillow_does():
+    """A thousand cut or flipped files: a picture, or an error that names the file."""
+    data, rng = encoded(PHOTO.resize((100, 75)), quality=90).data, np.random.default_rng(0)
+    refused = 0
+    for number in range(1000):
+        if number % 2:
+            changed = bytearray(data)
+            for place in rng.integers(2, len(data), 3):
+                changed[place] ^= 1 << int(rng.integers(8))
+            damaged = bytes(changed)
+        else:
+            damaged = data[: int(rng.integers(len(data)))]
+        try:
+            picture = augmented("random_resized_crop", Encoded(damaged, "shard/7"), number, 32)
+        except UserError as error:
+            assert "shard/7" in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert picture.shape == (32, 32, 3)
+    assert 500 <= refused < 1000
+
+
+def test_flip():
+    image = np.asarray(PHOTO.resize((64, 64)))
+    pictures = [augmented("flip", image, seed) for seed in range(200)]
+    flipped = [np.array_equal(p, image[:, ::-1]) for p in pictures]
+    same = [np.array_equal(p, image) for p in pictures]
+    assert all(np.logical_xor(flipped, same))
+    assert 70 < sum(flipped) < 130
+
+
+LEVELS = np.arange(256)
+
+
+@pytest.mark.parametrize(
+    ("name", "magnitude", "expected"),
+    [
+        ("posterize", 5, LEVELS & 0b11000000),
+        ("posterize", 0, 0 * LEVELS),
+        ("posterize_increasing", 2.5, LEVELS & 0b11100000),
+        ("posterize_original", 10, LEVELS),
+        ("solarize", 5, np.where(LEVELS < 128, LEVELS, 255 - LEVELS)),
+        ("solarize_increasing", 10, 255 - LEVELS),
+        (
+            "solarize_add",
+            10,
+            np.where(LEVELS < 128, np.minimum(LEVELS.astype(int) + 110, 255), LEVELS),
+        ),
+        ("brightness", 10, np.minimum(LEVELS * 1.9, 255)),
+        ("brightness", 5, LEVELS),
+        ("invert", 0, 255 - LEVELS),
+        ("auto_contrast", 0, LEVELS),
+        ("equalize", 0, LEVELS),
+    ],
+)
+def test_operations_on_levels(name, magnitude, expected):
+    ramp = Image.fromarray(np.tile(LEVELS[:, None], (4, 1, 3)).astype(np.uint8))
+    found = OPERATIONS[name](ramp, magnitude, np.random.default_rng(0))
+    assert np.abs(np.asarray(found)[0, :, 0] - np.asarray(expected, float)).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "move"), [("translate_x", (0, 9)), ("translate_y", (9, 0))])
+def test_translation_by_magnitude(name, move):
+    """Magnitude 2 is nine hundredths of the side, either way; what is outside is mean colour."""
+    image = np.asarray(PHOTO.resize((100, 100)))
+    signs = set()
+    for seed in range(20):
+        found = np.asarray(OPERATIONS[name](Image.fromarray(image), 2, np.random.default_rng(seed)))
+        for sign in (1, -1):
+            rolled = np.roll(image, (sign * move[0], sign * move[1]), (0, 1))
+            inner = (slice(10, 90), slice(10, 90))
+            if np.abs(found[inner].astype(int) - rolled[inner]).mean() < 1:
+                signs.add(sign)
+    assert signs == {1, -1}
+
+
+def test_randaugment_leaves_out_half():
+    """Two layers of probability 1/2: a quarter of the pictures stays, and more by chance."""
+    image = np.asarray(PHOTO.resize((32, 32)))
+    same = [np.array_equal(augmented("randaugment(2, 9)", image, s, 32), image) for s in range(400)]
+    assert 0.19 < np.mean(same) < 0.36
+    always = "randaugment(2, 9, probability=1)"
+    same = [np.array_equal(augmented(always, image, s, 32), image) for s in range(400)]
+    assert np.mean(same) < 0.05
+
+
+def test_randaugment_draws_from_fifteen():
+    assert len(set(RandAugment().operations)) == 15
+    assert set(RandAugment(inc=True).operations) <= set(OPERATIONS)
+
+
+def test_autoaugment_changes_pictures():
+    image = np.asarray(PHOTO.resize((32, 32)))
+    pictures = [augmented("autoaugment", image, seed, 32) for seed in range(300)]
+    assert len({p.tobytes() for p in pictures}) > 40
+
+
+def test_three_augment_draws_each_of_three():
+    image = np.asarray(PHOTO.resize((32, 32)))
+    solarized = np.asarray(ImageOps.solarize(Image.fromarray(image)))
+    counts = {"grey": 0, "solarized": 0, "blurred": 0}
+    for seed in range(600):
+        found = augmented("three_augment", image, seed, 32)
+        if np.ptp(found.astype(int), axis=-1).max() == 0:
+            counts["grey"] += 1
+        elif np.array_equal(found, solarized):
+            counts["solarized"] += 1
+        else:
+            counts["blurred"] += 1
+    assert all(150 < count < 250 for count in counts.values())
+
+
+def test_color_jitter_of_brightness():
+    """Factors uniform in 1 +- 0.4; hue and saturation leave grey as it is."""
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    levels = [augmented("color_jitter(0.4, 0, 0.5, 0.3)", grey, s, 8)[0, 0, 0] for s in range(2000)]
+    assert abs(np.mean(levels) - 100) < 2.5
+    np.testing.assert_allclose(np.std(levels), 40 / math.sqrt(3), rtol=0.05)
+
+
+def test_hue_turned_by_a_third_exchanges_the_primaries():
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    green = np.asarray(turn_hue(red, 1 / 3))[0, 0]
+    assert np.abs(green.astype(int) - (0, 255, 0)).max() <= 6
+
+
+def test_random_erasing():
+    """So often, so large, and normal noise of the given mean and deviation."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    pictures = np.asarray([augmented("random_erasing(0.5)", image, s) for s in range(1000)])
+    shares = (pictures != 0).any(-1).mean((1, 2))
+    erased = pictures[shares > 0]
+    assert 0.44 < len(erased) / 1000 < 0.56
+    assert shares[shares > 0].min() > 0.015
+    assert shares.max() < 0.36
+    # Uniform up to the draws that did not fit.
+    assert 0.15 < shares[shares > 0].mean() < (0.02 + 1 / 3) / 2 + 0.01
+    noise = erased[(erased != 0).any(-1)] / 255
+    np.testing.assert_allclose(noise.mean(0), (0.485, 0.456, 0.406), atol=0.01)
+    np.testing.assert_allclose(noise.std(0), (0.229, 0.224, 0.225), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("random_resized_crop(scale=(0, 1))", "is not a range above 0"),
+        ("random_resized_crop(scale=(0.5, 1.5))", "more than the picture"),
+        ("randaugment(2, 15)", "expected 0 to max_magnitude=10"),
+        ("random_resize_crop", "did you mean 'random_resized_crop'"),
+    ],
+)
+def test_wrong_arguments(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_augmentation(text, size=8)
+
+
+class Photos:
+    """The same photo in a file, so often."""
+
+    def __init__(self, count):
+        self.count, self.file = count, encoded(PHOTO.resize((80, 60)))
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"image": self.file}
+
+
+@pytest.mark.parametrize(
+    "text", [RECIPE, "random_resized_crop|three_augment|color_jitter(0.3, 0.3, 0.3)|autoaugment"]
+)
+def test_worker_processes_change_nothing(text):
+    transform = ImageOnly(parse_augmentation(text, size=32))
+
+    def take(workers):
+        batches = Batches(Photos(10), transform, batch_size=8, seed=5, repeats=3, workers=workers)
+        return np.stack([next(batches)["image"] for _ in range(3)])
+
+    pictures = take(0)
+    np.testing.assert_array_equal(pictures, take(2))
+    assert len({p.tobytes() for p in pictures.reshape(24, -1)}) > 20
