@@ -37,7 +37,7 @@ setuptools.setup(
         "flax>=0.12",
         "fsspec",
         "ftfy>=6.3,<7",  # CLIP's ids depend on what it mends
-        "grain>=0.2.10",
+        "grain>=0.2.18",
         "jax>=0.10",
         "ml_collections>=1.0",
         "msgpack",

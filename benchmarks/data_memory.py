@@ -18,8 +18,9 @@ from absl import flags
 from PIL import Image
 
 from vit_jax import cli
-from vit_jax.data.augment import Augmentation, parse_augmentation
+from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.batches import Batches
+from vit_jax.data.examples import ImageOnly
 from vit_jax.data.sources import open_source
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to read.", lower_bound=1000)
@@ -27,22 +28,12 @@ _ROWS = flags.DEFINE_integer("rows", 10, "Lines of the table.", lower_bound=1)
 _SHARDS, _PER_SHARD, _BATCH = 10, 500, 100
 
 
-class Pixels:
-    """An example to its pixels alone."""
-
-    def __init__(self, augment: Augmentation):
-        self.augment = augment
-
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {"image": self.augment(example["image"], rng).reshape(-1)}
-
-
 def main() -> None:
     """Reads and prints."""
     with tempfile.TemporaryDirectory() as folder:
         write_shards(pathlib.Path(folder))
         source = open_source(f"tar:{folder}/*.tar")
-        transform = Pixels(parse_augmentation("", size=32))
+        transform = ImageOnly(parse_augmentation("", size=32))
         batches = Batches(source, transform, batch_size=_BATCH, seed=0)
         print("| examples | resident, MiB | seconds |\n|--:|--:|--:|")
         start, step = time.monotonic(), _EXAMPLES.value // _ROWS.value // _BATCH

@@ -6,6 +6,7 @@ batches, and the position of a run is one number: the examples consumed so far.
 """
 
 import collections
+import ctypes
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -19,6 +20,9 @@ from vit_jax.errors import UserError
 
 # Grain counts batches in floats: from here on, batches of one would be too many for an integer.
 _END = 2**53
+
+# Parameters of glibc's mallopt, from malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -123,15 +127,17 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         stretch = self._dataset[self._consumed : _END]
         parts = stretch.batch(self.batch_size // count, batch_fn=_collate)
         dataset = parts[index::count]
-        # Threads wait for one another in Python code: two hide the reading, more only contend.
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+        # Threads wait for one another in Python code: two hide the reading, more only contend. With
+        # worker processes one each: their number says how many cores are used.
+        options = grain.ReadOptions(num_threads=1 if self._workers else 2, prefetch_buffer_size=4)
         iterable = dataset.to_iter_dataset(options)
         if self._workers:
             # Grain reads absl flags when it starts workers; a notebook has not parsed any.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             iterable = iterable.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2),
+                worker_init_fn=_keep_freed_memory,
             )
         return iter(iterable)
 
@@ -164,6 +170,17 @@ class _Repeat:
 
     def __call__(self, position: int) -> int:
         return self._order[position // self._repeats]
+
+
+def _keep_freed_memory(worker: int, workers: int) -> None:
+    """Has glibc keep up to 128 MiB that pictures freed, which is faster by a third.
+
+    Else it hands them back to the system, which clears every page anew for the next picture.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other C libraries have none
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
 def _collate(

@@ -94,7 +94,7 @@ class Flip:
     probability: float = 0.5
 
     def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
-        return image[:, ::-1] if rng.random() < self.probability else image
+        return cv2.flip(image, 1) if rng.random() < self.probability else image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,5 +150,4 @@ def resize(image: Picture, size: int) -> Picture:
     shrink = min(image.shape[:2]) / size
     smaller = cv2.INTER_LINEAR if shrink < 2 else cv2.INTER_AREA
     method = cv2.INTER_CUBIC if shrink < 1 else smaller
-    # OpenCV takes any strides of rows, but not of columns, as a flip leaves them.
-    return cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=method)
+    return cv2.resize(image, (size, size), interpolation=method)

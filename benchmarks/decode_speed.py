@@ -1,0 +1,157 @@
+"""Reading, decoding and cropping JPEGs, beside open_clip's WebDataset pipeline and a Pillow loader.
+
+    pip install open_clip_torch webdataset   # without them open_clip's rows are left out
+    python benchmarks/decode_speed.py [--scale 0.08]
+
+Tar shards of 500 x 375 JPEGs with captions, parts of scikit-learn's two photos; random resized crop
+to 224 px, flip, batches of 256. Each pipeline reads the same shards with one worker and with two,
+in turn, each time in a process of its own. Printed are images a second from the second batch on,
+the best of the rounds. The Pillow loader has no worker and no captions: it opens, decodes, crops
+and resizes (bicubic, antialiased, as open_clip does) and stacks uint8, in a plain loop.
+"""
+
+import argparse
+import importlib.util
+import io
+import itertools
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import flags
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from vit_jax import cli
+from vit_jax.data.augment import parse_augmentation
+from vit_jax.data.augment.geometry import RandomResizedCrop
+from vit_jax.data.batches import Batches
+from vit_jax.data.examples import ImageText
+from vit_jax.data.sources import open_source
+from vit_jax.data.tokenizers import make_tokenizer
+
+_SCALE = flags.DEFINE_float("scale", 0.08, "Smallest share of a crop; open_clip's default is 0.9.")
+_BATCHES = flags.DEFINE_integer("batches", 12, "Batches a measurement, after the first.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each, of which the best counts.")
+_PIPELINE = flags.DEFINE_string("pipeline", "", "Measures this one alone, on --shards.")
+_SHARDS = flags.DEFINE_string("shards", "", "Folder, for --pipeline.")
+_WORKERS = flags.DEFINE_integer("workers", 1, "Worker processes, for --pipeline.")
+_COUNT, _PER_SHARD, _BATCH, _SIZE = 8, 640, 256, 224
+
+
+def vit_jax(folder: pathlib.Path, workers: int) -> Iterator[Any]:
+    """Tar index, reduced decoding, CLIP's tokenizer; as `train` reads."""
+    augment = parse_augmentation(f"random_resized_crop(({_SCALE.value}, 1.0))|flip", size=_SIZE)
+    tokenizer = make_tokenizer("clip", context_length=77, vocab_size=49408)
+    transform = ImageText(augment, tokenizer, ("{}",))
+    source = open_source(f"tar:{folder}/*.tar")
+    return Batches(source, transform, batch_size=_BATCH, seed=0, workers=workers)
+
+
+def open_clip(folder: pathlib.Path, workers: int) -> Iterator[Any]:
+    """Its own training pipeline, with the flip that torchvision adds."""
+    import open_clip
+    from open_clip_train.data import get_wds_dataset
+
+    preprocess = open_clip.image_transform(
+        _SIZE, is_train=True, aug_cfg={"scale": (_SCALE.value, 1.0)}
+    )
+    args = argparse.Namespace(
+        train_data=f"{folder}/{{00000..{_COUNT - 1:05d}}}.tar",
+        train_num_samples=10**6,
+        train_data_upsampling_factors=None,
+        dataset_resampled=True,
+        seed=0,
+        batch_size=_BATCH,
+        workers=workers,
+        world_size=1,
+    )
+    data = get_wds_dataset(args, preprocess, True, tokenizer=open_clip.get_tokenizer("ViT-B-32"))
+    return iter(data.dataloader)
+
+
+def pillow(folder: pathlib.Path, workers: int) -> Iterator[Any]:
+    """A plain loop."""
+    crop, rng = RandomResizedCrop((_SCALE.value, 1.0)), np.random.default_rng(0)
+    source = open_source(f"tar:{folder}/*.tar")
+    files = [source[i]["image"].data for i in range(len(source))]
+    stream = itertools.cycle(files)
+    while True:
+        yield np.stack([_pillow_crop(next(stream), crop, rng) for _ in range(_BATCH)])
+
+
+def _pillow_crop(data: bytes, crop: RandomResizedCrop, rng: np.random.Generator) -> np.ndarray:
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    top, left, height, width = crop.box(picture.height, picture.width, rng)
+    box = (left, top, left + width, top + height)
+    picture = picture.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(picture)[:, ::-1] if rng.random() < 0.5 else np.asarray(picture)
+
+
+PIPELINES = {"vit_jax": vit_jax, "open_clip": open_clip, "pillow": pillow}
+
+
+def main() -> None:
+    """Measures one, or all in turn."""
+    if _PIPELINE.value:
+        print(measure(_PIPELINE.value, pathlib.Path(_SHARDS.value), _WORKERS.value))
+        return
+    cases = [("vit_jax", 1), ("vit_jax", 2), ("pillow", 0)]
+    if importlib.util.find_spec("open_clip_train"):
+        cases += [("open_clip", 1), ("open_clip", 2)]
+    best = dict.fromkeys(cases, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(pathlib.Path(folder))
+        for _, case in itertools.product(range(_ROUNDS.value), cases):
+            best[case] = max(best[case], apart(folder, *case))
+    print("| pipeline | workers | images a second | vit_jax with one worker, times |")
+    print("|---|--:|--:|--:|")
+    for case, rate in best.items():
+        print(f"| {case[0]} | {case[1]} | {rate:.0f} | {best['vit_jax', 1] / rate:.2f} |")
+
+
+def apart(folder: str, pipeline: str, workers: int) -> float:
+    """Images a second, measured in a process of its own."""
+    options = {"pipeline": pipeline, "workers": workers, "shards": folder}
+    options |= {"scale": _SCALE.value, "batches": _BATCHES.value}
+    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in options.items())]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(run.stdout.split()[-1])
+
+
+def measure(pipeline: str, folder: pathlib.Path, workers: int) -> float:
+    """Images a second."""
+    batches = PIPELINES[pipeline](folder, workers)
+    next(batches)
+    start = time.perf_counter()
+    for _ in range(_BATCHES.value):
+        next(batches)
+    return _BATCHES.value * _BATCH / (time.perf_counter() - start)
+
+
+def write_shards(folder: pathlib.Path) -> None:
+    """Parts of two photos, quality 90."""
+    photos, rng = load_sample_images().images, np.random.default_rng(0)
+    for shard in range(_COUNT):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for i in range(_PER_SHARD):
+                photo = photos[i % 2]
+                top, left = (int(rng.integers(n)) for n in np.subtract(photo.shape[:2], (374, 499)))
+                stream = io.BytesIO()
+                part = photo[top : top + 375, left : left + 500]
+                Image.fromarray(part).save(stream, "JPEG", quality=90)
+                caption = b"a photo of a temple, or of a flower, number %d" % i
+                for suffix, data in (("jpg", stream.getvalue()), ("txt", caption)):
+                    info = tarfile.TarInfo(f"{shard:05d}{i:05d}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+if __name__ == "__main__":
+    cli.run(main)
