@@ -78,6 +78,23 @@ def test_confusion_matrix_equals_scikit_learn(scored, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_rounding_changes_no_rank():
+    """Columns that are the same up to rounding: the figures of the same columns."""
+    rng = np.random.default_rng(4)
+    unit = rng.normal(size=(30, 16))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    scores, targets = (unit[:20] @ unit.T)[:, np.arange(30) // 3], rng.integers(0, 30, 20)
+    right = rng.random(scores.shape) < 0.2
+    right[:, 0] = True
+    ranks = metrics.rank_of_target(scores, targets), retrieval.best_rank(scores, right)
+    assert (ranks[0] % 3 == 2).all()  # the two others of the same score come before
+    for seed in range(20):
+        rounded = scores + np.random.default_rng(seed).normal(0, 1e-7, scores.shape)
+        np.testing.assert_array_equal(metrics.rank_of_target(rounded, targets), ranks[0])
+        np.testing.assert_array_equal(retrieval.best_rank(rounded, right), ranks[1])
+        np.testing.assert_array_equal(metrics.predictions(rounded), metrics.predictions(scores))
+
+
 @pytest.mark.parametrize("equal", ["shared", "apart"])
 def test_retrieval_equals_brute_force(monkeypatch, equal):
     """Ties, several captions a picture, a caption of several pictures, more queries than a part."""

@@ -1,6 +1,7 @@
 """Pictures as sources hand them out: encoded bytes that are decoded where they are needed."""
 
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -42,14 +43,26 @@ class Encoded:
         Raises:
           UserError: not a picture.
         """
-        if (size := _simple_jpeg(self.data)) is not None:
-            return size
+        if self._simple_jpeg is not None:
+            return self._simple_jpeg
         try:
             with Image.open(io.BytesIO(self.data)) as picture:
                 turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                 return picture.size if turned else picture.size[::-1]
         except _DAMAGED as error:
             raise UserError(f"cannot read the picture {self.where}: {error}") from error
+
+    @functools.cached_property
+    def _simple_jpeg(self) -> tuple[int, int] | None:
+        """Height and width of a JPEG, px; None for CMYK, EXIF that may turn it, other formats."""
+        # EXIF is among the first segments, and Pillow is slower but reads it.
+        if not self.data.startswith(_JPEG) or b"Exif\0" in self.data[: 1 << 16]:
+            return None
+        try:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(self.data)
+        except ValueError:
+            return None
+        return (height, width) if space in ("YCbCr", "Gray", "RGB") else None
 
     def decode_reduced(self, scale: float) -> Picture:
         """The whole picture, a JPEG at 1/2, 1/4 or 1/8 of its size where that is cheaper.
@@ -62,7 +75,7 @@ class Encoded:
         Raises:
           UserError: as `read_image`.
         """
-        if (size := _simple_jpeg(self.data)) is None:
+        if (size := self._simple_jpeg) is None:
             return self.decode()
         factor = 2 ** min(3, max(0, math.floor(-math.log2(scale))))
         try:
@@ -102,18 +115,6 @@ def read_image(source: str | os.PathLike[str] | bytes, where: str = "") -> Pictu
         raise UserError(f"cannot read the picture {where}: {error}") from error
     pixels.flags.writeable = False
     return pixels
-
-
-def _simple_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG, px; None for CMYK, EXIF that may turn it, and other formats."""
-    # EXIF is among the first segments, and Pillow is slower but reads it.
-    if not data.startswith(_JPEG) or b"Exif\0" in data[: 1 << 16]:
-        return None
-    try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return (height, width) if space in ("YCbCr", "Gray", "RGB") else None
 
 
 def _to_rgb_or_rgba(picture: Image.Image) -> Image.Image:

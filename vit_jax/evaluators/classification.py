@@ -70,7 +70,7 @@ class Classification:
             logits = logits.copy()
             logits[:, absent] = -np.inf
         yield from metrics.classification(logits, self._labels, metrics.softmax(logits))
-        predicted = np.argmax(logits, axis=1)
+        predicted = metrics.predictions(logits)
         if self._real:
             right = [p in real for p, real in zip(predicted, self._real, strict=True) if real]
             yield "real_top1", float(np.mean(right))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import UserError
+from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.linear_probe import open_train_and_test
 from vit_jax.models.functional import Params
@@ -106,7 +107,7 @@ def vote(neighbours: np.ndarray, weights: np.ndarray, classes: int) -> np.ndarra
     """
     totals = np.zeros((len(neighbours), classes))
     np.add.at(totals, (np.arange(len(neighbours))[:, None], neighbours), weights)
-    return np.argmax(totals, axis=1)
+    return metrics.predictions(totals)
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

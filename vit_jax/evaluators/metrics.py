@@ -6,6 +6,27 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+TIE = 1e-5
+"""Scores closer than this share of the row's largest one are equal.
+
+Pictures or texts that a model takes for the same have scores that differ by float32 rounding, in a
+way that depends on the devices, the processes and the batch size. Ranks must not."""
+
+
+def tied(scores: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """From where on a score of the row counts as no less than `to`, (N, 1).
+
+    Args:
+        scores: (N, C).
+        to: (N, 1), a score of each row.
+    """
+    return to - TIE * np.max(np.abs(scores), axis=1, keepdims=True)
+
+
+def predictions(scores: np.ndarray) -> np.ndarray:
+    """Column of each row's largest score, (N,); of equal ones the first."""
+    return np.argmax(scores >= tied(scores, scores.max(axis=1, keepdims=True)), axis=1)
+
 
 def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Place of the right column in each row, 0 for the best.
@@ -18,7 +39,7 @@ def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         (N,) int. Among equal scores the target comes last, so that a constant model scores 0.
     """
     target = np.take_along_axis(scores, targets[:, None], axis=1)
-    return np.sum(scores >= target, axis=1) - 1
+    return np.sum(scores >= tied(scores, target), axis=1) - 1
 
 
 def classification(
@@ -35,7 +56,7 @@ def classification(
     yield "top1", float(np.mean(ranks < 1))
     yield "top5", float(np.mean(ranks < 5))
     yield "mean_per_class_recall", mean_per_class_recall(ranks < 1, targets)
-    best = np.argmax(scores, axis=1)
+    best = predictions(scores)
     confidence = np.take_along_axis(confidences, best[:, None], axis=1)[:, 0]
     yield "ece", expected_calibration_error(confidence, ranks < 1)
 

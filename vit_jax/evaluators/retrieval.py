@@ -6,6 +6,7 @@ import numpy as np
 
 from vit_jax.data.examples import captions_of
 from vit_jax.errors import UserError, check_name
+from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.functional import Params
 
@@ -107,4 +108,4 @@ def best_rank(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
         (queries,) int. Wrong answers with the same score come before the right one.
     """
     best = np.max(np.where(right, scores, -np.inf), axis=1, keepdims=True)
-    return np.sum((scores >= best) & ~right, axis=1)
+    return np.sum((scores >= metrics.tied(scores, best)) & ~right, axis=1)

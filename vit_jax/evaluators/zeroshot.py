@@ -63,7 +63,7 @@ class ZeroShot:
         probabilities = self._embedder.probabilities(params, scores)
         yield from metrics.classification(scores, self._labels, probabilities)
         if self._confusion_file and jax.process_index() == 0:
-            predicted = np.argmax(scores, axis=1)
+            predicted = metrics.predictions(scores)
             metrics.write_confusion(self._confusion_file, predicted, self._labels, self.class_names)
 
 
