@@ -129,7 +129,7 @@ def test_logistic_regression_equals_scikit_learn(devices):
     fitted = logistic.LogisticRegression(features, labels, num_classes=5, mesh=make_mesh(devices))
     for l2 in (1e-2, 1e-5):
         reference = LogisticRegression(C=1 / (l2 * 397), tol=1e-8, max_iter=5000)
-        reference.fit(features, labels)
+        reference.fit(features.astype(np.float64), labels)  # in float32 it stops early
         weights, bias = fitted.fit(l2)
 
         def objective(w, b, l2=l2):
@@ -137,7 +137,7 @@ def test_logistic_regression_equals_scikit_learn(devices):
             return log_loss(labels, p) + l2 / 2 * (w**2).sum()
 
         expected = objective(reference.coef_.T, reference.intercept_)
-        assert abs(objective(weights, bias) - expected) < 1e-5
+        assert abs(objective(weights, bias) - expected) < 1e-6
         agree = logistic.predict(features, weights, bias) == reference.predict(features)
         assert agree.mean() > 0.995
     assert abs(weights).max() > 1  # the small penalty is felt
