@@ -138,8 +138,11 @@ def test_logistic_regression_equals_scikit_learn(devices):
 
         expected = objective(reference.coef_.T, reference.intercept_)
         assert abs(objective(weights, bias) - expected) < 1e-6
+        scores = np.sort(reference.decision_function(features.astype(np.float64)), axis=1)
+        decided = scores[:, -1] - scores[:, -2] > 0.005  # the others float32 may put either way
+        assert decided.mean() > 0.99
         agree = logistic.predict(features, weights, bias) == reference.predict(features)
-        assert agree.mean() > 0.995
+        assert agree[decided].all()
     assert abs(weights).max() > 1  # the small penalty is felt
 
 
