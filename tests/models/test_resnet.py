@@ -15,6 +15,7 @@ from vit_jax.models.clip_resnet import CLIPResNetConfig
 from vit_jax.models.functional import ModelDef
 from vit_jax.models.resnet import ResNetConfig
 from vit_jax.models.vit import ViTConfig
+from vit_jax.training.freezing import frozen_mask
 from vit_jax.weights.safetensors_file import open_safetensors
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
@@ -221,6 +222,22 @@ def test_evaluation_leaves_the_running_averages_alone(case):
     jax.eval_shape(module.encode_image, case.reference["images"])
     statistics = model.statistics(module)
     np.testing.assert_equal(model.with_statistics(case.params, statistics), case.params)
+
+
+def test_frozen_norms_train_on_their_running_averages(case):
+    """All of them: training is evaluation. Those of one stage: the others go on."""
+    model, images = case.model(), case.reference["images"]
+    before = model.statistics(model.bind(case.params))
+    frozen = model.with_frozen_statistics(jax.tree.map(lambda _: True, model.shapes()))
+    found, statistics = train(frozen, case.params, images)
+    assert_close(found, evaluate(model, case.params, images))
+    assert_trees_close(statistics, before)
+
+    part = model.with_frozen_statistics(frozen_mask(("stage0/.*",), model))
+    _, statistics = train(part, case.params, images)
+    same = jax.tree.map(lambda new, old: bool((new == old).all()), statistics, before)
+    assert all(jax.tree.leaves(same.pop("stage0")))
+    assert not any(jax.tree.leaves(same))
 
 
 def test_gradients_reach_all_but_the_statistics(case):

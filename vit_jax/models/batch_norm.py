@@ -42,6 +42,7 @@ class BatchNorm(nnx.Module):
             dtype: compute type.
         """
         self.dtype, self.affine, self.epsilon = dtype, affine, epsilon
+        self.frozen = False  # whether training, too, uses the running statistics
         about = metadata("embed", decay=False)
         if affine:
             self.scale = nnx.Param(jnp.full((width,), initial_scale, jnp.float32), **about)
@@ -54,7 +55,8 @@ class BatchNorm(nnx.Module):
 
         Args:
             x: (B, ..., C).
-            train: whether to use the batch's statistics and to update the running ones.
+            train: whether to use the batch's statistics and to update the running ones, unless
+                the layer is frozen.
 
         Returns:
             (B, ..., C), compute type.
@@ -63,7 +65,7 @@ class BatchNorm(nnx.Module):
             UserError: in training, when a channel has a single value and so no variance.
         """
         x = x.astype(jnp.float32)
-        if train:
+        if train and not self.frozen:
             axes = tuple(range(x.ndim - 1))
             mean, var = jnp.mean(x, axis=axes), jnp.var(x, axis=axes)
             self._update(mean, var, count=x.size // x.shape[-1])

@@ -1,12 +1,14 @@
 """A model as a pure function of its parameters, for jit, optimizers and checkpoints."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import jax
 import numpy as np
 from flax import nnx
 
 from vit_jax.models import families
+from vit_jax.models.batch_norm import BatchNorm
 
 # Nested dict of arrays; its paths are the attribute names of the modules.
 Params = dict[str, Any]
@@ -55,6 +57,23 @@ class ModelDef:
         A sub-tree of the parameters; empty for a model without batch norms.
         """
         return nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def with_frozen_statistics(self, frozen: Params) -> Self:
+        """The same model, whose frozen batch norms use their running statistics in training, too.
+
+        Args:
+            frozen: tree of bool like the parameters.
+        """
+        module = nnx.merge(self._graphdef, self._template)
+        for path, layer in nnx.iter_modules(module):
+            if isinstance(layer, BatchNorm):
+                own: Any = frozen
+                for part in path:
+                    own = own[part]
+                layer.frozen = own["mean"]
+        model = copy.copy(self)
+        model._graphdef, model._template = nnx.split(module, STORED)
+        return model
 
     def with_statistics(self, params: Params, statistics: Params) -> Params:
         """A copy of `params` whose running statistics are those of `statistics`."""

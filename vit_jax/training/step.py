@@ -98,6 +98,8 @@ def make_train_step(
         scalars the metrics hold `finite`, bool, and `layer_grad_norms`, float32
         (len(layer_names(model)),).
     """
+    if frozen is not None:
+        model = model.with_frozen_statistics(frozen)
     bounds, axes = model.metadata("bounds"), model.metadata("axes")
 
     def train_step(
