@@ -12,6 +12,7 @@ from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.functional import ModelDef
 from vit_jax.models.layers import resize_positions, sincos_positions
+from vit_jax.models.windows import resize_bias_table
 from vit_jax.parallel.mesh import make_mesh
 from vit_jax.training import assembly, loop
 from vit_jax.training.initialization import build_start
@@ -114,6 +115,36 @@ def test_a_new_head_only_where_it_is_asked_for(tmp_path):
     found = filled(config)
     np.testing.assert_array_equal(found["head/kernel"], np.full((8, 10), 100))
     np.testing.assert_array_equal(found["positions"], source["positions"])
+
+
+def test_swins_bias_tables_fit_another_window(tmp_path):
+    """A window of 4 for one of 2, in stacks of two blocks: table by table."""
+    sizes = {"patch_size": 2, "width": 8, "depths": (2, 2), "num_heads": (2, 2), "num_classes": 3}
+    spec = registry.model_spec("swin_t")
+    old, new = (
+        dataclasses.replace(spec.architecture, **sizes, image_size=size, window_size=window)
+        for size, window in ((8, 2), (16, 4))
+    )
+    models = [ModelDef(spec.family, architecture) for architecture in (old, new)]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), models[0].shapes())
+    path = tmp_path / "swin.safetensors"
+    native.save(path, params, dataclasses.replace(spec, architecture=old, tokenizer=None))
+    config = default_config(model="swin_t")
+    config.model.update(**sizes, image_size=16, window_size=4)
+    config.data.train = "digits:train"
+    config.objective.name = "classification"
+    config.init.weights = str(path)
+    found, source = filled(config), flatten(params)
+    tables = [name for name in found if name.endswith("bias_table")]
+    assert {found[name].shape[-2] for name in tables} == {49}
+    for name in set(found) - set(tables):
+        np.testing.assert_array_equal(found[name], source[name])
+    for name in tables:
+        stacks = found[name].reshape(-1, 49, 2), source[name].reshape(-1, 9, 2)
+        for table, before in zip(*stacks, strict=True):
+            expected = resize_bias_table(jax.numpy.asarray(before), (2, 2), (4, 4), "geometric")
+            np.testing.assert_allclose(table, expected, atol=1e-6)
 
 
 def test_a_file_of_another_library(tmp_path):

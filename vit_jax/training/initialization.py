@@ -6,7 +6,9 @@ not bring, or bring in another shape, is fresh only where `config.init.fresh` as
 """
 
 import dataclasses
+import functools
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.functional import ModelDef, Params
 from vit_jax.models.layers import resize_positions, sincos_positions
 from vit_jax.models.vit import ViTConfig
+from vit_jax.models.windows import resize_bias_table
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.training.freezing import match_paths
 from vit_jax.training.origin import Origin, open_origin
@@ -29,6 +32,7 @@ from vit_jax.weights.mismatch import describe
 logger = logging.getLogger(__name__)
 
 _POSITIONS = "positions"
+_BIAS_TABLE = "/bias_table"  # of Swin's windows; stacks of layers have more leading axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Start:
             value = source[key]
             if key == self._positions_path:
                 value = _positions(value, *self.towers)
+            elif path.endswith(_BIAS_TABLE):
+                value = _bias_tables(value, leaves[path].shape)
             leaves[path] = value.astype(leaves[path].dtype)
         return unflatten(leaves)
 
@@ -96,6 +102,7 @@ def build_start(config: ConfigDict, model: ModelDef) -> Start | None:
         and path not in fresh
         and shape != ours[path]
         and not (path == positions and _same_prefix(*towers))
+        and not (path.endswith(_BIAS_TABLE) and _same_heads(shape, ours[path]))
     }
     if missing or unexpected or misshapen:
         raise UserError(
@@ -173,3 +180,19 @@ def _positions(table: jax.Array | None, old: ViTConfig, new: ViTConfig) -> jax.A
         table = sincos_positions(old.grid, old.width)
         table = jnp.pad(table, ((_position_rows(old), 0), (0, 0)))
     return resize_positions(table, old.grid, new.grid, _position_rows(new))
+
+
+def _same_heads(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    """Whether the tables of one window can be resized to the other's."""
+    return (*old[:-2], old[-1]) == (*new[:-2], new[-1])
+
+
+def _bias_tables(tables: jax.Array, wanted: tuple[int, ...]) -> jax.Array:
+    """Tables (..., rows, heads) of square windows, for another window."""
+    old, new = (
+        (side := (math.isqrt(shape[-2]) + 1) // 2, side) for shape in (tables.shape, wanted)
+    )
+    resize = functools.partial(resize_bias_table, old=old, new=new, method="geometric")
+    for _ in wanted[:-2]:
+        resize = jax.vmap(resize)
+    return resize(tables)
