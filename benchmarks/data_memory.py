@@ -1,13 +1,14 @@
 """Memory of a process that reads tar shards: flat, however many examples it has read.
 
-    python benchmarks/data_memory.py [--examples 200000] [--rows 10]
+    python benchmarks/data_memory.py [--examples 200000] [--rows 10] [--workers 0]
 
 Writes shards of small JPEGs with captions into a temporary folder, reads, decodes and batches them
-as training does, and prints the resident memory on the way. One process reads with threads, so that
-everything a reader process does is in the figure.
+as training does, and prints the resident memory on the way: of this process, which reads with
+threads, or with --workers of the largest of the processes that read for it.
 """
 
 import io
+import multiprocessing
 import pathlib
 import tarfile
 import tempfile
@@ -24,6 +25,7 @@ from vit_jax.data.examples import ImageOnly
 from vit_jax.data.sources import open_source
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to read.", lower_bound=1000)
+_WORKERS = flags.DEFINE_integer("workers", 0, "Reader processes.", lower_bound=0)
 _ROWS = flags.DEFINE_integer("rows", 10, "Lines of the table.", lower_bound=1)
 _SHARDS, _PER_SHARD, _BATCH = 10, 500, 100
 
@@ -34,7 +36,7 @@ def main() -> None:
         write_shards(pathlib.Path(folder))
         source = open_source(f"tar:{folder}/*.tar")
         transform = ImageOnly(parse_augmentation("", size=32))
-        batches = Batches(source, transform, batch_size=_BATCH, seed=0)
+        batches = Batches(source, transform, batch_size=_BATCH, seed=0, workers=_WORKERS.value)
         print("| examples | resident, MiB | seconds |\n|--:|--:|--:|")
         start, step = time.monotonic(), _EXAMPLES.value // _ROWS.value // _BATCH
         for row in range(_ROWS.value):
@@ -59,9 +61,10 @@ def write_shards(folder: pathlib.Path) -> None:
 
 
 def resident() -> float:
-    """Resident memory of this process, MiB (Linux)."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    """Resident memory of the largest process that reads, MiB (Linux)."""
+    readers = [process.pid for process in multiprocessing.active_children()] or ["self"]
+    status = [pathlib.Path(f"/proc/{reader}/status").read_text() for reader in readers]
+    return max(int(text.partition("VmRSS:")[2].split()[0]) for text in status) / 1024
 
 
 if __name__ == "__main__":
