@@ -95,6 +95,14 @@ def test_rounding_changes_no_rank():
         np.testing.assert_array_equal(metrics.predictions(rounded), metrics.predictions(scores))
 
 
+def test_classes_that_do_not_compete_change_no_rank(scored):
+    scores, targets = scored
+    wider = np.concatenate([np.full((len(scores), 2), -np.inf), scores], axis=1)
+    ranks = metrics.rank_of_target(scores, targets)
+    np.testing.assert_array_equal(metrics.rank_of_target(wider, targets + 2), ranks)
+    np.testing.assert_array_equal(metrics.predictions(wider), metrics.predictions(scores) + 2)
+
+
 @pytest.mark.parametrize("equal", ["shared", "apart"])
 def test_retrieval_equals_brute_force(monkeypatch, equal):
     """Ties, several captions a picture, a caption of several pictures, more queries than a part."""

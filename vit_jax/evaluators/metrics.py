@@ -17,10 +17,12 @@ def tied(scores: np.ndarray, to: np.ndarray) -> np.ndarray:
     """From where on a score of the row counts as no less than `to`, (N, 1).
 
     Args:
-        scores: (N, C).
+        scores: (N, C); -inf for classes that do not compete.
         to: (N, 1), a score of each row.
     """
-    return to - TIE * np.max(np.abs(scores), axis=1, keepdims=True)
+    competing = np.isfinite(scores)
+    largest = np.max(np.abs(scores), axis=1, keepdims=True, where=competing, initial=0)
+    return to - TIE * largest
 
 
 def predictions(scores: np.ndarray) -> np.ndarray:
