@@ -17,6 +17,7 @@ import time
 import numpy as np
 from absl import flags
 from PIL import Image
+from tar_pairs import add_pair
 
 from vit_jax import cli
 from vit_jax.data.augment import parse_augmentation
@@ -54,10 +55,7 @@ def write_shards(folder: pathlib.Path) -> None:
             for i in range(_PER_SHARD):
                 stream = io.BytesIO()
                 Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(stream, "JPEG")
-                for suffix, data in (("jpg", stream.getvalue()), ("txt", b"a caption")):
-                    info = tarfile.TarInfo(f"{shard:05d}{i:05d}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+                add_pair(tar, f"{shard:05d}{i:05d}", stream.getvalue(), b"a caption")
 
 
 def resident() -> float:

@@ -27,6 +27,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tar_pairs import add_pair
 
 from vit_jax import cli
 from vit_jax.data.augment import parse_augmentation
@@ -147,10 +148,7 @@ def write_shards(folder: pathlib.Path) -> None:
                 part = photo[top : top + 375, left : left + 500]
                 Image.fromarray(part).save(stream, "JPEG", quality=90)
                 caption = b"a photo of a temple, or of a flower, number %d" % i
-                for suffix, data in (("jpg", stream.getvalue()), ("txt", caption)):
-                    info = tarfile.TarInfo(f"{shard:05d}{i:05d}.{suffix}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+                add_pair(tar, f"{shard:05d}{i:05d}", stream.getvalue(), caption)
 
 
 if __name__ == "__main__":

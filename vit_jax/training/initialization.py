@@ -189,9 +189,8 @@ def _same_heads(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
 
 def _bias_tables(tables: jax.Array, wanted: tuple[int, ...]) -> jax.Array:
     """Tables (..., rows, heads) of square windows, for another window."""
-    old, new = (
-        (side := (math.isqrt(shape[-2]) + 1) // 2, side) for shape in (tables.shape, wanted)
-    )
+    sides = [(math.isqrt(shape[-2]) + 1) // 2 for shape in (tables.shape, wanted)]
+    old, new = ((side, side) for side in sides)
     resize = functools.partial(resize_bias_table, old=old, new=new, method="geometric")
     for _ in wanted[:-2]:
         resize = jax.vmap(resize)
