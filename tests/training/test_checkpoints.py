@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import pathlib
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,20 @@ def save(workdir, steps, figures=None, **retention):
         position = {"examples": 32 * step}
         checkpoints.save(step, make_state(step), data=position, config={"seed": 0}, figures=found)
     checkpoints.close()
+
+
+def test_a_save_goes_after_the_steps(tmp_path, monkeypatch):
+    """The threads that write have the lowest priority, and those that train keep theirs."""
+
+    def priority():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    found = []
+    monkeypatch.setattr(integrity, "seal", lambda _: found.append(priority()))
+    before = priority()
+    save(tmp_path, [1])
+    assert found == [19]
+    assert priority() == before
 
 
 def kept(workdir):

@@ -2,9 +2,12 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +71,7 @@ class Checkpoints:
         self.directory = pathlib.Path(workdir).resolve() / DIRECTORY
         self._best = retention.best if retention else ""
         self._saving = 0
+        self._thread = ThreadPoolExecutor(1, "save", initializer=_give_way)
         with self._told_clearly():
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -143,7 +147,9 @@ class Checkpoints:
         with self._told_clearly():
             self._manager.wait_until_finished()
             self._saving = step
-            self._manager.save(step, args=args, metrics=self._judged(figures))
+            self._thread.submit(
+                self._manager.save, step, args=args, metrics=self._judged(figures)
+            ).result()
 
     def is_best(self, figures: Mapping[str, float]) -> bool:
         """Whether an evaluation beats those of all checkpoints, by the figure to keep.
@@ -225,6 +231,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            self._thread.shutdown()
 
     @contextmanager
     def _told_clearly(self) -> Iterator[None]:
@@ -243,6 +250,14 @@ class Checkpoints:
                 f"the checkpoint of step {self._saving} was not saved in {self.directory}: "
                 f"{reason}; {kept}, and once that is mended the same command goes on from it"
             ) from error
+
+
+def _give_way() -> None:
+    """Makes this thread, and those it starts, run when no other wants to: steps go before saves.
+
+    No save starves: the next one, and the end of the run, wait for it and leave it the cores.
+    """
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _reason(error: Exception) -> str | None:
