@@ -43,17 +43,19 @@ def make_state(step, count=8):
     )
 
 
-def save(workdir, steps, figures=None, **retention):
+def save(workdir, steps, figures=None, urgent=False, **retention):
     """Saves states one after another, as a run does."""
     checkpoints = Checkpoints(workdir, retention=Retention(**{"last": 2, **retention}))
     for step in steps:
         found = (figures or {}).get(step, {})
         position = {"examples": 32 * step}
-        checkpoints.save(step, make_state(step), data=position, config={"seed": 0}, figures=found)
+        rest = {"config": {"seed": 0}, "figures": found, "urgent": urgent}
+        checkpoints.save(step, make_state(step), data=position, **rest)
     checkpoints.close()
 
 
-def test_a_save_goes_after_the_steps(tmp_path, monkeypatch):
+@pytest.mark.parametrize("urgent", [False, True])
+def test_a_save_goes_after_the_steps_unless_it_is_urgent(tmp_path, monkeypatch, urgent):
     """The threads that write have the lowest priority, and those that train keep theirs."""
 
     def priority():
@@ -62,8 +64,8 @@ def test_a_save_goes_after_the_steps(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(integrity, "seal", lambda _: found.append(priority()))
     before = priority()
-    save(tmp_path, [1])
-    assert found == [19]
+    save(tmp_path, [1], urgent=urgent)
+    assert found == [before if urgent else 19]
     assert priority() == before
 
 

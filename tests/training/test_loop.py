@@ -108,15 +108,16 @@ def test_a_finished_run_is_evaluated_again(tiny_config, whole_run):
 def test_moving_average_is_what_is_evaluated(tiny_config, tmp_path):
     """The average equals the one computed from the checkpoints of every step."""
     tiny_config.optim.ema_decay = 0.7
-    tiny_config.checkpoint_percent = 10.0
-    tiny_config.keep_checkpoints = 20
+    tiny_config.total_steps = 4
+    tiny_config.checkpoint_percent = 25.0
+    tiny_config.keep_checkpoints = 4
     loop.train(tiny_config, tmp_path)
     run = restore(tmp_path)
     checkpoints = Checkpoints(tmp_path)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.params
     )
-    history = [checkpoints.restore_params(abstract, ema=False, step=n)[0] for n in range(1, 11)]
+    history = [checkpoints.restore_params(abstract, ema=False, step=n)[0] for n in range(1, 5)]
     average, _ = checkpoints.restore_params(abstract, ema=True, step=1)
     for step, params in enumerate(history[1:], start=1):
         d = min(0.7, (1 + step) / (10 + step))

@@ -1,6 +1,7 @@
 """Checkpoints of a run with Orbax: asynchronous, atomic, read back, each part readable alone."""
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -123,6 +124,7 @@ class Checkpoints:
         data: dict[str, Any],
         config: dict[str, Any],
         figures: Mapping[str, float],
+        urgent: bool = False,
     ) -> None:
         """Starts saving; returns once the arrays are copied off the devices.
 
@@ -132,6 +134,7 @@ class Checkpoints:
             data: position in the data.
             config: of the run, kept beside the state.
             figures: of an evaluation of this very step; empty where there was none.
+            urgent: whether the run waits for it, instead of it giving way to the run.
 
         Raises:
             UserError: this save, or the one before, which is finished first, found no room or
@@ -147,9 +150,11 @@ class Checkpoints:
         with self._told_clearly():
             self._manager.wait_until_finished()
             self._saving = step
-            self._thread.submit(
+            save = functools.partial(
                 self._manager.save, step, args=args, metrics=self._judged(figures)
-            ).result()
+            )
+            # The threads that write have the priority of the one that starts them.
+            save() if urgent else self._thread.submit(save).result()
 
     def is_best(self, figures: Mapping[str, float]) -> bool:
         """Whether an evaluation beats those of all checkpoints, by the figure to keep.
@@ -253,10 +258,7 @@ class Checkpoints:
 
 
 def _give_way() -> None:
-    """Makes this thread, and those it starts, run when no other wants to: steps go before saves.
-
-    No save starves: the next one, and the end of the run, wait for it and leave it the cores.
-    """
+    """Makes this thread, and those it starts, run when no other wants to: steps go before saves."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 

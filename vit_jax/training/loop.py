@@ -233,7 +233,7 @@ class Run:
                 due = last or stopping or _due(step, lengths.checkpoint)
                 if due or self.checkpoints.is_best(judged):
                     self.non_finite.settle()
-                    self._save(step, number, state, judged)
+                    self._save(step, number, state, judged, urgent=last or stopping)
                 if stopping and not last:
                     raise Interrupted(
                         f"stopped and saved at step {step} of {lengths.total}; "
@@ -268,14 +268,17 @@ class Run:
         """Broken examples of all processes until a batch; every process must ask."""
         return processes.total(self.batches.broken(number * self.config.batch_size))
 
-    def _save(self, step: int, number: int, state: TrainState, figures: dict[str, float]) -> None:
+    def _save(
+        self, step: int, number: int, state: TrainState, figures: dict[str, float], urgent: bool
+    ) -> None:
         position = {
             "examples": number * self.config.batch_size,
             "non_finite": sorted(self.non_finite.batches),
             "broken": self._broken(number),
         }
+        config = self.config.to_dict()
         self.checkpoints.save(
-            step, state, data=position, config=self.config.to_dict(), figures=figures
+            step, state, data=position, config=config, figures=figures, urgent=urgent
         )
 
     def _dump(self, step: int, number: int, metrics: dict[str, Any]) -> None:
