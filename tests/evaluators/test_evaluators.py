@@ -51,6 +51,7 @@ def figures():
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "batch_size"), [(8, 64), (1, 50), (2, 358)])
 def test_devices_and_batch_size_change_no_figure(make_embedder, figures, devices, batch_size):
     """359 pictures are no multiple of any of these batches: padding is masked."""

@@ -83,7 +83,7 @@ def one_process(recipe, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("fsdp", [1, 8])
+@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_two_processes_of_four_devices_equal_one(recipe, one_process, tmp_path, fsdp):
     args = ("--config.total_steps=20", f"--config.mesh.fsdp={fsdp}")
     output = finish(start(recipe, tmp_path, 2, *args))

@@ -50,6 +50,7 @@ def one_device(tmp_path_factory):
     return losses(tmp_path_factory.mktemp("one"), {"mesh.data": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -68,6 +69,7 @@ def test_losses_agree(changes, one_device, tmp_path):
     np.testing.assert_allclose(losses(tmp_path, changes), one_device, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_muon_agrees(tmp_path):
     """Its matrices are split over devices, its state is of two kinds."""
     muon = {"optim.name": "muon"}

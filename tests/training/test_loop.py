@@ -38,6 +38,7 @@ def test_same_seed_same_curve_bit_for_bit(tiny_config, whole_run, tmp_path):
     assert len(curve(tmp_path)) == 10
 
 
+@pytest.mark.slow
 def test_another_seed_another_curve(tiny_config, whole_run, tmp_path):
     tiny_config.seed = 1
     loop.train(tiny_config, tmp_path)
@@ -105,6 +106,7 @@ def test_a_finished_run_is_evaluated_again(tiny_config, whole_run):
     assert restore(whole_run[0]).evaluate(tiny_config.evals.to_dict()) == whole_run[1]
 
 
+@pytest.mark.slow
 def test_moving_average_is_what_is_evaluated(tiny_config, tmp_path):
     """The average equals the one computed from the checkpoints of every step."""
     tiny_config.optim.ema_decay = 0.7
@@ -127,6 +129,7 @@ def test_moving_average_is_what_is_evaluated(tiny_config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_temperature_stays_in_its_bounds(tiny_config, tmp_path):
     tiny_config.model.init_logit_scale = float(np.log(99.9))
     tiny_config.optim.lr = 0.5
@@ -138,6 +141,7 @@ def test_temperature_stays_in_its_bounds(tiny_config, tmp_path):
     assert min(scales) >= 0.99
 
 
+@pytest.mark.slow
 def test_siglip_learns_its_bias(tiny_config, tmp_path):
     tiny_config.objective.loss = "sigmoid"
     with pytest.raises(UserError, match=r"needs config\.model\.init_logit_bias"):
