@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf
+from scipy.special import erf, softmax
 
 from vit_jax.errors import UserError
 from vit_jax.models import layers, partitioning
@@ -179,6 +179,15 @@ def test_accelerators_compute_the_same(causal):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected
     )
+
+
+def test_attention_in_bfloat16_is_as_exact_as_its_scores():
+    """Half a unit in the last place of a share is 2^-9; a score of 8 is itself off by 2^-6."""
+    scores = jnp.asarray(np.random.default_rng(0).normal(0, 3, (64, 196)), jnp.bfloat16)
+    expected = softmax(np.asarray(scores, np.float64), axis=-1)
+    found = np.asarray(layers.softmax(scores), np.float64)
+    np.testing.assert_allclose(found, expected, rtol=2**-5, atol=2**-9)
+    np.testing.assert_allclose(found.sum(-1), 1.0, atol=2**-9)
 
 
 def test_features_are_the_same_forward():

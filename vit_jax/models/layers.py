@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.errors import UserError, lookup
-from vit_jax.models.partitioning import constrain, platform
+from vit_jax.models.partitioning import constrain, laid_out, platform
 
 Block = TypeVar("Block", bound=nnx.Module)
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
@@ -221,7 +221,7 @@ class Attention(nnx.Module):
             self.k_norm = layer_norm(head_dim, **norm)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self._tokens_flat(x) if platform() == "cpu" else self._heads_leading(x)
+        return self._tokens_flat(x) if platform() == "cpu" else self._three_projections(x)
 
     def _tokens_flat(self, x: jax.Array) -> jax.Array:
         """For CPUs, see `Mlp`."""
@@ -234,29 +234,35 @@ class Attention(nnx.Module):
         x = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(x.reshape(batch * length, *x.shape[2:])).reshape(batch, length, width)
 
-    def _heads_leading(self, x: jax.Array) -> jax.Array:
-        """The matmul units want tokens and features last, heads before them.
-
-        With the projections written that way nothing is transposed in between; a ViT-B block's step
-        is 18% shorter on a TPU v5e by the compiler's estimate.
-        """
+    def _three_projections(self, x: jax.Array) -> jax.Array:
+        """For accelerators: the gradient of one fused result would be stacked, that is copied."""
         kernel, bias = weights(self.qkv, x.dtype)
 
         def project(i: int) -> jax.Array:
-            # One of three: gradients of a fused result would be stacked, that is copied, first.
-            heads = jnp.einsum("bnd,dhk->bhnk", x, kernel[:, i]) + bias[i][:, None]
-            return constrain(heads, "batch", "heads", "length", None)
+            heads = jnp.einsum("bnd,dhk->bnhk", x, kernel[:, i]) + bias[i]
+            # Tokens innermost, as the gradients want them: otherwise they are copied there.
+            return laid_out(constrain(heads, "batch", "length", "heads", None), (0, 2, 3, 1))
 
         q, k, v = (project(i) for i in range(3))
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        scores = jnp.einsum("bhnk,bhmk->bhnm", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+        scores = jnp.einsum("bnhk,bmhk->bhnm", q * q.shape[-1] ** -0.5, k)
         if self.causal:
             scores = jnp.where(jnp.tri(x.shape[1], dtype=bool), scores, -jnp.inf)
-        shares = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        x = jnp.einsum("bhnm,bhmk->bhnk", shares, v)
+        x = jnp.einsum("bhnm,bmhk->bnhk", softmax(scores), v)
         kernel, bias = weights(self.out, x.dtype)
-        return jnp.einsum("bhnk,hkd->bnd", x, kernel) + bias
+        return jnp.einsum("bnhk,hkd->bnd", x, kernel) + bias
+
+
+def softmax(scores: jax.Array) -> jax.Array:
+    """Of the last axis, with float32 sums.
+
+    Not `jax.nn.dot_product_attention`, which has a TPU write scores out in float32. Here they stay
+    in the compute type, less the largest, which rounds them no more than the matmul did.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    powers = jnp.exp((scores - largest).astype(jnp.float32))
+    return (powers / jnp.sum(powers, axis=-1, keepdims=True)).astype(scores.dtype)
 
 
 def weights(layer: nnx.LinearGeneral, dtype: Any) -> tuple[jax.Array, jax.Array]:

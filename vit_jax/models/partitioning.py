@@ -11,6 +11,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 Constraint = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 
@@ -29,6 +30,17 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def platform() -> str:
     """The kind of device that a model is traced for, "cpu", "gpu" or "tpu"."""
     return _platform.get() or jax.default_backend()
+
+
+def laid_out(x: jax.Array, major_to_minor: tuple[int, ...] | None = None) -> jax.Array:
+    """Has a TPU lay out an activation with its dimensions in this order, by default their own.
+
+    Left to itself, XLA puts the batch second to last where it divides better than the tokens, and
+    attention copies its operands back. Elsewhere there is nothing to do.
+    """
+    if platform() != "tpu":
+        return x
+    return with_layout_constraint(x, Layout(major_to_minor or tuple(range(x.ndim))))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from vit_jax.models.layers import (
     metadata,
     stack_blocks,
 )
-from vit_jax.models.partitioning import constrain
+from vit_jax.models.partitioning import constrain, laid_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +157,12 @@ class Block(nnx.Module):
         self, x: jax.Array, drop_rate: jax.Array | float = 0.0, rng: jax.Array | None = None
     ) -> jax.Array:
         keys = (None, None) if rng is None else jax.random.split(rng)
-        x = constrain(x, "batch", "length", "embed")
+        x = laid_out(constrain(x, "batch", "length", "embed"))
         branch = self.attention(self.norm1(x))
         x = x + drop_path(self.scale1(branch) if self.layer_scale else branch, drop_rate, keys[0])
         branch = self.mlp(self.norm2(x))
         x = x + drop_path(self.scale2(branch) if self.layer_scale else branch, drop_rate, keys[1])
-        return constrain(x, "batch", "length", "embed")
+        return laid_out(constrain(x, "batch", "length", "embed"))
 
 
 class Transformer(nnx.Module):
