@@ -1,8 +1,8 @@
 """Masked autoencoder on 4,000 handwritten digits of MNIST, without their labels.
 
-A linear probe of its encoder reads 93.0% of 1,000 others, one of random weights 61.9%; after 100
-epochs in place of 40 it is 95.0%. One seed. At 750 pictures a second, the rate of the first steps
-on two CPU cores, it is four minutes.
+A linear probe of its encoder reads 93.0% and 91.5% of 1,000 others, in two runs, one of random
+weights 61.9%; after 100 epochs in place of 40 it is 95.0%, in one. At 750 pictures a second, the
+rate of the first steps on two CPU cores, it is four minutes.
 
 python -m vit_jax.train --config configs/mae_mnist5k.py --workdir runs/mae_mnist5k
 """

@@ -1,4 +1,6 @@
-"""Swin in place of the ViT of `vit_mnist5k.py`, all else the same: 94.1%, in eight minutes.
+"""Swin in place of the ViT of `vit_mnist5k.py`, all else the same: 94.2%, in eight minutes.
+
+The mean of two runs on two CPU cores.
 
 python -m vit_jax.train --config configs/swin_mnist5k.py --workdir runs/swin_mnist5k
 """
