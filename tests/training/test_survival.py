@@ -109,8 +109,8 @@ def test_rollback_goes_on_without_the_batch(config, poisoned, tmp_path, monkeypa
     assert steps_of(tmp_path / "whole", "non_finite_batches")[10] == 1.0
     save = loop.Run._save
 
-    def save_and_stop(self, step, *rest):
-        save(self, step, *rest)
+    def save_and_stop(self, step, *rest, **urgency):
+        save(self, step, *rest, **urgency)
         if step == 6:
             raise Interrupted
 
