@@ -75,6 +75,13 @@ setuptools.setup(
         # Data in buckets, and tables of pictures in Parquet.
         "gcs": ["gcsfs"],
         "s3": ["s3fs"],
+        # Local servers of both, for tests/data/test_buckets.py.
+        "buckets": [
+            "gcp-storage-emulator",
+            "gcsfs>=2025.1",
+            "moto[server]>=5",
+            "s3fs[boto3]>=2025.1",
+        ],
         "parquet": ["pyarrow"],
     },
 )

@@ -1,4 +1,4 @@
-"""Sources read from files: tar shards, tables, ArrayRecord, TFDS, mixtures; also from memory://."""
+"""Sources read from files: tar shards, tables, ArrayRecord, TFDS, mixtures."""
 
 import io
 import json
@@ -139,6 +139,7 @@ def test_absent_shards_are_named(tars):
 
 
 def test_tar_in_a_bucket():
+    """In the memory of this process; tests/data/test_buckets.py has servers."""
     fs = fsspec.filesystem("memory")
     fs.pipe("/bucket/0.tar", shard(0, 4))
     source = open_source("tar:memory://bucket/*.tar[1:]")

@@ -1,7 +1,9 @@
 """Files on local disks and in gs:// or s3:// buckets, through fsspec."""
 
+import contextlib
 import itertools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -10,7 +12,6 @@ from vit_jax.errors import UserError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# What buckets raise for refused or absent credentials is not always an OSError.
 _EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
 
 
@@ -33,6 +34,19 @@ def is_local(fs: Any) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,))
 
 
+def is_file(fs: Any, path: str) -> bool:
+    """Whether the file is there.
+
+    Raises:
+        UserError: that cannot be known; `fs.isfile` would take a refused bucket for an absent file.
+    """
+    with explained(fs, path):
+        try:
+            return fs.info(path)["type"] == "file"
+        except FileNotFoundError:
+            return False
+
+
 def expand(pattern: str) -> tuple[Any, list[str]]:
     """Files of a pattern: `*`, `?`, `[...]` and `**` as in a shell; braces `{a,b}`, `{00..99}`.
 
@@ -47,7 +61,8 @@ def expand(pattern: str) -> tuple[Any, list[str]]:
     paths: list[str] = []
     for each in expand_braces(pattern):
         inner = fs._strip_protocol(each)
-        found = sorted(fs.glob(inner)) if _has_magic(inner) else [inner] * fs.isfile(inner)
+        with explained(fs, each):
+            found = sorted(fs.glob(inner)) if _has_magic(inner) else [inner] * is_file(fs, inner)
         if not found:
             raise UserError(f"no file {each!r}" if each == pattern else _absent(each, pattern))
         paths += found
@@ -84,9 +99,21 @@ def read(fs: Any, path: str, start: int | None = None, end: int | None = None) -
     Raises:
         UserError: the file is absent or cannot be read.
     """
-    try:
+    with explained(fs, path):
         return fs.cat_file(path, start=start, end=end)
+
+
+@contextlib.contextmanager
+def explained(fs: Any, path: str) -> Iterator[None]:
+    """What goes wrong within, as a UserError that names the path."""
+    try:
+        yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
-        raise UserError(f"no file {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"no file {path!r}") from error
+    except Exception as error:
+        # What buckets raise, as when credentials are refused, has no common class.
+        if is_local(fs) and not isinstance(error, OSError):
+            raise
+        raise UserError(f"cannot read {path}: {error or type(error).__name__}") from error

@@ -33,9 +33,11 @@ class ImageFolder:
         names_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._fs, root = files.file_system(os.fspath(folder))
-        if not self._fs.exists(root):
+        with files.explained(self._fs, os.fspath(folder)):
+            present, is_folder = self._fs.exists(root), self._fs.isdir(root)
+        if not present:
             raise UserError(f"no image folder {folder}")
-        if not self._fs.isdir(root):
+        if not is_folder:
             raise UserError(f"{folder} is a file, expected a folder of pictures")
         paths = sorted(p for p in self._fs.find(root) if _is_shown(p, root))
         found = (
@@ -93,7 +95,7 @@ def _read_classes(root: str, fs: Any, paths: list[str]) -> list[tuple[str, str]]
 def _read_names(names_file: str, root: str, present: set[str]) -> list[tuple[str, str]]:
     """(picture, label name) of every line of a names file."""
     fs, inner = files.file_system(names_file)
-    if not fs.isfile(inner):
+    if not files.is_file(fs, inner):
         raise UserError(f"no names file {names_file}")
     text = decode_text(files.read(fs, inner), f"the names file {names_file}")
     found: dict[str, str] = {}

@@ -14,7 +14,7 @@ FILE_NAME = "manifest.json"
 def load(fs: Any, folder: str) -> dict[str, Any] | None:
     """The manifest of a folder, None where there is none of ours."""
     path = posixpath.join(folder, FILE_NAME)
-    if not fs.isfile(path):
+    if not files.is_file(fs, path):
         return None
     try:
         found = json.loads(files.read(fs, path))

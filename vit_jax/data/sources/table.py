@@ -49,7 +49,7 @@ class Table:
         """
         self._spec = (path, image, caption, label)
         self._fs, inner = files.file_system(path)
-        if not self._fs.isfile(inner):
+        if not files.is_file(self._fs, inner):
             raise UserError(f"no table {path}")
         self._path, self._root = inner, posixpath.dirname(inner)
         columns, rows = _read(self._fs, inner)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.sources.files import is_local
+from vit_jax.data.sources.files import explained, is_local
 from vit_jax.data.sources.folder import SUFFIXES
 from vit_jax.errors import UserError
 
@@ -72,7 +72,8 @@ def _cache() -> pathlib.Path:
 
 def _stamp(fs: Any, path: str) -> dict[str, Any]:
     """What changes when a shard is written anew."""
-    info = fs.info(path)
+    with explained(fs, path):
+        info = fs.info(path)
     changed = next(
         (info[k] for k in ("mtime", "LastModified", "updated", "created") if k in info), 0
     )
@@ -92,7 +93,8 @@ def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> np.ndarray:
             continue
         if header == _header(stamp, len(data) // ROW.itemsize):
             return np.frombuffer(data, ROW).copy()
-    rows = find_examples(fs, path, stamp["size"])
+    with explained(fs, path):
+        rows = find_examples(fs, path, stamp["size"])
     data = json.dumps(_header(stamp, len(rows))).encode() + b"\n" + rows.tobytes()
     try:
         if is_local(fs):

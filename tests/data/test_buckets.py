@@ -1,0 +1,130 @@
+"""Sources in gs:// and s3:// buckets of local servers, through the real gcsfs and s3fs.
+
+    pip install -e '.[test,buckets]' && pytest tests/data/test_buckets.py
+
+The servers are moto's and gcp-storage-emulator's; without these packages the tests are skipped.
+"""
+
+import socket
+import time
+import uuid
+
+import fsspec
+import numpy as np
+import pytest
+from test_files_sources import COUNT, colour, encoded, shard
+
+from vit_jax.data.batches import Batches
+from vit_jax.data.examples import ImageOnly
+from vit_jax.data.sources import open_source
+from vit_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint():
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", free_port())
+    pytest.importorskip("s3fs")
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def gs_endpoint():
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    pytest.importorskip("gcsfs")
+    port = free_port()
+    server = emulator.create_server("127.0.0.1", port, in_memory=True)
+    server.start()
+    yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
+    server.stop()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request, monkeypatch, tmp_path):
+    """URL of a new bucket."""
+    monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path / "cache"))
+    for name, value in request.getfixturevalue(f"{request.param}_endpoint").items():
+        monkeypatch.setenv(name, value)
+    url = f"{request.param}://vit-{uuid.uuid4().hex}"
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.mkdir(path)
+    yield url
+    fsspec.get_filesystem_class(request.param).clear_instance_cache()
+
+
+def put(url, data):
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.pipe_file(path, data)
+
+
+def test_tar_shards_and_their_indexes(bucket):
+    put(f"{bucket}/data/00000.tar", shard(0, 7))
+    put(f"{bucket}/data/00001.tar", shard(7, COUNT - 7))
+    for pattern in ("*.tar", "{00000..00001}.tar"):
+        source = open_source(f"tar:{bucket}/data/{pattern}")
+        assert [colour(source[i]) for i in range(COUNT)] == list(range(COUNT))
+    assert source[9]["captions"] == ["caption 9 é🌅"]
+    assert source.labels.tolist() == [i % 3 for i in range(COUNT)]
+    fs, path = fsspec.core.url_to_fs(f"{bucket}/data")
+    assert fs.exists(f"{path}/00000.tar.index")
+
+
+def test_a_shard_written_anew_is_indexed_anew(bucket):
+    put(f"{bucket}/0.tar", shard(0, 4))
+    assert len(open_source(f"tar:{bucket}/0.tar")) == 4
+    time.sleep(1.1)  # buckets tell times in seconds
+    put(f"{bucket}/0.tar", shard(20, 5))
+    source = open_source(f"tar:{bucket}/0.tar")
+    assert [colour(source[i]) for i in range(5)] == list(range(20, 25))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_reader_threads_and_processes(bucket, workers):
+    put(f"{bucket}/0.tar", shard(0, COUNT))
+    source = open_source(f"tar:{bucket}/*.tar")
+    batches = Batches(
+        source, ImageOnly(lambda image, rng: image.decode()), batch_size=4, seed=0, workers=workers
+    )
+    seen = np.concatenate([next(batches)["image"][:, 0] for _ in range(COUNT // 4)])
+    assert sorted(seen.tolist()) == list(range(COUNT))
+
+
+def test_folders_and_tables(bucket):
+    for i in range(4):
+        put(f"{bucket}/pictures/{'ab'[i % 2]}/{i}.png", encoded(i))
+    rows = "".join(f"pictures/{'ab'[i % 2]}/{i}.png,caption {i}\n" for i in range(4))
+    put(f"{bucket}/pairs.csv", f"path,caption\n{rows}".encode())
+    folder = open_source(f"folder:{bucket}/pictures")
+    assert [colour(folder[i]) for i in range(4)] == [0, 2, 1, 3]
+    assert folder.class_names == ["a", "b"]
+    table = open_source(f"table:{bucket}/pairs.csv")
+    assert [colour(table[i]) for i in range(4)] == [0, 1, 2, 3]
+    assert table[3]["captions"] == ["caption 3"]
+
+
+def test_absent_and_removed_files_are_named(bucket):
+    with pytest.raises(UserError, match=r"no file '.*absent.tar'"):
+        open_source(f"tar:{bucket}/absent.tar")
+    with pytest.raises(UserError, match="no file"):
+        open_source(f"tar:{bucket}-other/*.tar")
+    with pytest.raises(UserError, match="no image folder"):
+        open_source(f"folder:{bucket}/absent")
+    put(f"{bucket}/0.tar", shard(0, 4))
+    source = open_source(f"tar:{bucket}/0.tar")
+    fs, path = fsspec.core.url_to_fs(f"{bucket}/0.tar")
+    fs.rm(path)
+    with pytest.raises(UserError, match=r"0.tar"):
+        source[2]
