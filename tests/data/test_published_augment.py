@@ -14,6 +14,7 @@ from vit_jax.data.augment.operations import OPERATIONS, turn_hue
 from vit_jax.data.augment.policies import RandAugment
 from vit_jax.data.batches import Batches
 from vit_jax.data.examples import ImageOnly
+from vit_jax.data.jpeg import read_head
 from vit_jax.data.pictures import Encoded
 from vit_jax.errors import UserError
 
@@ -76,10 +77,47 @@ def test_crops_of_files_look_like_pillows(scale):
 def test_jpeg_is_read_at_reduced_scale_only_where_the_crop_allows():
     file = encoded()
     assert file.shape == (375, 500)
-    assert file.decode_reduced(1.0).shape == (375, 500, 3)
-    assert file.decode_reduced(0.51).shape == (375, 500, 3)
-    assert file.decode_reduced(0.5).shape == (188, 250, 3)
-    assert file.decode_reduced(0.01).shape == (47, 63, 3)
+    for scale, shape in ((1.0, (375, 500, 3)), (0.51, (375, 500, 3)), (0.5, (188, 250, 3))):
+        assert file.decode_reduced(scale, 375).shape == shape
+    assert file.decode_reduced(0.01, 375).shape == (47, 63, 3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.25, 0.125])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"restart_marker_rows": 1}],
+    ids=str,
+)
+def test_rows_below_the_crop_are_left_out_and_the_others_are_the_same(scale, options):
+    for picture in (PHOTO, PHOTO.convert("L")):
+        file = encoded(picture, **options)
+        whole = file.decode_reduced(scale, 375)
+        for rows in (1, 16, 101, 374, 375, 400):
+            part = file.decode_reduced(scale, rows)
+            assert len(part) >= min(rows * scale, len(whole))
+            np.testing.assert_array_equal(part, whole[: len(part)])
+            if not options.get("progressive"):
+                assert len(part) <= math.ceil(rows * scale)
+        # Without its end only Pillow reads it, and says what is missing.
+        with pytest.raises(UserError, match="truncated"):
+            Encoded(file.data[:-100], "cut.jpg").decode_reduced(scale, 100)
+
+
+def test_heads_of_jpegs_are_those_pillow_reads():
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    icc = bytes(range(256)) * 600  # in several segments, with 0xFF 0xDA in them
+    for options in ({}, {"icc_profile": icc}, {"comment": b"x" * 300}, {"progressive": True}):
+        for picture in (PHOTO, PHOTO.convert("L"), PHOTO.convert("CMYK")):
+            for more in ({}, {"exif": exif}):
+                head = read_head(encoded(picture, **options, **more).data)
+                assert (head.height, head.width) == (375, 500)
+                assert head.components == len(picture.getbands())
+                assert (head.has_exif, head.progressive) == (bool(more), "progressive" in options)
+    data = encoded().data
+    assert read_head(data[:2] + b"\xff\xff" + data[2:]).height == 375
+    assert read_head(encoded(format="PNG").data) is None
+    assert all(read_head(data[:n]) is None for n in range(150))
 
 
 def turned():

@@ -127,9 +127,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         stretch = self._dataset[self._consumed : _END]
         parts = stretch.batch(self.batch_size // count, batch_fn=_collate)
         dataset = parts[index::count]
-        # Threads wait for one another in Python code: two hide the reading, more only contend. With
-        # worker processes one each: their number says how many cores are used.
-        options = grain.ReadOptions(num_threads=1 if self._workers else 2, prefetch_buffer_size=4)
+        # Threads wait for one another in Python code: two hide the reading, more only contend. A
+        # worker process is ahead by its own buffer, and a thread in it only costs time.
+        options = grain.ReadOptions(num_threads=0 if self._workers else 2, prefetch_buffer_size=4)
         iterable = dataset.to_iter_dataset(options)
         if self._workers:
             # Grain reads absl flags when it starts workers; a notebook has not parsed any.

@@ -7,15 +7,14 @@ import math
 import os
 
 import numpy as np
-import simplejpeg
 from PIL import ExifTags, Image, ImageOps
 
+from vit_jax.data import jpeg
 from vit_jax.errors import UserError
 
 Picture = np.ndarray
 """Decoded: uint8 (H, W, 3), or (H, W, 4) with straight alpha."""
 
-_JPEG = b"\xff\xd8\xff"
 # What Pillow's plugins raise on damaged files, SyntaxError included.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
@@ -43,8 +42,8 @@ class Encoded:
         Raises:
           UserError: not a picture.
         """
-        if self._simple_jpeg is not None:
-            return self._simple_jpeg
+        if (head := self._jpeg) is not None:
+            return head.height, head.width
         try:
             with Image.open(io.BytesIO(self.data)) as picture:
                 turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
@@ -53,40 +52,32 @@ class Encoded:
             raise UserError(f"cannot read the picture {self.where}: {error}") from error
 
     @functools.cached_property
-    def _simple_jpeg(self) -> tuple[int, int] | None:
-        """Height and width of a JPEG, px; None for CMYK, EXIF that may turn it, other formats."""
-        # EXIF is among the first segments, and Pillow is slower but reads it.
-        if not self.data.startswith(_JPEG) or b"Exif\0" in self.data[: 1 << 16]:
-            return None
-        try:
-            height, width, space, _ = simplejpeg.decode_jpeg_header(self.data)
-        except ValueError:
-            return None
-        return (height, width) if space in ("YCbCr", "Gray", "RGB") else None
+    def _jpeg(self) -> jpeg.Head | None:
+        """The head of a JPEG; None for CMYK, EXIF that may turn it, and other formats."""
+        head = jpeg.read_head(self.data)
+        # Pillow is slower, but reads them.
+        return head if head and not head.has_exif and head.components in (1, 3) else None
 
-    def decode_reduced(self, scale: float) -> Picture:
-        """The whole picture, a JPEG at 1/2, 1/4 or 1/8 of its size where that is cheaper.
+    def decode_reduced(self, scale: float, rows: int) -> Picture:
+        """The picture; a JPEG at 1/2, 1/4 or 1/8 of its size and down to a row, if that will do.
 
         For training: the pixels are those of libjpeg-turbo's faster, slightly rougher arithmetic.
 
         Args:
           scale: the smallest share of the size that will do.
+          rows: how many, from above and at full size, are needed.
+
+        Returns:
+          As `decode`; all columns, ceil(width / factor), and ceil(rows / factor) rows or more.
 
         Raises:
           UserError: as `read_image`.
         """
-        if (size := self._simple_jpeg) is None:
+        if (head := self._jpeg) is None:
             return self.decode()
         factor = 2 ** min(3, max(0, math.floor(-math.log2(scale))))
         try:
-            return simplejpeg.decode_jpeg(
-                self.data,
-                fastdct=True,
-                fastupsample=True,
-                min_factor=factor,
-                min_height=math.ceil(size[0] / factor),
-                min_width=math.ceil(size[1] / factor),
-            )
+            return jpeg.decode_rows(self.data, head, min(rows, head.height), factor)
         except ValueError:  # Pillow decides what is too damaged, and says so.
             return self.decode()
 

@@ -59,10 +59,12 @@ class RandomResizedCrop:
     def __call__(self, image: Picture | Encoded, rng: np.random.Generator) -> Picture:
         shape = image.shape if isinstance(image, Encoded) else image.shape[:2]
         top, left, height, width = self.box(shape[0], shape[1], rng)
-        if isinstance(image, Encoded):
-            image = image.decode_reduced(self.output_size / min(height, width))
-        down, across = (found / whole for found, whole in zip(image.shape, shape, strict=False))
         bottom, right = top + height, left + width
+        if isinstance(image, Encoded):
+            # As many rows more as one may be off when the height is no multiple of the factor.
+            image = image.decode_reduced(self.output_size / min(height, width), bottom + 8)
+        factor = round(shape[1] / image.shape[1])
+        down, across = (math.ceil(whole / factor) / whole for whole in shape)
         part = image[
             round(top * down) : max(round(bottom * down), round(top * down) + 1),
             round(left * across) : max(round(right * across), round(left * across) + 1),
