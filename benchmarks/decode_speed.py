@@ -1,6 +1,6 @@
 """Reading, decoding and cropping JPEGs, beside open_clip's WebDataset pipeline and a Pillow loader.
 
-    pip install open_clip_torch webdataset   # without them open_clip's rows are left out
+    pip install open_clip_torch webdataset==0.2.86   # else open_clip's rows are left out
     python benchmarks/decode_speed.py [--scale 0.08]
 
 Tar shards of 500 x 375 JPEGs with captions, parts of scikit-learn's two photos; random resized crop
