@@ -54,8 +54,8 @@ def read_head(data: bytes) -> Head | None:
 def decode_rows(data: bytes, head: Head, rows: int, factor: int) -> np.ndarray:
     """The uppermost rows at 1 / `factor` of the size, in faster and slightly rougher arithmetic.
 
-    The rows below are not decoded: libjpeg is told a smaller height. So are all rows of a
-    progressive file, and of one without its end, which it has to judge.
+    The rows below are not decoded, since libjpeg is told a smaller height. Of a progressive file
+    all rows are decoded, and of one without its end, which libjpeg has to judge.
 
     Args:
       data: the file's bytes.
