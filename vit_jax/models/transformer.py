@@ -183,7 +183,7 @@ class Transformer(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ):
-        self.depth, self.scan = depth, scan
+        self.depth, self.scan, self.dtype = depth, scan, dtype
         self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
         self.max_drop_path = max_drop_path
 
@@ -206,6 +206,9 @@ class Transformer(nnx.Module):
             Tokens (B, N, D) and the outputs of all blocks (depth, B, N, D) or None.
         """
         graphdef, params = nnx.split(self.blocks)
+        # Once for the whole stack: a layer's gradients come in the compute type, and would be kept
+        # in float32 until the last layer has its own. Vectors, as those of norms, stay.
+        params = jax.tree.map(lambda p: p.astype(self.dtype) if p.ndim > 2 else p, params)
         # Linear rule of Huang et al. 2016: the deeper, the likelier dropped.
         rates = jnp.linspace(0.0, self.max_drop_path, self.depth)
         if self.max_drop_path == 0:
