@@ -41,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.compute.dtype = "bfloat16"
     config.compute.scan = False
+    config.compute.remat = "mlp"
     config.mesh.fsdp = 16  # one row of a 16 x 16 slice
     config.eval_batch_size = 2048
     config.checkpoint_percent = 1.0

@@ -51,7 +51,7 @@ def default_config(model: str) -> ConfigDict:
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # of activations: float32 or bfloat16; parameters: float32
     config.compute.scan = True  # scan the blocks (one trace) or unroll them
-    config.compute.remat = "none"  # kept for the backward pass: none (all), dots, full (least)
+    config.compute.remat = "none"  # recomputed in the backward pass: none, mlp, dots, full (most)
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that hold replicas; -1 takes what the others leave

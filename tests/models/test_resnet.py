@@ -391,6 +391,8 @@ def test_bad_input_is_named(case):
     module = case.model().bind(case.params)
     with pytest.raises(UserError, match="layer 4 does not exist: this tower has 4 stages"):
         module.features(case.reference["images"], (4,))
+    with pytest.raises(UserError, match="a ResNet has no MLP"):
+        case.model(remat="mlp").shapes()
     with pytest.raises(UserError, match=r"depths=\(1, 2\): expected 4 positive numbers"):
         dataclasses.replace(CONFIGS[case.family], depths=(1, 2))
 

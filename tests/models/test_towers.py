@@ -130,6 +130,7 @@ def loss_and_grads(model, params):
     "execution",
     [
         {"scan": False},
+        {"remat": "mlp"},
         {"remat": "dots"},
         {"remat": "full"},
         {"scan": False, "remat": "full"},
@@ -145,6 +146,16 @@ def test_execution_changes_nothing(execution):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected
     )
+
+
+def test_each_policy_keeps_less_than_the_one_before():
+    def kept(remat):
+        model = ModelDef("vit", IMAGE, remat=remat)
+        params = random_params(model)
+        _, backward = jax.vjp(lambda p: model.bind(p)(images()), params)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(backward))
+
+    assert kept("none") > kept("mlp") > kept("dots") > kept("full")
 
 
 def test_a_block_is_traced_once_whatever_the_depth():

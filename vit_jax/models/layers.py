@@ -38,10 +38,12 @@ def _weights_results(primitive: Any, *args: Any, **params: Any) -> bool:
     return is_convolution or matmuls(primitive, *args, **params)
 
 
-# What a block keeps for the backward pass. `dots` keeps the results of matmuls with weights and
-# recomputes the rest, attention's (N, N) matrix included; `full` keeps the block's input alone.
+# What a block keeps for the backward pass. `mlp` recomputes the MLP's norm and activation, see
+# `mlp_branch`; `dots` keeps the results of matmuls with weights and recomputes the rest, the (N, N)
+# matrix of attention included; `full` keeps the block's input alone.
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "none": None,
+    "mlp": None,
     "dots": _weights_results,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -316,3 +318,20 @@ class Mlp(nnx.Module):
             return self.fc2(self.activation(hidden))
         hidden = constrain(self.fc1(x.reshape(-1, x.shape[-1])), "batch", "mlp")
         return self.fc2(self.activation(hidden)).reshape(x.shape)
+
+
+def mlp_branch(norm: nnx.LayerNorm, mlp: Mlp, x: jax.Array, *, recompute: bool) -> jax.Array:
+    """mlp(norm(x)); with `recompute` the backward pass has its matmuls' results alone.
+
+    Left to itself, XLA keeps the normalised tokens too: for SigLIP B/16 on a TPU v5e 0.6 GiB, which
+    saves 6% of the step's time.
+    """
+    if not recompute:
+        return mlp(norm(x))
+    graphdef, params = nnx.split((norm, mlp))
+
+    def apply(x: jax.Array, params: nnx.State) -> jax.Array:
+        norm, mlp = nnx.merge(graphdef, params)
+        return mlp(norm(x))
+
+    return jax.checkpoint(apply, policy=REMAT_POLICIES["dots"])(x, params)

@@ -163,6 +163,8 @@ class Stage(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.num_rest, self.scan = depth - 1, scan
+        if remat == "mlp":
+            raise UserError("a ResNet has no MLP: set config.compute.remat to none, dots or full")
         self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
         self.first = Bottleneck(in_channels, width, stride, style, dtype=dtype, rngs=rngs)
 

@@ -19,6 +19,7 @@ from vit_jax.models.layers import (
     drop_path,
     layer_norm,
     metadata,
+    mlp_branch,
     stack_blocks,
 )
 from vit_jax.models.partitioning import constrain
@@ -137,8 +138,8 @@ class WindowAttention(nnx.Module):
 class SwinBlock(nnx.Module):
     """Pre-norm block: x + attention(norm(x)) within windows, then x + mlp(norm(x))."""
 
-    def __init__(self, config: StageConfig, *, dtype: Any, rngs: nnx.Rngs):
-        width = config.width
+    def __init__(self, config: StageConfig, *, recompute_mlp: bool, dtype: Any, rngs: nnx.Rngs):
+        width, self.recompute_mlp = config.width, recompute_mlp
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
         self.norm1 = layer_norm(width, **norm)
         self.attention = WindowAttention(
@@ -161,7 +162,8 @@ class SwinBlock(nnx.Module):
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = constrain(x, "batch", "height", "width", "embed")
         x = x + drop_path(self.attention(self.norm1(x), windows), drop_rate, keys[0])
-        x = x + drop_path(self.mlp(self.norm2(x)), drop_rate, keys[1])
+        branch = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
+        x = x + drop_path(branch, drop_rate, keys[1])
         return constrain(x, "batch", "height", "width", "embed")
 
 
@@ -217,7 +219,7 @@ class Stage(nnx.Module):
             )
 
         def make_block(key: jax.Array) -> SwinBlock:
-            return SwinBlock(config, dtype=dtype, rngs=nnx.Rngs(key))
+            return SwinBlock(config, recompute_mlp=remat == "mlp", dtype=dtype, rngs=nnx.Rngs(key))
 
         self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), config.depth))
 

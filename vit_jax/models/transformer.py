@@ -19,6 +19,7 @@ from vit_jax.models.layers import (
     drop_path,
     layer_norm,
     metadata,
+    mlp_branch,
     stack_blocks,
 )
 from vit_jax.models.partitioning import constrain, laid_out
@@ -123,11 +124,19 @@ class LayerScale(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: BlockConfig, *, depth: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: BlockConfig,
+        *,
+        depth: int,
+        recompute_mlp: bool = False,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
         width = config.width
         init = lookup(BLOCK_INITS, config.weight_init, "weight_init")(width, depth)
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
-        self.layer_scale = config.layer_scale > 0
+        self.layer_scale, self.recompute_mlp = config.layer_scale > 0, recompute_mlp
         self.norm1 = layer_norm(width, **norm)
         self.attention = Attention(
             width,
@@ -160,7 +169,7 @@ class Block(nnx.Module):
         x = laid_out(constrain(x, "batch", "length", "embed"))
         branch = self.attention(self.norm1(x))
         x = x + drop_path(self.scale1(branch) if self.layer_scale else branch, drop_rate, keys[0])
-        branch = self.mlp(self.norm2(x))
+        branch = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
         x = x + drop_path(self.scale2(branch) if self.layer_scale else branch, drop_rate, keys[1])
         return laid_out(constrain(x, "batch", "length", "embed"))
 
@@ -188,7 +197,13 @@ class Transformer(nnx.Module):
         self.max_drop_path = max_drop_path
 
         def make_block(key: jax.Array) -> Block:
-            return Block(config, depth=depth, dtype=dtype, rngs=nnx.Rngs(key))
+            return Block(
+                config,
+                depth=depth,
+                recompute_mlp=remat == "mlp",
+                dtype=dtype,
+                rngs=nnx.Rngs(key),
+            )
 
         self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), depth))
 
