@@ -104,6 +104,9 @@ def test_suggestions(plan):
         "--config.batch_size",
         "--config.mesh.fsdp",
     ]
+    split = dataclasses.replace(over, grad_accum_steps=8, remat="mlp")
+    assert report.suggestions(split)[0].startswith("--config.compute.remat=dots:")
+    assert report.suggestions(split)[1].startswith("--config.grad_accum_steps=16:")
     assert "NO" in report.table(dataclasses.replace(over, mesh={"data": 8, "fsdp": 1}))
 
 

@@ -70,6 +70,7 @@ def make_plan(config: ConfigDict, where: Slice) -> Plan:
         mesh=dict(mesh.shape),
         batch_size=config.batch_size,
         remat=config.compute.remat,
+        grad_accum_steps=config.grad_accum_steps,
         hbm_bytes=hbm_bytes,
         **_memory(compiled, error, hbm_bytes),
         parameter_bytes=local_bytes(program.abstract.params),

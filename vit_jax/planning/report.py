@@ -18,6 +18,7 @@ class Plan:
         mesh: axis -> size.
         batch_size: global.
         remat: policy that was compiled.
+        grad_accum_steps: parts in which the batch goes through the towers.
         fits: whether it compiles within the memory; None on CPU devices, which have no limit.
         hbm_bytes: a device's memory.
         peak_hbm_bytes: arguments, temporaries, outputs that reuse no argument, and the program.
@@ -49,6 +50,7 @@ class Plan:
     mesh: dict[str, int]
     batch_size: int
     remat: str
+    grad_accum_steps: int
     fits: bool | None
     hbm_bytes: int | None
     peak_hbm_bytes: int | None
@@ -166,10 +168,10 @@ def suggestions(plan: Plan) -> list[str]:
     if plan.fits is False:
         tips = []
         if plan.remat != "full":
-            tips.append(
-                f"--config.compute.remat={'dots' if plan.remat == 'none' else 'full'}: keeps less"
-            )
-        tips.append("--config.grad_accum_steps=2: half the activations, all negatives kept")
+            less = "full" if plan.remat == "dots" else "dots"
+            tips.append(f"--config.compute.remat={less}: keeps less")
+        parts = 2 * plan.grad_accum_steps
+        tips.append(f"--config.grad_accum_steps={parts}: half the activations, all negatives kept")
         if plan.batch_size // shards > 1:
             half = plan.batch_size // shards // 2 * shards
             tips.append(f"--config.batch_size={half}")
