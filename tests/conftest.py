@@ -1,7 +1,9 @@
 """Shared by all tests: eight simulated devices, one compilation cache, a tiny recipe."""
 
+import atexit
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 
@@ -17,11 +19,12 @@ os.environ["XLA_FLAGS"] = (
     "--xla_cpu_collective_call_terminate_timeout_seconds=300 "
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-# One compilation cache for all workers of a run and its subprocesses.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "vit_jax_test_cache")
-)
+# One compilation cache for all workers of a run and its subprocesses, which inherit the variable. A
+# new one each run: a program of simulated devices that is loaded from disk may wait for ever.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vit_jax_test_cache_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import pytest
