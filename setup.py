@@ -73,8 +73,8 @@ setuptools.setup(
         "parity": ["torch", "timm", "open_clip_torch", "transformers"],
         "docs": ["matplotlib"],
         # Data in buckets, and tables of pictures in Parquet.
-        "gcs": ["gcsfs"],
-        "s3": ["s3fs"],
+        "gcs": ["gcsfs>=2025.1"],
+        "s3": ["s3fs>=2025.1"],
         # Local servers of both, for tests/data/test_buckets.py.
         "buckets": [
             "gcp-storage-emulator",

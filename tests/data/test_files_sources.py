@@ -1,4 +1,4 @@
-"""Sources read from files: tar shards, tables, ArrayRecord, TFDS, mixtures."""
+"""Sources read from files: tar shards, tables, ArrayRecord, TFDS, mixtures; also from memory://."""
 
 import io
 import json

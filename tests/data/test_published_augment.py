@@ -78,8 +78,9 @@ def test_jpeg_is_read_at_reduced_scale_only_where_the_crop_allows():
     file = encoded()
     assert file.shape == (375, 500)
     for scale, shape in ((1.0, (375, 500, 3)), (0.51, (375, 500, 3)), (0.5, (188, 250, 3))):
-        assert file.decode_reduced(scale, 375).shape == shape
-    assert file.decode_reduced(0.01, 375).shape == (47, 63, 3)
+        assert file.decode_reduced(scale, 375)[0].shape == shape
+    assert file.decode_reduced(0.01, 375)[0].shape == (47, 63, 3)
+    assert [file.decode_reduced(s, 375)[1] for s in (1.0, 0.51, 0.5, 0.01)] == [1, 1, 2, 8]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25, 0.125])
@@ -91,9 +92,9 @@ def test_jpeg_is_read_at_reduced_scale_only_where_the_crop_allows():
 def test_rows_below_the_crop_are_left_out_and_the_others_are_the_same(scale, options):
     for picture in (PHOTO, PHOTO.convert("L")):
         file = encoded(picture, **options)
-        whole = file.decode_reduced(scale, 375)
+        whole, _ = file.decode_reduced(scale, 375)
         for rows in (1, 16, 101, 374, 375, 400):
-            part = file.decode_reduced(scale, rows)
+            part, _ = file.decode_reduced(scale, rows)
             assert len(part) >= min(rows * scale, len(whole))
             np.testing.assert_array_equal(part, whole[: len(part)])
             if not options.get("progressive"):

@@ -198,7 +198,13 @@ def expected_grads():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "execution",
-    [{"scan": False}, {"remat": "mlp"}, {"remat": "dots"}, {"scan": False, "remat": "full"}],
+    [
+        {"scan": False},
+        {"remat": "mlp"},
+        {"remat": "dots"},
+        {"remat": "full"},
+        {"scan": False, "remat": "full"},
+    ],
 )
 def test_execution_changes_nothing(expected_grads, execution):
     """Scanned or unrolled, kept or recomputed: loss and gradients agree, stochastic depth too."""

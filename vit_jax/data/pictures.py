@@ -58,7 +58,7 @@ class Encoded:
         # Pillow is slower, but reads them.
         return head if head and not head.has_exif and head.components in (1, 3) else None
 
-    def decode_reduced(self, scale: float, rows: int) -> Picture:
+    def decode_reduced(self, scale: float, rows: int) -> tuple[Picture, int]:
         """The picture; a JPEG at 1/2, 1/4 or 1/8 of its size and down to a row, if that will do.
 
         For training: the pixels are those of libjpeg-turbo's faster, slightly rougher arithmetic.
@@ -68,18 +68,19 @@ class Encoded:
           rows: how many, from above and at full size, are needed.
 
         Returns:
-          As `decode`; all columns, ceil(width / factor), and ceil(rows / factor) rows or more.
+          The picture as `decode`, all columns, ceil(width / factor), and ceil(rows / factor) rows
+          or more; and the factor, 1, 2, 4 or 8.
 
         Raises:
           UserError: as `read_image`.
         """
         if (head := self._jpeg) is None:
-            return self.decode()
+            return self.decode(), 1
         factor = 2 ** min(3, max(0, math.floor(-math.log2(scale))))
         try:
-            return jpeg.decode_rows(self.data, head, min(rows, head.height), factor)
+            return jpeg.decode_rows(self.data, head, min(rows, head.height), factor), factor
         except ValueError:  # Pillow decides what is too damaged, and says so.
-            return self.decode()
+            return self.decode(), 1
 
 
 def read_image(source: str | os.PathLike[str] | bytes, where: str = "") -> Picture:

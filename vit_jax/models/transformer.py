@@ -129,7 +129,7 @@ class Block(nnx.Module):
         config: BlockConfig,
         *,
         depth: int,
-        recompute_mlp: bool = False,
+        recompute_mlp: bool,
         dtype: Any,
         rngs: nnx.Rngs,
     ):

@@ -60,10 +60,11 @@ class RandomResizedCrop:
         shape = image.shape if isinstance(image, Encoded) else image.shape[:2]
         top, left, height, width = self.box(shape[0], shape[1], rng)
         bottom, right = top + height, left + width
+        factor = 1
         if isinstance(image, Encoded):
             # As many rows more as one may be off when the height is no multiple of the factor.
-            image = image.decode_reduced(self.output_size / min(height, width), bottom + 8)
-        factor = round(shape[1] / image.shape[1])
+            scale = self.output_size / min(height, width)
+            image, factor = image.decode_reduced(scale, bottom + 8)
         down, across = (math.ceil(whole / factor) / whole for whole in shape)
         part = image[
             round(top * down) : max(round(bottom * down), round(top * down) + 1),
