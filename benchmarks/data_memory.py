@@ -21,8 +21,8 @@ from tar_pairs import add_pair
 
 from vit_jax import cli
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.batches import Batches
 from vit_jax.data.examples import ImageOnly
+from vit_jax.data.loader import Batches
 from vit_jax.data.sources import open_source
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to read.", lower_bound=1000)

@@ -32,8 +32,8 @@ from tar_pairs import add_pair
 from vit_jax import cli
 from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.augment.geometry import RandomResizedCrop
-from vit_jax.data.batches import Batches
 from vit_jax.data.examples import ImageText
+from vit_jax.data.loader import Batches
 from vit_jax.data.sources import open_source
 from vit_jax.data.tokenizers import make_tokenizer
 
@@ -137,7 +137,7 @@ def measure(pipeline: str, folder: pathlib.Path, workers: int) -> float:
 
 
 def write_shards(folder: pathlib.Path) -> None:
-    """Parts of two photos, quality 90."""
+    """Microbatches of two photos, quality 90."""
     photos, rng = load_sample_images().images, np.random.default_rng(0)
     for shard in range(_COUNT):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:

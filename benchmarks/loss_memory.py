@@ -33,7 +33,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vit_jax.objectives.contrastive_loss import FORMS, KINDS, contrastive_loss
+from vit_jax.objectives.contrastive.loss import FORMS, KINDS, contrastive_loss
 
 MB = 1e6
 

@@ -26,7 +26,7 @@ def main() -> None:
     """Alternates steps with and without a save, and prints their times."""
     from timed_step import TimedStep
 
-    from vit_jax.training.checkpoints import Checkpoints, Retention
+    from vit_jax.checkpoint.manager import Checkpoints, Retention
 
     step = TimedStep(_CONFIG.value)
     for _ in range(3):

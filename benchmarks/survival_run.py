@@ -34,7 +34,7 @@ def recipe() -> ConfigDict:
     config.model.update(
         image_size=8, patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=32, num_classes=10
     )
-    config.preprocess.crop_pct = 1.0
+    config.preprocess.crop_fraction = 1.0
     config.data.train = "digits:train"
     config.batch_size = BATCH
     config.total_steps = STEPS
@@ -129,7 +129,7 @@ def _rows(images: jax.Array) -> np.ndarray:
 
 
 def digest(image: np.ndarray) -> str:
-    """A picture's name, from its bytes."""
+    """An image's name, from its bytes."""
     return hashlib.sha1(np.ascontiguousarray(image).tobytes()).hexdigest()[:12]
 
 

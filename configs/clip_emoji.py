@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = default_config(model="clip_vit_emoji")
 
     config.data.train = "emoji:train"
-    config.data.one_per = ("name", "toned")
+    config.data.group_by = ("name", "toned")
     config.data.templates = TEMPLATES
     config.data.augment = (
         "background(white=0.4)"

@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The published recipe; sharded for a pod."""
     config = default_config(model="clip_vit_l14")
 
-    # Yours to set: pictures and captions. No such data set can be had offline.
+    # Yours to set: images and captions. No such data set can be had offline.
     config.data.train = "folder:/data/laion"
     config.data.workers = 16
     config.batch_size = 32768

@@ -1,10 +1,10 @@
 """FLIP ViT-L/16 (Li et al. 2023): CLIP of which every second patch is left out.
 
 Published: zero-shot on ImageNet 74.3% after 32 epochs of LAION-400M and a short tuning on whole
-pictures: --config.init.weights=DIR --config.model.image.patch_dropout=0 --config.total_epochs=0.32.
+images: --config.init.weights=DIR --config.model.image.patch_dropout=0 --config.total_epochs=0.32.
 The authors' text tower reads WordPiece, ours CLIP's tokens.
 
-The paper's figure 1 has hours on 256 cores of TPU v3.
+The paper's metric 1 has hours on 256 cores of TPU v3.
 
 Planned for a slice of TPU v5e, 16x16:
 

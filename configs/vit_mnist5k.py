@@ -11,7 +11,7 @@ from vit_jax.config import default_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A tiny DeiT, changed for pictures of 28 px."""
+    """A tiny DeiT, changed for images of 28 px."""
     config = default_config(model="deit_ti16")
     config.model.update(
         image_size=28,
@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
         num_classes=10,
         drop_path=0.1,
     )
-    config.preprocess.crop_pct = 1.0
+    config.preprocess.crop_fraction = 1.0
 
     config.data.train = "mnist5k:train"
     config.data.augment = "affine(rotate=12, scale=(0.85, 1.15), shear=0.15, shift=0.08)"

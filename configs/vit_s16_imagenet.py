@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The published recipe."""
     config = default_config(model="vit_s16")
     config.model.update(class_token=False, pool="mean", position_init="sincos")
-    config.preprocess.crop_pct = 0.875
+    config.preprocess.crop_fraction = 0.875
 
     config.data.train = "tfds:imagenet2012:train[:99%]"
     config.data.augment = (

@@ -100,7 +100,7 @@ def test_a_picture_of_ones_own(trained, tmp_path):
 
 
 def test_a_folder_of_ones_own(trained, tmp_path):
-    """Training pictures with their names: the model knows some of them."""
+    """Training images with their names: the model knows some of them."""
     source = open_source("emoji:train")
     lines = []
     for i in range(0, 400, 20):

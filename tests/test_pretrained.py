@@ -11,7 +11,7 @@ from PIL import Image
 
 import vit_jax
 from vit_jax.errors import UserError
-from vit_jax.models import consumers
+from vit_jax.models.clip import consumers
 from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vit_jax.weights import save_weights
 
@@ -127,7 +127,7 @@ def test_weights_that_carry_their_description(tmp_path):
     images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
     np.testing.assert_allclose(found(images), model(images), rtol=1e-5, atol=1e-5)
     assert found.spec.preprocess == Preprocess(
-        crop_pct=224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD
+        crop_fraction=224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
 
 

@@ -1,4 +1,4 @@
-"""The report of runs: what differs, the last figures, the curves."""
+"""The report of runs: what differs, the last metrics, the curves."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.errors import UserError
-from vit_jax.report import config_rows, figure_rows, plot_curves, read_run, report, table
+from vit_jax.report import config_rows, metric_rows, plot_curves, read_run, report, table
 
 
 def write_run(folder, config, rows):
@@ -32,8 +32,8 @@ def runs(tmp_path):
 def test_tables(runs):
     read = [read_run(path) for path in runs]
     assert config_rows(read) == [["data.train", "-", "x"], ["optim.lr", "0.1", "0.2"]]
-    assert figure_rows(read) == [["loss", "2.0000", "0.00012"], ["probe/top1", "0.2500", "-"]]
-    assert table("last", read, figure_rows(read)).splitlines() == [
+    assert metric_rows(read) == [["loss", "2.0000", "0.00012"], ["probe/top1", "0.2500", "-"]]
+    assert table("last", read, metric_rows(read)).splitlines() == [
         "last             a        b",
         "loss        2.0000  0.00012",
         "probe/top1  0.2500        -",

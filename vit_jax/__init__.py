@@ -9,6 +9,6 @@ def __getattr__(name: str) -> Any:
     # On demand, so that a command answers a mistyped flag before it imports JAX.
     if name not in __all__:
         raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
-    from vit_jax import pretrained
+    from vit_jax.pretrained import model as pretrained
 
     return getattr(pretrained, name)

@@ -96,8 +96,8 @@ def _fail(message: str) -> None:
     sys.exit(EXIT_USER_ERROR)
 
 
-def print_figures(figures: dict[str, float]) -> None:
-    """Prints figures as a table on stdout, once however many processes there are."""
+def print_metrics(figures: dict[str, float]) -> None:
+    """Prints metrics as a table on stdout, once however many processes there are."""
     import jax
 
     if jax.process_index():
@@ -108,7 +108,7 @@ def print_figures(figures: dict[str, float]) -> None:
 
 
 def print_json(figures: dict[str, float]) -> None:
-    """Prints figures as one JSON object on stdout, once however many processes there are."""
+    """Prints metrics as one JSON object on stdout, once however many processes there are."""
     import jax
 
     if not jax.process_index():

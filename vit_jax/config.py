@@ -62,15 +62,15 @@ def default_config(model: str) -> ConfigDict:
     config.data = ConfigDict()
     config.data.train = ""  # source, as emoji:train or tar:/path/*.tar; see data/sources
     config.data.augment = ""  # transforms separated by |, as flip|randaugment; see data/augment
-    # Views of a picture in a batch, each augmented on its own (Hoffer et al. 2020); an epoch has as
-    # many examples as before, of fewer pictures.
+    # Views of an image in a batch, each augmented on its own (Hoffer et al. 2020); an epoch has as
+    # many examples as before, of fewer images.
     config.data.repeats = 1
     config.data.templates = ("{}",)  # one is drawn for each caption
     # An epoch takes every example, or, with names of fields, one of each combination of their
-    # values, drawn at random: ("name",) balances names with few and with many pictures.
-    config.data.one_per = ()
-    # Share of examples that may be broken, of at least 1,000 read; each is named and passed over.
-    config.data.max_broken = 0.01
+    # values, drawn at random: ("name",) balances names with few and with many images.
+    config.data.group_by = ()
+    # Fraction of examples that may be broken, of at least 1,000 read; each is named and passed over.
+    config.data.max_broken_fraction = 0.01
     config.data.workers = 0  # processes that read and augment; 0 uses threads of this one
 
     config.batch_size = 0  # global, examples a step
@@ -92,7 +92,7 @@ def default_config(model: str) -> ConfigDict:
     config.objective.distillation = "hard"  # hard or soft, see objectives/distillation.py
     config.objective.distillation_alpha = 0.5  # weight of the teacher's loss
     config.objective.distillation_temperature = 3.0  # of soft distillation
-    config.objective.mask_ratio = 0.75  # masked_reconstruction: share of patches hidden
+    config.objective.mask_ratio = 0.75  # masked_reconstruction: fraction of patches hidden
     config.objective.normalize_pixels = True  # ... whether each patch's target is normalised
 
     config.init = ConfigDict()  # of the first parameters, for fine-tuning
@@ -142,7 +142,7 @@ def default_config(model: str) -> ConfigDict:
     config.checkpoint_percent = 10.0
     config.keep_checkpoints = 2  # newest ones kept
     config.keep_every_steps = 0  # and those of multiples of this many steps; 0 for none
-    config.keep_best = ""  # and the one with the highest of this figure, as zeroshot/x/top1
+    config.keep_best = ""  # and the one with the highest of this metric, as zeroshot/x/top1
     # A loss or gradient that is not finite: stop with a dump; skip the update; rollback to the
     # newest checkpoint and on from there without that batch.
     config.non_finite = "stop"

@@ -30,7 +30,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing output."
 
 def main() -> None:
     """Reads, checks, writes under a temporary name and renames."""
-    from vit_jax.weights import native, save_weights
+    from vit_jax.pretrained import native
+    from vit_jax.weights import save_weights
     from vit_jax.weights.formats import FORMATS
 
     _check_flags()
@@ -63,7 +64,7 @@ def _check_flags() -> None:
 
 def _run(workdir: str) -> tuple[Any, Any, Any]:
     """Model, parameters and `ModelSpec` of a run's checkpoint."""
-    from vit_jax.training.restore import restore
+    from vit_jax.evaluation import restore
 
     run = restore(workdir, step=_STEP.value)
     return run.model, run.params, run.spec
@@ -71,7 +72,7 @@ def _run(workdir: str) -> tuple[Any, Any, Any]:
 
 def _file(path: str) -> tuple[Any, Any, Any]:
     """Model, parameters and, where it is known, the `ModelSpec` of a file of weights."""
-    from vit_jax.models.functional import ModelDef
+    from vit_jax.models.definition import ModelDef
     from vit_jax.weights import load_weights
 
     family, architecture, spec = _model(path)
@@ -82,7 +83,8 @@ def _file(path: str) -> tuple[Any, Any, Any]:
 def _model(path: str) -> tuple[str, Any, Any]:
     """Family, architecture and, where it is known, the whole `ModelSpec` of the input."""
     from vit_jax.models.registry import model_spec
-    from vit_jax.weights import native, read_architecture
+    from vit_jax.pretrained import native
+    from vit_jax.weights import read_architecture
 
     if _MODEL.value:
         spec = model_spec(_MODEL.value)

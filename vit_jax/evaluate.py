@@ -7,16 +7,16 @@ What is evaluated:
     --model NAME                       a registered model with fresh parameters, to compare with
 
 On what:
-    nothing more                       the evaluations of the run's config; their figures equal
+    nothing more                       the evaluations of the run's config; their metrics equal
                                        those that training wrote at that step
     --evals FILE.py                    the blocks that its get_evals() returns
     --datasets pets,vtab/*,imagenet=folder:/data/val [--evaluators zeroshot,probe]
                                        data sets by name, see vit_jax/evaluators/datasets.py
-    --images DIR [--names FILE]        zero-shot accuracy on pictures of your own: one sub-folder a
+    --images DIR [--names FILE]        zero-shot accuracy on images of your own: one sub-folder a
                                        class, or a names file with lines `file.png<TAB>label`
-    --image FILE --labels "a cat,a dog"  probabilities of your labels for one picture
+    --image FILE --labels "a cat,a dog"  probabilities of your labels for one image
 
-Figures are printed as a table, or with --json as one object; --output DIR adds a line for each
+Metrics are printed as a table, or with --json as one object; --output DIR adds a line for each
 evaluation to evaluations.jsonl there, and TensorBoard files. With --cache DIR features stay on
 disk: a command that was stopped goes on where it was, and the next one on the same weights and data
 starts from them.
@@ -60,9 +60,9 @@ _SUBJECTS = (_EVALS, _DATASETS, _IMAGES, _IMAGE)
 def main() -> None:
     """Evaluates what the flags ask for and prints it."""
     labels = _check_flags()
+    from vit_jax import evaluation as restore
     from vit_jax.evaluators.results import Results
     from vit_jax.parallel import processes
-    from vit_jax.training import restore
 
     evals = _read_evals(_EVALS.value) if _EVALS.value else None
     processes.start()
@@ -93,7 +93,7 @@ def main() -> None:
     if _JSON.value:
         cli.print_json(figures)
     else:
-        cli.print_figures(figures)
+        cli.print_metrics(figures)
 
 
 def _blocks(opened: Any) -> dict[str, Any]:

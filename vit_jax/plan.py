@@ -2,7 +2,7 @@
 
 Compiles the very step that trains for a TPU slice that is not there (`pip install 'vit_jax[plan]'`,
 no TPU) and prints whether it fits, memory, FLOPs, the compiler's estimate of the time, and what the
-devices send to each other. docs/plan.md explains the figures.
+devices send to each other. docs/plan.md explains the metrics.
 
     --topology NAME    v4:2x2x2, v5e:16x16, v5p:4x4x4, v6e:8x8, tpu7x:2x2x2; cpu-8 for 8 simulated
                        CPU devices, without libtpu and without estimates of time

@@ -1,7 +1,7 @@
 """Compares runs: python -m vit_jax.report RUN [RUN ...] [--plots DIR]
 
-Prints which config keys differ and the last value of every figure, side by side. With `--plots`,
-also draws every figure over the steps of training into `DIR/curves.png` (extra [docs]).
+Prints which config keys differ and the last value of every metric, side by side. With `--plots`,
+also draws every metric over the steps of training into `DIR/curves.png` (extra [docs]).
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Run:
     Attributes:
         name: of the folder.
         config: key -> value, nested keys joined by ".".
-        curves: figure -> (steps, values), in the order of training.
+        curves: metric -> (steps, values), in the order of training.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The last value of every figure."""
+        """The last value of every metric."""
         return {name: values[-1] for name, (_, values) in self.curves.items()}
 
 
@@ -50,7 +50,7 @@ def read_run(workdir: str | pathlib.Path) -> Run:
         UserError: the folder is not that of a run, or its metrics cannot be read.
     """
     # Imports JAX, which a mistyped folder need not wait for.
-    from vit_jax.training.workdir import load_config
+    from vit_jax.workdir import load_config
 
     path = pathlib.Path(workdir)
     config = traverse_util.flatten_dict(load_config(path).to_dict(), sep=".")
@@ -88,8 +88,8 @@ def config_rows(runs: Sequence[Run]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def figure_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """The last value of every figure in each run, in the order of their first appearance."""
+def metric_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """The last value of every metric in each run, in the order of their first appearance."""
     names = dict.fromkeys(name for run in runs for name in run.curves)
     return [
         [name, *(_number(run.figures[name]) if name in run.figures else _ABSENT for run in runs)]
@@ -114,7 +114,7 @@ def table(title: str, runs: Sequence[Run], rows: Sequence[Sequence[str]]) -> str
 
 
 def plot_curves(runs: Sequence[Run], path: pathlib.Path) -> None:
-    """Draws every figure that some run has at two steps or more, all runs in one panel.
+    """Draws every metric that some run has at two steps or more, all runs in one panel.
 
     Args:
         runs: to compare.
@@ -161,7 +161,7 @@ def report(workdirs: Sequence[str], plots: str | None) -> None:
     runs = [read_run(workdir) for workdir in workdirs]
     if len(runs) > 1:
         print(table("config", runs, config_rows(runs)), end="\n\n")
-    print(table("last figures", runs, figure_rows(runs)))
+    print(table("last figures", runs, metric_rows(runs)))
     if plots is not None:
         path = pathlib.Path(plots) / "curves.png"
         plot_curves(runs, path)

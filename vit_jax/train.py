@@ -17,14 +17,14 @@ flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    """Trains and prints the last figures."""
+    """Trains and prints the last metrics."""
     # JAX is imported once the flags are known to be right: a typo is answered at once.
     from vit_jax.parallel import processes
     from vit_jax.training.loop import train
 
     processes.start()
     figures = train(_CONFIG.value, _WORKDIR.value)
-    cli.print_figures(figures)
+    cli.print_metrics(figures)
 
 
 if __name__ == "__main__":

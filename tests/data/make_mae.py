@@ -4,8 +4,8 @@
 
 The original (github.com/facebookresearch/mae, models_mae.py) is no package and asks for an old
 timm. `MaskedAutoencoder` has its names and its order of operations, from timm's blocks of today.
-Under `reference.`: images (B, H, W, 3) and noise (B, N); of whole pictures the outputs of all
-blocks and the pooled class token; latent, pixels and mask of pictures of which a quarter is shown.
+Under `reference.`: images (B, H, W, 3) and noise (B, N); of whole images the outputs of all
+blocks and the pooled class token; latent, pixels and mask of images of which a quarter is shown.
 """
 
 import functools
@@ -63,7 +63,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * 3)
 
     def encode(self, images: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
-        """Tokens (B, 1 + K, D) of pictures (B, 3, H, W) of which (B, K) patches are shown."""
+        """Tokens (B, 1 + K, D) of images (B, 3, H, W) of which (B, K) patches are shown."""
         x = self.patch_embed(images) + self.pos_embed[:, 1:]
         if shown is not None:
             x = torch.gather(x, 1, shown[..., None].expand(-1, -1, x.shape[-1]))

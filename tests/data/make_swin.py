@@ -10,11 +10,11 @@ them there are, under `reference.`: images (2, H, W, 3), float16 for size; stage
 (2, h, w, C), channels last; pooled (2, D); logits (2, classes). The same for other sizes, under
     reference.fitted.        44 x 60, by timm's model created for that size: maps that the window
                              does not divide, an odd map to merge, shifts in both stages;
-    reference.fixed.         the same pictures by timm's model created for 32 px with
+    reference.fixed.         the same images by timm's model created for 32 px with
                              `dynamic_img_size`: no shift in the second stage;
     reference.fitted_small.  20 x 32, created for that size: a window of 3 x 4, whose bias table is
                              resized;
-    reference.fixed_small.   the same pictures with `dynamic_img_size`: windows are padded.
+    reference.fixed_small.   the same images with `dynamic_img_size`: windows are padded.
 `reference.table.geometric` and `reference.table.bicubic` are the bias table of the first block
 resized from a window of 4 x 4 to one of 6 x 3, by timm's function and by torch with antialias.
 """

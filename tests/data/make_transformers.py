@@ -156,7 +156,7 @@ def tower(model: nn.Module, images: torch.Tensor) -> Tensors:
 
 
 def autoencoder(model: nn.Module, images: torch.Tensor) -> Tensors:
-    """MAE: predictions, and the encoder's blocks on whole pictures."""
+    """MAE: predictions, and the encoder's blocks on whole images."""
     count = model.vit.embeddings.patch_embeddings.num_patches
     noise = torch.rand((2, count), generator=torch.Generator().manual_seed(3))
     output = model(images, noise=noise)

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.preprocess import composite, normalize, preprocess
 from vit_jax.errors import UserError
+from vit_jax.inputs import composite, normalize, preprocess
 
 FULL = "background|affine|color_shift(shade=0.1)|cutout(0.9)"
 
@@ -55,7 +55,7 @@ def test_affine_scale_and_shift_act_as_said():
 
 
 def test_color_shift_moments():
-    """Uniform factors: the mean picture stays, the spread is that of the ranges."""
+    """Uniform factors: the mean image stays, the spread is that of the ranges."""
     grey = np.full((8, 8, 3), 128, np.uint8)
     jitter = "color_shift(hue=0, saturation=0, contrast=0, grey=0, brightness=0.2)"
     augment = parse_augmentation(jitter, size=8)

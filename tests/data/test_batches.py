@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.data.batches import Batches
+from vit_jax.data.loader import Batches
 from vit_jax.errors import UserError
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from test_files_sources import COUNT, colour, encoded, shard
 
-from vit_jax.data.batches import Batches
 from vit_jax.data.examples import ImageOnly
+from vit_jax.data.loader import Batches
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
 

@@ -135,7 +135,7 @@ def _key(row):
 
 
 def test_no_heldout_name_or_picture_in_train(splits):
-    """Recomputed from the built rows, by name, caption, alias, sequence and picture."""
+    """Recomputed from the built rows, by name, caption, alias, sequence and image."""
     names = emoji.base_names()
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     held = set(by_hash[: round(len(names) / 10)])

@@ -150,7 +150,7 @@ def test_tar_in_a_bucket():
 def damaged_tars():
     """A shard of four cut or damaged at every kind of place, with what still can be read."""
     whole = shard(0, 4, label=False)
-    size = 4 * 512  # header and data of a picture, header and data of a caption
+    size = 4 * 512  # header and data of an image, header and data of a caption
     assert whole[size : size + 4] == b"0001"
     for name, cut in {
         "between examples": 2 * size,

@@ -12,9 +12,9 @@ from PIL import Image
 
 from vit_jax.data import broken as broken_module
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.batches import Batches
 from vit_jax.data.examples import ImageLabel, captions_of
-from vit_jax.data.pictures import Encoded
+from vit_jax.data.images import EncodedImage
+from vit_jax.data.loader import Batches
 from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
@@ -24,7 +24,7 @@ COUNT = 23  # a prime, in shards of 10, 10 and 3
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory, emoji_directory):
-    """One source of each kind, those that are read from files with the same pictures."""
+    """One source of each kind, those that are read from files with the same images."""
     root = tmp_path_factory.mktemp("sources")
     rows = ["path,caption"]
     for first in range(0, COUNT, 10):
@@ -63,7 +63,7 @@ KINDS = (*FILES, "joined", "weighted", "tfds", "emoji", "digits", "mnist5k")
 def identity(example, rng):
     """Which example it is and what was drawn for it."""
     image, captions = example["image"], captions_of(example)
-    pixels = image.decode() if isinstance(image, Encoded) else image
+    pixels = image.decode() if isinstance(image, EncodedImage) else image
     return {
         "id": np.int64(zlib.crc32(pixels.tobytes())),
         "words": np.int64(len(captions[0])),
@@ -161,7 +161,7 @@ def number(example, rng):
 
 
 def broken_batches(**changes):
-    options = {"batch_size": 4, "seed": 0, "max_broken": 0.5, **changes}
+    options = {"batch_size": 4, "seed": 0, "max_broken_fraction": 0.5, **changes}
     return Batches(SomeBroken(20, {3, 4, 19}), number, **options)
 
 
@@ -197,20 +197,30 @@ def test_broken_examples_add_up_over_processes_and_restarts():
 
 def test_too_many_broken_examples_stop_the_run_with_the_list(monkeypatch):
     monkeypatch.setattr(broken_module, "MIN_READ", 20)
-    iterator = broken_batches(max_broken=0.1)
-    with pytest.raises(UserError, match=r"(?s)\d of \d+ examples .*max_broken=0.1 .*key \d+: cut"):
+    iterator = broken_batches(max_broken_fraction=0.1)
+    with pytest.raises(
+        UserError, match=r"(?s)\d of \d+ examples .*max_broken_fraction=0.1 .*key \d+: cut"
+    ):
         list(iterator)
     with pytest.raises(UserError, match=r"20 examples in a row cannot be read"):
-        next(Batches(SomeBroken(20, set(range(20))), number, batch_size=1, seed=0, max_broken=1.0))
-    with pytest.raises(UserError, match=r"max_broken=2: expected a share"):
-        broken_batches(max_broken=2)
+        next(
+            Batches(
+                SomeBroken(20, set(range(20))),
+                number,
+                batch_size=1,
+                seed=0,
+                max_broken_fraction=1.0,
+            )
+        )
+    with pytest.raises(UserError, match=r"max_broken_fraction=2: expected a share"):
+        broken_batches(max_broken_fraction=2)
 
 
 # --- fuzz -----------------------------------------------------------------------------------------
 
 
 def damaged_pictures(count):
-    """Truncated and bit-flipped pictures of every common format."""
+    """Truncated and bit-flipped images of every common format."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (40, 50, 3), np.uint8)
     whole = []
@@ -238,7 +248,7 @@ class Pictures:
         return len(self.files)
 
     def __getitem__(self, index):
-        return {"image": Encoded(self.files[index], f"picture {index}"), "label": index}
+        return {"image": EncodedImage(self.files[index], f"picture {index}"), "label": index}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -256,7 +266,7 @@ def test_damaged_pictures_are_counted_and_never_stop_the_run(count):
             named += f"picture {index}" in str(error)
     assert count / 4 < len(bad) < count
     assert named == len(bad)
-    iterator = Batches(Pictures(files), transform, batch_size=1, seed=0, max_broken=1.0)
+    iterator = Batches(Pictures(files), transform, batch_size=1, seed=0, max_broken_fraction=1.0)
     seen = {int(next(iterator)["label"][0]) for _ in range(count)}
     assert seen == set(range(count)) - bad
     assert iterator.get_state()["broken"] >= len(bad)

@@ -19,7 +19,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten pictures of two classes, one of which is cut."""
+    """Ten images of two classes, one of which is cut."""
     root = tmp_path / "pictures"
     for i in range(10):
         path = root / f"class{i % 2}" / f"{i}.png"

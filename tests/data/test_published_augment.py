@@ -1,4 +1,4 @@
-"""The augmentations of published recipes: their distributions, and crops of pictures in files."""
+"""The augmentations of published recipes: their distributions, and crops of images in files."""
 
 import io
 import math
@@ -12,10 +12,10 @@ from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.augment.geometry import RandomResizedCrop
 from vit_jax.data.augment.operations import OPERATIONS, turn_hue
 from vit_jax.data.augment.policies import RandAugment
-from vit_jax.data.batches import Batches
 from vit_jax.data.examples import ImageOnly
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.jpeg import read_head
-from vit_jax.data.pictures import Encoded
+from vit_jax.data.loader import Batches
 from vit_jax.errors import UserError
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg")).crop((0, 0, 500, 375))
@@ -25,7 +25,7 @@ RECIPE = "random_resized_crop|flip|randaugment(2, 9, mstd=0.5, inc=True)|random_
 def encoded(picture=PHOTO, format="JPEG", **options):
     stream = io.BytesIO()
     picture.save(stream, format, **options)
-    return Encoded(stream.getvalue(), f"picture.{format.lower()}")
+    return EncodedImage(stream.getvalue(), f"picture.{format.lower()}")
 
 
 def augmented(text, image, seed=0, size=64):
@@ -33,7 +33,7 @@ def augmented(text, image, seed=0, size=64):
 
 
 def test_crop_distribution():
-    """Area and log aspect are uniform where every draw fits; no box leaves the picture."""
+    """Area and log aspect are uniform where every draw fits; no box leaves the image."""
     crop = RandomResizedCrop(scale=(0.1, 0.5), ratio=(0.5, 2.0))
     rng = np.random.default_rng(0)
     boxes = np.asarray([crop.box(1000, 1000, rng) for _ in range(4000)])
@@ -55,7 +55,7 @@ def test_crop_of_a_picture_too_narrow_is_its_centre():
 
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0)])
 def test_crops_of_files_look_like_pillows(scale):
-    """Reduced decoding and OpenCV against Pillow's antialiased bicubic of the whole picture."""
+    """Reduced decoding and OpenCV against Pillow's antialiased bicubic of the whole image."""
     file, pixels = encoded(quality=95), np.asarray(PHOTO)
     crop = RandomResizedCrop(scale=scale, output_size=64)
     pixel, level, spread = [], [], []
@@ -101,7 +101,7 @@ def test_rows_below_the_crop_are_left_out_and_the_others_are_the_same(scale, opt
                 assert len(part) <= math.ceil(rows * scale)
         # Without its end only Pillow reads it, and says what is missing.
         with pytest.raises(UserError, match="truncated"):
-            Encoded(file.data[:-100], "cut.jpg").decode_reduced(scale, 100)
+            EncodedImage(file.data[:-100], "cut.jpg").decode_reduced(scale, 100)
 
 
 def test_heads_of_jpegs_are_those_pillow_reads():
@@ -159,7 +159,7 @@ def test_transparency_is_laid_on_white():
 
 
 def test_damaged_files_are_named_or_read_as_pillow_does():
-    """A thousand cut or flipped files: a picture, or an error that names the file."""
+    """A thousand cut or flipped files: an image, or an error that names the file."""
     data, rng = encoded(PHOTO.resize((100, 75)), quality=90).data, np.random.default_rng(0)
     refused = 0
     for number in range(1000):
@@ -171,7 +171,7 @@ def test_damaged_files_are_named_or_read_as_pillow_does():
         else:
             damaged = data[: int(rng.integers(len(data)))]
         try:
-            picture = augmented("random_resized_crop", Encoded(damaged, "shard/7"), number, 32)
+            picture = augmented("random_resized_crop", EncodedImage(damaged, "shard/7"), number, 32)
         except UserError as error:
             assert "shard/7" in str(error)  # noqa: PT017
             refused += 1
@@ -235,7 +235,7 @@ def test_translation_by_magnitude(name, move):
 
 
 def test_randaugment_leaves_out_half():
-    """Two layers of probability 1/2: a quarter of the pictures stays, and more by chance."""
+    """Two layers of probability 1/2: a quarter of the images stays, and more by chance."""
     image = np.asarray(PHOTO.resize((32, 32)))
     same = [np.array_equal(augmented("randaugment(2, 9)", image, s, 32), image) for s in range(400)]
     assert 0.19 < np.mean(same) < 0.36

@@ -1,4 +1,4 @@
-"""Sources: specs, slices, folders, picture modes, pickling, speed, what is imported."""
+"""Sources: specs, slices, folders, image modes, pickling, speed, what is imported."""
 
 import pickle
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.data.embedded import emoji
-from vit_jax.data.pictures import read_image
+from vit_jax.data.images import read_image
 from vit_jax.data.sources import ImageFolder, open_source
 from vit_jax.errors import UserError
 
@@ -195,7 +195,7 @@ def test_loose_pictures(two_classes):
         ImageFolder(two_classes)
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 RED = (255, 0, 0)
 

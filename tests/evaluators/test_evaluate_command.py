@@ -6,17 +6,18 @@ import pytest
 from absl.testing import flagsaver
 
 from vit_jax import evaluate
+from vit_jax import evaluation as restore
 from vit_jax.errors import UserError
 from vit_jax.evaluators import datasets
 from vit_jax.evaluators.results import Results
-from vit_jax.models.functional import ModelDef
-from vit_jax.training import loop, restore
-from vit_jax.weights import native
+from vit_jax.models.definition import ModelDef
+from vit_jax.pretrained import native
+from vit_jax.training import loop
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of ten steps and its figures."""
+    """A finished run of ten steps and its metrics."""
     from tests.conftest import tiny
 
     workdir = tmp_path_factory.mktemp("run")
@@ -35,7 +36,7 @@ def weights(run, tmp_path_factory):
 
 
 def evaluated(capsys, **flags):
-    """The figures that the command prints."""
+    """The metrics that the command prints."""
     with flagsaver.flagsaver(json=True, **flags):
         evaluate.main()
     return json.loads(capsys.readouterr().out)
@@ -92,7 +93,7 @@ def test_every_data_set_makes_blocks():
     assert all(name.startswith("vtab/") for name in vtab)
     own = datasets.blocks(["zeroshot", "probe"], ["pets=folder:/data/pets"])
     assert own["zeroshot"]["pets"]["data"] == "folder:/data/pets"
-    assert "probe" not in own  # training pictures of another place would not go with it
+    assert "probe" not in own  # training images of another place would not go with it
     captions = datasets.blocks(["zeroshot", "retrieval"], ["coco_retrieval=table:x.csv"])
     assert captions == {
         "retrieval": {

@@ -54,7 +54,7 @@ def figures():
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "batch_size"), [(8, 64), (1, 50), (2, 358)])
 def test_devices_and_batch_size_change_no_figure(make_embedder, figures, devices, batch_size):
-    """359 pictures are no multiple of any of these batches: padding is masked."""
+    """359 images are no multiple of any of these batches: padding is masked."""
     embedder, params = make_embedder(devices, batch_size)
     found = Suite(EVALS, embedder).run(params)
     assert found == figures.setdefault("first", found)
@@ -214,7 +214,7 @@ def test_features_outlive_the_process_and_go_on(make_embedder, tmp_path, monkeyp
     monkeypatch.setattr(third, "preprocess", lambda image: calls.append(image))
     np.testing.assert_allclose(third.images(params, source), expected, atol=1e-6)
     assert calls == []
-    # Class embeddings too, and figures are those without a cache.
+    # Class embeddings too, and metrics are those without a cache.
     block = {"zeroshot": EVALS["zeroshot"]}
     embedder, params = make_embedder(cache=folder)
     assert Suite(block, embedder).run(params) == Suite(block, make_embedder()[0]).run(params)

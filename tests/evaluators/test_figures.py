@@ -1,4 +1,4 @@
-"""Figures from scores against scikit-learn and brute force."""
+"""Metrics from scores against scikit-learn and brute force."""
 
 import jax
 import numpy as np
@@ -79,7 +79,7 @@ def test_confusion_matrix_equals_scikit_learn(scored, tmp_path):
 
 
 def test_rounding_changes_no_rank():
-    """Columns that are the same up to rounding: the figures of the same columns."""
+    """Columns that are the same up to rounding: the metrics of the same columns."""
     rng = np.random.default_rng(4)
     unit = rng.normal(size=(30, 16))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -105,7 +105,7 @@ def test_classes_that_do_not_compete_change_no_rank(scored):
 
 @pytest.mark.parametrize("equal", ["shared", "apart"])
 def test_retrieval_equals_brute_force(monkeypatch, equal):
-    """Ties, several captions a picture, a caption of several pictures, more queries than a part."""
+    """Ties, several captions an image, a caption of several images, more queries than a part."""
     monkeypatch.setattr(retrieval, "_CHUNK", 7)
     rng = np.random.default_rng(1)
     images = rng.integers(-1, 2, (40, 4)).astype(float)

@@ -11,7 +11,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.update(
         image_size=8, patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=32, num_classes=10
     )
-    config.preprocess.crop_pct = 1.0
+    config.preprocess.crop_fraction = 1.0
     config.data.train = "digits:train"
     config.batch_size = 32
     config.total_steps = 400

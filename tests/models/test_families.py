@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.mae import MAEConfig, patchify
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.mae.model import MAEConfig, patchify
+from vit_jax.models.vit.model import ViTConfig
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 24, "depth": 2, "num_heads": 2, "mlp_dim": 32}
 TEXT = TextConfig(

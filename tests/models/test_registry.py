@@ -7,8 +7,8 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models import families, registry
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.vit.model import ViTConfig
 
 # Published counts, as timm and open_clip count the same names. DINOv2 with registers keeps the
 # class token's position, which timm adds to the token itself; MAE without its fixed positions.

@@ -11,12 +11,12 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip_resnet import CLIPResNetConfig
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.resnet import ResNetConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.resnet.model import ResNetConfig
+from vit_jax.models.vit.model import ViTConfig
 from vit_jax.training.freezing import frozen_mask
-from vit_jax.weights.safetensors_file import open_safetensors
+from vit_jax.weights.containers.safetensors import open_safetensors
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 DEPTHS = (3, 2, 1, 1)
@@ -137,7 +137,7 @@ def case(request):
 
 
 def assert_close(found, expected, tolerance=1e-5):
-    """Equal to a share of the largest number."""
+    """Equal to a fraction of the largest number."""
     expected = np.asarray(expected)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
@@ -277,9 +277,9 @@ def test_execution_changes_nothing(case, execution):
 
 
 def test_statistics_are_those_of_the_global_batch(case):
-    """Eight devices with one picture each find what one device finds in all eight."""
+    """Eight devices with one image each find what one device finds in all eight."""
     images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
-    images *= np.arange(1, 9).reshape(8, 1, 1, 1)  # so that no picture is like the batch
+    images *= np.arange(1, 9).reshape(8, 1, 1, 1)  # so that no image is like the batch
     _, expected = train(case.model(), case.params, images)
     mesh = Mesh(np.asarray(jax.devices()), ("data",))
     split = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.models import swin_stage
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.swin import SwinConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.models.windows import Windows, resize_bias_table
-from vit_jax.weights.safetensors_file import open_safetensors
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.swin import stage as swin_stage
+from vit_jax.models.swin.model import SwinConfig
+from vit_jax.models.swin.windows import Windows, resize_bias_table
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.safetensors import open_safetensors
 
 PATH = pathlib.Path(__file__).parent.parent / "data" / "swin_tiny.safetensors"
 TINY = SwinConfig(

@@ -8,10 +8,10 @@ from scipy.special import erf, softmax
 
 from vit_jax.errors import UserError
 from vit_jax.models import layers, partitioning
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.vit.model import ViTConfig
 
 IMAGE = ViTConfig(
     image_size=16, patch_size=4, width=24, depth=3, num_heads=3, mlp_dim=40, num_classes=5

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from test_contrastive_loss import BIAS, make_pairs
 
-from vit_jax.objectives.contrastive_loss import FORMS, KINDS, contrastive_loss
+from vit_jax.objectives.contrastive.loss import FORMS, KINDS, contrastive_loss
 from vit_jax.parallel import processes
 from vit_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 

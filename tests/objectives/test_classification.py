@@ -7,7 +7,6 @@ import pytest
 from scipy.special import expit, log_softmax
 
 from vit_jax.errors import UserError
-from vit_jax.objectives.accumulation import Parts
 from vit_jax.objectives.classification import (
     LOSSES,
     Classification,
@@ -16,6 +15,7 @@ from vit_jax.objectives.classification import (
     mixup,
     smooth_labels,
 )
+from vit_jax.objectives.microbatches import Microbatches
 
 
 def logits_and_targets(seed=0):
@@ -95,7 +95,7 @@ def test_cutmix_pastes_one_box_and_counts_its_area():
 
 
 class Linear:
-    """A classifier of flattened pictures."""
+    """A classifier of flattened images."""
 
     def __init__(self, weights):
         self.weights = weights
@@ -139,8 +139,8 @@ def test_unknown_loss():
 def test_parts_must_not_change_the_loss():
     """Through a real model, whose parts are cut from every device's rows."""
     from tests.models.test_families import SMALL, random_params
-    from vit_jax.models.functional import ModelDef
-    from vit_jax.models.vit import ViTConfig
+    from vit_jax.models.definition import ModelDef
+    from vit_jax.models.vit.model import ViTConfig
 
     model = ModelDef("vit", ViTConfig(**SMALL, num_classes=4))
     params = random_params(model)
@@ -158,7 +158,7 @@ def test_parts_must_not_change_the_loss():
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
-    expected, found = run(None), run(Parts(steps=3, shards=2))
+    expected, found = run(None), run(Microbatches(steps=3, shards=2))
     scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(expected[1]))
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
     jax.tree.map(

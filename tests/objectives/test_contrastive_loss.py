@@ -13,8 +13,8 @@ import pytest
 import reference
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax.objectives import contrastive_ring
-from vit_jax.objectives.contrastive_loss import FORMS, KINDS, contrastive_loss
+from vit_jax.objectives.contrastive import ring as contrastive_ring
+from vit_jax.objectives.contrastive.loss import FORMS, KINDS, contrastive_loss
 
 BIAS = {"softmax": 0.0, "sigmoid": -10.0}
 # Mesh shape, mesh axes, batch axes.

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
 from vit_jax.models import registry
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.objectives.distillation import Distillation, distillation_loss
 from vit_jax.parallel.mesh import make_mesh
+from vit_jax.pretrained import native
 from vit_jax.training import assembly, loop
-from vit_jax.training.checkpoints import Checkpoints
 from vit_jax.training.teacher import build_teacher
-from vit_jax.weights import native
 
 
 def student_config(**changes):
@@ -76,7 +76,7 @@ def test_both_losses_in_float64():
 
 
 class Student:
-    """Stands for a model: its logits depend on the pictures' means."""
+    """Stands for a model: its logits depend on the images' means."""
 
     def both_logits(self, images, *, rng):
         mean = images.mean((1, 2))

@@ -11,7 +11,7 @@ import pytest
 import reference
 from test_contrastive_loss import BIAS, make_pairs
 
-from vit_jax.objectives.contrastive_loss import FORMS, KINDS
+from vit_jax.objectives.contrastive.loss import FORMS, KINDS
 
 HERE = pathlib.Path(__file__).parent
 

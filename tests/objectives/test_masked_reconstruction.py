@@ -7,12 +7,12 @@ import pytest
 
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
+from vit_jax.flops import traced_flops
 from vit_jax.models import registry
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.mae import patchify
-from vit_jax.objectives.accumulation import Parts
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.mae.model import patchify
 from vit_jax.objectives.masked_reconstruction import MaskedReconstruction
-from vit_jax.planning.flops import traced_flops
+from vit_jax.objectives.microbatches import Microbatches
 from vit_jax.training import assembly, loop
 from vit_jax.training.objective import build_objective
 
@@ -86,7 +86,7 @@ def test_loss_with_the_same_mask(ratio, normalized):
         for patch in order[i, int(24 * (1 - ratio)) :]
     ]
     np.testing.assert_allclose(loss, np.mean(errors), rtol=1e-5)
-    # Every picture has a mask of its own.
+    # Every image has a mask of its own.
     assert len({tuple(row) for row in order}) == 5
 
 
@@ -121,12 +121,12 @@ def test_parts_hide_the_same_patches():
             jax.value_and_grad(lambda p: objective(model.bind(p), batch, jax.random.key(1))[0])
         )(params)
 
-    whole, cut = loss_and_gradient(Parts()), loss_and_gradient(Parts(2, 2))
+    whole, cut = loss_and_gradient(Microbatches()), loss_and_gradient(Microbatches(2, 2))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), whole, cut)
 
 
 def test_the_encoder_costs_what_it_sees():
-    """At 75%, less than 30% of the FLOPs of the whole picture (ViT-B/16)."""
+    """At 75%, less than 30% of the FLOPs of the whole image (ViT-B/16)."""
     spec = registry.model_spec("mae_vit_b16")
     model = ModelDef(spec.family, spec.architecture)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)

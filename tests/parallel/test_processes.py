@@ -18,7 +18,7 @@ from vit_jax.parallel import processes
 ROOT = pathlib.Path(__file__).parents[2]
 SHRINK = (
     "--config.data.train=digits:train",
-    "--config.data.one_per=()",
+    "--config.data.group_by=()",
     "--config.data.augment=affine|color_shift",
     "--config.model.image.image_size=8",
     "--config.model.image.width=32",

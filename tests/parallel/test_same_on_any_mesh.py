@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from tests.conftest import tiny
 from vit_jax.errors import UserError
 from vit_jax.models import families
-from vit_jax.models.clip_resnet import CLIPResNetConfig
-from vit_jax.models.swin import SwinConfig
+from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.swin.model import SwinConfig
 from vit_jax.parallel.mesh import make_mesh
 from vit_jax.parallel.sharding import check_sharded
 from vit_jax.training import assembly, loop

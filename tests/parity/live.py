@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.weights.reference import relative_error
-from vit_jax.models.functional import ModelDef
-from vit_jax.weights import load_weights, mismatch, save_weights
-from vit_jax.weights.files import LazyTensor, TensorFile
+from vit_jax.models.definition import ModelDef
+from vit_jax.weights import checks as mismatch
+from vit_jax.weights import load_weights, save_weights
+from vit_jax.weights.containers.files import LazyTensor, TensorFile
 from vit_jax.weights.formats import FORMATS, recognise
 from vit_jax.weights.mapping import flatten
 

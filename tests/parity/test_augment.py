@@ -1,4 +1,4 @@
-"""Moments of 10,000 augmented pictures against timm's and torchvision's transforms.
+"""Moments of 10,000 augmented images against timm's and torchvision's transforms.
 
 `pytest -m parity -s tests/parity/test_augment.py` prints the table of docs/data.md.
 """
@@ -61,7 +61,7 @@ def their_transform(name):
 
 @pytest.fixture
 def posterize_to_black(monkeypatch):
-    """Pillow 13 refuses to keep no bits; timm was written for one that made the picture black."""
+    """Pillow 13 refuses to keep no bits; timm was written for one that made the image black."""
     posterize = ImageOps.posterize
     monkeypatch.setattr(
         ImageOps,

@@ -8,14 +8,14 @@ import torch
 
 from tests.data.make_mae import MaskedAutoencoder, randomise_all_but_positions
 from tests.parity.live import compare, pictures
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 
 pytestmark = pytest.mark.parity
 
 
 def test_mae(tmp_path):
-    """Pixels and mask for fixed noise, and the pooled features of the whole picture."""
+    """Pixels and mask for fixed noise, and the pooled features of the whole image."""
     theirs = MaskedAutoencoder()
     with torch.no_grad():
         randomise_all_but_positions(theirs)

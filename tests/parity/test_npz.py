@@ -16,7 +16,7 @@ from open_clip.convert import load_big_vision_weights
 
 from tests.parity.live import check, pictures
 from tests.weights.activations import pair
-from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.registry import model_spec
 from vit_jax.weights import load_weights, mapping, save_weights
 

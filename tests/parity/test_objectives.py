@@ -7,10 +7,10 @@ import optax
 import pytest
 
 from vit_jax.config import default_config
-from vit_jax.models.mae import patchify
+from vit_jax.models.mae.model import patchify
 from vit_jax.objectives.distillation import distillation_loss
 from vit_jax.objectives.masked_reconstruction import hidden_error, normalize_patches
-from vit_jax.training.optimizer import make_optimizer
+from vit_jax.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.parity
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.data import make_resnet, make_timm
 from tests.parity.live import compare, pictures
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 
 pytestmark = pytest.mark.parity

@@ -14,11 +14,12 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 
 from tests.data import make_resnet, make_timm
 from tests.parity.live import check, check_names, compare, pictures
-from vit_jax.models.catalog import swin, vit
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
+from vit_jax.models.swin import zoo as swin
+from vit_jax.models.vit import zoo as vit
 from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.files import open_weights
+from vit_jax.weights.containers.files import open_weights
 from vit_jax.weights.formats import FORMATS
 
 pytestmark = pytest.mark.parity

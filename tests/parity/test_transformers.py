@@ -16,7 +16,7 @@ from torch import nn
 from tests.data.make_transformers import compute, randomise
 from tests.parity.live import check
 from tests.weights.activations import activations
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.weights import load_weights, read_architecture, save_weights
 
 pytestmark = pytest.mark.parity

@@ -5,13 +5,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.conftest import tiny
+from vit_jax.flops import traced_flops
 from vit_jax.models import families
-from vit_jax.models.clip_resnet import CLIPResNetConfig
+from vit_jax.models.clip.resnet import CLIPResNetConfig
 from vit_jax.models.registry import model_spec
-from vit_jax.models.resnet import ResNetConfig
-from vit_jax.models.swin import SwinConfig
+from vit_jax.models.resnet.model import ResNetConfig
+from vit_jax.models.swin.model import SwinConfig
 from vit_jax.planning.compilation import _trace_without_repetition
-from vit_jax.planning.flops import traced_flops
 from vit_jax.planning.model_flops import image_tower, training_flops
 from vit_jax.training import assembly
 
@@ -81,7 +81,7 @@ def test_formula_of_other_towers(tower):
     [("swin_t", 4.5e9), ("swin_b", 15.4e9), ("resnet50", 4.1e9), ("deit_b16", 17.6e9)],
 )
 def test_published_costs(name, published):
-    """Multiply-adds a picture as the papers print them (Swin and DeiT, table 1; torchvision)."""
+    """Multiply-adds an image as the papers print them (Swin and DeiT, table 1; torchvision)."""
     tower = image_tower(model_spec(name).architecture)
     assert (tower.stem + tower.rest) / 2 == pytest.approx(published, rel=0.02)
 

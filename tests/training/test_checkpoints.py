@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax.errors import UserError
-from vit_jax.training import integrity
-from vit_jax.training.checkpoints import (
+from vit_jax.checkpoint import integrity
+from vit_jax.checkpoint.manager import (
     Checkpoints,
     Retention,
     set_damaged_aside,
     step_numbers,
     with_sharding,
 )
+from vit_jax.errors import UserError
 from vit_jax.training.step import TrainState
 
 PARTS = ("params", "opt_state", "ema")

@@ -4,8 +4,8 @@ import pytest
 
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
+from vit_jax.evaluation import restore
 from vit_jax.training import loop
-from vit_jax.training.restore import restore
 
 
 def classifier_config(**changes):
@@ -14,7 +14,7 @@ def classifier_config(**changes):
     config.model.update(
         image_size=8, patch_size=2, width=32, depth=2, num_heads=2, mlp_dim=64, num_classes=10
     )
-    config.preprocess.crop_pct = 1.0
+    config.preprocess.crop_fraction = 1.0
     config.data.train = "digits:train"
     config.data.augment = "affine(rotate=5, shift=0.05)"
     config.batch_size = 64

@@ -9,15 +9,16 @@ import pytest
 
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
+from vit_jax.evaluation import restore
 from vit_jax.models import registry
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.layers import resize_positions, sincos_positions
-from vit_jax.models.windows import resize_bias_table
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.layers.positions import resize_positions, sincos_positions
+from vit_jax.models.swin.windows import resize_bias_table
 from vit_jax.parallel.mesh import make_mesh
+from vit_jax.pretrained import native
 from vit_jax.training import assembly, loop
 from vit_jax.training.initialization import build_start
-from vit_jax.training.restore import restore
-from vit_jax.weights import native, save_weights
+from vit_jax.weights import save_weights
 from vit_jax.weights.mapping import flatten
 
 SIZES = {

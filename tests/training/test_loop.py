@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import Interrupted, UserError
+from vit_jax.evaluation import restore
 from vit_jax.training import assembly, loop
-from vit_jax.training.checkpoints import Checkpoints
-from vit_jax.training.restore import restore
 
 
 def curve(workdir):

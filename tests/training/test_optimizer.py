@@ -11,9 +11,9 @@ import pytest
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
 from vit_jax.models import registry
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.training.freezing import frozen_mask
-from vit_jax.training.optimizer import (
+from vit_jax.training.optimizers import (
     OPTIMIZERS,
     make_optimizer,
     matrix_dimensions,

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import tiny
+from vit_jax import workdir
+from vit_jax.checkpoint import resume
+from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.training import assembly, loop, resume, watchdog, workdir
-from vit_jax.training.checkpoints import Checkpoints
-from vit_jax.training.non_finite import NonFinite, Rollback
+from vit_jax.training import assembly, loop
+from vit_jax.training.hooks import watchdog
+from vit_jax.training.hooks.non_finite import NonFinite, Rollback
 
 BAD = 4  # number of the batch that gives no finite loss
 
@@ -79,7 +82,7 @@ def test_stops_with_a_dump_of_the_step(config, poisoned, tmp_path):
     dump = json.loads((tmp_path / "non_finite_step_4.json").read_text())
     assert dump["loss"] == "nan"
     assert dump["examples"] == [96, 128]
-    norms = dump["layer_grad_norms"]
+    norms = dump["per_layer_grad_norms"]
     assert set(norms.values()) == {"nan"}
     # Stacked layers one by one.
     assert sum(name.endswith("[1]") for name in norms) > 4

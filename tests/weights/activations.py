@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from vit_jax.models.clip import CLIP
-from vit_jax.models.mae import MAE
-from vit_jax.models.swin import Swin
+from vit_jax.models.clip.model import CLIP
+from vit_jax.models.mae.model import MAE
+from vit_jax.models.swin.model import Swin
 
 Arrays = Mapping[str, Any]
 

@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
-from vit_jax.weights.files import open_weights
-from vit_jax.weights.writing import write_tensors
+from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.writing import write_tensors
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 PREFIX = "reference."
@@ -24,6 +24,6 @@ def split_reference(
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest deviation as a share of the largest value."""
+    """Largest deviation as a fraction of the largest value."""
     assert found.shape == expected.shape
     return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))

@@ -10,14 +10,14 @@ import pytest
 from tests.weights.reference import relative_error, split_reference
 from tests.weights.test_openai_clip import TEXT
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.clip_resnet import CLIPResNetConfig
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.layers import resize_positions
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.layers.positions import resize_positions
 from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.files import open_weights
+from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.formats import recognise
-from vit_jax.weights.writing import write_tensors
 
 # As in tests/data/make_resnet.py.
 IMAGE = {"depths": (3, 2, 1, 1), "width": 4, "num_heads": 4, "embed_dim": 12}

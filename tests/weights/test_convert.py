@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
-from vit_jax.weights import native
-from vit_jax.weights.files import open_weights
+from vit_jax.pretrained import native
+from vit_jax.weights.containers.files import open_weights
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAME = "vit_ti16"
@@ -84,8 +84,8 @@ def test_errors(saved, tmp_path):
 def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
     """Trained here, used by name nowhere: the folder alone is enough."""
     import vit_jax
+    from vit_jax.evaluation import restore
     from vit_jax.training.loop import train
-    from vit_jax.training.restore import restore
 
     tiny_config.total_steps = 3
     train(tiny_config, tmp_path / "run")

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 
 from tests.weights.reference import DATA
 from vit_jax.errors import UserError
-from vit_jax.weights.files import open_weights
-from vit_jax.weights.writing import write_tensors
+from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.writing import write_tensors
 
 RNG = np.random.default_rng(0)
 TENSORS = {

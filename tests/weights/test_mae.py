@@ -7,13 +7,13 @@ import pytest
 
 from tests.weights.reference import relative_error, split_reference
 from vit_jax.errors import UserError
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.mae import MAEConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.mae.model import MAEConfig
+from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.files import open_weights
+from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.formats import recognise
-from vit_jax.weights.writing import write_tensors
 
 # As in tests/data/make_mae.py.
 IMAGE = ViTConfig(

@@ -10,9 +10,9 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.weights import transforms as t
-from vit_jax.weights.files import open_weights
+from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.mapping import Entry, ResizePositions, export, flatten, load, unflatten
-from vit_jax.weights.writing import write_tensors
 
 RNG = np.random.default_rng(0)
 WIDTH, HEADS, HEAD_DIM = 6, 2, 3

@@ -9,12 +9,13 @@ import pytest
 
 from tests.weights.reference import relative_error
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.spec import CLIP_MEAN, ModelSpec, Preprocess
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights import load_weights, native
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.pretrained import native
+from vit_jax.weights import load_weights
 
 SPEC = ModelSpec(
     architecture=CLIPConfig(

@@ -10,14 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.weights.reference import relative_error, split_reference
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.layers import resize_positions
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.layers.positions import resize_positions
+from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.files import open_weights
-from vit_jax.weights.writing import write_tensors
+from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.writing import write_tensors
 
 # As in tests/data/make_clip.py.
 IMAGE = ViTConfig(

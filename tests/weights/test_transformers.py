@@ -12,19 +12,19 @@ import pytest
 from tests.weights.activations import activations
 from tests.weights.reference import DATA, relative_error, split_reference
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.functional import ModelDef
-from vit_jax.models.layers import resize_positions
-from vit_jax.models.mae import MAEConfig
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.layers.positions import resize_positions
+from vit_jax.models.mae.model import MAEConfig
 from vit_jax.models.registry import model_spec
-from vit_jax.models.swin import SwinConfig
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.models.windows import resize_bias_table
+from vit_jax.models.swin.model import SwinConfig
+from vit_jax.models.swin.windows import resize_bias_table
+from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights import load_weights, read_architecture, save_weights
-from vit_jax.weights.files import open_weights
+from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.formats import recognise
-from vit_jax.weights.writing import write_tensors
 
 # As in tests/data/make_transformers.py.
 STACK = {"width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24}

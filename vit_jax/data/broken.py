@@ -71,7 +71,9 @@ class BrokenLog:
     def __init__(self, max_share: float):
         """Args: max_share, of the examples read, of which more stop the run."""
         if not 0 <= max_share <= 1:
-            raise UserError(f"config.data.max_broken={max_share}: expected a share from 0 to 1")
+            raise UserError(
+                f"config.data.max_broken_fraction={max_share}: expected a share from 0 to 1"
+            )
         self.count = 0
         self._max_share, self._reasons = max_share, dict[str, None]()
         self._logged = 0
@@ -96,7 +98,7 @@ class BrokenLog:
             named = "\n  ".join(self._reasons)
             raise UserError(
                 f"{self.count} of {read} examples cannot be read, more than "
-                f"config.data.max_broken={self._max_share:g} of them (at least of {MIN_READ}):"
+                f"config.data.max_broken_fraction={self._max_share:g} of them (at least of {MIN_READ}):"
                 f"\n  {named}" + ("\n  ..." if self.count > len(self._reasons) else "")
             )
 

@@ -24,7 +24,7 @@ class ImageText:
     """An example with captions to what an image-text objective reads.
 
     Returns `image` uint8 (size * size * 3,) and `tokens` int32 (context_length,). One caption and
-    one template are drawn. Pictures travel flat, since a TPU pads a last dimension of 3 to 128.
+    one template are drawn. Images travel flat, since a TPU pads a last dimension of 3 to 128.
     """
 
     augment: Augmentation

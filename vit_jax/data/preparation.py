@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.atomic_files import write_text
 from vit_jax.data import shards
 from vit_jax.data.sources import open_source
 from vit_jax.data.sources.array_record import LABELS_NAME
 from vit_jax.data.sources.manifest import FILE_NAME
 from vit_jax.errors import UserError
-from vit_jax.whole_files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def prepare(
         format: a key of `shards.WRITERS`.
         shards_count: number of shards; 0 for one in 10,000 examples.
         workers: processes.
-        image_size: shortest side of larger pictures, px; 0 keeps them.
+        image_size: shortest side of larger images, px; 0 keeps them.
         quality: of JPEGs written anew; 0 keeps the files, where image_size does not change them.
 
     Raises:

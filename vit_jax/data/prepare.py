@@ -6,7 +6,7 @@
 SPEC is that of any source, see `vit_jax.data.sources`. Shards are written in parallel, each appears
 whole, and the same command goes on where it was cut off. `DIR/manifest.json` has the counts and the
 SHA-256 of every shard. Examples that cannot be read are left out, counted and named there.
-Pictures keep their bytes unless --image_size or --quality is given.
+Images keep their bytes unless --image_size or --quality is given.
 """
 
 from absl import flags

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.pictures import Encoded
+from vit_jax.atomic_files import atomic_write
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.sources.array_record import WRITER_OPTIONS, pack
 from vit_jax.errors import UserError
-from vit_jax.whole_files import whole_or_not
 
 LABELS_SUFFIX = ".labels.npy"
 _NAMED = 20  # broken examples that the manifest names, a shard
@@ -56,7 +56,7 @@ def write(job: Job) -> tuple[str, dict[str, Any]]:
             labels.append(example.get("label", -1))
             yield example, image
 
-    with whole_or_not(path) as partial:
+    with atomic_write(path) as partial:
         examples = WRITERS[job.format](partial, job.first, good())
         with partial.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -72,16 +72,16 @@ def _open(spec: str) -> Source:
     return open_source(spec)
 
 
-def encode(image: Encoded | np.ndarray, image_size: int, quality: int) -> bytes:
-    """The picture's file, made smaller where its shortest side is above `image_size`.
+def encode(image: EncodedImage | np.ndarray, image_size: int, quality: int) -> bytes:
+    """The image's file, made smaller where its shortest side is above `image_size`.
 
-    Decodes in any case, so that a broken picture is found now. Pictures with transparency are
+    Decodes in any case, so that a broken image is found now. Images with transparency are
     written as PNG, as are decoded ones that need not change; others as JPEG.
     """
-    pixels = image.decode() if isinstance(image, Encoded) else image
+    pixels = image.decode() if isinstance(image, EncodedImage) else image
     height, width = pixels.shape[:2]
     scale = image_size / min(height, width) if image_size else 1.0
-    if scale >= 1 and not quality and isinstance(image, Encoded):
+    if scale >= 1 and not quality and isinstance(image, EncodedImage):
         return image.data
     picture = Image.fromarray(pixels)
     if scale < 1:

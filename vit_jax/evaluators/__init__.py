@@ -1,6 +1,6 @@
-"""Evaluations with one small interface: built from a config block, `run(params)` yields figures.
+"""Evaluations with one small interface: built from a config block, `run(params)` yields metrics.
 
-`config.evals.<type>.<name>` holds the blocks; the figures are called `<type>/<name>/<metric>`. The
+`config.evals.<type>.<name>` holds the blocks; the metrics are called `<type>/<name>/<metric>`. The
 same objects serve training and `evaluate.py`.
 """
 
@@ -18,9 +18,9 @@ from vit_jax.evaluators.multilabel import MultiLabel
 from vit_jax.evaluators.retrieval import Retrieval
 from vit_jax.evaluators.sgd_probe import SgdProbe
 from vit_jax.evaluators.zeroshot import ZeroShot
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
-# Decimals of a figure. Further ones would show the rounding of float32 features, which depends on
+# Decimals of a metric. Further ones would show the rounding of float32 features, which depends on
 # the rows that a device computes at once.
 DIGITS = 6
 
@@ -54,7 +54,7 @@ class Suite:
         Args:
             evals: type -> name -> keys of the evaluator. The key `optional` lets a block be
                 skipped where its data are not installed.
-            embedder: how pictures and texts become embeddings.
+            embedder: how images and texts become embeddings.
 
         Raises:
             UserError: unknown type or key, missing data.
@@ -78,11 +78,11 @@ class Suite:
                     self.skipped[f"{kind}/{name}"] = str(error)
 
     def run(self, params: Params) -> dict[str, float]:
-        """All figures by their full names."""
+        """All metrics by their full names."""
         return {name: value for found in self.each(params) for name, value in found.items()}
 
     def each(self, params: Params) -> Iterator[dict[str, float]]:
-        """Figures by their full names, one evaluator after the other."""
+        """Metrics by their full names, one evaluator after the other."""
         for name, evaluator in self.evaluators.items():
             yield {
                 f"{name}/{metric}": round(float(value), DIGITS)

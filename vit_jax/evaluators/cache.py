@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vit_jax.atomic_files import write_text
 from vit_jax.parallel import processes
-from vit_jax.whole_files import write_text
 
-_SAMPLED = 64  # pictures of a source that are read to know it again
+_SAMPLED = 64  # images of a source that are read to know it again
 _SAVE_SECONDS = 15.0
 
 
@@ -116,7 +116,7 @@ def digest(*parts: Any) -> str:
 def source_fingerprint(source: Any) -> str:
     """Knows a source again without reading all of it.
 
-    Hashes its length, its labels, `_SAMPLED` evenly spaced pictures and, where examples are files,
+    Hashes its length, its labels, `_SAMPLED` evenly spaced images and, where examples are files,
     the size and time of each.
     """
     hashed = hashlib.sha256(str(len(source)).encode())

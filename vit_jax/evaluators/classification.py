@@ -13,7 +13,7 @@ from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.zeroshot import GALLERIES, check_labels
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
 _IMAGENET_FILE = re.compile(r"ILSVRC2012_val_(\d{8})")
 
@@ -21,7 +21,7 @@ _IMAGENET_FILE = re.compile(r"ILSVRC2012_val_(\d{8})")
 class Classification:
     """Accuracy on a labelled source.
 
-    Metrics, shares in [0, 1] of all pictures: `top1`, `top5`, `mean_per_class_recall`, `ece` (of
+    Metrics, fractions in [0, 1] of all images: `top1`, `top5`, `mean_per_class_recall`, `ece` (of
     the softmax), and with `real_labels` `real_top1`.
     """
 
@@ -38,13 +38,13 @@ class Classification:
         """Opens the source.
 
         Args:
-            embedder: of pictures.
+            embedder: of images.
             data: source with labels, as mnist5k:test.
             names_file: for a flat folder, the file of its labels.
-            classes: "all" outputs compete, or those of the classes "present" in the pictures, as
+            classes: "all" outputs compete, or those of the classes "present" in the images, as
                 for the 200 of ImageNet-A and ImageNet-R.
             real_labels: `real.json` of Beyer et al. 2020, "Are we done with ImageNet?": right
-                labels of the 50,000 validation pictures; those without any do not count.
+                labels of the 50,000 validation images; those without any do not count.
             confusion_file: CSV file that the confusion matrix is written to.
         """
         check_name(classes, GALLERIES, "classes")

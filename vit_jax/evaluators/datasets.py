@@ -1,7 +1,7 @@
 """Data sets by the names that papers use: where they are read from, class names, templates.
 
 TFDS sets must be prepared as ArrayRecord once (`tfds build NAME --file_format=array_record`); any
-other source of the same pictures can be given in their place, see `blocks`. Splits are those of
+other source of the same images can be given in their place, see `blocks`. Splits are those of
 TFDS; VTAB's sets without a test split are cut as there (60%, 20%, 20%). Of VTAB's 19 tasks the five
 whose labels TFDS does not hold (clevr_*, dsprites_*, kitti_*) are absent.
 """
@@ -20,13 +20,13 @@ class DataSet:
     """A named data set.
 
     Attributes:
-        test: source that figures are reported on; "" has to be given by the user.
+        test: source that metrics are reported on; "" has to be given by the user.
         train: source for probes, few-shot and nearest neighbours; "" for none.
         validation: source for a probe's sweep; "" for a part of `train`.
         templates: prompts, or a name from `prompts.templates`.
         class_names: see `prompts.class_names`.
         classes: "all" compete, or those "present".
-        captions: whether it is for retrieval, all captions of a picture.
+        captions: whether it is for retrieval, all captions of an image.
     """
 
     test: str = ""
@@ -124,7 +124,7 @@ DATA_SETS: dict[str, DataSet] = {
     **_CLASSES,
     **{f"vtab/{name}": data for name, data in _VTAB.items()},
     **_EMBEDDED,
-    # Karpathy's test splits, from a table or tar shards with the captions of each picture.
+    # Karpathy's test splits, from a table or tar shards with the captions of each image.
     "coco_retrieval": DataSet(captions=True),
     "flickr30k_retrieval": DataSet(captions=True),
 }
@@ -138,7 +138,7 @@ def blocks(kinds: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, di
     Args:
         kinds: types of evaluators, of `KINDS`; those that do not go with a data set are left out.
         names: data sets, of `DATA_SETS`; "vtab/*" for all of a group; "pets=folder:/data/pets"
-            reads the test pictures from another source.
+            reads the test images from another source.
 
     Raises:
         UserError: unknown names, or a data set that goes with none of the kinds.
@@ -170,7 +170,7 @@ def _chosen(names: Iterable[str]) -> Iterable[tuple[str, DataSet]]:
             continue
         data = lookup(DATA_SETS, name, "data set")
         if source:
-            # Its training pictures would be others.
+            # Its training images would be others.
             data = dataclasses.replace(data, test=source, train="", validation="")
         if not data.test:
             raise UserError(f"{name} has to be given a source, as {name}=table:/data/{name}.csv")

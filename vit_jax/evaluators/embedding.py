@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax.data.batches import RandomAccess
-from vit_jax.data.preprocess import normalize, preprocess
+from vit_jax.data.loader import RandomAccess
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
@@ -19,14 +18,15 @@ from vit_jax.evaluators import cache as cache_lib
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.progress import Progress
 from vit_jax.evaluators.prompts import check_templates
-from vit_jax.models.functional import ModelDef, Params
+from vit_jax.inputs import normalize, preprocess
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.parallel.mesh import replicated, to_devices
 
 _READERS = min(16, os.cpu_count() or 1)  # threads that decode the next batch
 
 
 class Embedder:
-    """Runs the towers over pictures and texts in padded batches.
+    """Runs the towers over images and texts in padded batches.
 
     Embeddings of a source are kept until `forget`, so that several evaluators of one round share
     them.
@@ -57,7 +57,7 @@ class Embedder:
             batch_size: global; the last batch is padded.
             cache: folder of features that outlive the process, see `evaluators.cache`; None keeps
                 them in memory.
-            **preprocessing: of pictures, see `data.preprocess`.
+            **preprocessing: of images, see `data.preprocess`.
         """
         self.mesh = mesh
         self._batch_size, self._tokenizer = batch_size, tokenizer
@@ -149,7 +149,7 @@ class Embedder:
         return metrics.sigmoid(float(scale) * cosines + float(bias))
 
     def preprocess(self, image: Any) -> np.ndarray:
-        """A picture of a source to the model's uint8 input (image_size, image_size, 3)."""
+        """An image of a source to the model's uint8 input (image_size, image_size, 3)."""
         return preprocess(image, **self._preprocessing)
 
     def forget(self) -> None:

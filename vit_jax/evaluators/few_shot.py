@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.linear_probe import open_train_and_test
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
 _BIAS = 100.0  # the constant feature: large, so that the penalty hardly touches it
 
@@ -37,7 +37,7 @@ class FewShot:
         """Opens the sources.
 
         Args:
-            embedder: of pictures.
+            embedder: of images.
             train: labelled source that the shots are drawn from.
             test: labelled source.
             shots: examples of each class; a class with fewer gives what it has.

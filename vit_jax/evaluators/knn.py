@@ -11,13 +11,13 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.linear_probe import open_train_and_test
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
 _QUERIES, _KEYS = 1024, 65536  # rows whose similarities are on a device at once
 
 
 class NearestNeighbours:
-    """Accuracy of a vote of the k training pictures with the most similar features (cosine).
+    """Accuracy of a vote of the k training images with the most similar features (cosine).
 
     Metrics, for each k: `knn{k}_top1`, a vote weighted with exp(similarity / temperature), as in
     DINO, and `knn{k}_plain_top1`, where every neighbour counts the same.
@@ -35,7 +35,7 @@ class NearestNeighbours:
         """Opens the sources.
 
         Args:
-            embedder: of pictures.
+            embedder: of images.
             train: labelled source of the neighbours.
             test: labelled source.
             k: numbers of neighbours.

@@ -10,15 +10,9 @@ from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.logistic import (
-    MAX_ITERATIONS,
-    Joined,
-    LogisticRegression,
-    moments,
-    predict,
-)
+from vit_jax.evaluators.logistic import MAX_ITERATIONS, Joined, LogisticRegression, moments, predict
 from vit_jax.evaluators.zeroshot import check_labels
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +44,7 @@ class LinearProbe:
         """Opens the sources.
 
         Args:
-            embedder: of pictures.
+            embedder: of images.
             train: labelled source the classifier is trained on.
             test: labelled source it is measured on.
             validation: labelled source that a sweep chooses by, and that then joins the training

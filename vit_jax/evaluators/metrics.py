@@ -1,4 +1,4 @@
-"""Figures from scores, in NumPy: the same on any number of devices and processes."""
+"""Metrics from scores, in NumPy: the same on any number of devices and processes."""
 
 import csv
 import pathlib
@@ -31,7 +31,7 @@ def predictions(scores: np.ndarray) -> np.ndarray:
 
 
 def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Place of the right column in each row, 0 for the best.
+    """Rank of the right column in each row, 0 for the best.
 
     Args:
         scores: (N, C).
@@ -47,7 +47,7 @@ def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def classification(
     scores: np.ndarray, targets: np.ndarray, confidences: np.ndarray
 ) -> Iterator[tuple[str, float]]:
-    """Yields top1, top5, mean_per_class_recall and ece, shares in [0, 1].
+    """Yields top1, top5, mean_per_class_recall and ece, fractions in [0, 1].
 
     Args:
         scores: (N, C), the largest is the prediction.
@@ -64,7 +64,7 @@ def classification(
 
 
 def mean_per_class_recall(correct: np.ndarray, targets: np.ndarray) -> float:
-    """Mean over the classes that occur of the share of their examples that are right.
+    """Mean over the classes that occur of the fraction of their examples that are right.
 
     Args:
         correct: (N,) bool.

@@ -1,4 +1,4 @@
-"""Zero-shot recognition where a picture has several labels."""
+"""Zero-shot recognition where an image has several labels."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators import metrics, prompts
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
 
 class MultiLabel:
@@ -25,7 +25,7 @@ class MultiLabel:
         """Opens the source and reads its labels.
 
         Args:
-            embedder: of pictures and texts.
+            embedder: of images and texts.
             data: source whose examples have lists of labels.
             field: of an example that holds its list: names, or numbers of the source's classes.
             templates: prompts with one `{}`, or a name from `prompts.templates`.

@@ -1,4 +1,4 @@
-"""Where the figures of `evaluate.py` go, beside the screen."""
+"""Where the metrics of `evaluate.py` go, beside the screen."""
 
 import json
 import pathlib
@@ -35,7 +35,7 @@ class Results:
             self._board = tensorboardX.SummaryWriter(str(root / "tensorboard"))
 
     def write(self, figures: Mapping[str, float]) -> None:
-        """Adds the figures of one evaluation."""
+        """Adds the metrics of one evaluation."""
         if self._file is None:
             return
         line = {"weights": self._weights, "step": self._step, **figures}

@@ -8,7 +8,7 @@ from vit_jax.data.examples import captions_of
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
 CAPTIONS = ("first", "all")
 EQUAL_CAPTIONS = ("shared", "apart")
@@ -16,7 +16,7 @@ _CHUNK = 1024  # queries whose scores are in memory at once
 
 
 class Retrieval:
-    """Share of queries with a right answer among the k nearest.
+    """Fraction of queries with a right answer among the k nearest.
 
     Metrics in both directions, `image_to_text` and `text_to_image`: `..._recall@k`, and
     `..._median_rank` and `..._mean_rank` of the best right answer, 1 for the top.
@@ -34,13 +34,13 @@ class Retrieval:
         """Opens the source.
 
         Args:
-            embedder: of pictures and texts.
+            embedder: of images and texts.
             data: source with captions.
             at: the values of k.
-            captions: the "first" of each picture, or "all", as for COCO's and Flickr30k's five.
-            equal_captions: "shared": a text is there once and all pictures with it are right;
-                "apart": each picture's text stands for itself and the others' are wrong, as in
-                published figures on COCO and Flickr30k.
+            captions: the "first" of each image, or "all", as for COCO's and Flickr30k's five.
+            equal_captions: "shared": a text is there once and all images with it are right;
+                "apart": each image's text stands for itself and the others' are wrong, as in
+                published metrics on COCO and Flickr30k.
         """
         check_name(captions, CAPTIONS, "captions")
         check_name(equal_captions, EQUAL_CAPTIONS, "equal_captions")
@@ -52,7 +52,7 @@ class Retrieval:
         for row in range(len(self._source)):
             texts = captions_of(self._source.annotation(row))
             pairs += [(row, text) for text in texts[: 1 if captions == "first" else None]]
-        # Pair i is of picture `_image[i]` and text `_text[i]`.
+        # Pair i is of image `_image[i]` and text `_text[i]`.
         self._image = np.array([row for row, _ in pairs])
         if equal_captions == "shared":
             self._texts = sorted({text for _, text in pairs})
@@ -79,7 +79,7 @@ class Retrieval:
 def nearest_rank(
     queries: np.ndarray, answers: np.ndarray, query: np.ndarray, answer: np.ndarray
 ) -> np.ndarray:
-    """Place of each query's best right answer by cosine, 0 for the top; (Q,) int.
+    """Rank of each query's best right answer by cosine, 0 for the top; (Q,) int.
 
     Args:
         queries: (Q, D) unit vectors.
@@ -98,7 +98,7 @@ def nearest_rank(
 
 
 def best_rank(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Place of the best right answer of each query, 0 for the top.
+    """Rank of the best right answer of each query, 0 for the top.
 
     Args:
         scores: (queries, answers).

@@ -14,19 +14,19 @@ from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.linear_probe import open_train_and_test
 from vit_jax.evaluators.logistic import predict
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 from vit_jax.parallel.mesh import replicated
 
 _EPSILON = 1e-6  # of the BatchNorm
-_BATCH_NORM_MOMENTUM = 0.1  # share of a batch in the running statistics, PyTorch's default
+_BATCH_NORM_MOMENTUM = 0.1  # fraction of a batch in the running statistics, PyTorch's default
 _INIT_STD = 0.01
 
 
 class SgdProbe:
     """Accuracy of a linear layer trained as MAE's linear probe, on features computed once.
 
-    The published protocol crops the pictures anew in each epoch, for which the frozen network has
-    to run in every step: that is training with a frozen backbone. Here each picture has one view,
+    The published protocol crops the images anew in each epoch, for which the frozen network has
+    to run in every step: that is training with a frozen backbone. Here each image has one view,
     the evaluation's. Metrics on the test source: `top1`, `mean_per_class_recall`.
     """
 
@@ -46,7 +46,7 @@ class SgdProbe:
         """Opens the sources.
 
         Args:
-            embedder: of pictures.
+            embedder: of images.
             train: labelled source.
             test: labelled source.
             epochs: passes over the training features; the last incomplete batch of one is left out.

@@ -8,15 +8,15 @@ import numpy as np
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics, prompts
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 
 GALLERIES = ("all", "present")
 
 
 class ZeroShot:
-    """Accuracy of choosing a picture's class by the text closest to it.
+    """Accuracy of choosing an image's class by the text closest to it.
 
-    Metrics, shares in [0, 1] of all pictures of the source: `top1`, `top5`,
+    Metrics, fractions in [0, 1] of all images of the source: `top1`, `top5`,
     `mean_per_class_recall`, and `ece`, the calibration error of the model's own probabilities.
     """
 
@@ -34,11 +34,11 @@ class ZeroShot:
         """Opens the source.
 
         Args:
-            embedder: of pictures and texts.
+            embedder: of images and texts.
             data: source with labels, as emoji:heldout_names.
             templates: prompts with one `{}`, or a name from `prompts.templates`.
             class_names: words for the classes, see `prompts.class_names`.
-            classes: "all" classes of the source compete, or those "present" in its pictures.
+            classes: "all" classes of the source compete, or those "present" in its images.
             names_file: for a flat folder, the file of its labels.
             confusion_file: CSV file that the confusion matrix is written to.
         """

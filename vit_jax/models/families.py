@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.errors import UserError, lookup, unknown
-from vit_jax.models.clip import CLIP, CLIPConfig
-from vit_jax.models.mae import MAE, MAEConfig
-from vit_jax.models.towers import TOWERS
+from vit_jax.models.clip.model import CLIP, CLIPConfig
+from vit_jax.models.clip.towers import TOWERS
+from vit_jax.models.mae.model import MAE, MAEConfig
 
 # Name in configs -> the class and the dataclass that describes it.
 FAMILIES: dict[str, tuple[type, type]] = {

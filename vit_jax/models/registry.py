@@ -5,8 +5,12 @@ key by key, and travel as JSON with the weights. `ALIASES` are other libraries' 
 """
 
 from vit_jax.errors import unknown
-from vit_jax.models.catalog import clip, mae, resnet, swin, vit
+from vit_jax.models.clip import zoo as clip
+from vit_jax.models.mae import zoo as mae
+from vit_jax.models.resnet import zoo as resnet
 from vit_jax.models.spec import ModelSpec
+from vit_jax.models.swin import zoo as swin
+from vit_jax.models.vit import zoo as vit
 
 MODELS: dict[str, ModelSpec] = {
     **clip.MODELS,

@@ -12,19 +12,19 @@ HALF = (0.5, 0.5, 0.5)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a picture becomes the model's input.
+    """How an image becomes the model's input.
 
     Attributes:
-        resize: "crop" (shortest edge to size / crop_pct, then centre crop), "squash" (to a square)
+        resize: "crop" (shortest edge to size / crop_fraction, then centre crop), "squash" (to a square)
             or "pad" (longest edge to size, then pad with white).
-        crop_pct: share of the resized shortest edge that the crop keeps, for "crop".
+        crop_fraction: fraction of the resized shortest edge that the crop keeps, for "crop".
         interpolation: "bicubic" or "bilinear", with antialias.
         mean: subtracted from values in [0, 1], one a channel.
         std: divisor, one a channel.
     """
 
     resize: str = "crop"
-    crop_pct: float = 1.0
+    crop_fraction: float = 1.0
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = HALF
     std: tuple[float, float, float] = HALF
@@ -36,7 +36,7 @@ class ModelSpec:
 
     Attributes:
         architecture: a config dataclass of `families.FAMILIES`.
-        preprocess: picture to input.
+        preprocess: image to input.
         tokenizer: "trained" for one learned from the run's own captions, "clip" for OpenAI's, None
             for models without text.
     """

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import check_name
-from vit_jax.objectives.accumulation import Parts
+from vit_jax.objectives.microbatches import Microbatches
 
 LOSSES = ("softmax", "sigmoid")
 
 
 class Classification:
-    """Teaches a classifier the labels of pictures.
+    """Teaches a classifier the labels of images.
 
-    Reads `image` (B, ...), whatever `prepare` makes pictures of, and `label` (B,) int32.
+    Reads `image` (B, ...), whatever `prepare` makes images of, and `label` (B,) int32.
     """
 
     reads = ("image", "label")
@@ -30,7 +30,7 @@ class Classification:
         label_smoothing: float = 0.0,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
-        parts: Parts | None = None,
+        parts: Microbatches | None = None,
     ):
         """Chooses the loss.
 
@@ -38,8 +38,8 @@ class Classification:
             loss: "softmax" (cross-entropy) or "sigmoid" (sum over classes of binary ones, Beyer et
                 al. 2020, "Are we done with ImageNet?").
             num_classes: outputs of the model.
-            prepare: pictures as they come to the model's input.
-            label_smoothing: share of a label that all classes divide (Szegedy et al. 2016).
+            prepare: images as they come to the model's input.
+            label_smoothing: fraction of a label that all classes divide (Szegedy et al. 2016).
             mixup_alpha: parameter of mixup's Beta distribution (Zhang et al. 2018); 0 for none.
             cutmix_alpha: the same of cutmix (Yun et al. 2019). With both, each batch draws one of
                 them, as in DeiT.
@@ -49,7 +49,7 @@ class Classification:
         self.loss, self.num_classes, self.prepare = loss, num_classes, prepare
         self.label_smoothing = label_smoothing
         self.alphas = (mixup_alpha, cutmix_alpha)
-        self.parts = parts or Parts()
+        self.parts = parts or Microbatches()
 
     def __call__(
         self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
@@ -67,7 +67,7 @@ class Classification:
     def mixed(
         self, batch: dict[str, jax.Array], rng: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Pictures (B, H, W, 3), their targets (B, num_classes), and a key for the model."""
+        """Images (B, H, W, 3), their targets (B, num_classes), and a key for the model."""
         mix_rng, model_rng = jax.random.split(rng)
         images = self.prepare(batch["image"])
         targets = smooth_labels(batch["label"], self.num_classes, self.label_smoothing)
@@ -99,7 +99,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, loss: str) -> jax.Array
 
     Args:
         logits: (B, C).
-        targets: (B, C), shares in [0, 1].
+        targets: (B, C), fractions in [0, 1].
         loss: "softmax", or "sigmoid" for the sum over classes of binary cross-entropies.
     """
     logits = logits.astype(jnp.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import UserError, check_name
-from vit_jax.models.functional import Params
+from vit_jax.models.definition import Params
 from vit_jax.objectives.classification import Classification, cross_entropy
 
 KINDS = ("hard", "soft")
@@ -19,7 +19,7 @@ Teacher = Callable[[Params, jax.Array], jax.Array]
 class Distillation(Classification):
     """Teaches the class token the labels and the distillation token what a teacher says.
 
-    Reads what `Classification` reads. The teacher sees the very pictures of the student, mixed ones
+    Reads what `Classification` reads. The teacher sees the very images of the student, mixed ones
     too; the labels that mixing blends are the class token's alone.
     """
 

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models.mae import patchify
-from vit_jax.objectives.accumulation import Parts
+from vit_jax.models.mae.model import patchify
+from vit_jax.objectives.microbatches import Microbatches
 
 
 class MaskedReconstruction:
     """Teaches a masked autoencoder to predict the patches it does not see.
 
-    Reads `image` (B, ...), whatever `prepare` makes pictures of.
+    Reads `image` (B, ...), whatever `prepare` makes images of.
     """
 
     reads = ("image",)
@@ -26,22 +26,22 @@ class MaskedReconstruction:
         patch_size: int,
         mask_ratio: float = 0.75,
         normalize_pixels: bool = True,
-        parts: Parts | None = None,
+        parts: Microbatches | None = None,
     ):
         """Chooses what is hidden and what is predicted.
 
         Args:
-            prepare: pictures as they come to the model's input.
-            num_patches: of a picture.
+            prepare: images as they come to the model's input.
+            num_patches: of an image.
             patch_size: side of a patch, px.
-            mask_ratio: share of patches that are hidden, others in each picture and step.
+            mask_ratio: fraction of patches that are hidden, others in each image and step.
             normalize_pixels: whether the target of each patch has mean 0 and variance 1 (section 4,
                 "Reconstruction target").
             parts: how the batch is cut; by default not at all.
         """
         self.prepare, self.num_patches, self.patch_size = prepare, num_patches, patch_size
         self.mask_ratio, self.normalize_pixels = mask_ratio, normalize_pixels
-        self.parts = parts or Parts()
+        self.parts = parts or Microbatches()
 
     def __call__(
         self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
@@ -56,7 +56,7 @@ class MaskedReconstruction:
     def _losses(
         self, model: Any, images: jax.Array, noise: jax.Array, rng: jax.Array
     ) -> tuple[jax.Array, ...]:
-        """Loss of each picture, (B, 1). All hide equally many patches: the mean is that of all."""
+        """Loss of each image, (B, 1). All hide equally many patches: the mean is that of all."""
         del rng  # a masked autoencoder drops nothing
         images = self.prepare(images)
         pixels, mask = model.reconstruct(images, noise, self.mask_ratio)
@@ -74,12 +74,12 @@ def normalize_patches(patches: jax.Array) -> jax.Array:
 
 
 def hidden_error(pixels: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean squared error of each picture's hidden patches, (B,) float32.
+    """Mean squared error of each image's hidden patches, (B,) float32.
 
     Args:
         pixels: predictions (B, N, P).
         target: (B, N, P).
-        mask: (B, N), 1 where a patch was hidden, at least one a picture.
+        mask: (B, N), 1 where a patch was hidden, at least one an image.
     """
     errors = jnp.mean((pixels - target) ** 2, axis=-1)
     return jnp.sum(errors * mask, axis=-1) / jnp.sum(mask, axis=-1)

@@ -79,7 +79,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Parts that the batch is split into."""
+    """Microbatches that the batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
-from vit_jax.models.functional import ModelDef
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.partitioning import Constraint
 from vit_jax.parallel.mesh import BATCH_AXES, replicated
 
@@ -29,7 +29,7 @@ ACTIVATION_RULES: dict[str | None, Any] = {
     "heads": "tensor",
     "mlp": "tensor",
 }
-# Share of the parameters' bytes that may stay whole although the mesh could split them.
+# Fraction of the parameters' bytes that may stay whole although the mesh could split them.
 MAX_REPLICATED = 0.02
 
 

@@ -10,13 +10,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
+from vit_jax import flops
 from vit_jax.parallel.mesh import batch_shards, make_mesh
-from vit_jax.planning import flops, hlo
-from vit_jax.planning.collectives import (
-    bytes_by_kind,
-    find_collectives,
-    milliseconds_by_kind,
-)
+from vit_jax.planning import hlo
+from vit_jax.planning.collectives import bytes_by_kind, find_collectives, milliseconds_by_kind
 from vit_jax.planning.contents import Contents
 from vit_jax.planning.model_flops import training_flops
 from vit_jax.planning.report import Plan

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.clip_resnet import REDUCTION, CLIPResNetConfig
-from vit_jax.models.resnet import EXPANSION, NUM_STAGES, ResNetConfig
-from vit_jax.models.swin import SwinConfig
-from vit_jax.models.swin_stage import StageConfig
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.resnet import REDUCTION, CLIPResNetConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.resnet.model import EXPANSION, NUM_STAGES, ResNetConfig
+from vit_jax.models.swin.model import SwinConfig
+from vit_jax.models.swin.stage import StageConfig
+from vit_jax.models.vit.model import ViTConfig
 
 # One product forward; backward one for the gradient of each factor.
 FORWARD_AND_BACKWARD = 3
@@ -24,10 +24,10 @@ FORWARD_AND_BACKWARD = 3
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-    """Forward FLOPs of an image tower, a picture.
+    """Forward FLOPs of an image tower, an image.
 
     Attributes:
-        stem: of the first layer, whose input, the picture, needs no gradient.
+        stem: of the first layer, whose input, the image, needs no gradient.
         rest: of all others, a classifier's head included.
         width: of the pooled features.
     """

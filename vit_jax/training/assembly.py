@@ -11,16 +11,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vit_jax.checkpoint.manager import with_sharding
 from vit_jax.config import build_architecture
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.batches import Batches
 from vit_jax.data.examples import ImageLabel, ImageOnly, ImageText, captions_of
+from vit_jax.data.loader import Batches
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, make_tokenizer
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.embedding import Embedder, check_templates
 from vit_jax.models import partitioning
-from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.parallel.mesh import (
     batch_sharding,
     batch_shards,
@@ -30,11 +31,10 @@ from vit_jax.parallel.mesh import (
     to_devices,
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
-from vit_jax.training.checkpoints import with_sharding
 from vit_jax.training.freezing import frozen_mask
 from vit_jax.training.initialization import build_start
 from vit_jax.training.objective import build_objective, fields_read, has_teacher
-from vit_jax.training.optimizer import make_optimizer
+from vit_jax.training.optimizers import make_optimizer
 from vit_jax.training.schedules import make_schedule
 from vit_jax.training.step import TrainState, init_state, make_train_step
 from vit_jax.training.teacher import Teacher, build_teacher
@@ -118,9 +118,9 @@ def build_batches(config: ConfigDict, source: Source, tokenizer: Tokenizer | Non
         transform,
         batch_size=config.batch_size,
         seed=config.seed,
-        groups=group_rows(config.data.one_per, source),
+        groups=group_rows(config.data.group_by, source),
         repeats=config.data.repeats,
-        max_broken=config.data.max_broken,
+        max_broken_fraction=config.data.max_broken_fraction,
         workers=config.data.workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -157,7 +157,7 @@ def group_rows(fields: Sequence[str], source: Source) -> list[list[int]] | None:
     for row in range(len(source)):
         example = source.annotation(row)
         if missing := [field for field in fields if field not in example]:
-            raise unknown(missing[0], example, "field in config.data.one_per,")
+            raise unknown(missing[0], example, "field in config.data.group_by,")
         groups.setdefault(tuple(example[field] for field in fields), []).append(row)
     return list(groups.values())
 
@@ -169,7 +169,7 @@ def build_embedder(
     tokenizer: Tokenizer | None,
     cache: Any = None,
 ) -> Embedder:
-    """What evaluators run pictures and texts through; `cache` is a folder for features."""
+    """What evaluators run images and texts through; `cache` is a folder for features."""
     return Embedder(
         model,
         mesh=mesh,

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from vit_jax.errors import UserError, unknown
-from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.definition import ModelDef, Params
 
 
 def frozen_mask(patterns: Sequence[str], model: ModelDef) -> Any:

@@ -19,15 +19,15 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import build_spec
 from vit_jax.errors import UserError
-from vit_jax.models.functional import ModelDef, Params
-from vit_jax.models.layers import resize_positions, sincos_positions
-from vit_jax.models.vit import ViTConfig
-from vit_jax.models.windows import resize_bias_table
+from vit_jax.models.definition import ModelDef, Params
+from vit_jax.models.layers.positions import resize_positions, sincos_positions
+from vit_jax.models.swin.windows import resize_bias_table
+from vit_jax.models.vit.model import ViTConfig
 from vit_jax.parallel.sharding import parameter_shardings
+from vit_jax.pretrained.stored import Origin, open_origin
 from vit_jax.training.freezing import match_paths
-from vit_jax.training.origin import Origin, open_origin
+from vit_jax.weights.checks import describe
 from vit_jax.weights.mapping import flatten, unflatten
-from vit_jax.weights.mismatch import describe
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""A run, from a config to its figures."""
+"""A run, from a config to its metrics."""
 
 import contextlib
 import dataclasses
@@ -14,27 +14,22 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
-from vit_jax.data.batches import Batches
+from vit_jax import workdir as workdir_lib
+from vit_jax.checkpoint.manager import Checkpoints, Retention, has_checkpoint, set_damaged_aside
+from vit_jax.checkpoint.resume import check_resumable
+from vit_jax.data.loader import Batches
 from vit_jax.data.sources import open_source
 from vit_jax.errors import Interrupted, check_name
 from vit_jax.evaluators import Suite
 from vit_jax.parallel import processes
 from vit_jax.parallel.mesh import prefetch
+from vit_jax.tracking.metrics import MetricWriter, Progress, duration
 from vit_jax.training import assembly
-from vit_jax.training import workdir as workdir_lib
 from vit_jax.training.assembly import Program
-from vit_jax.training.checkpoints import (
-    Checkpoints,
-    Retention,
-    has_checkpoint,
-    set_damaged_aside,
-)
-from vit_jax.training.metrics import MetricWriter, Progress, duration
-from vit_jax.training.non_finite import POLICIES, NonFinite, Rollback, write_dump
-from vit_jax.training.preemption import stop_signals
-from vit_jax.training.resume import check_resumable
-from vit_jax.training.step import TrainState, layer_names
-from vit_jax.training.watchdog import Watchdog
+from vit_jax.training.hooks.non_finite import POLICIES, NonFinite, Rollback, write_dump
+from vit_jax.training.hooks.preemption import stop_signals
+from vit_jax.training.hooks.watchdog import Watchdog
+from vit_jax.training.step import TrainState, per_layer_names
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +43,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
             `checkpoints/`.
 
     Returns:
-        The figures of the last evaluation.
+        The metrics of the last evaluation.
 
     Raises:
         UserError: something in the config or the data, and nothing was written; or later a full
@@ -84,7 +79,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     constants = program.load_constants()
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workdir_lib.file_errors_told(workdir))
+        stack.enter_context(workdir_lib.readable_file_errors(workdir))
         stop = stack.enter_context(stop_signals())
         with processes.together():
             if jax.process_index() == 0:
@@ -168,7 +163,7 @@ class Run:
         self.non_finite = NonFinite(config.non_finite, config.non_finite_limit, self._dump)
 
     def finish(self) -> dict[str, float]:
-        """Trains to the end, over rollbacks; returns the figures of the last evaluation."""
+        """Trains to the end, over rollbacks; returns the metrics of the last evaluation."""
         while True:
             try:
                 return self._train()
@@ -258,7 +253,7 @@ class Run:
                 yield batch
 
     def _scalars(self, metrics: dict[str, jax.Array]) -> dict[str, float]:
-        shown = {k: v for k, v in metrics.items() if k not in ("finite", "layer_grad_norms")}
+        shown = {k: v for k, v in metrics.items() if k not in ("finite", "per_layer_grad_norms")}
         values = {k: float(v) for k, v in jax.device_get(shown).items()}
         if self.config.non_finite != "stop":
             values["non_finite_batches"] = float(len(self.non_finite.batches))
@@ -289,7 +284,7 @@ class Run:
             self.workdir,
             step,
             metrics,
-            layers=layer_names(self.program.model),
+            layers=per_layer_names(self.program.model),
             positions=(first, last),
             rows=self.batches.rows(first, last),
         )

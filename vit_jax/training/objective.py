@@ -8,19 +8,19 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vit_jax.data.preprocess import normalize
 from vit_jax.errors import UserError, check_name, lookup
-from vit_jax.models.mae import num_shown
-from vit_jax.objectives.accumulation import Parts
+from vit_jax.inputs import normalize
+from vit_jax.models.mae.model import num_shown
 from vit_jax.objectives.classification import Classification
-from vit_jax.objectives.contrastive import Contrastive
-from vit_jax.objectives.contrastive_loss import KINDS
+from vit_jax.objectives.contrastive.loss import KINDS
+from vit_jax.objectives.contrastive.objective import Contrastive
 from vit_jax.objectives.distillation import Distillation, Teacher
 from vit_jax.objectives.masked_reconstruction import MaskedReconstruction
+from vit_jax.objectives.microbatches import Microbatches
 from vit_jax.parallel.mesh import BATCH_AXES, batch_shards
 from vit_jax.training.step import LossFn
 
-# What turns pictures as they travel, flat and uint8, into the model's input.
+# What turns images as they travel, flat and uint8, into the model's input.
 Prepare = Callable[[jax.Array], jax.Array]
 
 
@@ -42,7 +42,7 @@ def build_objective(
     mean, std = tuple(config.preprocess.mean), tuple(config.preprocess.std)
 
     def prepare(images: jax.Array) -> jax.Array:
-        # Pictures travel as uint8, a quarter of the bytes.
+        # Images travel as uint8, a quarter of the bytes.
         return normalize(images.reshape(-1, image_size, image_size, 3), mean, std)
 
     return kind.build(config, mesh, prepare, *([] if teacher is None else [teacher]))
@@ -150,8 +150,8 @@ def _masked_reconstruction(
     )
 
 
-def _parts(config: ConfigDict, mesh: Mesh) -> Parts:
-    return Parts(config.grad_accum_steps, batch_shards(mesh))
+def _parts(config: ConfigDict, mesh: Mesh) -> Microbatches:
+    return Microbatches(config.grad_accum_steps, batch_shards(mesh))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.training.freezing import keep_frozen, stop_frozen
-from vit_jax.training.optimizer import project
+from vit_jax.training.optimizers import project
 from vit_jax.training.schedules import Schedule
 
 Batch = dict[str, jax.Array]
@@ -95,8 +95,8 @@ def make_train_step(
     Returns:
         (state, batch, *constants) -> (state, metrics), to be jitted with the state donated;
         constants are what the objective reads beside the batch: a teacher's parameters. Beside
-        scalars the metrics hold `finite`, bool, and `layer_grad_norms`, float32
-        (len(layer_names(model)),).
+        scalars the metrics hold `finite`, bool, and `per_layer_grad_norms`, float32
+        (len(per_layer_names(model)),).
     """
     if frozen is not None:
         model = model.with_frozen_statistics(frozen)
@@ -135,7 +135,7 @@ def make_train_step(
             "grad_norm": grad_norm,
             **metrics,
             "finite": finite,
-            "layer_grad_norms": norms,
+            "per_layer_grad_norms": norms,
         }
         after = TrainState(state.step + 1, params, opt_state, ema)
         if skip_non_finite:
@@ -154,7 +154,7 @@ def layer_norms(grads: Params, axes: Params) -> jax.Array:
         axes: logical name of each dimension, see `ModelDef.metadata`.
 
     Returns:
-        float32, in the order of `layer_names`.
+        float32, in the order of `per_layer_names`.
     """
 
     def squares(names: tuple[str, ...], grad: jax.Array) -> jax.Array:
@@ -165,7 +165,7 @@ def layer_norms(grads: Params, axes: Params) -> jax.Array:
     return jnp.sqrt(jnp.concatenate(jax.tree.leaves(parts)))
 
 
-def layer_names(model: ModelDef) -> list[str]:
+def per_layer_names(model: ModelDef) -> list[str]:
     """Names of `layer_norms`: the parameter's path, in a stack with the layer's number."""
     found = []
     axes = jax.tree.leaves(model.metadata("axes"), is_leaf=lambda x: isinstance(x, tuple))

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vit_jax.checkpoint.manager import with_sharding
 from vit_jax.config import build_spec
 from vit_jax.errors import UserError
 from vit_jax.models import registry
-from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.parallel.sharding import parameter_shardings
-from vit_jax.training.checkpoints import with_sharding
-from vit_jax.training.origin import Origin, open_origin
+from vit_jax.pretrained.stored import Origin, open_origin
 
 
 @dataclasses.dataclass(frozen=True)

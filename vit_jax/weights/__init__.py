@@ -38,13 +38,13 @@ import pathlib
 from typing import Any
 
 from vit_jax.errors import UserError, lookup
-from vit_jax.models.functional import ModelDef, Params
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.weights import mapping
-from vit_jax.weights.files import TensorFile, open_weights, read_json
+from vit_jax.weights.checks import check, check_complete, check_constants
+from vit_jax.weights.containers.files import TensorFile, open_weights, read_json
+from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.formats import FORMATS, recognise
 from vit_jax.weights.mapping import Entry
-from vit_jax.weights.mismatch import check, check_complete, check_constants
-from vit_jax.weights.writing import write_tensors
 
 
 def load_weights(

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from vit_jax.models.functional import Params
-from vit_jax.models.layers import resize_positions
-from vit_jax.weights.files import TensorFile
-from vit_jax.weights.mismatch import check
+from vit_jax.models.definition import Params
+from vit_jax.models.layers.positions import resize_positions
+from vit_jax.weights.checks import check
+from vit_jax.weights.containers.files import TensorFile
 from vit_jax.weights.transforms import IDENTITY, Shape, Transform, blank
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ An augmentation is written as transforms separated by `|`, arguments as in Pytho
 
     "random_resized_crop(scale=(0.2, 1.0))|flip|randaugment(2, 9)|random_erasing(0.25)"
 
-A transform takes and returns a picture, uint8 (H, W, C). The first ones see it as the source has
+A transform takes and returns an image, uint8 (H, W, C). The first ones see it as the source has
 it, with alpha if it has any; the last must leave (size, size, 3).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.augment import colors, erasing, geometry, policies
-from vit_jax.data.pictures import Encoded, Picture
+from vit_jax.data.images import EncodedImage, Picture
 from vit_jax.errors import UserError, lookup
 
 TRANSFORMS: dict[str, type] = {
@@ -41,9 +41,11 @@ class Augmentation:
     transforms: tuple[Any, ...]
     size: int
 
-    def __call__(self, image: Picture | Encoded, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Picture | EncodedImage, rng: np.random.Generator) -> Picture:
         picture: Any = image
-        if isinstance(image, Encoded) and not getattr(self.transforms[0], "reads_files", False):
+        if isinstance(image, EncodedImage) and not getattr(
+            self.transforms[0], "reads_files", False
+        ):
             picture = image.decode()
         for transform in self.transforms:
             picture = transform(picture, rng)

@@ -7,15 +7,15 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from vit_jax.data.augment import operations
-from vit_jax.data.pictures import Picture
-from vit_jax.data.preprocess import composite
+from vit_jax.data.images import Picture
+from vit_jax.inputs import composite
 
 _LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-    """Lays a picture with alpha on one colour; a picture without alpha stays as it is.
+    """Lays an image with alpha on one colour; an image without alpha stays as it is.
 
     Attributes:
         white: probability of white; else the colour is uniform.
@@ -37,10 +37,10 @@ class ColorShift:
     Attributes:
         hue: largest rotation about the grey axis either way, radians.
         saturation: largest relative change either way.
-        brightness: largest shift either way, as a share of the range.
+        brightness: largest shift either way, as a fraction of the range.
         contrast: largest relative change about mid-grey either way.
         grey: probability of no colour at all.
-        shade: largest relative brightness of one edge of the picture against its centre, a slope.
+        shade: largest relative brightness of one edge of the image against its centre, a slope.
     """
 
     hue: float = 0.2

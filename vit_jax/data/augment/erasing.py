@@ -1,11 +1,11 @@
-"""Transforms that hide a part of a picture."""
+"""Transforms that hide a part of an image."""
 
 import dataclasses
 import math
 
 import numpy as np
 
-from vit_jax.data.pictures import Picture
+from vit_jax.data.images import Picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Cutout:
 
     Attributes:
         probability: of doing it.
-        size: range of each side, as a share of the picture's.
+        size: range of each side, as a fraction of the image's.
     """
 
     probability: float = 0.2
@@ -41,9 +41,9 @@ class RandomErasing:
 
     Attributes:
         probability: of doing it.
-        area: range of the rectangle's share of the picture.
+        area: range of the rectangle's fraction of the image.
         ratio: range of its height over its width.
-        mean: of the noise in each channel, a share of white: the model's normalisation.
+        mean: of the noise in each channel, a fraction of white: the model's normalisation.
         std: likewise.
     """
 

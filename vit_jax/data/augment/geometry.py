@@ -1,4 +1,4 @@
-"""Transforms that move, crop or resize a picture."""
+"""Transforms that move, crop or resize an image."""
 
 import dataclasses
 import math
@@ -7,9 +7,9 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from vit_jax.data.pictures import Encoded, Picture
-from vit_jax.data.preprocess import composite, preprocess
+from vit_jax.data.images import EncodedImage, Picture
 from vit_jax.errors import UserError
+from vit_jax.inputs import composite, preprocess
 
 # Reader threads and processes are the parallelism; OpenCV's own threads only contend with them.
 cv2.setNumThreads(0)
@@ -32,14 +32,14 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of the picture, stretched to the model's size (Inception; Szegedy et al. 2014).
+    """A random part of the image, stretched to the model's size (Inception; Szegedy et al. 2014).
 
     Area and aspect ratio are drawn as torchvision and timm do. As the first transform it reads a
     JPEG at the smallest scale of 1, 1/2, 1/4 and 1/8 that leaves the crop no smaller than the
     result. What is left to shrink, less than half, is bilinear; transparency is laid on white.
 
     Attributes:
-        scale: range of the part's share of the area.
+        scale: range of the part's fraction of the area.
         ratio: range of its width over its height.
     """
 
@@ -56,12 +56,12 @@ class RandomResizedCrop:
         if self.scale[1] > 1:
             raise UserError(f"random_resized_crop: scale={self.scale} is more than the picture")
 
-    def __call__(self, image: Picture | Encoded, rng: np.random.Generator) -> Picture:
-        shape = image.shape if isinstance(image, Encoded) else image.shape[:2]
+    def __call__(self, image: Picture | EncodedImage, rng: np.random.Generator) -> Picture:
+        shape = image.shape if isinstance(image, EncodedImage) else image.shape[:2]
         top, left, height, width = self.box(shape[0], shape[1], rng)
         bottom, right = top + height, left + width
         factor = 1
-        if isinstance(image, Encoded):
+        if isinstance(image, EncodedImage):
             # As many rows more as one may be off when the height is no multiple of the factor.
             scale = self.output_size / min(height, width)
             image, factor = image.decode_reduced(scale, bottom + 8)
@@ -109,10 +109,10 @@ class Affine:
 
     Attributes:
         rotate: largest angle either way, degrees.
-        scale: range of the size of the picture's content.
+        scale: range of the size of the image's content.
         aspect: largest log of the stretch of the axes either way.
         shear: largest shear either way.
-        shift: largest shift either way, as a share of the side.
+        shift: largest shift either way, as a fraction of the side.
     """
 
     rotate: float = 10.0
@@ -133,7 +133,7 @@ class Affine:
             self.shift * width,
         )
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[0]
-        # From the output grid, centred, to the picture.
+        # From the output grid, centred, to the image.
         step_y = height / (2 * self.output_size) / scale * math.exp(aspect)
         step_x = width / (2 * self.output_size) / scale * math.exp(-aspect)
         cos, sin = math.cos(angle), math.sin(angle)

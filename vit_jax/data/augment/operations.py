@@ -2,7 +2,7 @@
 
 A magnitude is from 0 to 10, and more where a policy allows it. Operations whose magnitude has a
 sign take either with equal chance. Pillow does the work, as in AutoAugment's own and timm's code,
-so that a picture looks the same in all of them.
+so that an image looks the same in all of them.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ _ENHANCERS: dict[str, Callable] = {
 
 
 def enhance(picture: Image.Image, what: str, factor: float) -> Image.Image:
-    """Blends with the picture that lacks it: 0 is without, 1 the same, 2 twice as much."""
+    """Blends with the image that lacks it: 0 is without, 1 the same, 2 twice as much."""
     return _ENHANCERS[what](picture).enhance(factor)
 
 
 def turn_hue(picture: Image.Image, turn: float) -> Image.Image:
-    """Turns the hue by a share of the full circle, in steps of 1/256."""
+    """Turns the hue by a fraction of the full circle, in steps of 1/256."""
     hue, saturation, value = picture.convert("HSV").split()
     levels = np.asarray(hue) + np.uint8(round(turn * 255) % 256)
     return Image.merge("HSV", (Image.fromarray(levels), saturation, value)).convert("RGB")

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.augment.operations import OPERATIONS
-from vit_jax.data.pictures import Picture
+from vit_jax.data.images import Picture
 from vit_jax.errors import UserError
 
 _ALWAYS = ("auto_contrast", "equalize", "invert", "rotate", "solarize_add")
@@ -22,7 +22,7 @@ class RandAugment:
     `randaug(2, 10)`, whose operations are never left out, is `randaugment(2, 10, probability=1)`.
 
     Attributes:
-        num_layers: operations a picture, drawn with replacement.
+        num_layers: operations an image, drawn with replacement.
         magnitude: of all of them.
         mstd: standard deviation of the magnitude, normal about it.
         inc: whether all operations get stronger with the magnitude; else posterize, solarize and
@@ -94,7 +94,7 @@ _IMAGENET = (
 
 @dataclasses.dataclass(frozen=True)
 class AutoAugment:
-    """The policy that was found for ImageNet (Cubuk et al. 2018): two operations a picture.
+    """The policy that was found for ImageNet (Cubuk et al. 2018): two operations an image.
 
     As timm's `original`.
     """

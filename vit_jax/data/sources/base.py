@@ -10,16 +10,16 @@ from vit_jax.errors import UserError
 
 
 class Source(Protocol):
-    """Random access to examples. Examples are shared: copy a picture before writing into it.
+    """Random access to examples. Examples are shared: copy an image before writing into it.
 
-    An example has `image`, a `pictures.Encoded` or, where it is decoded already, uint8 (H, W, 3) or
+    An example has `image`, a `images.EncodedImage` or, where it is decoded already, uint8 (H, W, 3) or
     (H, W, 4) with transparency. Where the data have them: `label`, int; `name`, that of its class;
     `captions`, list[str], the canonical one first; `key`, which names the example in messages.
     An example that cannot be read raises UserError, which names it; its neighbours are not harmed.
 
     Attributes:
       class_names: one name for each label, None where there are no classes.
-      labels: (N,) int64, the label of every example without decoding pictures, or None. Sources
+      labels: (N,) int64, the label of every example without decoding images, or None. Sources
         that must read the data for it do so when it is first asked for.
     """
 
@@ -34,7 +34,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
     def annotation(self, index: int) -> dict[str, Any]:
-        """The example without `image`, at no picture's decoding."""
+        """The example without `image`, at no image's decoding."""
         ...
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.embedded import labelled
-from vit_jax.data.pictures import read_image
+from vit_jax.data.images import read_image
 
 
 class EmojiSource:
@@ -14,12 +14,12 @@ class EmojiSource:
 
     An example: `image` (64, 64, 4) uint8 RGBA; `captions`, the full caption, the name without skin
     tone and the aliases; `label` and `name`; `emoji`, `category`, `artist`, `skin_tone`, `toned`.
-    A decoded picture stays in memory (16 KB), so that the next epoch costs microseconds.
+    A decoded image stays in memory (16 KB), so that the next epoch costs microseconds.
     """
 
     def __init__(self, split: str, directory: str | os.PathLike[str] | None = None) -> None:
         """Args: split, one of SPLITS["emoji"]; directory, what `emoji.build` gave."""
-        from vit_jax.data.embedded import emoji  # Imports TFDS.
+        from vit_jax.data.embedded import emoji
 
         self._split = split
         self._directory = os.fspath(directory if directory is not None else emoji.build())

@@ -1,4 +1,4 @@
-"""A folder of pictures: one sub-folder a class, or a flat folder with a file of names."""
+"""A folder of images: one sub-folder a class, or a flat folder with a file of names."""
 
 import os
 import posixpath
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.pictures import Encoded
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files
 from vit_jax.data.sources.base import decode_text
 from vit_jax.errors import UserError
@@ -16,14 +16,14 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 
 class ImageFolder:
-    """Pictures of a folder: one sub-folder a class, or a flat folder with a names file.
+    """Images of a folder: one sub-folder a class, or a flat folder with a names file.
 
     A line of the names file is `file.png<TAB>label name`; without a tab the first comma separates.
-    The pictures it names are the source, in its order; others in the folder are left out.
+    The images it names are the source, in its order; others in the folder are left out.
     An example has `image`, `label`, `name`, `captions` ([name]) and `key`, its path.
 
     Raises:
-      UserError: no such folder or names file, no pictures, an empty class, a names file that cannot
+      UserError: no such folder or names file, no images, an empty class, a names file that cannot
         be understood or names absent files.
     """
 
@@ -55,7 +55,7 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self._paths[index]
-        return {"image": Encoded(files.read(self._fs, path), path), **self.annotation(index)}
+        return {"image": EncodedImage(files.read(self._fs, path), path), **self.annotation(index)}
 
     def annotation(self, index: int) -> dict[str, Any]:
         label = int(self.labels[index])
@@ -73,7 +73,7 @@ def _inside(path: str, root: str) -> str:
 
 
 def _read_classes(root: str, fs: Any, paths: list[str]) -> list[tuple[str, str]]:
-    """(picture, class name) of a folder with one sub-folder a class, sorted."""
+    """(image, class name) of a folder with one sub-folder a class, sorted."""
     pictures = _pictures(paths)
     if loose := [path for path in pictures if "/" not in _inside(path, root)]:
         raise UserError(
@@ -93,7 +93,7 @@ def _read_classes(root: str, fs: Any, paths: list[str]) -> list[tuple[str, str]]
 
 
 def _read_names(names_file: str, root: str, present: set[str]) -> list[tuple[str, str]]:
-    """(picture, label name) of every line of a names file."""
+    """(image, label name) of every line of a names file."""
     fs, inner = files.file_system(names_file)
     if not files.is_file(fs, inner):
         raise UserError(f"no names file {names_file}")

@@ -15,7 +15,7 @@ class Mixture:
 
     Attributes:
       parts: the range of indices of each source.
-      weights: share of each source in every batch, which training draws by; None to take every
+      weights: fraction of each source in every batch, which training draws by; None to take every
         example once an epoch.
     """
 

@@ -1,4 +1,4 @@
-"""A table of pictures: CSV, TSV, JSON lines or Parquet, with captions or labels."""
+"""A table of images: CSV, TSV, JSON lines or Parquet, with captions or labels."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.pictures import Encoded
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files
 from vit_jax.data.sources.base import Rows, check_caption, decode_text, labelled
 from vit_jax.errors import UserError, unknown
@@ -40,7 +40,7 @@ class Table:
 
         Args:
           path: of the table: .csv, .tsv, .jsonl, .ndjson or .parquet.
-          image: column of the pictures' paths; by default the first of a few usual names.
+          image: column of the images' paths; by default the first of a few usual names.
           caption: column of the captions, or several, joined by `,`; likewise, or none.
           label: column of the labels; likewise, or none.
 
@@ -83,7 +83,7 @@ class Table:
         example = self.annotation(index)
         path = example["key"]
         fs, inner = files.file_system(path) if "://" in path else (self._fs, path)
-        return {"image": Encoded(files.read(fs, inner), path), **example}
+        return {"image": EncodedImage(files.read(fs, inner), path), **example}
 
     def annotation(self, index: int) -> dict[str, Any]:
         row = self._rows[index]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.pictures import Encoded
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files, manifest
 from vit_jax.data.sources.base import check_caption, check_index, decode_text, labelled
 from vit_jax.data.sources.tar_index import (
@@ -23,7 +23,7 @@ from vit_jax.errors import UserError
 
 
 class TarShards:
-    """Pictures with `.txt`, `.json` or `.cls` members of the same key, in one or many tar files.
+    """Images with `.txt`, `.json` or `.cls` members of the same key, in one or many tar files.
 
     An example has `image` and `key`; `captions` from the `.txt` member, or `captions` or `caption`
     of the `.json` member; `label` from `.cls`, or `label` of `.json`, with `name` where classes
@@ -35,7 +35,7 @@ class TarShards:
         """Args: pattern, of the shards, see `files.expand`; classes, a file of names, one a line.
 
         Raises:
-          UserError: no shard, one that is compressed or no tar file, none with a picture.
+          UserError: no shard, one that is compressed or no tar file, none with an image.
         """
         fs, paths = files.expand(pattern)
         self._open(fs, paths, index_shards(fs, paths), classes)
@@ -67,7 +67,7 @@ class TarShards:
         where = f"{self._where(index)}: {key}"
         example = self._annotation(members, where, index)
         suffix = next(suffix for suffix in members if is_image(suffix))
-        return {"image": Encoded(members[suffix], where), **example, "key": key}
+        return {"image": EncodedImage(members[suffix], where), **example, "key": key}
 
     def annotation(self, index: int) -> dict[str, Any]:
         members, key = self._members(index)

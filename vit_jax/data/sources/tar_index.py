@@ -65,7 +65,7 @@ def read_index(path: pathlib.Path) -> np.ndarray:
 
 
 def _cache() -> pathlib.Path:
-    from vit_jax.data.embedded.emoji import cache_dir  # Imports TFDS.
+    from vit_jax.data.embedded.emoji import cache_dir
 
     return cache_dir() / "tar_index"
 
@@ -123,7 +123,7 @@ def _write(path: pathlib.Path, data: bytes) -> None:
 def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
     """Rows of one shard: neighbours of the same key are one example, as for WebDataset.
 
-    Examples without a picture are left out. A shard that is cut or damaged gives the examples
+    Examples without an image are left out. A shard that is cut or damaged gives the examples
     before that place, and a row `DAMAGED`.
     """
     rows: list[tuple[int, int, int, int]] = []
@@ -174,7 +174,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def is_image(suffix: str) -> bool:
-    """Whether a member with this suffix is a picture."""
+    """Whether a member with this suffix is an image."""
     return f".{suffix.rpartition('.')[2]}" in SUFFIXES
 
 

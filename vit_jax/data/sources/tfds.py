@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.pictures import Encoded
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources.base import check_caption, decode_text, labelled
 from vit_jax.errors import UserError, check_name, unknown
 
@@ -13,9 +13,9 @@ _CAPTION_NAMES = ("captions", "caption", "text", "title")
 
 
 class TfdsSource:
-    """A split of a prepared set; pictures stay encoded until they are needed.
+    """A split of a prepared set; images stay encoded until they are needed.
 
-    The picture is the set's only image feature or the one called `image`; classes are the
+    The image is the set's only image feature or the one called `image`; classes are the
     `ClassLabel` called `label`, or the only one; captions are a text, or a list of texts, called
     one of captions, caption, text, title.
     """
@@ -31,7 +31,7 @@ class TfdsSource:
             do not find them.
 
         Raises:
-          UserError: no such set or split, not prepared, prepared in another format, no picture.
+          UserError: no such set or split, not prepared, prepared in another format, no image.
         """
         import tensorflow_datasets as tfds
 
@@ -76,7 +76,10 @@ class TfdsSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._records[index]
         where = f"{self._spec[0]}:{self._spec[1]}, example {index}"
-        return {"image": Encoded(record[self._image], where), **self._annotation(record, where)}
+        return {
+            "image": EncodedImage(record[self._image], where),
+            **self._annotation(record, where),
+        }
 
     def annotation(self, index: int) -> dict[str, Any]:
         where = f"{self._spec[0]}:{self._spec[1]}, example {index}"

@@ -1,8 +1,9 @@
 """The formats, and which of them a file is of."""
 
 from vit_jax.errors import UserError
-from vit_jax.weights.files import TensorFile
-from vit_jax.weights.formats.base import Format
+from vit_jax.pretrained.native import Native
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
 from vit_jax.weights.formats.big_vision import BigVision, BigVisionScanned
 from vit_jax.weights.formats.mae import OfficialMAE
 from vit_jax.weights.formats.openai_clip import OpenAIClip
@@ -11,7 +12,6 @@ from vit_jax.weights.formats.swin import OfficialSwin
 from vit_jax.weights.formats.timm import Timm
 from vit_jax.weights.formats.transformers import Transformers
 from vit_jax.weights.formats.vit_jax_npz import ViTJaxNpz
-from vit_jax.weights.native import Native
 
 # One row a format; names are those of `--to` and `format=`.
 FORMATS: dict[str, Format] = {

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.files import TensorFile
-from vit_jax.weights.formats.base import Format
-from vit_jax.weights.formats.flax_layers import (
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
+from vit_jax.weights.layers.flax import (
     ATTENTION,
     BlockNames,
     blocks,

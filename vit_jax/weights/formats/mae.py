@@ -5,11 +5,11 @@ An encoder alone, as it is published for fine-tuning, has timm's names: see `tim
 
 import numpy as np
 
-from vit_jax.models.mae import MAEConfig
-from vit_jax.weights.files import TensorFile
+from vit_jax.models.mae.model import MAEConfig
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
 from vit_jax.weights.formats import timm_vit
-from vit_jax.weights.formats.base import Format
-from vit_jax.weights.formats.torch_layers import fixed_positions, linear, norm
+from vit_jax.weights.layers.torch import fixed_positions, linear, norm
 from vit_jax.weights.mapping import Entry
 from vit_jax.weights.transforms import LEADING_ONE
 

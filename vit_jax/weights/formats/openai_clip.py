@@ -7,13 +7,13 @@ open_clip's are state dicts, in some versions with the causal mask among them.
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.clip_resnet import REDUCTION, CLIPResNetConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.files import TensorFile
-from vit_jax.weights.formats.base import Format
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.resnet import REDUCTION, CLIPResNetConfig
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
 from vit_jax.weights.formats.resnet_layers import COUNTERS, batch_norm, counters, stages
-from vit_jax.weights.formats.torch_layers import attention_out, conv, linear, norm
+from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
 from vit_jax.weights.mapping import Entry, ResizePositions
 from vit_jax.weights.transforms import NO_LEADING_ONE
 

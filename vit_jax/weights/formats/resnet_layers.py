@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vit_jax.weights.formats.torch_layers import Layers, conv, norm
+from vit_jax.weights.layers.torch import Layers, conv, norm
 from vit_jax.weights.mapping import Entry
 
 # torch counts the batches of every norm, which its usual averages do not need.

@@ -7,13 +7,13 @@ GELU, where big_vision trained with the tanh form.
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.files import TensorFile
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
 from vit_jax.weights.formats import timm_vit
-from vit_jax.weights.formats.base import Format
 from vit_jax.weights.formats.openai_clip import transformer
-from vit_jax.weights.formats.torch_layers import linear, norm
+from vit_jax.weights.layers.torch import linear, norm
 from vit_jax.weights.mapping import Entry
 
 

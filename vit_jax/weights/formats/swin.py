@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vit_jax.models.swin import SwinConfig
-from vit_jax.models.windows import relative_index
-from vit_jax.weights.files import TensorFile
-from vit_jax.weights.formats.base import Format
+from vit_jax.models.swin.model import SwinConfig
+from vit_jax.models.swin.windows import relative_index
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
 from vit_jax.weights.formats.swin_layers import BUFFERS, swin
 from vit_jax.weights.mapping import Entry
 
@@ -13,7 +13,7 @@ from vit_jax.weights.mapping import Entry
 class OfficialSwin(Format):
     """Names as timm's, but a stage ends with the patch merging that leads to the next.
 
-    Bias tables of another window are stretched as pictures, as the original does in fine-tuning.
+    Bias tables of another window are stretched as images, as the original does in fine-tuning.
     """
 
     name = "swin"

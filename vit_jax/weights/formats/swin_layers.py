@@ -5,10 +5,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.models.swin import SwinConfig
-from vit_jax.models.swin_stage import StageConfig
-from vit_jax.models.windows import Size, num_offsets, resize_bias_table
-from vit_jax.weights.formats.torch_layers import attention_out, conv, linear, norm
+from vit_jax.models.swin.model import SwinConfig
+from vit_jax.models.swin.stage import StageConfig
+from vit_jax.models.swin.windows import Size, num_offsets, resize_bias_table
+from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
 from vit_jax.weights.mapping import Entry
 from vit_jax.weights.transforms import Shape
 

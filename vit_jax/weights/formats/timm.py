@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.models.resnet import ResNetConfig
-from vit_jax.weights.files import TensorFile
+from vit_jax.models.resnet.model import ResNetConfig
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
 from vit_jax.weights.formats import timm_vit
-from vit_jax.weights.formats.base import Format
 from vit_jax.weights.formats.resnet_layers import COUNTERS, batch_norm, counters, stages
 from vit_jax.weights.formats.swin_layers import BUFFERS, swin
-from vit_jax.weights.formats.torch_layers import conv, linear
+from vit_jax.weights.layers.torch import conv, linear
 from vit_jax.weights.mapping import Entry
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.transformer import BlockConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.formats.torch_layers import attention_out, conv, fixed_positions, linear, norm
+from vit_jax.models.layers.transformer import BlockConfig
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.layers.torch import attention_out, conv, fixed_positions, linear, norm
 from vit_jax.weights.mapping import Entry, ResizePositions
 from vit_jax.weights.transforms import LEADING_ONE, Shape, Transform
 

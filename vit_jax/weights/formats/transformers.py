@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.weights.files import TensorFile
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
 from vit_jax.weights.formats import transformers_clip
-from vit_jax.weights.formats.base import Format
 from vit_jax.weights.formats.transformers_config import parse_config
-from vit_jax.weights.formats.transformers_layers import DINOV2, MODULES, SWIN, VIT, BlockNames
 from vit_jax.weights.formats.transformers_swin import swin_entries, swin_prefix
 from vit_jax.weights.formats.transformers_vit import (
     MAE_PREFIX,
@@ -23,11 +22,12 @@ from vit_jax.weights.formats.transformers_vit import (
     vit_entries,
     vit_prefix,
 )
+from vit_jax.weights.layers.transformers import DINOV2, MODULES, SWIN, VIT, BlockNames
 from vit_jax.weights.mapping import Entry
 
 # Before the names of a tower, in models that have more than a tower.
 PREFIXES = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.", "swin.")
-# Parts of a tower.
+# Microbatches of a tower.
 TOWER = ("embeddings.", "encoder.", "layernorm.")
 
 

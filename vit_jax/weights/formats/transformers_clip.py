@@ -1,19 +1,13 @@
 """CLIP and SigLIP in Hugging Face's transformers (CLIPModel, SiglipModel)."""
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.formats.torch_layers import attention_out, conv, linear, norm
-from vit_jax.weights.formats.transformers_layers import CLIP, blocks
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
+from vit_jax.weights.layers.transformers import CLIP, blocks
 from vit_jax.weights.mapping import Entry, ResizePositions
-from vit_jax.weights.transforms import (
-    FLAT,
-    LEADING_ONE,
-    LINEAR,
-    NO_LEADING_ONE,
-    concatenate,
-)
+from vit_jax.weights.transforms import FLAT, LEADING_ONE, LINEAR, NO_LEADING_ONE, concatenate
 
 
 def entries(config: CLIPConfig) -> list[Entry]:

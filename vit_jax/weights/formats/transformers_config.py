@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax.errors import UserError, lookup
-from vit_jax.models.clip import CLIPConfig
-from vit_jax.models.mae import MAEConfig
-from vit_jax.models.swin import SwinConfig
-from vit_jax.models.text import TextConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.files import TensorFile
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.mae.model import MAEConfig
+from vit_jax.models.swin.model import SwinConfig
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.files import TensorFile
 
 Fields = Mapping[str, Any]
 

@@ -1,9 +1,9 @@
 """Swin in Hugging Face's transformers (SwinModel, SwinForImageClassification)."""
 
-from vit_jax.models.swin import SwinConfig
+from vit_jax.models.swin.model import SwinConfig
 from vit_jax.weights.formats.swin_layers import ResizeBiasTable
-from vit_jax.weights.formats.torch_layers import conv, linear, norm
-from vit_jax.weights.formats.transformers_layers import SWIN, blocks
+from vit_jax.weights.layers.torch import conv, linear, norm
+from vit_jax.weights.layers.transformers import SWIN, blocks
 from vit_jax.weights.mapping import Entry
 
 
@@ -15,7 +15,7 @@ def swin_prefix(config: SwinConfig) -> str:
 def swin_entries(config: SwinConfig) -> list[Entry]:
     """The mapping; as in the original code, a stage of theirs ends with the patch merging.
 
-    Bias tables of another window are stretched as pictures, as the original does in fine-tuning.
+    Bias tables of another window are stretched as images, as the original does in fine-tuning.
     """
     prefix = swin_prefix(config)
     entries = [

@@ -7,10 +7,10 @@ Their models without a head (ViTModel, Dinov2Model, ...) have bare names, those 
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.mae import MAEConfig
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.formats.torch_layers import conv, fixed_positions, linear, norm
-from vit_jax.weights.formats.transformers_layers import DINOV2, VIT, blocks
+from vit_jax.models.mae.model import MAEConfig
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.layers.torch import conv, fixed_positions, linear, norm
+from vit_jax.weights.layers.transformers import DINOV2, VIT, blocks
 from vit_jax.weights.mapping import Entry, ResizePositions
 from vit_jax.weights.transforms import LEADING_ONE
 

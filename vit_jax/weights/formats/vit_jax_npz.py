@@ -1,10 +1,10 @@
 """ViT as its authors published it (github.com/google-research/vision_transformer), `.npz`."""
 
 from vit_jax.errors import UserError
-from vit_jax.models.vit import ViTConfig
-from vit_jax.weights.files import TensorFile
-from vit_jax.weights.formats.base import Format
-from vit_jax.weights.formats.flax_layers import (
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.format import Format
+from vit_jax.weights.layers.flax import (
     ATTENTION,
     BlockNames,
     blocks,

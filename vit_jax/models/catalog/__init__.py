@@ -1,1 +1,0 @@
-"""Tables of registered models, one module a group of families."""

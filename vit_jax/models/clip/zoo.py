@@ -1,0 +1,234 @@
+"""Pairs of towers: CLIP, OpenCLIP, SigLIP, and the small one for the embedded data."""
+
+import math
+from typing import Any
+
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec, Preprocess
+from vit_jax.models.vit.zoo import (
+    BASE,
+    GIANT,
+    GIANT_MLP,
+    GIGANTIC,
+    GIGANTIC_MLP,
+    HUGE,
+    LARGE,
+    SO400M,
+    SO400M_MLP,
+    Sizes,
+    vit,
+)
+
+
+def _clip(image: Any, text: TextConfig, embed_dim: int, **changes: Any) -> ModelSpec:
+    return ModelSpec(
+        architecture=CLIPConfig(image=image, text=text, embed_dim=embed_dim, **changes),
+        preprocess=Preprocess(mean=CLIP_MEAN, std=CLIP_STD),
+        tokenizer="clip",
+    )
+
+
+def _text(width: int, depth: int = 12, activation: str = "gelu") -> TextConfig:
+    """Heads of 64, Radford et al. 2021, table 20."""
+    return TextConfig(
+        width=width,
+        depth=depth,
+        num_heads=width // 64,
+        mlp_dim=4 * width,
+        activation=activation,
+    )
+
+
+def _clip_vit(
+    sizes: Sizes,
+    patch_size: int,
+    text: TextConfig,
+    embed_dim: int,
+    **changes: Any,
+) -> ModelSpec:
+    """Class token, norm before the blocks, epsilon 1e-5, no bias of the patches."""
+    image = vit(
+        sizes,
+        patch_size,
+        activation=text.activation,
+        norm_epsilon=1e-5,
+        pre_norm=True,
+        patch_bias=False,
+        weight_init="clip",
+        **changes,
+    )
+    return _clip(image, text, embed_dim)
+
+
+def _openai(sizes: Sizes, patch_size: int, width: int, **changes: Any) -> ModelSpec:
+    """OpenAI's ViT models: QuickGELU, the text tower as wide as the shared space."""
+    return _clip_vit(sizes, patch_size, _text(width, activation="quick_gelu"), width, **changes)
+
+
+def _clip_resnet(
+    depths: tuple[int, ...], width: int, image_size: int, text: TextConfig, embed_dim: int
+) -> ModelSpec:
+    """CLIP's ResNets, whose attention pooling has heads of 64 and ends in the shared space."""
+    image = CLIPResNetConfig(
+        image_size=image_size,
+        depths=depths,
+        width=width,
+        num_heads=width // 2,
+        embed_dim=embed_dim,
+    )
+    return _clip(image, text, embed_dim, image_projection=False)
+
+
+def _siglip(
+    sizes: Sizes,
+    patch_size: int,
+    image_size: int,
+    mlp_dim: int,
+    context_length: int = 64,
+    *,
+    activation: str = "gelu_tanh",
+) -> ModelSpec:
+    """SigLIP (Zhai et al. 2023): attention pooling, no class token, text pooled at its last place.
+
+    The text tower has the image tower's sizes. big_vision trained with the tanh form of GELU, as
+    transformers has it; open_clip runs the same weights with the exact one.
+    """
+    width, depth, num_heads = sizes
+    shared: dict[str, Any] = {
+        "width": width,
+        "depth": depth,
+        "num_heads": num_heads,
+        "mlp_dim": mlp_dim,
+        "activation": activation,
+        "norm_epsilon": 1e-6,
+        "weight_init": "xavier",
+    }
+    image = vit(
+        sizes,
+        patch_size,
+        image_size=image_size,
+        class_token=False,
+        pool="map",
+        **{k: v for k, v in shared.items() if k not in ("width", "depth", "num_heads")},
+    )
+    text = TextConfig(
+        vocab_size=32_000, context_length=context_length, causal=False, pool="last", **shared
+    )
+    return ModelSpec(
+        architecture=CLIPConfig(
+            image=image,
+            text=text,
+            embed_dim=width,
+            image_projection=False,
+            text_projection_bias=True,
+            init_logit_scale=math.log(10.0),
+            init_logit_bias=-10.0,
+        ),
+        preprocess=Preprocess(resize="squash"),
+        tokenizer="sentencepiece",
+    )
+
+
+_EMOJI = ModelSpec(
+    architecture=CLIPConfig(
+        image=vit(
+            (128, 6, 2),
+            4,
+            image_size=32,
+            class_token=False,
+            pool="mean",
+            position_init="sincos",
+            weight_init="clip",
+            # Half the patches are half the time of a step on a CPU.
+            patch_dropout=0.5,
+        ),
+        text=TextConfig(
+            vocab_size=1024,
+            context_length=16,
+            width=96,
+            depth=2,
+            num_heads=3,
+            mlp_dim=384,
+            activation="gelu",
+        ),
+        embed_dim=128,
+    ),
+    preprocess=Preprocess(resize="pad"),
+    tokenizer="trained",
+)
+
+# Sizes of the towers, patch, image, MLP, and of texts where they are not 64 long.
+_SIGLIPS: dict[str, Any] = {
+    "b16": (BASE, 16, 224, 3072),
+    "b16_256": (BASE, 16, 256, 3072),
+    "b16_384": (BASE, 16, 384, 3072),
+    "b16_512": (BASE, 16, 512, 3072),
+    "l16_256": (LARGE, 16, 256, 4096),
+    "l16_384": (LARGE, 16, 384, 4096),
+    "so400m14": (SO400M, 14, 224, SO400M_MLP, 16),
+    "so400m14_384": (SO400M, 14, 378, SO400M_MLP),
+}
+
+MODELS: dict[str, ModelSpec] = {
+    "clip_vit_emoji": _EMOJI,
+    "clip_vit_b32": _openai(BASE, 32, 512),
+    "clip_vit_b16": _openai(BASE, 16, 512),
+    "clip_vit_l14": _openai(LARGE, 14, 768),
+    "clip_vit_l14_336": _openai(LARGE, 14, 768, image_size=336),
+    "clip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, _text(512, activation="quick_gelu"), 1024),
+    "clip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, _text(512, activation="quick_gelu"), 512),
+    "clip_rn50x4": _clip_resnet((4, 6, 10, 6), 80, 288, _text(640, activation="quick_gelu"), 640),
+    "clip_rn50x16": _clip_resnet((6, 8, 18, 8), 96, 384, _text(768, activation="quick_gelu"), 768),
+    "clip_rn50x64": _clip_resnet(
+        (3, 15, 36, 10), 128, 448, _text(1024, activation="quick_gelu"), 1024
+    ),
+    "openclip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, _text(512), 1024),
+    "openclip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, _text(512), 512),
+    "openclip_vit_b32": _clip_vit(BASE, 32, _text(512), 512),
+    "openclip_vit_b16": _clip_vit(BASE, 16, _text(512), 512),
+    "openclip_vit_l14": _clip_vit(LARGE, 14, _text(768), 768),
+    "openclip_vit_h14": _clip_vit(HUGE, 14, _text(1024, 24), 1024),
+    "openclip_vit_g14": _clip_vit(GIANT, 14, _text(1024, 24), 1024, mlp_dim=GIANT_MLP),
+    "openclip_vit_bigg14": _clip_vit(GIGANTIC, 14, _text(1280, 32), 1280, mlp_dim=GIGANTIC_MLP),
+    **{f"siglip_{name}": _siglip(*sizes) for name, sizes in _SIGLIPS.items()},
+    **{
+        f"openclip_siglip_{name}": _siglip(*sizes, activation="gelu")
+        for name, sizes in _SIGLIPS.items()
+    },
+}
+
+# Names that users of open_clip and of OpenAI's package type -> ours. open_clip's plain names have
+# the exact GELU, OpenAI's weights go with the names that end in quickgelu.
+ALIASES: dict[str, str] = {
+    "ViT-B/32": "clip_vit_b32",
+    "ViT-B/16": "clip_vit_b16",
+    "ViT-L/14": "clip_vit_l14",
+    "ViT-L/14@336px": "clip_vit_l14_336",
+    "ViT-B-32-quickgelu": "clip_vit_b32",
+    "ViT-B-16-quickgelu": "clip_vit_b16",
+    "ViT-L-14-quickgelu": "clip_vit_l14",
+    "ViT-L-14-336-quickgelu": "clip_vit_l14_336",
+    "RN50-quickgelu": "clip_rn50",
+    "RN101-quickgelu": "clip_rn101",
+    "RN50x4-quickgelu": "clip_rn50x4",
+    "RN50x16-quickgelu": "clip_rn50x16",
+    "RN50x64-quickgelu": "clip_rn50x64",
+    "RN50": "openclip_rn50",
+    "RN101": "openclip_rn101",
+    "ViT-B-32": "openclip_vit_b32",
+    "ViT-B-16": "openclip_vit_b16",
+    "ViT-L-14": "openclip_vit_l14",
+    "ViT-H-14": "openclip_vit_h14",
+    "ViT-g-14": "openclip_vit_g14",
+    "ViT-bigG-14": "openclip_vit_bigg14",
+    "ViT-B-16-SigLIP": "openclip_siglip_b16",
+    "ViT-B-16-SigLIP-256": "openclip_siglip_b16_256",
+    "ViT-B-16-SigLIP-384": "openclip_siglip_b16_384",
+    "ViT-B-16-SigLIP-512": "openclip_siglip_b16_512",
+    "ViT-L-16-SigLIP-256": "openclip_siglip_l16_256",
+    "ViT-L-16-SigLIP-384": "openclip_siglip_l16_384",
+    "ViT-SO400M-14-SigLIP": "openclip_siglip_so400m14",
+    "ViT-SO400M-14-SigLIP-384": "openclip_siglip_so400m14_384",
+}

@@ -1,0 +1,116 @@
+"""A model as a pure function of its parameters, for jit, optimizers and checkpoints."""
+
+import copy
+from typing import Any, Self
+
+import jax
+import numpy as np
+from flax import nnx
+
+from vit_jax.models import families
+from vit_jax.models.layers.batch_norm import BatchNorm
+
+# Nested dict of arrays; its paths are the attribute names of the modules.
+Params = dict[str, Any]
+# The kinds of variable that make up a model. Running statistics of batch norms lie among the
+# parameters they belong to, so that checkpoints, averages and weight files need no second tree;
+# their metadata says `trainable=False`.
+STORED = (nnx.Param, nnx.BatchStat)
+
+
+class ModelDef:
+    """A model without its parameters.
+
+    `init` makes them, `bind` puts them back. Between the two they are a plain nested dict, which
+    every tool of the field reads.
+    """
+
+    def __init__(self, family: str, architecture: Any, **execution: Any):
+        """Traces the model without computing anything; errors in the architecture show here.
+
+        Args:
+            family: a key of `families.FAMILIES`.
+            architecture: the family's config dataclass.
+            **execution: dtype, scan and remat, see `families.build`.
+        """
+
+        def build(key: jax.Array) -> Any:
+            return families.build(family, architecture, rngs=nnx.Rngs(key), **execution)
+
+        self.family, self.architecture, self.execution = family, architecture, execution
+        self._build = build
+        abstract = nnx.eval_shape(build, jax.random.key(0))
+        self._graphdef, self._template = nnx.split(abstract, STORED)
+        self._layers_above = abstract.layers_above()
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters. Pure: jit it with output shardings to create them in place."""
+        return nnx.to_pure_dict(nnx.state(self._build(key), STORED))
+
+    def bind(self, params: Params) -> Any:
+        """The module with these parameters."""
+        return nnx.merge(self._graphdef, nnx.State(params))
+
+    def statistics(self, module: Any) -> Params:
+        """The running statistics of a bound module, which a call in training has updated.
+
+        A sub-tree of the parameters; empty for a model without batch norms.
+        """
+        return nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def with_frozen_statistics(self, frozen: Params) -> Self:
+        """The same model, whose frozen batch norms use their running statistics in training, too.
+
+        Args:
+            frozen: tree of bool like the parameters.
+        """
+        module = nnx.merge(self._graphdef, self._template)
+        for path, layer in nnx.iter_modules(module):
+            if isinstance(layer, BatchNorm):
+                own: Any = frozen
+                for part in path:
+                    own = own[part]
+                layer.frozen = own["mean"]
+        model = copy.copy(self)
+        model._graphdef, model._template = nnx.split(module, STORED)
+        return model
+
+    def with_statistics(self, params: Params, statistics: Params) -> Params:
+        """A copy of `params` whose running statistics are those of `statistics`."""
+        merged = dict(params)
+        for name, value in statistics.items():
+            nested = isinstance(value, dict)
+            merged[name] = self.with_statistics(params[name], value) if nested else value
+        return merged
+
+    def shapes(self) -> Params:
+        """`ShapeDtypeStruct` of every parameter."""
+        return nnx.to_pure_dict(self._template)
+
+    def layers_above(self) -> Params:
+        """Layers between each parameter and the output, in a tree like the parameters'.
+
+        A number, or for a stack of layers one each, of shape (layers, 1, ...). What the model's own
+        `layers_above` does not name has none above it.
+        """
+
+        def describe(path: tuple[str, ...], x: jax.ShapeDtypeStruct) -> Any:
+            parts = (self._layers_above.get("/".join(path[:i])) for i in range(len(path), 0, -1))
+            above = next((part for part in parts if part is not None), 0)
+            if isinstance(above, int):
+                return above
+            return np.reshape(np.asarray(above), (-1,) + (1,) * (len(x.shape) - 1))
+
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: describe(tuple(key.key for key in path), x), self.shapes()
+        )
+
+    def metadata(self, key: str, default: Any = None) -> Params:
+        """What the model says of each parameter under `key`, in a tree like the parameters'."""
+        tree: Params = {}
+        for path, variable in nnx.to_flat_state(self._template):
+            node: Any = tree
+            for part in path[:-1]:
+                node = node.setdefault(part, {})
+            node[path[-1]] = variable.get_metadata().get(key, default)
+        return tree

@@ -1,0 +1,20 @@
+"""ResNet v1.5 classifiers (He et al. 2016)."""
+
+from vit_jax.models.resnet.model import ResNetConfig
+from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocess
+
+
+def _resnet(*depths: int) -> ModelSpec:
+    """Preprocessing of torchvision's weights."""
+    return ModelSpec(
+        architecture=ResNetConfig(depths=depths, num_classes=1000),
+        preprocess=Preprocess(
+            crop_fraction=0.875, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD
+        ),
+    )
+
+
+MODELS: dict[str, ModelSpec] = {
+    "resnet50": _resnet(3, 4, 6, 3),
+    "resnet101": _resnet(3, 4, 23, 3),
+}

@@ -1,0 +1,269 @@
+"""One stage of a Swin Transformer: patch merging and blocks with windowed attention."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+
+from vit_jax.errors import UserError, check_name, lookup
+from vit_jax.models.layers.attention import attention_projections
+from vit_jax.models.layers.drop_path import drop_path
+from vit_jax.models.layers.mlp import ACTIVATIONS, Mlp, mlp_branch
+from vit_jax.models.layers.norm import layer_norm
+from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.stacking import REMAT_POLICIES, stack_blocks
+from vit_jax.models.partitioning import constrain
+from vit_jax.models.swin.windows import (
+    Size,
+    Windows,
+    num_offsets,
+    relative_index,
+    resize_bias_table,
+)
+
+# The original truncates at -2 and 2, a hundred standard deviations away.
+WEIGHT_INIT = initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Shape of one stage; see `swin.SwinConfig` for what it takes from there.
+
+    Attributes:
+        width: residual stream, C.
+        depth: number of blocks.
+        num_heads: attention heads; divides `width`.
+        mlp_dim: hidden units of the MLP.
+        map_side: side of the feature map of a training image.
+        window_size: side of a window on a map that is larger.
+        fit_windows: whether windows fit the map of each image or that of the training images.
+        merge: whether the stage begins with patch merging.
+        activation: a key of `layers.ACTIVATIONS`.
+        norm_epsilon: LayerNorm epsilon.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    map_side: int
+    window_size: int
+    fit_windows: bool
+    merge: bool
+    activation: str
+    norm_epsilon: float
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "num_heads", "mlp_dim", "window_size"):
+            if (value := getattr(self, name)) < 1:
+                raise UserError(f"{name}={value} of a stage: expected a positive number")
+        if self.width % self.num_heads:
+            raise UserError(
+                f"num_heads={self.num_heads} does not divide width={self.width} of its stage"
+            )
+        check_name(self.activation, ACTIVATIONS, "activation")
+
+    @property
+    def table_window(self) -> Size:
+        """The window that the bias tables are made for, that of a training image."""
+        side = min(self.map_side, self.window_size)
+        return side, side
+
+    def windows(self, map_size: Size, *, shifted: bool) -> Windows:
+        """How a feature map of that size is cut.
+
+        Rows and columns are treated apart, as in timm: a window that spans one of them shrinks to
+        it and stands still there, and shifts along the other.
+        """
+        fitted = map_size if self.fit_windows else (self.map_side, self.map_side)
+        height, width = (min(side, self.window_size) for side in fitted)
+        step = self.window_size // 2 if shifted else 0
+        down, right = (step if side > self.window_size else 0 for side in fitted)
+        return Windows(map_size, size=(height, width), shift=(down, right))
+
+
+class WindowAttention(nnx.Module):
+    """Multi-head self-attention within windows, with a learned bias for each relative position."""
+
+    def __init__(self, width: int, num_heads: int, window: Size, *, dtype: Any, rngs: nnx.Rngs):
+        """Builds the layer.
+
+        Args:
+            width: C.
+            num_heads: divides C.
+            window: that the bias table is for, (rows, columns).
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        self.window = window
+        self.qkv, self.out = attention_projections(
+            width, num_heads, qkv_init=WEIGHT_INIT, out_init=WEIGHT_INIT, dtype=dtype, rngs=rngs
+        )
+        self.bias_table = nnx.Param(
+            WEIGHT_INIT(rngs.params(), (num_offsets(window), num_heads)),
+            **metadata("window", "heads", decay=False),
+        )
+
+    def __call__(self, x: jax.Array, windows: Windows) -> jax.Array:
+        """Feature map (B, H, W, C) to the same shape."""
+        x = windows.partition(x)
+        batch, count, length, width = x.shape
+        # Matmuls see (positions, C), see `layers.Mlp`.
+        qkv = self.qkv(x.reshape(-1, width))
+        qkv = qkv.reshape(batch, count, length, *self.qkv.out_features)
+        qkv = constrain(qkv, "batch", "windows", "length", None, "heads", None)
+        attend = functools.partial(jax.nn.dot_product_attention, bias=self._bias(windows))
+        x = jax.vmap(attend)(*jnp.moveaxis(qkv, 3, 0))  # (B, windows, h w, heads, C / heads)
+        x = self.out(x.reshape(-1, *x.shape[3:]))
+        return windows.merge(x.reshape(batch, count, length, width))
+
+    def _bias(self, windows: Windows) -> jax.Array:
+        """Relative positions and shift mask: float32 (windows or 1, heads, h w, h w)."""
+        table = resize_bias_table(self.bias_table[...], self.window, windows.size, "geometric")
+        bias = jnp.moveaxis(table[relative_index(windows.size)], -1, 0)[None]
+        mask = windows.mask()
+        return bias if mask is None else bias + mask[:, None]
+
+
+class SwinBlock(nnx.Module):
+    """Pre-norm block: x + attention(norm(x)) within windows, then x + mlp(norm(x))."""
+
+    def __init__(self, config: StageConfig, *, recompute_mlp: bool, dtype: Any, rngs: nnx.Rngs):
+        width, self.recompute_mlp = config.width, recompute_mlp
+        norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
+        self.norm1 = layer_norm(width, **norm)
+        self.attention = WindowAttention(
+            width, config.num_heads, config.table_window, dtype=dtype, rngs=rngs
+        )
+        self.norm2 = layer_norm(width, **norm)
+        self.mlp = Mlp(
+            width,
+            config.mlp_dim,
+            activation=config.activation,
+            in_init=WEIGHT_INIT,
+            out_init=WEIGHT_INIT,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: jax.Array, windows: Windows, drop_rate: jax.Array, rng: jax.Array | None
+    ) -> jax.Array:
+        keys = (None, None) if rng is None else jax.random.split(rng)
+        x = constrain(x, "batch", "height", "width", "embed")
+        x = x + drop_path(self.attention(self.norm1(x), windows), drop_rate, keys[0])
+        branch = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
+        x = x + drop_path(branch, drop_rate, keys[1])
+        return constrain(x, "batch", "height", "width", "embed")
+
+
+class PatchMerging(nnx.Module):
+    """Squares of 2 x 2 positions to one of twice the width: (B, H, W, C) to (B, H/2, W/2, 2C).
+
+    Odd maps are padded with a row or column of zeros.
+    """
+
+    def __init__(self, width: int, *, norm_epsilon: float, dtype: Any, rngs: nnx.Rngs):
+        self.norm = layer_norm(4 * width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
+        self.reduction = nnx.Linear(
+            4 * width,
+            2 * width,
+            use_bias=False,
+            kernel_init=WEIGHT_INIT,
+            kernel_metadata=metadata("merged", "embed"),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        # Features of (row, column) in the order (0, 0), (1, 0), (0, 1), (1, 1).
+        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        return self.reduction(self.norm(x))
+
+
+class Stage(nnx.Module):
+    """Patch merging, but in the first stage, and blocks whose windows are shifted in every second.
+
+    The blocks' parameters are stacked along a leading `layers` axis. With `scan` one pair of blocks
+    is traced whatever the depth; without it the blocks are unrolled. Both compute the same from the
+    same parameters.
+    """
+
+    def __init__(
+        self,
+        config: StageConfig,
+        *,
+        scan: bool,
+        remat: str,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.scan = config, scan
+        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
+        if config.merge:
+            self.merging = PatchMerging(
+                config.width // 2, norm_epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs
+            )
+
+        def make_block(key: jax.Array) -> SwinBlock:
+            return SwinBlock(config, recompute_mlp=remat == "mlp", dtype=dtype, rngs=nnx.Rngs(key))
+
+        self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), config.depth))
+
+    def __call__(self, x: jax.Array, rates: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Applies the stage.
+
+        Args:
+            x: output of the stage before, (B, H, W, C); of the patch embedding for the first stage.
+            rates: stochastic depth of each block.
+            keys: one for each block, or None for evaluation.
+
+        Returns:
+            (B, H/2, W/2, 2C), or (B, H, W, C) in the first stage.
+        """
+        if self.config.merge:
+            x = self.merging(x)
+        graphdef, params = nnx.split(self.blocks)
+        apply = self._block_functions(graphdef, (x.shape[1], x.shape[2]))
+        layers = (params, rates, keys)
+
+        def apply_pair(x: jax.Array, pair: Any) -> tuple[jax.Array, None]:
+            for i in range(2):
+                x = apply[i](x, jax.tree.map(lambda leaf: leaf[i], pair))  # noqa: B023
+            return x, None
+
+        depth = self.config.depth
+        scanned = depth // 2 * 2 if self.scan else 0
+        if scanned:
+            pairs = jax.tree.map(lambda p: p[:scanned].reshape(-1, 2, *p.shape[1:]), layers)
+            x, _ = jax.lax.scan(apply_pair, x, pairs)
+        for i in range(scanned, depth):
+            x = apply[i % 2](x, jax.tree.map(lambda leaf: leaf[i], layers))  # noqa: B023
+        return x
+
+    def _block_functions(self, graphdef: Any, map_size: Size) -> list[Callable[..., jax.Array]]:
+        """The unshifted and the shifted block as functions of x and (parameters, rate, key)."""
+
+        def apply_block(windows: Windows, x: jax.Array, layer: Any) -> jax.Array:
+            params, rate, key = layer
+            return nnx.merge(graphdef, params)(x, windows, rate, key)
+
+        functions: list[Callable[..., jax.Array]] = []
+        for shifted in (False, True):
+            windows = self.config.windows(map_size, shifted=shifted)
+            function: Callable[..., jax.Array] = functools.partial(apply_block, windows)
+            if self.remat_policy is not None:
+                # Within a scan the loop already keeps XLA from undoing the rematerialisation.
+                function = jax.checkpoint(
+                    function, policy=self.remat_policy, prevent_cse=not self.scan
+                )
+            functions.append(function)
+        return functions

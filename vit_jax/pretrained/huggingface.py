@@ -1,0 +1,60 @@
+"""What a Hugging Face folder says beside its weights: preprocessing and tokenizer."""
+
+import pathlib
+from typing import Any
+
+from vit_jax.errors import UserError
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.weights.containers.files import read_json
+
+PREPROCESSOR = "preprocessor_config.json"
+# PIL's numbers of resampling filters.
+_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+
+
+def read_spec(folder: pathlib.Path, architecture: Any) -> ModelSpec:
+    """The spec of an architecture whose weights lie in this folder.
+
+    Raises:
+        UserError: there is no `preprocessor_config.json`, or it asks for something unknown here.
+    """
+    path = folder / PREPROCESSOR
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {PREPROCESSOR}: preprocessing is not known; name the model instead"
+        )
+    return ModelSpec(
+        architecture=architecture,
+        preprocess=_preprocess(read_json(path), path),
+        tokenizer=_tokenizer(folder, architecture),
+    )
+
+
+def _preprocess(found: dict[str, Any], path: pathlib.Path) -> Preprocess:
+    resample = found.get("resample", 3)
+    if resample not in _INTERPOLATIONS:
+        raise UserError(f"{path}: expected resample 2 or 3, found {resample}")
+    resize, crop_fraction = "squash", 1.0
+    if found.get("do_center_crop", False):
+        edge, crop = (_side(found.get(key, 224)) for key in ("size", "crop_size"))
+        resize, crop_fraction = "crop", crop / edge
+    return Preprocess(
+        resize=resize,
+        crop_fraction=crop_fraction,
+        interpolation=_INTERPOLATIONS[resample],
+        mean=tuple(found["image_mean"]),
+        std=tuple(found["image_std"]),
+    )
+
+
+def _side(size: int | dict[str, int]) -> int:
+    """Older files give a number, newer ones an edge or a height."""
+    return size if isinstance(size, int) else size.get("shortest_edge", size.get("height", 224))
+
+
+def _tokenizer(folder: pathlib.Path, architecture: Any) -> str | None:
+    if not isinstance(architecture, CLIPConfig):
+        return None
+    model = folder / "spiece.model"
+    return f"sentencepiece:{model}" if model.is_file() else "clip"

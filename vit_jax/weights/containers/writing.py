@@ -1,0 +1,37 @@
+"""Writing tensors, whole or not at all."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from vit_jax.atomic_files import atomic_write
+
+
+def write_tensors(
+    path: str | pathlib.Path,
+    tensors: Mapping[str, np.ndarray],
+    container: str = "safetensors",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a safetensors or npz file; an existing one is replaced.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        container: "safetensors" or "npz".
+        metadata: for a safetensors file's header.
+    """
+    with atomic_write(path) as partial:
+        if container == "npz":
+            arrays: dict[str, Any] = dict(tensors)
+            with partial.open("wb") as file:  # savez would append .npz to a name
+                np.savez(file, **arrays)
+        else:
+            partial.touch()
+            mode = partial.stat().st_mode
+            save_file(dict(tensors), partial, metadata=dict(metadata or {}))
+            # The library makes files that their owner alone can read; weights are shared.
+            partial.chmod(mode)

@@ -1,0 +1,145 @@
+"""What a run's folder says of itself: its config, and which process is at work in it."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Iterator
+from typing import IO, Any
+
+from ml_collections import ConfigDict
+
+from vit_jax.atomic_files import write_text
+from vit_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
+
+# Keys that say how a run is watched and where it runs, not what is computed.
+FREE_KEYS = (
+    "log_steps",
+    "checkpoint_",
+    "keep_",
+    "watchdog_seconds",
+    "eval_",
+    "evals.",
+    "mesh.",
+    "data.workers",
+)
+# Keys without which a saved position in the data, or what was learned of tokens, would mean
+# something else.
+FIXED_KEYS = ("seed", "batch_size", "data.train", "data.group_by", "tokenizer")
+
+_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+
+
+def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes `config.json`, whole or not at all."""
+    write_text(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def load_config(workdir: str | pathlib.Path) -> ConfigDict:
+    """Reads the config of a run."""
+    path = pathlib.Path(workdir) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{workdir} is not the workdir of a run: no {CONFIG_FILE} in it")
+    try:
+        return ConfigDict(json.loads(path.read_text(encoding="utf-8"))).lock()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def changes(workdir: pathlib.Path, config: ConfigDict) -> dict[str, str]:
+    """Keys whose values differ from the run's so far, each with "before -> now"."""
+    if not (workdir / CONFIG_FILE).exists():
+        return {}
+    before, now = _flat(load_config(workdir).to_dict()), _flat(_as_json(config))
+    return {
+        key: f"{before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
+
+
+def refuse(workdir: pathlib.Path, changed: dict[str, str], why: str) -> UserError:
+    """The error for a config that the workdir's state does not go with."""
+    listed = "; ".join(f"{key}: {change}" for key, change in changed.items())
+    return UserError(
+        f"{workdir} belongs to a run with another config ({listed}), and {why}; "
+        "choose another --workdir, or the same config to resume"
+    )
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it within the block.
+
+    The kernel frees the lock when its process ends, however it ends. Over network file systems it
+    holds between hosts where the file system passes `flock` on (NFS 4 does, gcsfuse does not).
+
+    Raises:
+        UserError: another run has it; names host and process.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = _acquire(workdir / LOCK_FILE)
+    try:
+        yield
+    finally:
+        # While it is still held, so that nobody else's is removed.
+        with contextlib.suppress(OSError):
+            (workdir / LOCK_FILE).unlink()
+        file.close()
+
+
+def _acquire(path: pathlib.Path) -> IO[str]:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"{path.parent} is in use by {owner}: two runs would overwrite each other; "
+                "stop that one, or choose another --workdir"
+            ) from None
+        # Between `open` and `flock` the former owner may have removed the file.
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}\n")
+                file.flush()
+                return file
+        file.close()
+
+
+@contextlib.contextmanager
+def readable_file_errors(workdir: pathlib.Path) -> Iterator[None]:
+    """A full disk or a lost permission within the block becomes the user's error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FILE_ERRORS:
+            raise
+        raise UserError(
+            f"{error.filename or workdir}: {error.strerror}; the run has stopped, and once that is "
+            "mended the same command goes on from its newest checkpoint"
+        ) from error
+
+
+def _as_json(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
