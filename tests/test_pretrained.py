@@ -11,8 +11,9 @@ from PIL import Image
 
 import vit_jax
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.clip import consumers
-from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD
 from vit_jax.weights import save_weights
 
 IMAGE = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "num_heads": 2, "mlp_dim": 48}
@@ -126,7 +127,7 @@ def test_weights_that_carry_their_description(tmp_path):
     found = vit_jax.create_model(weights=tmp_path)
     images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
     np.testing.assert_allclose(found(images), model(images), rtol=1e-5, atol=1e-5)
-    assert found.spec.preprocess == Preprocess(
+    assert found.spec.preprocess == ImageInputs(
         crop_fraction=224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
 

@@ -1,7 +1,7 @@
-"""Every key of a run's configuration, once, with its default, meaning and unit.
+"""The keys of a run's config that belong to no component, with default, meaning and unit.
 
 A recipe in `configs/` is a file with `get_config(arg="")` that takes these defaults and changes a
-few of them. The result is locked: a mistyped key is an error that names the nearest one.
+few of them:
 
     from vit_jax.config import default_config
 
@@ -10,160 +10,161 @@ few of them. The result is locked: a mistyped key is an error that names the nea
         config.optim.lr = 5e-4
         return config
 
-Lengths of time come in the field's units. A key group such as `total_*` or `warmup_*` has one key
-a unit; exactly one of them is set, zero means "not set".
+The keys of a model, objective, optimizer, evaluator, hook or tracker are the fields of its own
+dataclass; a block names the component and holds the keys that differ from their defaults:
+
+    config.model = {"name": "swin_t", "num_classes": 10}
+    config.objective = {"name": "classification", "mixup_alpha": 0.8}
+
+Lengths come in the field's units. A group such as `total_*` or `warmup_*` has one key per unit; at
+most one of them is set, zero means "not set".
 """
 
 import dataclasses
-from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from vit_jax.components import parse
 from vit_jax.errors import UserError, unknown
-from vit_jax.models import families, registry
-from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.inputs import ImageInputs
+from vit_jax.models import registry
+from vit_jax.models.spec import ModelSpec
+from vit_jax.recipes import OPEN_BLOCKS
 
-# Architecture fields whose default is None, with the type that a command line may give them.
-_OPTIONAL_FLOATS = ("init_logit_bias",)
 
-
-def default_config(model: str) -> ConfigDict:
-    """The defaults of every key, for a registered model.
+def default_config(
+    model: str, *, objective: str = "contrastive", optimizer: str = "adamw"
+) -> ConfigDict:
+    """The defaults of a run.
 
     Args:
-        model: a name from `vit_jax.list_models()`. Its architecture is copied into
-            `config.model`, where every field can be changed.
+        model: name of a registered model, see `vit_jax.list_models`.
+        objective: name of the objective, see `vit_jax.objectives`.
+        optimizer: name of the optimizer, see `vit_jax.training.optimizers`.
 
     Returns:
-        A locked ConfigDict; `config.evals` alone accepts new entries.
+        A locked ConfigDict: assigning an unknown key is an error. The blocks of components take any
+        key; a key that does not apply to the component is refused when the run is built.
     """
-    spec = registry.model_spec(model)
     config = ConfigDict()
-    config.seed = 0  # of parameters, data order and augmentation
+    config.seed = 0  # PRNG seed for parameters, data order and augmentation
 
-    config.model = _architecture(spec)
-    config.preprocess = ConfigDict(dataclasses.asdict(spec.preprocess))
-    # clip, sentencepiece:FILE, huggingface:FILE, saved:DIR (see data/tokenizers), or "trained":
-    # byte-level BPE learned from the training captions; None without text.
-    config.tokenizer = config_dict.placeholder(str)
-    config.tokenizer = spec.tokenizer
+    # Registered model; further keys change fields of its architecture, `inputs.*` its image
+    # preprocessing, `tokenizer` its tokenizer.
+    config.model = _model_block(model)
 
     config.compute = ConfigDict()
-    config.compute.dtype = "float32"  # of activations: float32 or bfloat16; parameters: float32
+    config.compute.dtype = "float32"  # activations: float32 or bfloat16; parameters are float32
     config.compute.scan = True  # scan the blocks (one trace) or unroll them
     config.compute.remat = "none"  # recomputed in the backward pass: none, mlp, dots, full (most)
 
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices that hold replicas; -1 takes what the others leave
+    config.mesh.data = -1  # number of replicas; -1: all devices that the other axes leave
     config.mesh.fsdp = 1  # devices that share the parameters of a replica
-    config.mesh.tensor = 1  # devices that share a layer's heads and hidden units
-    config.mesh.zero1 = False  # split optimizer state and moving average over data as well
+    config.mesh.tensor = 1  # devices that share the heads and hidden units of a layer
+    config.mesh.zero1 = False  # shard optimizer state and EMA over data as well
 
     config.data = ConfigDict()
     config.data.train = ""  # source, as emoji:train or tar:/path/*.tar; see data/sources
-    config.data.augment = ""  # transforms separated by |, as flip|randaugment; see data/augment
-    # Views of an image in a batch, each augmented on its own (Hoffer et al. 2020); an epoch has as
-    # many examples as before, of fewer images.
-    config.data.repeats = 1
-    config.data.templates = ("{}",)  # one is drawn for each caption
-    # An epoch takes every example, or, with names of fields, one of each combination of their
-    # values, drawn at random: ("name",) balances names with few and with many images.
+    # Transforms separated by |, as flip|randaugment; see data/augment. Empty: the model's own
+    # preprocessing, as in evaluation.
+    config.data.augment = ""
+    config.data.repeats = 1  # augmented views per image in a batch (Hoffer et al. 2020)
+    config.data.templates = ("{}",)  # prompt templates; one is drawn per caption
+    # An epoch takes every example, or, with field names, one random example per combination of
+    # their values: ("name",) balances names with few and with many images.
     config.data.group_by = ()
-    # Fraction of examples that may be broken, of at least 1,000 read; each is named and passed over.
+    # Fraction of examples that may be broken, of at least 1,000 read; each is logged and skipped.
     config.data.max_broken_fraction = 0.01
-    config.data.workers = 0  # processes that read and augment; 0 uses threads of this one
+    config.data.workers = 0  # reader processes; 0: threads of this process
 
-    config.batch_size = 0  # global, examples a step
-    config.grad_accum_steps = 1  # parts of a batch that go through the towers one by one
+    config.batch_size = 0  # examples per step, over all devices
+    config.grad_accum_steps = 1  # microbatches per batch; the loss still sees the whole batch
     config.total_steps = 0  # length of training
     config.total_epochs = 0.0
     config.total_examples = 0
 
-    config.objective = ConfigDict()
-    # contrastive (CLIP, SigLIP: models of the family clip), classification (models with a head),
-    # distillation (DeiT: classification with a teacher) or masked_reconstruction (family mae).
-    config.objective.name = "contrastive"
-    config.objective.loss = "softmax"  # softmax or sigmoid, of contrastive and classification
-    config.objective.form = "gathered"  # contrastive: gathered, ring, tiled; same loss, less memory
-    config.objective.tile_size = 1024  # pairs a side, for tiled
-    config.objective.label_smoothing = 0.0  # classification
-    config.objective.mixup_alpha = 0.0  # classification; with cutmix, each batch draws one of them
-    config.objective.cutmix_alpha = 0.0
-    config.objective.distillation = "hard"  # hard or soft, see objectives/distillation.py
-    config.objective.distillation_alpha = 0.5  # weight of the teacher's loss
-    config.objective.distillation_temperature = 3.0  # of soft distillation
-    config.objective.mask_ratio = 0.75  # masked_reconstruction: fraction of patches hidden
-    config.objective.normalize_pixels = True  # ... whether each patch's target is normalised
+    config.objective = ConfigDict({"name": objective})  # loss and its keys, see objectives
 
-    config.init = ConfigDict()  # of the first parameters, for fine-tuning
-    config.init.weights = ""  # weight file of any known format, or folder of an earlier run
-    config.init.model = ""  # registered name, where they belong to a model that they do not tell
-    # Patterns of paths, as ("head/.*",): fresh in this model, left out of the weights.
+    config.init = ConfigDict()  # initial parameters, for fine-tuning
+    config.init.weights = ""  # weight file of any known format, or workdir of an earlier run
+    config.init.model = ""  # registered model of the weights, where the file does not name it
+    # Regular expressions of parameter paths, as ("head/.*",), that keep their fresh values.
     config.init.fresh = ()
 
-    config.teacher = ConfigDict()  # of distillation; frozen, evaluation mode
-    config.teacher.weights = ""  # weight file of any known format, or folder of an earlier run
-    config.teacher.model = ""  # registered name, where the file does not tell its model
+    # Optimizer, learning rate and schedule, see training/optimizers.
+    config.optim = ConfigDict({"name": optimizer})
 
-    config.optim = ConfigDict()
-    config.optim.name = "adamw"  # adamw, muon, lamb, lars, lion, sgd, adafactor
-    config.optim.lr = 1e-3  # peak learning rate
-    # After the warm-up: cosine, linear (both to min_lr), rsqrt (as one over the root of the steps),
-    # constant.
-    config.optim.schedule = "cosine"
-    config.optim.min_lr = 0.0
-    config.optim.rsqrt_timescale = 10_000  # steps in which rsqrt falls by the root of two
-    config.optim.warmup_steps = 0  # linear from 0
-    config.optim.warmup_epochs = 0.0
-    config.optim.warmup_examples = 0
-    config.optim.warmup_percent = 0.0
-    config.optim.cooldown_steps = 0  # at the end, the schedule times a line to 0
-    config.optim.cooldown_epochs = 0.0
-    config.optim.cooldown_examples = 0
-    config.optim.cooldown_percent = 0.0
-    # Times the learning rate; of matrices alone. Decoupled, but for sgd and lars, whose gradient it
-    # is added to.
-    config.optim.weight_decay = 0.0
-    config.optim.b1 = 0.9  # first moment; momentum of sgd, lars and adafactor
-    config.optim.b2 = 0.999  # second moment; for adafactor its largest value
-    config.optim.eps = 1e-8  # adamw, muon, lamb
-    config.optim.nesterov = False  # sgd
-    config.optim.mu_dtype = "float32"  # of the first moment: float32 or bfloat16
-    config.optim.grad_clip_norm = 0.0  # global norm; 0 for none
-    # Layer-wise learning rates: lr * layer_decay^(layers above), 1 for equal ones.
-    config.optim.layer_decay = 1.0
-    # Patterns (regular expressions) of the paths of parameters that stay as they are, as
-    # ("image/.*",); the table that a run prints has the paths.
-    config.optim.freeze = ()
-    config.optim.ema_decay = 0.0  # of the evaluated average of the weights; 0 for none
-
-    config.log_steps = 10  # between lines of metrics.jsonl
-    config.checkpoint_steps = 0  # between checkpoints; the last step always makes one
+    config.log_steps = 10  # steps between lines of metrics.jsonl
+    config.checkpoint_steps = 0  # interval of checkpoints; the last step always saves one
+    config.checkpoint_epochs = 0.0
+    config.checkpoint_examples = 0
     config.checkpoint_percent = 10.0
-    config.keep_checkpoints = 2  # newest ones kept
-    config.keep_every_steps = 0  # and those of multiples of this many steps; 0 for none
-    config.keep_best = ""  # and the one with the highest of this metric, as zeroshot/x/top1
-    # A loss or gradient that is not finite: stop with a dump; skip the update; rollback to the
-    # newest checkpoint and on from there without that batch.
+    config.keep_checkpoints = 2  # number of newest checkpoints that are kept
+    config.keep_every_steps = 0  # steps whose multiples are kept for ever; 0: none
+    config.keep_best = ""  # metric whose best checkpoint is kept too, as zeroshot/x/top1
+    # What follows a loss or gradient that is NaN or infinite: stop (with a dump), skip (the
+    # update) or rollback (to the newest checkpoint, without that batch).
     config.non_finite = "stop"
-    config.non_finite_limit = 10  # such steps in a row after which skip and rollback stop as well
-    config.watchdog_seconds = 1800.0  # without a step, until every thread's place is printed; 0 off
-    config.eval_steps = 0  # between evaluations; the last step always makes one
-    config.eval_percent = 0.0
+    config.non_finite_limit = 10  # consecutive such steps after which skip and rollback stop too
+    config.watchdog_seconds = 1800.0  # time without a step until all stacks are printed; 0: never
+    config.hooks = ConfigDict()  # name -> {"name": "package.module:Hook", ...}; see training/hooks
+    config.trackers = ConfigDict()  # name -> {keys}; see tracking
+    config.trackers.jsonl = ConfigDict()
+    config.trackers.tensorboard = ConfigDict()
 
-    config.eval_batch_size = 256  # global, examples a step of an evaluation
-    config.evals = ConfigDict()  # name -> {type, ...}; see vit_jax/evaluators
+    config.eval_steps = 0  # interval of evaluations; the last step is always evaluated
+    config.eval_epochs = 0.0
+    config.eval_examples = 0
+    config.eval_percent = 0.0
+    config.eval_batch_size = 256  # examples per step of evaluation, over all devices
+    config.evals = ConfigDict()  # evaluator -> name -> {keys}; see evaluators
     config.lock()
-    config.evals.unlock()
+    for block in OPEN_BLOCKS:
+        config[block].unlock()
     return config
 
 
-def _architecture(spec: registry.ModelSpec) -> ConfigDict:
-    fields = ConfigDict(families.describe(spec.architecture))
-    for key in _OPTIONAL_FLOATS:
-        if key in fields and fields[key] is None:
-            fields[key] = config_dict.placeholder(float)
-    return fields
+def _model_block(name: str) -> ConfigDict:
+    """A block with the name, and empty blocks for its parts, so that their keys can be set."""
+    block = ConfigDict({"name": name, "inputs": {}})
+    architecture = registry.model_spec(name).architecture
+    for field in dataclasses.fields(architecture):
+        if dataclasses.is_dataclass(getattr(architecture, field.name)):
+            block[field.name] = ConfigDict()
+    return block
+
+
+def model_spec(config: ConfigDict) -> ModelSpec:
+    """The model of `config.model`: the registered one with the block's changes.
+
+    Raises:
+        UserError: unknown name or key.
+    """
+    fields = config.model.to_dict()
+    name = fields.pop("name", None)
+    inputs = fields.pop("inputs", {})
+    base = registry.model_spec(name) if name else None
+    if base is None and "architecture" not in fields:
+        raise UserError("config.model.name is missing: expected the name of a registered model")
+    tokenizer = fields.pop("tokenizer", base.tokenizer if base else None)
+    architecture = registry.parse_architecture(
+        fields, "config.model", base=base.architecture if base else None
+    )
+    size = inputs.pop("size", None)
+    spec = ModelSpec(
+        architecture=architecture,
+        inputs=parse(
+            ImageInputs, inputs, "config.model.inputs", base=base.inputs if base else ImageInputs()
+        ),
+        tokenizer=tokenizer,
+    )
+    if size is not None and tuple(size) != spec.inputs.size:
+        raise UserError(
+            f"config.model.inputs.size={tuple(size)}: the model's image_size is {spec.inputs.size}; "
+            "set config.model.image_size instead"
+        )
+    return spec
 
 
 def steps(
@@ -175,9 +176,9 @@ def steps(
         config: block that holds the group, as `config` for `total_*`, `config.optim` for
             `warmup_*`.
         prefix: name of the group, without the underscore.
-        batch_size: examples a step.
-        epoch_examples: examples in an epoch.
-        total: steps of the whole run, for percent.
+        batch_size: examples per step.
+        epoch_examples: examples per epoch.
+        total: length of the run in steps, for percent.
 
     Raises:
         UserError: more than one unit is set, or one is negative.
@@ -200,45 +201,27 @@ def steps(
     return 0
 
 
-def validate(config: Any) -> None:
-    """Refuses a config whose keys or types are not those of `default_config`.
+def validate(config: ConfigDict) -> None:
+    """Checks the keys that belong to no component against `default_config`.
 
-    A recipe that starts from `default_config` cannot go wrong here; one that builds its own
-    ConfigDict, or comes from a checkpoint of another version, can.
+    Raises:
+        UserError: an unknown or missing key, or a length that is not set.
     """
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config returned {type(config).__name__}, expected a ConfigDict")
-    reference = default_config("clip_vit_b32")
-    _check_keys(config, reference, "config", skip=("model", "evals"))
-    build_architecture(config)
+    _check_keys(config, default_config("vit_b16"), "config")
     if config.batch_size <= 0:
         raise UserError("config.batch_size is not set: expected a positive number of examples")
     if not (config.total_steps or config.total_epochs or config.total_examples):
         raise UserError("no length is set: set total_steps, total_epochs or total_examples")
 
 
-def build_architecture(config: ConfigDict) -> tuple[str, Any]:
-    """The model's family and its architecture dataclass, from `config.model`."""
-    architecture = families.parse_family(config.model.to_dict(), "config.model")
-    return families.family_of(architecture), architecture
-
-
-def build_spec(config: ConfigDict) -> ModelSpec:
-    """The architecture and preprocessing of a config; the tokenizer is the run's own affair."""
-    return ModelSpec(
-        architecture=build_architecture(config)[1],
-        preprocess=families.parse(Preprocess, config.preprocess.to_dict(), "preprocess"),
-    )
-
-
-def _check_keys(config: ConfigDict, reference: ConfigDict, path: str, skip: tuple = ()) -> None:
+def _check_keys(config: ConfigDict, reference: ConfigDict, path: str) -> None:
     for key in config:
         if key not in reference:
             raise unknown(f"{path}.{key}", [f"{path}.{k}" for k in reference], "config key")
     for key, default in reference.items():
         if key not in config:
             raise UserError(f"config key {path}.{key} is missing; start from default_config()")
-        if key in skip:
+        if path == "config" and key in OPEN_BLOCKS:
             continue
         if isinstance(default, ConfigDict):
             if not isinstance(config[key], ConfigDict):

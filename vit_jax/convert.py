@@ -76,7 +76,7 @@ def _file(path: str) -> tuple[Any, Any, Any]:
     from vit_jax.weights import load_weights
 
     family, architecture, spec = _model(path)
-    model = ModelDef(family, architecture)
+    model = ModelDef(architecture)
     return model, load_weights(path, model, _FROM.value), spec
 
 

@@ -1,5 +1,10 @@
-"""From an image to the pixels a model was made for."""
+"""From an image of any size to a model's input: the one preprocessing of the library.
 
+`ImageInputs` belongs to a model. Training, evaluation, teachers and `create_model` all use it.
+Augmentation comes before it.
+"""
+
+import dataclasses
 import math
 from typing import Any
 
@@ -8,17 +13,131 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.images import EncodedImage
-from vit_jax.errors import check_name, lookup
+from vit_jax.errors import check_name
 
 RESIZES = ("crop", "squash", "pad")
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+Channels = tuple[float, float, float]
+HALF: Channels = (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageInputs:
+    """How an image becomes a model's input.
+
+    Pixels travel to the devices as uint8, a quarter of the bytes of float32, and flat, since a TPU
+    pads a last dimension of 3 to 128. `normalize` is the last step, on the devices.
+
+    Attributes:
+        size: height and width, px; (0, 0) until a `ModelSpec` sets its architecture's.
+        resize: "crop" (shortest edge to size / crop_fraction, then the centre, as torchvision),
+            "squash" (ignores the aspect ratio) or "pad" (fits the image into the size, on white).
+        crop_fraction: fraction of the resized shortest edge that the crop keeps, for "crop".
+        interpolation: "bicubic" or "bilinear", with antialias.
+        mean: subtracted from values in [0, 1], per channel.
+        std: divisor, per channel.
+    """
+
+    size: tuple[int, int] = (0, 0)
+    resize: str = "crop"
+    crop_fraction: float = 1.0
+    interpolation: str = "bicubic"
+    mean: Channels = HALF
+    std: Channels = HALF
+
+    def __post_init__(self) -> None:
+        check_name(self.resize, RESIZES, "inputs.resize,")
+        check_name(self.interpolation, INTERPOLATIONS, "inputs.interpolation,")
+
+    def __call__(self, image: Any) -> np.ndarray:
+        """Resizes and crops an image.
+
+        Args:
+            image: uint8 (H, W, 3), or (H, W, 4), whose alpha is composited on white; or a
+                `data.images.EncodedImage`.
+
+        Returns:
+            uint8 (height, width, 3).
+        """
+        if not isinstance(image, np.ndarray):
+            image = image.decode()
+        pil = Image.fromarray(composite(image))
+        return np.asarray(getattr(self, f"_{self.resize}")(pil))
+
+    def pack(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (height, width, 3) as they travel: uint8 (height * width * 3,)."""
+        return pixels.reshape(-1)
+
+    @property
+    def packed_size(self) -> int:
+        """Values per packed image."""
+        return self.size[0] * self.size[1] * 3
+
+    def normalize(self, pixels: jax.Array) -> jax.Array:
+        """Packed uint8 pixels (B, height * width * 3), or (B, H, W, 3), to the model's input.
+
+        Returns:
+            ((x / 255) - mean) / std, float32 (B, H, W, 3).
+        """
+        if pixels.ndim == 2:
+            pixels = pixels.reshape(-1, *self.size, 3)
+        values = pixels.astype(jnp.float32) / 255.0
+        return (values - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+
+    def renormalize(self, images: jax.Array, inputs: "ImageInputs") -> jax.Array:
+        """Images (B, H, W, 3) normalised for another model, normalised for this one.
+
+        Args:
+            images: input of the other model.
+            inputs: of the other model.
+        """
+        scale = [theirs / ours for ours, theirs in zip(self.std, inputs.std, strict=True)]
+        shift = [
+            (theirs - ours) / std
+            for ours, theirs, std in zip(self.mean, inputs.mean, self.std, strict=True)
+        ]
+        return images * jnp.asarray(scale) + jnp.asarray(shift)
+
+    def _squash(self, image: Image.Image) -> Image.Image:
+        return self._resized(image, self.size)
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        """Scales so that the image covers size / crop_fraction; rounds as torchvision does."""
+        height, width = self.size
+        down, across = (math.floor(side / self.crop_fraction) for side in self.size)
+        if image.height * across <= image.width * down:  # the height decides
+            scaled = (down, int(down * image.width / image.height))
+        else:
+            scaled = (int(across * image.height / image.width), across)
+        resized = self._resized(image, scaled)
+        top, left = round((scaled[0] - height) / 2), round((scaled[1] - width) / 2)
+        return resized.crop((left, top, left + width, top + height))
+
+    def _pad(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        scale = min(height / image.height, width / image.width)
+        scaled = tuple(max(1, round(side * scale)) for side in (image.height, image.width))
+        canvas = Image.new("RGB", (width, height), "white")
+        resized = self._resized(image, (scaled[0], scaled[1]))
+        canvas.paste(resized, ((width - scaled[1]) // 2, (height - scaled[0]) // 2))
+        return canvas
+
+    def _resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        height, width = size
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), INTERPOLATIONS[self.interpolation])
 
 
 def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarray:
-    """uint8 (H, W, 4) with straight alpha on a grey level or colour, to (H, W, 3).
+    """Composites an image with straight alpha on a background.
 
-    An image without alpha is returned as it is.
+    Args:
+        image: uint8 (H, W, 4); (H, W, 3) is returned as it is.
+        background: grey level or colour.
+
+    Returns:
+        uint8 (H, W, 3).
     """
     if image.shape[-1] == 3:
         return image
@@ -26,61 +145,3 @@ def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarr
     blended = image[..., :3] * alpha + np.asarray(background, np.uint16) * (255 - alpha) + 128
     # Exactly round(blended / 255), several times faster than a division.
     return ((blended + (blended >> 8)) >> 8).astype(np.uint8)
-
-
-def preprocess(
-    image: np.ndarray | EncodedImage,
-    *,
-    size: int,
-    resize: str,
-    crop_fraction: float = 1.0,
-    interpolation: str = "bicubic",
-) -> np.ndarray:
-    """Brings an image of any size to a square, the way it is done for evaluation.
-
-    Args:
-        image: uint8 (H, W, 3), or (H, W, 4), which is laid on white; or an image's file.
-        size: side of the result, px.
-        resize: "crop" (shortest edge to size / crop_fraction, then the centre, as torchvision does),
-            "squash" (ignores the aspect ratio) or "pad" (longest edge to size, then white).
-        crop_fraction: fraction of the resized shortest edge that is kept, for "crop".
-        interpolation: a key of `INTERPOLATIONS`, with antialias.
-
-    Returns:
-        uint8 (size, size, 3).
-    """
-    check_name(resize, RESIZES, "preprocess.resize")
-    method = lookup(INTERPOLATIONS, interpolation, "preprocess.interpolation")
-    if isinstance(image, EncodedImage):
-        image = image.decode()
-    picture = Image.fromarray(composite(image))
-    if resize == "squash":
-        return np.asarray(_resized(picture, (size, size), method))
-    if resize == "crop":
-        return np.asarray(_centre_crop(picture, size, math.floor(size / crop_fraction), method))
-    width, height = picture.size
-    width, height = (max(1, round(side * size / max(picture.size))) for side in (width, height))
-    canvas = Image.new("RGB", (size, size), "white")
-    canvas.paste(
-        _resized(picture, (width, height), method), ((size - width) // 2, (size - height) // 2)
-    )
-    return np.asarray(canvas)
-
-
-def _centre_crop(picture: Image.Image, size: int, edge: int, method: Any) -> Image.Image:
-    """Shortest edge to `edge`, then the centre of size x size; rounds as torchvision does."""
-    shortest = min(picture.size)
-    width, height = (edge if s == shortest else int(edge * s / shortest) for s in picture.size)
-    left, top = (round((side - size) / 2) for side in (width, height))
-    resized = _resized(picture, (width, height), method)
-    return resized.crop((left, top, left + size, top + size))
-
-
-def _resized(picture: Image.Image, size: tuple[int, int], method: Any) -> Image.Image:
-    return picture if picture.size == size else picture.resize(size, method)
-
-
-def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """uint8 (B, H, W, 3) to float32 ((x / 255) - mean) / std. On the device: a quarter to send."""
-    pixels = images.astype(jnp.float32) / 255.0
-    return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

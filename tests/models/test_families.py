@@ -74,7 +74,7 @@ def test_every_parameter_gets_a_gradient_scanned_or_not(name):
     family = {ViTConfig: "vit", MAEConfig: "mae", CLIPConfig: "clip"}[type(architecture)]
     grads = []
     for scan in (True, False):
-        model = ModelDef(family, architecture, scan=scan)
+        model = ModelDef(architecture, scan=scan)
         params = random_params(model)
         grads.append(jax.jit(jax.value_and_grad(lambda p, m=model: loss_of(m, p)))(params))
     scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(grads[0]))
@@ -99,7 +99,7 @@ def test_every_parameter_gets_a_gradient_scanned_or_not(name):
 
 
 def test_mae_masks_the_asked_share_of_each_example_and_hides_it():
-    model = ModelDef("mae", MODELS["mae"])
+    model = ModelDef(MODELS["mae"])
     module = model.bind(random_params(model))
     noise = np.random.default_rng(1).random((3, 16)).astype(np.float32)
     pixels, mask = module.reconstruct(images(), noise, 0.75)
@@ -115,7 +115,7 @@ def test_mae_masks_the_asked_share_of_each_example_and_hides_it():
 
 
 def test_mae_says_what_is_wrong():
-    module = ModelDef("mae", MODELS["mae"])
+    module = ModelDef(MODELS["mae"])
     module = module.bind(random_params(module))
     with pytest.raises(UserError, match=r"noise \(3, 15\): expected one number a patch, \(3, 16\)"):
         module.reconstruct(images(), np.zeros((3, 15)), 0.75)
@@ -126,12 +126,12 @@ def test_mae_says_what_is_wrong():
 
 
 def test_distillation_logits():
-    model = ModelDef("vit", MODELS["deit"])
+    model = ModelDef(MODELS["deit"])
     module = model.bind(random_params(model))
     by_class, by_distillation = module.both_logits(images())
     assert not np.allclose(by_class, by_distillation)
     np.testing.assert_allclose(module(images()), (by_class + by_distillation) / 2, rtol=1e-6)
-    plain = ModelDef("vit", MODELS["deit3"])
+    plain = ModelDef(MODELS["deit3"])
     with pytest.raises(UserError, match="no distillation head"):
         plain.bind(random_params(plain)).both_logits(images())
 
@@ -147,4 +147,4 @@ def test_pair_needs_one_width():
         image=ViTConfig(**SMALL, pool="mean"), text=TEXT, embed_dim=8, image_projection=False
     )
     with pytest.raises(UserError, match="width 24 must be embed_dim=8"):
-        ModelDef("clip", config)
+        ModelDef(config)

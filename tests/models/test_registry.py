@@ -100,7 +100,7 @@ PARAMETER_COUNTS |= {
 
 def count(name: str) -> int:
     spec = registry.model_spec(name)
-    model = ModelDef(spec.family, spec.architecture)
+    model = ModelDef(spec.architecture)
     sizes = jax.tree.map(lambda x, t: x.size if t else 0, model.shapes(), trainable(model))
     return sum(jax.tree.leaves(sizes))
 
@@ -121,7 +121,7 @@ def test_parameter_count(name):
 def test_text_tower_parameter_count():
     """CLIP's text tower by hand: table, positions, 12 blocks, final norm, projection."""
     spec = registry.model_spec("clip_vit_b32")
-    shapes = ModelDef(spec.family, spec.architecture).shapes()
+    shapes = ModelDef(spec.architecture).shapes()
     d, mlp = 512, 2048
     block = 4 * d + (3 * d * d + 3 * d) + (d * d + d) + (d * mlp + mlp) + (mlp * d + d)
     expected = 49408 * d + 77 * d + 12 * block + 2 * d + d * 512
@@ -203,6 +203,6 @@ def test_unknown_names():
     with pytest.raises(UserError, match="did you mean 'clip_vit_b32'"):
         registry.model_spec("clip_vit_b_32")
     with pytest.raises(UserError, match="unknown remat policy 'ful'; did you mean 'full'"):
-        ModelDef("vit", {}, remat="ful")
+        ModelDef({}, remat="ful")
     with pytest.raises(UserError, match="did you mean 'bfloat16'"):
-        ModelDef("vit", {}, dtype="bfloat")
+        ModelDef({}, dtype="bfloat")

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.resnet.model import ResNetConfig
 from vit_jax.models.vit.model import ViTConfig
@@ -104,7 +104,7 @@ class Case:
     reference: dict
 
     def model(self, **execution):
-        return ModelDef(self.family, CONFIGS[self.family], **execution)
+        return ModelDef(CONFIGS[self.family], **execution)
 
     @functools.cached_property
     def params(self):
@@ -291,7 +291,7 @@ def test_statistics_are_those_of_the_global_batch(case):
 def test_a_block_is_traced_once_whatever_the_depth(case):
     def size(depth, scan):
         config = dataclasses.replace(CONFIGS[case.family], depths=(depth, 1, 1, 1))
-        model = ModelDef(case.family, config, scan=scan)
+        model = ModelDef(config, scan=scan)
         fn = lambda p, x: model.bind(p)(x, rng=TRAIN)  # noqa: E731
         images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
         return len(str(jax.make_jaxpr(fn)(model.shapes(), images)).splitlines())
@@ -344,7 +344,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_statistics(case):
 
 def test_a_model_without_batch_norms_has_no_statistics():
     config = ViTConfig(image_size=8, patch_size=4, width=8, depth=1, num_heads=1, mlp_dim=8)
-    model = ModelDef("vit", config)
+    model = ModelDef(config)
     params = jax.jit(model.init)(jax.random.key(0))
     assert model.statistics(model.bind(params)) == {}
     assert model.with_statistics(params, {}) == params
@@ -374,7 +374,7 @@ def clip_resnet(depths, width, image_size, embed_dim):
     ],
 )
 def test_published_parameter_counts(family, config, count):
-    model = ModelDef(family, config)
+    model = ModelDef(config)
     sizes = jax.tree.map(
         lambda x, trainable: x.size * trainable, model.shapes(), model.metadata("trainable", True)
     )
@@ -398,14 +398,14 @@ def test_bad_input_is_named(case):
 
 
 def test_one_value_a_channel_has_no_variance():
-    model = ModelDef("resnet", CONFIGS["resnet"])
+    model = ModelDef(CONFIGS["resnet"])
     assert output_shape(model, (1, 32, 32, 3)) == (1, 10)
     with pytest.raises(UserError, match="more than one value a channel"):
         output_shape(model, (1, 32, 32, 3), rng=TRAIN)
 
 
 def test_clip_refuses_what_32_does_not_divide():
-    model = ModelDef("clip_resnet", CONFIGS["clip_resnet"])
+    model = ModelDef(CONFIGS["clip_resnet"])
     assert output_shape(model, (1, 64, 96, 3)) == (1, 12)
     with pytest.raises(UserError, match="32 does not divide pictures of 64 x 40 px"):
         output_shape(model, (1, 64, 40, 3))

@@ -100,7 +100,7 @@ def from_timm(state, config):
 def params(stored):
     params = from_timm(stored, TINY)
     shapes = jax.tree.map(lambda x: x.shape, params)
-    assert shapes == jax.tree.map(lambda x: x.shape, ModelDef("swin", TINY).shapes())
+    assert shapes == jax.tree.map(lambda x: x.shape, ModelDef(TINY).shapes())
     return params
 
 
@@ -128,7 +128,7 @@ def test_equals_timm(stored, params, prefix, config):
         for key, value in stored.items()
         if key.startswith(f"reference.{prefix}")
     }
-    model = ModelDef("swin", config)
+    model = ModelDef(config)
 
     @jax.jit
     def outputs(params, images):
@@ -191,7 +191,7 @@ def loss_and_grads(model, params):
 
 @pytest.fixture(scope="module")
 def expected_grads():
-    model = ModelDef("swin", DROPPED)
+    model = ModelDef(DROPPED)
     return loss_and_grads(model, random_params(model))
 
 
@@ -208,14 +208,14 @@ def expected_grads():
 )
 def test_execution_changes_nothing(expected_grads, execution):
     """Scanned or unrolled, kept or recomputed: loss and gradients agree, stochastic depth too."""
-    model = ModelDef("swin", DROPPED, **execution)
+    model = ModelDef(DROPPED, **execution)
     found = loss_and_grads(model, random_params(model))
     jax.tree.map(assert_close, found, expected_grads)
 
 
 @pytest.mark.slow
 def test_a_step_changes_every_parameter_of_every_block():
-    model = ModelDef("swin", dataclasses.replace(TINY, depths=(4, 1)))
+    model = ModelDef(dataclasses.replace(TINY, depths=(4, 1)))
     params = jax.jit(model.init)(jax.random.key(0))
     _, grads = loss_and_grads(model, params)
     for path, new in jax.tree_util.tree_leaves_with_path(
@@ -236,7 +236,7 @@ def test_stochastic_depth_is_linear_over_all_blocks(monkeypatch):
         return x
 
     monkeypatch.setattr(swin_stage, "drop_path", record)
-    model = ModelDef("swin", dataclasses.replace(TINY, drop_path=0.6), scan=False)
+    model = ModelDef(dataclasses.replace(TINY, drop_path=0.6), scan=False)
     model.bind(random_params(model))(IMAGES, rng=jax.random.key(0))
     np.testing.assert_allclose(rates, np.repeat(np.linspace(0, 0.6, 7), 2), rtol=1e-6)
 
@@ -244,7 +244,7 @@ def test_stochastic_depth_is_linear_over_all_blocks(monkeypatch):
 def test_two_blocks_are_traced_whatever_the_depth():
     def size(depth, scan):
         config = dataclasses.replace(TINY, depths=(depth, 2))
-        model = ModelDef("swin", config, scan=scan)
+        model = ModelDef(config, scan=scan)
         fn = lambda p: model.bind(p)(IMAGES)  # noqa: E731
         return len(str(jax.make_jaxpr(fn)(model.shapes())).splitlines())
 
@@ -263,13 +263,13 @@ def test_parameter_count(name):
         num_heads=heads,
         num_classes=1000,
     )
-    shapes = ModelDef("swin", config).shapes()
+    shapes = ModelDef(config).shapes()
     assert sum(x.size for x in jax.tree.leaves(shapes)) == count
 
 
 def compiled_flops(family, config):
     """Unrolled, since the compiler counts a loop's body once."""
-    model = ModelDef(family, config, scan=False)
+    model = ModelDef(config, scan=False)
     image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
     forward = jax.jit(lambda params, images: model.bind(params)(images))
     return forward.lower(model.shapes(), image).compile().cost_analysis()["flops"]
@@ -311,7 +311,7 @@ def test_cost_is_linear_in_the_area_and_that_of_a_vit_is_not():
 
 
 def test_bfloat16_compute_keeps_float32_parameters_and_logits(stored, params):
-    model = ModelDef("swin", TINY, dtype="bfloat16")
+    model = ModelDef(TINY, dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(model.shapes())} == {jnp.dtype("float32")}
     module = model.bind(params)
     images = stored["reference.images"].astype(np.float32)
@@ -323,7 +323,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits(stored, params):
 
 def test_metadata_covers_every_parameter():
     """Axes name each dimension; decay is on for matrices, off for the bias tables."""
-    model = ModelDef("swin", TINY)
+    model = ModelDef(TINY)
     axes = model.metadata("axes")
     jax.tree.map(
         lambda a, x: len(a) == x.ndim or pytest.fail(f"{a} {x}"),
@@ -356,7 +356,7 @@ def test_config_refuses_what_cannot_be(changes, message):
 
 
 def test_images_and_layers_that_cannot_be():
-    model = ModelDef("swin", TINY)
+    model = ModelDef(TINY)
     module = model.bind(random_params(model))
     with pytest.raises(UserError, match="patch_size=4 does not divide pictures of 18 x 16 px"):
         module(np.zeros((1, 18, 16, 3), np.float32))

@@ -97,7 +97,7 @@ def images(size=16, count=2):
 )
 def test_vit_equals_reference(changes):
     config = ViTConfig(**{**vars(IMAGE), **changes})
-    model = ModelDef("vit", config)
+    model = ModelDef(config)
     params = random_params(model)
     expected = reference_vit(images().astype(np.float64), as_float64(params), config)
     np.testing.assert_allclose(model.bind(params)(images()), expected, rtol=2e-5, atol=2e-5)
@@ -106,7 +106,7 @@ def test_vit_equals_reference(changes):
 @pytest.mark.parametrize("causal", [True, False])
 def test_text_tower_equals_reference(causal):
     config = CLIPConfig(image=IMAGE, text=TextConfig(**{**vars(TEXT), "causal": causal}))
-    model = ModelDef("clip", config)
+    model = ModelDef(config)
     params = random_params(model)
     tokens = np.asarray([[5, 6, 49, 0, 0, 0, 0, 0, 0], [7, 8, 9, 10, 11, 12, 13, 14, 49]])
     p = as_float64(params["text"])
@@ -139,9 +139,9 @@ def loss_and_grads(model, params):
 def test_execution_changes_nothing(execution):
     """Scanned or unrolled, kept or recomputed: loss and gradients agree, stochastic depth too."""
     config = ViTConfig(**{**vars(IMAGE), "drop_path": 0.5})
-    params = random_params(ModelDef("vit", config))
-    expected = loss_and_grads(ModelDef("vit", config), params)
-    found = loss_and_grads(ModelDef("vit", config, **execution), params)
+    params = random_params(ModelDef(config))
+    expected = loss_and_grads(ModelDef(config), params)
+    found = loss_and_grads(ModelDef(config, **execution), params)
     scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(expected))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected
@@ -150,7 +150,7 @@ def test_execution_changes_nothing(execution):
 
 def test_each_policy_keeps_less_than_the_one_before():
     def kept(remat):
-        model = ModelDef("vit", IMAGE, remat=remat)
+        model = ModelDef(IMAGE, remat=remat)
         params = random_params(model)
         _, backward = jax.vjp(lambda p: model.bind(p)(images()), params)
         return sum(leaf.nbytes for leaf in jax.tree.leaves(backward))
@@ -160,7 +160,7 @@ def test_each_policy_keeps_less_than_the_one_before():
 
 def test_a_block_is_traced_once_whatever_the_depth():
     def size(depth, scan):
-        model = ModelDef("vit", ViTConfig(**{**vars(IMAGE), "depth": depth}), scan=scan)
+        model = ModelDef(ViTConfig(**{**vars(IMAGE), "depth": depth}), scan=scan)
         fn = lambda p: model.bind(p)(images())  # noqa: E731
         return len(str(jax.make_jaxpr(fn)(model.shapes())).splitlines())
 
@@ -173,7 +173,7 @@ def test_accelerators_compute_the_same(causal):
     """Layouts differ between CPUs and the rest; results and gradients do not."""
     config = ViTConfig(**{**vars(IMAGE), "qk_norm": not causal})
     text = TextConfig(**{**vars(TEXT), "causal": causal})
-    model = ModelDef("clip", CLIPConfig(image=config, text=text, embed_dim=8))
+    model = ModelDef(CLIPConfig(image=config, text=text, embed_dim=8))
     params, tokens = random_params(model), np.asarray([[5, 6, 49, 0, 0, 0, 0, 0, 0]])
 
     def run(platform):
@@ -202,7 +202,7 @@ def test_attention_in_bfloat16_is_as_exact_as_its_scores():
 
 
 def test_features_are_the_same_forward():
-    model = ModelDef("vit", IMAGE)
+    model = ModelDef(IMAGE)
     module = model.bind(random_params(model))
     first, last = module.features(images(), layers=(0, -1))
     assert first.shape == last.shape == (2, 17, 24)
@@ -213,7 +213,7 @@ def test_features_are_the_same_forward():
 
 
 def test_any_resolution_the_patch_divides():
-    model = ModelDef("vit", IMAGE)
+    model = ModelDef(IMAGE)
     module = model.bind(random_params(model))
     assert module(np.zeros((1, 24, 8, 3), np.float32)).shape == (1, 5)
     with pytest.raises(UserError, match="patch_size=4 does not divide pictures of 18 x 16 px"):
@@ -243,7 +243,7 @@ def test_drop_path_keeps_the_mean():
 
 def test_patch_dropout_is_for_training_alone():
     config = ViTConfig(**{**vars(IMAGE), "patch_dropout": 0.75})
-    model = ModelDef("vit", config)
+    model = ModelDef(config)
     module = model.bind(random_params(model))
     tokens, _ = module._forward(images(), jax.random.key(0), intermediates=False)
     assert tokens.shape == (2, 1 + 4, 24)
@@ -259,7 +259,7 @@ def test_patch_dropout_is_for_training_alone():
 
 def test_bfloat16_compute_keeps_float32_parameters_and_embeddings():
     config = CLIPConfig(image=ViTConfig(**{**vars(IMAGE), "num_classes": 0}), text=TEXT)
-    exact, fast = ModelDef("clip", config), ModelDef("clip", config, dtype="bfloat16")
+    exact, fast = ModelDef(config), ModelDef(config, dtype="bfloat16")
     params = fast.init(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     found = fast.bind(params).encode_image(images(), normalize=True)
@@ -272,7 +272,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_embeddings():
 
 def test_metadata_covers_every_parameter():
     """Axes name each dimension; decay is on for matrices alone; the temperature is bounded."""
-    model = ModelDef("clip", CLIPConfig(image=IMAGE, text=TEXT))
+    model = ModelDef(CLIPConfig(image=IMAGE, text=TEXT))
     axes = model.metadata("axes")
     is_leaf = lambda x: isinstance(x, tuple)  # noqa: E731
     jax.tree.map(

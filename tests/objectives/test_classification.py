@@ -142,7 +142,7 @@ def test_parts_must_not_change_the_loss():
     from vit_jax.models.definition import ModelDef
     from vit_jax.models.vit.model import ViTConfig
 
-    model = ModelDef("vit", ViTConfig(**SMALL, num_classes=4))
+    model = ModelDef(ViTConfig(**SMALL, num_classes=4))
     params = random_params(model)
     rng = np.random.default_rng(0)
     batch = {

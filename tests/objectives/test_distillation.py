@@ -55,7 +55,7 @@ def teacher_file(tmp_path_factory):
     rng = np.random.default_rng(7)
     params = jax.tree.map(
         lambda x: rng.normal(size=x.shape).astype(np.float32) * 0.2,
-        ModelDef("vit", architecture).shapes(),
+        ModelDef(architecture).shapes(),
     )
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     native.save(path, params, spec)

@@ -128,7 +128,7 @@ def test_parts_hide_the_same_patches():
 def test_the_encoder_costs_what_it_sees():
     """At 75%, less than 30% of the FLOPs of the whole image (ViT-B/16)."""
     spec = registry.model_spec("mae_vit_b16")
-    model = ModelDef(spec.family, spec.architecture)
+    model = ModelDef(spec.architecture)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
 
     def encoder(ratio):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tests.conftest import tiny
 from vit_jax.errors import UserError
 from vit_jax.models import families
-from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.parallel.mesh import make_mesh
 from vit_jax.parallel.sharding import check_sharded

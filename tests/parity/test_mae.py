@@ -30,5 +30,5 @@ def test_mae(tmp_path):
         return {"pixels": pixels, "mask": mask, "pooled": module.encode_image(images)}
 
     inputs = pictures(1, 224, 224, 3), pictures(1, 196)
-    model = ModelDef("mae", model_spec("mae_vit_b16").architecture)
+    model = ModelDef(model_spec("mae_vit_b16").architecture)
     compare(theirs, forward, model, ours, inputs, "mae", tmp_path)

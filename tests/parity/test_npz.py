@@ -48,7 +48,7 @@ def random_params(model: ModelDef) -> Params:
 def test_vit_b16(name, tmp_path):
     kind, ours, theirs = CASES[name]
     architecture = dataclasses.replace(model_spec("vit_b16").architecture, **ours)
-    model = ModelDef("vit", architecture)
+    model = ModelDef(architecture)
     params = random_params(model)
     save_weights(params, model, tmp_path / "out.npz", kind)
     jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "out.npz", model), params)
@@ -72,7 +72,7 @@ def test_vit_b16(name, tmp_path):
 
 
 def test_siglip_b16(tmp_path):
-    model = ModelDef("clip", model_spec("ViT-B-16-SigLIP").architecture)
+    model = ModelDef(model_spec("ViT-B-16-SigLIP").architecture)
     params = random_params(model)
     save_weights(params, model, tmp_path / "out.npz", "big_vision")
     images = pictures(2, 224, 224, 3)

@@ -37,7 +37,7 @@ def compare_pairs(theirs, config, tokens, format, folder):
         return {"image": image, "text": text, "logits": logits}
 
     inputs = pictures(2, 224, 224, 3), tokens
-    compare(theirs, forward, ModelDef("clip", config), ours, inputs, format, folder)
+    compare(theirs, forward, ModelDef(config), ours, inputs, format, folder)
 
 
 def test_siglip(tmp_path):

@@ -43,7 +43,7 @@ def test_names_and_shapes(name):
     with torch.device("meta"):
         # Some names have no head by default.
         theirs = timm.create_model(name, num_classes=spec.architecture.num_classes)
-    check_names(theirs, ModelDef(spec.family, spec.architecture), "timm")
+    check_names(theirs, ModelDef(spec.architecture), "timm")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_vit(name, tmp_path):
     """All blocks, and logits or pooled features; DINOv2 at 224 px, where it is quick."""
     theirs = timm.create_model(name, img_size=224)
     make_timm.randomise(theirs)
-    model = ModelDef("vit", dataclasses.replace(architecture(name), image_size=224))
+    model = ModelDef(dataclasses.replace(architecture(name), image_size=224))
     depth = model.architecture.depth
 
     def forward(images):
@@ -87,7 +87,7 @@ def test_swin(name, size, tmp_path):
     """All stages and logits, timm's model created for that size."""
     theirs = timm.create_model(name, img_size=size)
     make_timm.randomise(theirs)
-    model = ModelDef("swin", architecture(name))
+    model = ModelDef(architecture(name))
 
     def forward(images):
         x = theirs.patch_embed(channels_first(images))
@@ -102,7 +102,7 @@ def test_official_swin(tmp_path):
     """timm reads what we write under the original names; our buffers are timm's."""
     name = SWINS[0]
     theirs = timm.create_model(name)
-    model = ModelDef("swin", architecture(name))
+    model = ModelDef(architecture(name))
     params = model.init(jax.random.key(0))
     save_weights(params, model, tmp_path / "swin.safetensors", "swin")
     file = open_weights(tmp_path / "swin.safetensors")
@@ -123,7 +123,7 @@ def test_official_swin(tmp_path):
 def test_resnet(tmp_path):
     theirs = timm.create_model("resnet50")
     make_resnet.randomise(theirs, half=False)
-    model = ModelDef("resnet", architecture("resnet50"))
+    model = ModelDef(architecture("resnet50"))
 
     def forward(images):
         x = channels_first(images)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from tests.conftest import tiny
 from vit_jax.flops import traced_flops
 from vit_jax.models import families
-from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.registry import model_spec
 from vit_jax.models.resnet.model import ResNetConfig
 from vit_jax.models.swin.model import SwinConfig

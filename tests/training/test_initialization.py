@@ -38,7 +38,7 @@ def save(folder, name, **changes):
         spec, architecture=dataclasses.replace(architecture, **changes), tokenizer=None
     )
     rng = np.random.default_rng(3)
-    shapes = ModelDef(spec.family, spec.architecture).shapes()
+    shapes = ModelDef(spec.architecture).shapes()
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     path = folder / f"{name}.safetensors"
     native.save(path, params, spec)
@@ -126,7 +126,7 @@ def test_swins_bias_tables_fit_another_window(tmp_path):
         dataclasses.replace(spec.architecture, **sizes, image_size=size, window_size=window)
         for size, window in ((8, 2), (16, 4))
     )
-    models = [ModelDef(spec.family, architecture) for architecture in (old, new)]
+    models = [ModelDef(architecture) for architecture in (old, new)]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), models[0].shapes())
     path = tmp_path / "swin.safetensors"
@@ -153,7 +153,7 @@ def test_a_file_of_another_library(tmp_path):
     architecture = dataclasses.replace(
         registry.model_spec("deit_ti16").architecture, **SIZES, num_classes=5
     )
-    model = ModelDef("vit", architecture)
+    model = ModelDef(architecture)
     rng = np.random.default_rng(5)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), model.shapes())
     path = tmp_path / "weights.safetensors"

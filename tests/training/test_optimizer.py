@@ -217,7 +217,7 @@ def test_first_moment_in_bfloat16(name):
 
 def above(name):
     spec = registry.model_spec(name)
-    model = ModelDef(spec.family, spec.architecture)
+    model = ModelDef(spec.architecture)
     return {path: np.ravel(x).tolist() for path, x in flatten(model.layers_above()).items()}
 
 
@@ -270,7 +270,7 @@ def test_layer_decay_scales_each_layer_of_a_stack():
 
 def tiny_vit():
     spec = registry.model_spec("vit_ti16")
-    return ModelDef(spec.family, dataclasses.replace(spec.architecture, depth=2, width=6))
+    return ModelDef(dataclasses.replace(spec.architecture, depth=2, width=6))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

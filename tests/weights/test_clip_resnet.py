@@ -11,7 +11,7 @@ from tests.weights.reference import relative_error, split_reference
 from tests.weights.test_openai_clip import TEXT
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
-from vit_jax.models.clip.resnet import CLIPResNetConfig
+from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.weights import load_weights, save_weights
@@ -25,9 +25,7 @@ IMAGE = {"depths": (3, 2, 1, 1), "width": 4, "num_heads": 4, "embed_dim": 12}
 
 def pair(image_size):
     image = CLIPResNetConfig(**IMAGE, image_size=image_size)
-    return ModelDef(
-        "clip", CLIPConfig(image=image, text=TEXT, embed_dim=12, image_projection=False)
-    )
+    return ModelDef(CLIPConfig(image=image, text=TEXT, embed_dim=12, image_projection=False))
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def test_other_depths_are_listed(reference):
     image = CLIPResNetConfig(**{**IMAGE, "depths": (2, 2, 1, 1)}, image_size=64)
     config = CLIPConfig(image=image, text=TEXT, embed_dim=12, image_projection=False)
     with pytest.raises(UserError) as caught:
-        load_weights(path, ModelDef("clip", config))
+        load_weights(path, ModelDef(config))
     lines = str(caught.value).splitlines()
     assert "tensors missing: 0, unexpected: 15, of another shape: 0" in lines[0]
     assert "  unexpected: visual.layer1.2.conv3.weight (16, 4, 1, 1)" in lines

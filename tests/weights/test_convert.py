@@ -31,7 +31,7 @@ def convert(*args, code=0):
 def saved(tmp_path_factory):
     """A small registered model in the library's own format."""
     spec = model_spec(NAME)
-    shapes = ModelDef(spec.family, spec.architecture).shapes()
+    shapes = ModelDef(spec.architecture).shapes()
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     directory = tmp_path_factory.mktemp("native")

@@ -38,7 +38,7 @@ def reference(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return ModelDef("mae", CONFIG)
+    return ModelDef(CONFIG)
 
 
 def write(path, tensors):
@@ -116,9 +116,9 @@ def test_an_encoder_alone_is_a_vit(reference, tmp_path, position_init):
     path = encoder_alone(path, tmp_path / "encoder.safetensors")
     assert recognise(open_weights(path)).name == "timm"
     config = dataclasses.replace(IMAGE, position_init=position_init)
-    vit = ModelDef("vit", config)
+    vit = ModelDef(config)
     found = vit.bind(load_weights(path, vit)).encode_image(expected["images"])
     assert relative_error(np.asarray(found), expected["pooled"]) < 1e-5
-    classifier = ModelDef("vit", dataclasses.replace(config, num_classes=7))
+    classifier = ModelDef(dataclasses.replace(config, num_classes=7))
     with pytest.raises(UserError, match=r"missing: head.weight \(7, 16\)"):
         load_weights(path, classifier)

@@ -203,7 +203,7 @@ def status(name):
 image = ViTConfig(image_size=32, width=1024, depth=4, num_heads=16, mlp_dim=4096,
                   pre_norm=True, patch_bias=False)
 text = TextConfig(vocab_size=64, width=64, depth=1, num_heads=1, mlp_dim=64)
-model = ModelDef("clip", CLIPConfig(image=image, text=text))
+model = ModelDef(CLIPConfig(image=image, text=text))
 path = pathlib.Path(sys.argv[2])
 if sys.argv[1] == "write":
     params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), model.shapes())

@@ -9,10 +9,11 @@ import pytest
 
 from tests.weights.reference import relative_error
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.definition import ModelDef
-from vit_jax.models.spec import CLIP_MEAN, ModelSpec, Preprocess
+from vit_jax.models.spec import CLIP_MEAN, ModelSpec
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.pretrained import native
 from vit_jax.weights import load_weights
@@ -27,7 +28,7 @@ SPEC = ModelSpec(
         embed_dim=6,
         init_logit_bias=-10.0,
     ),
-    preprocess=Preprocess(resize="pad", mean=CLIP_MEAN),
+    inputs=ImageInputs(resize="pad", mean=CLIP_MEAN),
     tokenizer="trained",
 )  # fmt: skip
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -35,7 +36,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def params():
-    return ModelDef(SPEC.family, SPEC.architecture).init(jax.random.key(0))
+    return ModelDef(SPEC.architecture).init(jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", ["", "run", "run/clip.safetensors"])
@@ -45,7 +46,7 @@ def test_saved_weights_need_nothing_else(params, tmp_path, name):
     spec, loaded = native.load(tmp_path / name)
     assert spec == SPEC
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
-    model, original = (ModelDef(s.family, s.architecture) for s in (spec, SPEC))
+    model, original = (ModelDef(s.architecture) for s in (spec, SPEC))
     error = relative_error(
         np.asarray(model.bind(loaded).encode_image(IMAGES)),
         np.asarray(original.bind(params).encode_image(IMAGES)),
@@ -66,7 +67,7 @@ def test_the_description_is_plain_json(params, tmp_path):
 
 
 def test_loads_like_any_other_format(params, tmp_path):
-    model = ModelDef(SPEC.family, SPEC.architecture)
+    model = ModelDef(SPEC.architecture)
     native.save(tmp_path, params, SPEC)
     loaded = load_weights(tmp_path / "model.safetensors", model)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)

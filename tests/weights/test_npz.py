@@ -116,7 +116,7 @@ def test_round_trip_is_exact(name, write, tmp_path):
 
 
 def test_stacked_and_numbered_blocks_are_the_same_model(write, tmp_path):
-    model = ModelDef("clip", SIGLIP)
+    model = ModelDef(SIGLIP)
     params = load_weights(write(weights("siglip")), model)
     save_weights(params, model, tmp_path / "stacked.npz", "big_vision_scanned")
     stacked, numbered = read_all(tmp_path / "stacked.npz"), weights("siglip")
@@ -140,7 +140,7 @@ def test_parameters_are_found_in_training_states(name, root, write):
 
 
 def test_bfloat16_as_numpy_stores_it(write):
-    model = ModelDef("vit", MAP)
+    model = ModelDef(MAP)
     half = {k: v.astype(ml_dtypes.bfloat16) for k, v in weights("big_vision_map").items()}
     params = load_weights(write(half), model)
     assert params["head"]["kernel"].dtype == np.float32
@@ -150,7 +150,7 @@ def test_bfloat16_as_numpy_stores_it(write):
 def test_class_token_without_a_position_fits_a_model_with_one(write, tmp_path):
     """It gets a zero, and on the way back a position is added to the token."""
     tensors = weights("big_vision_tok")
-    model, after = ModelDef("vit", CLASS), ModelDef("vit", AFTER)
+    model, after = ModelDef(CLASS), ModelDef(AFTER)
     params = load_weights(write(tensors), model)
     np.testing.assert_array_equal(params["positions"][:1], np.zeros((1, 16)))
     np.testing.assert_array_equal(params["positions"][1:], tensors["pos_embedding"][0])
@@ -171,8 +171,8 @@ def test_positions_are_resized_to_the_models_grid(name, prefix, write):
     small = CLASS if prefix else AFTER
     large = dataclasses.replace(small, image_size=24)
     path = write(weights(name))
-    table = load_weights(path, ModelDef("vit", small))["positions"]
-    found = load_weights(path, ModelDef("vit", large))["positions"]
+    table = load_weights(path, ModelDef(small))["positions"]
+    found = load_weights(path, ModelDef(large))["positions"]
     np.testing.assert_array_equal(found, resize_positions(table, (4, 4), (6, 6), prefix))
 
 
@@ -180,7 +180,7 @@ def test_files_without_positions_have_the_fixed_ones(write):
     """In float64 by the formula of MoCo v3, appendix B.2, as big_vision has it."""
     tensors = weights("big_vision_gap")
     del tensors["pos_embedding"]
-    found = load_weights(write(tensors), ModelDef("vit", MEAN))["positions"]
+    found = load_weights(write(tensors), ModelDef(MEAN))["positions"]
     assert found.shape == (16, 16)
     for row in range(4):
         for column in range(4):
@@ -198,7 +198,7 @@ def test_a_layer_before_the_head_is_refused(write):
         "pre_logits/bias": np.zeros(16, np.float32),
     }
     with pytest.raises(UserError, match=r"found a layer between \(pre_logits \(16, 16\)\)"):
-        load_weights(write(tensors), ModelDef("vit", CLASS))
+        load_weights(write(tensors), ModelDef(CLASS))
 
 
 def test_what_does_not_fit_is_listed(write):
@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_listed(write):
     tensors["MAPHead_0/prob"] = tensors.pop("MAPHead_0/probe")
     tensors["head/bias"] = np.zeros(6, np.float32)
     with pytest.raises(UserError) as caught:
-        load_weights(write(tensors), ModelDef("vit", MAP))
+        load_weights(write(tensors), ModelDef(MAP))
     assert str(caught.value).splitlines()[1:] == [
         "  missing: MAPHead_0/probe (1, 1, 16) (nearest: MAPHead_0/prob)",
         "  unexpected: MAPHead_0/prob (1, 1, 16)",
@@ -241,7 +241,7 @@ def test_what_does_not_fit_is_listed(write):
     ],
 )
 def test_models_that_the_libraries_do_not_have(kind, family, architecture, message, tmp_path):
-    model = ModelDef(family, architecture)
+    model = ModelDef(architecture)
     with pytest.raises(UserError, match=message):
         save_weights(model.shapes(), model, tmp_path / "out.npz", kind)
     assert not list(tmp_path.iterdir())

@@ -43,11 +43,11 @@ def reference(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    return ModelDef("clip", CONFIG)
+    return ModelDef(CONFIG)
 
 
 def changed(**changes):
-    return ModelDef("clip", dataclasses.replace(CONFIG, **changes))
+    return ModelDef(dataclasses.replace(CONFIG, **changes))
 
 
 def test_same_activations(reference, model):
@@ -165,7 +165,7 @@ def test_a_misspelt_name_is_told_the_nearest(reference, model, tmp_path):
 
 
 def test_other_families_are_refused(reference, tmp_path):
-    vit = ModelDef("vit", IMAGE)
+    vit = ModelDef(IMAGE)
     message = "openai_clip holds models of the family clip; found 'vit'"
     with pytest.raises(UserError, match=message):
         load_weights(reference[0], vit)

@@ -47,7 +47,7 @@ def reference(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return ModelDef("swin", CONFIG)
+    return ModelDef(CONFIG)
 
 
 def test_same_activations(reference, model):
@@ -82,14 +82,14 @@ def test_round_trip_is_exact_and_adds_the_buffers(reference, model, tmp_path):
     index = after.read("layers.0.blocks.0.attn.relative_position_index")
     assert index.dtype == np.int64
     assert (index[0, 0], index[0, -1], index[-1, 0]) == (24, 0, 48)
-    larger = ModelDef("swin", dataclasses.replace(CONFIG, image_size=64))
+    larger = ModelDef(dataclasses.replace(CONFIG, image_size=64))
     found = load_weights(tmp_path / "out.safetensors", larger)
     np.testing.assert_array_equal(found["head"]["kernel"], params["head"]["kernel"])
 
 
 def test_bias_tables_are_stretched_to_the_models_window(reference):
     path, _ = reference
-    larger = ModelDef("swin", dataclasses.replace(CONFIG, image_size=64, window_size=6))
+    larger = ModelDef(dataclasses.replace(CONFIG, image_size=64, window_size=6))
     tables = load_weights(path, larger)["stage1"]["blocks"]["attention"]["bias_table"]
     table = open_weights(path).read("layers.1.blocks.1.attn.relative_position_bias_table")
     expected = resize_bias_table(jnp.asarray(table), (4, 4), (6, 6), "bicubic")

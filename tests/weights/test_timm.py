@@ -85,7 +85,7 @@ def changed(path, target, **changes):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_vit_has_the_same_activations(name, tmp_path):
     path, expected = split_reference(f"timm_{name}.safetensors", tmp_path)
-    model = ModelDef("vit", CONFIGS[name])
+    model = ModelDef(CONFIGS[name])
     module = model.bind(load_weights(path, model))
     images = expected.pop("images")
     blocks = module.features(images, range(3))
@@ -114,7 +114,7 @@ def test_stages_have_the_same_activations(name, tmp_path):
 
 def test_siglip_has_the_same_activations(tmp_path):
     path, expected = split_reference("siglip_open_clip_tiny.safetensors", tmp_path)
-    model = ModelDef("clip", SIGLIP)
+    model = ModelDef(SIGLIP)
     module = model.bind(load_weights(path, model))
     images, tokens = expected.pop("images"), expected.pop("tokens")
     found = {
@@ -136,7 +136,7 @@ def test_round_trip_is_exact(case, tmp_path):
     """Same names, types and bits; torch's counters of batches start again at zero."""
     name, family, architecture, path, _ = case
     assert recognise(open_weights(path)).name == name
-    model = ModelDef(family, architecture)
+    model = ModelDef(architecture)
     save_weights(load_weights(path, model), model, tmp_path / "out.safetensors", name)
     before, after = open_weights(path), open_weights(tmp_path / "out.safetensors")
     assert set(after) == set(before)
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_listed(case, tmp_path):
     changes = {misshapen: np.zeros((3, 4), np.float32), missing: None, "odd.weight": np.zeros(2)}
     odd = changed(path, tmp_path / "odd.safetensors", **changes)
     with pytest.raises(UserError) as caught:
-        load_weights(odd, ModelDef(family, architecture))
+        load_weights(odd, ModelDef(architecture))
     message = str(caught.value)
     assert "tensors missing: 1, unexpected: 1, of another shape: 1" in message
     assert f"missing: {missing} {file.shape(missing)}" in message
@@ -170,8 +170,8 @@ def test_what_does_not_fit_is_listed(case, tmp_path):
 def test_positions_are_resized_on_their_grid(name, tmp_path):
     """Whatever stands before the patches is kept."""
     path, _ = split_reference(f"timm_{name}.safetensors", tmp_path)
-    small = ModelDef("vit", CONFIGS[name])
-    large = ModelDef("vit", dataclasses.replace(CONFIGS[name], image_size=24))
+    small = ModelDef(CONFIGS[name])
+    large = ModelDef(dataclasses.replace(CONFIGS[name], image_size=24))
     num_prefix = CONFIGS[name].num_special if CONFIGS[name].prefix_positions else 0
     table, resized = (load_weights(path, model)["positions"] for model in (small, large))
     assert resized.shape == (num_prefix + 36, 16)
@@ -181,7 +181,7 @@ def test_positions_are_resized_on_their_grid(name, tmp_path):
 def test_the_class_tokens_position_is_folded_into_it(tmp_path):
     """timm's DINOv2 with registers has none; a model from elsewhere computes the same there."""
     path, expected = split_reference("timm_dinov2.safetensors", tmp_path)
-    model = ModelDef("vit", CONFIGS["dinov2"])
+    model = ModelDef(CONFIGS["dinov2"])
     params = load_weights(path, model)
     assert not np.any(params["positions"][0])
     moved = jnp.full((1, 16), 0.25)
@@ -198,7 +198,7 @@ def test_the_class_tokens_position_is_folded_into_it(tmp_path):
 
 def test_fixed_positions_are_written_and_compared(tmp_path):
     path, _ = split_reference("timm_vit.safetensors", tmp_path)
-    fixed = ModelDef("vit", dataclasses.replace(CONFIGS["vit"], position_init="fixed_sincos"))
+    fixed = ModelDef(dataclasses.replace(CONFIGS["vit"], position_init="fixed_sincos"))
     with pytest.raises(UserError, match="pos_embed is no parameter of this model"):
         load_weights(path, fixed)
     table = np.pad(sincos_positions((4, 4), 16), ((1, 0), (0, 0)))[None]
@@ -211,7 +211,7 @@ def test_fixed_positions_are_written_and_compared(tmp_path):
 
 def test_bias_tables_are_resized_to_the_models_window(tmp_path):
     path, _ = split_reference("swin_tiny.safetensors", tmp_path)
-    model = ModelDef("swin", dataclasses.replace(SWIN, image_size=64, window_size=6))
+    model = ModelDef(dataclasses.replace(SWIN, image_size=64, window_size=6))
     tables = load_weights(path, model)["stage0"]["blocks"]["attention"]["bias_table"]
     assert tables.shape == (5, 11 * 11, 2)
     table = open_weights(path).read("layers.0.blocks.3.attn.relative_position_bias_table")
@@ -226,7 +226,7 @@ def test_buffers_of_older_versions_are_ignored(tmp_path):
         "layers.0.blocks.1.attn_mask": np.zeros((4, 16, 16), np.float32),
     }
     older = changed(path, tmp_path / "older.safetensors", **buffers)
-    model = ModelDef("swin", SWIN)
+    model = ModelDef(SWIN)
     found, expected = (load_weights(p, model)["norm"]["scale"] for p in (older, path))
     np.testing.assert_array_equal(found, expected)
 
@@ -243,7 +243,7 @@ def test_buffers_of_older_versions_are_ignored(tmp_path):
     ],
 )
 def test_what_timm_computes_otherwise_is_refused(changes, message, tmp_path):
-    model = ModelDef("vit", dataclasses.replace(VIT, **changes))
+    model = ModelDef(dataclasses.replace(VIT, **changes))
     with pytest.raises(UserError, match=message):
         save_weights(model.shapes(), model, tmp_path / "out.safetensors", "timm")
     assert not list(tmp_path.iterdir())
@@ -261,6 +261,6 @@ def test_what_timm_computes_otherwise_is_refused(changes, message, tmp_path):
 )
 def test_pairs_that_are_no_siglip_are_refused(changes, message, tmp_path):
     path, _ = split_reference("siglip_open_clip_tiny.safetensors", tmp_path)
-    model = ModelDef("clip", dataclasses.replace(SIGLIP, **changes))
+    model = ModelDef(dataclasses.replace(SIGLIP, **changes))
     with pytest.raises(UserError, match=message):
         load_weights(path, model)

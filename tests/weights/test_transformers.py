@@ -229,7 +229,7 @@ def test_buffers_of_older_files_are_ignored(folders, tmp_path):
     for tower, length in (("text", 9), ("vision", 17)):
         tensors[f"{tower}_model.embeddings.position_ids"] = np.arange(length)[None]
     write_tensors(tmp_path / "old.safetensors", tensors)
-    model = ModelDef("clip", CLIP)
+    model = ModelDef(CLIP)
     assert_same(
         load_weights(tmp_path / "old.safetensors", model), load_weights(folders["clip"][0], model)
     )
@@ -239,8 +239,8 @@ def test_positions_are_resized_to_the_models_grid(folders):
     folder = folders["dinov2_with_registers"][0]
     _, small = ARCHITECTURES["dinov2_with_registers"]
     large = dataclasses.replace(small, image_size=24)
-    table = load_weights(folder, ModelDef("vit", small))["positions"]
-    found = load_weights(folder, ModelDef("vit", large))["positions"]
+    table = load_weights(folder, ModelDef(small))["positions"]
+    found = load_weights(folder, ModelDef(large))["positions"]
     np.testing.assert_array_equal(found, resize_positions(table, (4, 4), (6, 6), 1))
 
 
@@ -248,8 +248,8 @@ def test_bias_tables_are_resized_to_the_models_window(folders):
     """Of the second stage, whose map of 6 x 6 the larger window covers."""
     folder = folders["swin"][0]
     large = dataclasses.replace(SWIN, image_size=48, window_size=8)
-    table = load_weights(folder, ModelDef("swin", SWIN))["stage1"]["blocks"]["attention"]
-    found = load_weights(folder, ModelDef("swin", large))["stage1"]["blocks"]["attention"]
+    table = load_weights(folder, ModelDef(SWIN))["stage1"]["blocks"]["attention"]
+    found = load_weights(folder, ModelDef(large))["stage1"]["blocks"]["attention"]
     for layer in range(2):
         expected = resize_bias_table(table["bias_table"][layer], (4, 4), (6, 6), "bicubic")
         np.testing.assert_array_equal(found["bias_table"][layer], expected)
@@ -258,7 +258,7 @@ def test_bias_tables_are_resized_to_the_models_window(folders):
 def test_what_does_not_fit_is_listed(folders):
     wrong = dataclasses.replace(VIT, mlp_dim=16, depth=2, num_classes=0)
     with pytest.raises(UserError) as caught:
-        load_weights(folders["vit"][0], ModelDef("vit", wrong))
+        load_weights(folders["vit"][0], ModelDef(wrong))
     lines = str(caught.value).splitlines()
     assert "nothing was loaded; tensors missing: 0, unexpected: 18, of another shape: 6" in lines[0]
     assert "  unexpected: classifier.weight (5, 16)" in lines
@@ -268,7 +268,7 @@ def test_what_does_not_fit_is_listed(folders):
 
 def test_only_the_head_is_missing_from_a_tower(folders):
     with pytest.raises(UserError) as caught:
-        load_weights(folders["vit_bare"][0], ModelDef("vit", VIT))
+        load_weights(folders["vit_bare"][0], ModelDef(VIT))
     assert str(caught.value).splitlines()[1:] == [
         "  missing: classifier.weight (5, 16)",
         "  missing: classifier.bias (5,)",
@@ -278,10 +278,10 @@ def test_only_the_head_is_missing_from_a_tower(folders):
 def test_other_positions_than_the_models_fixed_ones_are_refused(folders):
     fixed = dataclasses.replace(VIT, position_init="fixed_sincos")
     with pytest.raises(UserError, match=r"position_embeddings is no parameter .* differ by up to"):
-        load_weights(folders["vit"][0], ModelDef("vit", fixed))
+        load_weights(folders["vit"][0], ModelDef(fixed))
     large = dataclasses.replace(MAE, image=dataclasses.replace(MAE.image, image_size=24))
     with pytest.raises(UserError, match=r"expected its own values \(1, 37, 16\); found shape"):
-        load_weights(folders["mae"][0], ModelDef("mae", large))
+        load_weights(folders["mae"][0], ModelDef(large))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_other_positions_than_the_models_fixed_ones_are_refused(folders):
     ],
 )
 def test_models_that_the_library_does_not_have(family, architecture, message, tmp_path):
-    model = ModelDef(family, architecture)
+    model = ModelDef(architecture)
     with pytest.raises(UserError, match=message):
         save_weights(model.shapes(), model, tmp_path / "out.safetensors", "transformers")
     assert not list(tmp_path.iterdir())

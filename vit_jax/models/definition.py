@@ -4,12 +4,14 @@ import copy
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vit_jax.models import families
+from vit_jax.errors import lookup
 from vit_jax.models.layers.batch_norm import BatchNorm
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Nested dict of arrays; its paths are the attribute names of the modules.
 Params = dict[str, Any]
 # The kinds of variable that make up a model. Running statistics of batch norms lie among the
@@ -25,19 +27,28 @@ class ModelDef:
     every tool of the field reads.
     """
 
-    def __init__(self, family: str, architecture: Any, **execution: Any):
+    def __init__(
+        self, architecture: Any, *, dtype: str = "float32", scan: bool = True, remat: str = "none"
+    ):
         """Traces the model without computing anything; errors in the architecture show here.
 
         Args:
-            family: a key of `families.FAMILIES`.
-            architecture: the family's config dataclass.
-            **execution: dtype, scan and remat, see `families.build`.
+            architecture: dataclass of an architecture, see `registry.ARCHITECTURES`.
+            dtype: compute type, "float32" or "bfloat16"; parameters are float32.
+            scan: whether blocks are scanned (one trace) or unrolled; the parameters are the same.
+            remat: key of `REMAT_POLICIES`.
+
+        Raises:
+            UserError: unknown dtype or policy, or fields that contradict each other.
         """
 
-        def build(key: jax.Array) -> Any:
-            return families.build(family, architecture, rngs=nnx.Rngs(key), **execution)
+        compute = lookup(DTYPES, dtype, "dtype")
 
-        self.family, self.architecture, self.execution = family, architecture, execution
+        def build(key: jax.Array) -> Any:
+            return architecture.make(rngs=nnx.Rngs(key), dtype=compute, scan=scan, remat=remat)
+
+        self.architecture = architecture
+        self.execution = {"dtype": dtype, "scan": scan, "remat": remat}
         self._build = build
         abstract = nnx.eval_shape(build, jax.random.key(0))
         self._graphdef, self._template = nnx.split(abstract, STORED)

@@ -1,35 +1,133 @@
-"""One name -> architecture, preprocessing, tokenizer.
+"""Architectures and registered models by name.
 
-`MODELS` is the table. An entry is plain data, so that it can stand in a config, be changed there
-key by key, and travel as JSON with the weights. `ALIASES` are other libraries' names for the same.
+A package of `ARCHITECTURES` has
+
+    CONFIG    dataclass of the architecture; its method `make` builds the module
+    MODELS    name -> ModelSpec of the published sizes
+    ALIASES   other libraries' names -> names of MODELS
+
+and a module `weights` with FORMATS, how other libraries name its parameters.
 """
 
-from vit_jax.errors import unknown
-from vit_jax.models.clip import zoo as clip
-from vit_jax.models.mae import zoo as mae
-from vit_jax.models.resnet import zoo as resnet
+import dataclasses
+import functools
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vit_jax.components import import_name, parse
+from vit_jax.errors import UserError, unknown
 from vit_jax.models.spec import ModelSpec
-from vit_jax.models.swin import zoo as swin
-from vit_jax.models.vit import zoo as vit
 
-MODELS: dict[str, ModelSpec] = {
-    **clip.MODELS,
-    **mae.MODELS,
-    **resnet.MODELS,
-    **swin.MODELS,
-    **vit.MODELS,
+# Name in configs and weight files -> package.
+ARCHITECTURES: dict[str, str] = {
+    "vit": "vit_jax.models.vit",
+    "swin": "vit_jax.models.swin",
+    "resnet": "vit_jax.models.resnet",
+    "clip_resnet": "vit_jax.models.clip_resnet",
+    "clip": "vit_jax.models.clip",
+    "mae": "vit_jax.models.mae",
 }
-ALIASES: dict[str, str] = {**clip.ALIASES, **swin.ALIASES, **vit.ALIASES}
 
 
-def list_models() -> list[str]:
+def architecture_class(name: str, path: str = "architecture") -> type:
+    """The dataclass of an architecture.
+
+    Args:
+        name: key of `ARCHITECTURES`, or `package.module:Config`.
+        path: config key that holds the name, for messages.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name in ARCHITECTURES:
+        return _package(name).CONFIG
+    if ":" in name:
+        return import_name(name, f"architecture in {path}")
+    raise unknown(name, ARCHITECTURES, f"architecture in {path}")
+
+
+def architecture_name(architecture: Any) -> str:
+    """The name of an architecture's dataclass, the inverse of `architecture_class`."""
+    config = architecture if isinstance(architecture, type) else type(architecture)
+    for name in ARCHITECTURES:
+        if _package(name).CONFIG is config:
+            return name
+    return f"{config.__module__}:{config.__qualname__}"
+
+
+def describe(architecture: Any) -> dict[str, Any]:
+    """Plain fields of an architecture, each with `architecture`, its name.
+
+    `parse_architecture` is the way back.
+    """
+    fields: dict[str, Any] = {}
+    if hasattr(architecture, "make"):
+        fields["architecture"] = architecture_name(architecture)
+    for field in dataclasses.fields(architecture):
+        value = getattr(architecture, field.name)
+        fields[field.name] = describe(value) if dataclasses.is_dataclass(value) else value
+    return fields
+
+
+def parse_architecture(fields: Mapping[str, Any], path: str, base: Any = None) -> Any:
+    """Builds an architecture from plain fields.
+
+    Args:
+        fields: `architecture`, the name, and the fields of its dataclass.
+        path: of the fields, for messages.
+        base: architecture that absent fields are taken from, where it is the one named.
+
+    Raises:
+        UserError: an unknown name, an unknown field, or a value that cannot be.
+    """
+    fields = dict(fields)
+    name = fields.pop("architecture", None)
+    if name is None and base is None:
+        raise UserError(f"{path}.architecture is not set: expected one of {list(ARCHITECTURES)}")
+    config = type(base) if name is None else architecture_class(name, path)
+    same = base if isinstance(base, config) else None
+    return parse(config, fields, path, base=same, nested=parse_architecture)
+
+
+def model_names() -> list[str]:
     """Registered names, sorted."""
-    return sorted(MODELS)
+    return sorted(_models())
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The registered model of that name; an unknown name is told the nearest one."""
-    name = ALIASES.get(name, name)
-    if name not in MODELS:
-        raise unknown(name, [*MODELS, *ALIASES], "model")
-    return MODELS[name]
+    """The model of a name.
+
+    Args:
+        name: registered name, an alias, or `package.module:Name` of a `ModelSpec` or of a function
+            that returns one.
+
+    Raises:
+        UserError: unknown name; the nearest one is given.
+    """
+    models, aliases = _models(), _aliases()
+    name = aliases.get(name, name)
+    if name in models:
+        return models[name]
+    if ":" in name:
+        found = import_name(name, "model")
+        return found if isinstance(found, ModelSpec) else found()
+    raise unknown(name, [*models, *aliases], "model")
+
+
+def _package(name: str) -> Any:
+    return importlib.import_module(ARCHITECTURES[name])
+
+
+def _packages() -> Iterator[Any]:
+    return map(_package, ARCHITECTURES)
+
+
+@functools.cache
+def _models() -> dict[str, ModelSpec]:
+    return {name: spec for package in _packages() for name, spec in package.MODELS.items()}
+
+
+@functools.cache
+def _aliases() -> dict[str, str]:
+    return {alias: name for package in _packages() for alias, name in package.ALIASES.items()}

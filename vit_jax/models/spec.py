@@ -3,49 +3,33 @@
 import dataclasses
 from typing import Any
 
-from vit_jax.models.families import family_of
+from vit_jax.inputs import ImageInputs
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preprocess:
-    """How an image becomes the model's input.
-
-    Attributes:
-        resize: "crop" (shortest edge to size / crop_fraction, then centre crop), "squash" (to a square)
-            or "pad" (longest edge to size, then pad with white).
-        crop_fraction: fraction of the resized shortest edge that the crop keeps, for "crop".
-        interpolation: "bicubic" or "bilinear", with antialias.
-        mean: subtracted from values in [0, 1], one a channel.
-        std: divisor, one a channel.
-    """
-
-    resize: str = "crop"
-    crop_fraction: float = 1.0
-    interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = HALF
-    std: tuple[float, float, float] = HALF
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A registered model.
+    """A model without parameters, and how images and texts become its inputs.
 
     Attributes:
-        architecture: a config dataclass of `families.FAMILIES`.
-        preprocess: image to input.
-        tokenizer: "trained" for one learned from the run's own captions, "clip" for OpenAI's, None
-            for models without text.
+        architecture: dataclass of an architecture, see `registry.ARCHITECTURES`.
+        inputs: image preprocessing. Its size is that of the architecture.
+        tokenizer: spec of the tokenizer, see `data.tokenizers`: "trained" for one learned from the
+            run's own captions, "clip" for OpenAI's, None for models without text.
     """
 
     architecture: Any
-    preprocess: Preprocess
+    inputs: ImageInputs
     tokenizer: str | None = None
 
-    @property
-    def family(self) -> str:
-        """Name of the architecture's family."""
-        return family_of(self.architecture)
+    def __post_init__(self) -> None:
+        size = image_size(self.architecture)
+        object.__setattr__(self, "inputs", dataclasses.replace(self.inputs, size=size))
+
+
+def image_size(architecture: Any) -> tuple[int, int]:
+    """Height and width of the images that an architecture was made for, px."""
+    size = getattr(architecture, "image", architecture).image_size
+    return (size, size) if isinstance(size, int) else tuple(size)

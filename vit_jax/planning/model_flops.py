@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from vit_jax.models.clip.model import CLIPConfig
-from vit_jax.models.clip.resnet import REDUCTION, CLIPResNetConfig
 from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.clip_resnet.model import REDUCTION, CLIPResNetConfig
 from vit_jax.models.resnet.model import EXPANSION, NUM_STAGES, ResNetConfig
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.models.swin.stage import StageConfig

@@ -4,8 +4,9 @@ import pathlib
 from typing import Any
 
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.clip.model import CLIPConfig
-from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.models.spec import ModelSpec
 from vit_jax.weights.containers.files import read_json
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -39,7 +40,7 @@ def _preprocess(found: dict[str, Any], path: pathlib.Path) -> Preprocess:
     if found.get("do_center_crop", False):
         edge, crop = (_side(found.get(key, 224)) for key in ("size", "crop_size"))
         resize, crop_fraction = "crop", crop / edge
-    return Preprocess(
+    return ImageInputs(
         resize=resize,
         crop_fraction=crop_fraction,
         interpolation=_INTERPOLATIONS[resample],

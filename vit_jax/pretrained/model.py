@@ -163,7 +163,7 @@ def create_model(
     spec = dataclasses.replace(
         spec, architecture=architecture, tokenizer=tokenizer or spec.tokenizer
     )
-    definition = ModelDef(spec.family, architecture, dtype=dtype)
+    definition = ModelDef(architecture, dtype=dtype)
     if weights is None:
         params = jax.jit(definition.init, out_shardings=shardings)(jax.random.key(seed))
     else:
@@ -216,7 +216,7 @@ class ModelInfo:
 
     @functools.cached_property
     def _definition(self) -> ModelDef:
-        return ModelDef(self.family, registry.model_spec(self.name).architecture)
+        return ModelDef(registry.model_spec(self.name).architecture)
 
 
 def list_models(pattern: str = "*") -> list[ModelInfo]:

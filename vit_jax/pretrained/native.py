@@ -13,9 +13,10 @@ from typing import Any
 from vit_jax.atomic_files import write_text
 from vit_jax.data.tokenizers import make_tokenizer
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.families import FAMILIES, describe, parse, parse_family
-from vit_jax.models.spec import ModelSpec, Preprocess
+from vit_jax.models.spec import ModelSpec
 from vit_jax.weights import mapping
 from vit_jax.weights.containers.files import TensorFile, open_weights, read_json
 from vit_jax.weights.containers.writing import write_tensors
@@ -40,9 +41,7 @@ class Native(Format):
         return file.metadata.get("format") == NAME
 
     def entries(self, family: str, architecture: Any) -> list[Entry]:
-        return [
-            Entry(path, path) for path in mapping.flatten(ModelDef(family, architecture).shapes())
-        ]
+        return [Entry(path, path) for path in mapping.flatten(ModelDef(architecture).shapes())]
 
 
 def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str = "float32") -> None:
@@ -107,7 +106,7 @@ def load(path: str | pathlib.Path, shardings: Any = None) -> tuple[ModelSpec, Pa
         shardings: tree of shardings like the parameters'; None for the default device.
     """
     spec = load_spec(path)
-    model = ModelDef(spec.family, spec.architecture)
+    model = ModelDef(spec.architecture)
     file = open_weights(tensor_path(path))
     entries = Native().entries(spec.family, spec.architecture)
     return spec, mapping.load(entries, file, model.shapes(), shardings)

@@ -67,7 +67,7 @@ def open_origin(weights: str, name: str, otherwise: ModelSpec, compute: dict[str
     if not is_run(path) and (name or spec is None):
         spec = _with_head_of(path, spec or otherwise)
     assert spec is not None
-    return Origin(path, spec, ModelDef(spec.family, spec.architecture, **compute))
+    return Origin(path, spec, ModelDef(spec.architecture, **compute))
 
 
 def is_run(path: pathlib.Path) -> bool:
@@ -83,7 +83,7 @@ def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
     if hasattr(spec.architecture, "head_norm"):
         changes["head_norm"] = False  # of no file
     architecture = dataclasses.replace(spec.architecture, **changes)
-    found = count_classes(path, ModelDef(spec.family, architecture))
+    found = count_classes(path, ModelDef(architecture))
     return dataclasses.replace(
         spec, architecture=dataclasses.replace(architecture, num_classes=found)
     )

@@ -43,7 +43,7 @@ from vit_jax.training.teacher import Teacher, build_teacher
 def build_model(config: ConfigDict) -> ModelDef:
     """The model of `config.model`, without parameters."""
     family, architecture = build_architecture(config)
-    return ModelDef(family, architecture, **config.compute.to_dict())
+    return ModelDef(architecture, **config.compute.to_dict())
 
 
 def image_size(config: ConfigDict) -> int:

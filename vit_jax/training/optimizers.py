@@ -12,8 +12,7 @@ import optax
 from optax import contrib
 
 from vit_jax.errors import UserError, lookup
-from vit_jax.models.definition import ModelDef
-from vit_jax.models.families import DTYPES
+from vit_jax.models.definition import DTYPES, ModelDef
 from vit_jax.training.schedules import Schedule
 
 # What turns gradients into a direction, before the learning rate.

@@ -83,7 +83,7 @@ def build_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
         spec, model = origin.spec, origin.model
     elif about.model:
         spec = registry.model_spec(about.model)
-        model = ModelDef(spec.family, spec.architecture, **compute)
+        model = ModelDef(spec.architecture, **compute)
     else:
         raise UserError(
             "config.objective.name='distillation' needs a teacher: set config.teacher.weights to a "

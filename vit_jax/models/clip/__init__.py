@@ -1,1 +1,6 @@
 """TODO."""
+
+from vit_jax.models.clip.model import CLIPConfig as CONFIG
+from vit_jax.models.clip.zoo import ALIASES, MODELS
+
+__all__ = ["ALIASES", "CONFIG", "MODELS"]

@@ -12,7 +12,6 @@ from jax.nn import initializers
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.text import TextConfig, TextTransformer
-from vit_jax.models.clip.towers import ImageTowerConfig, build_tower
 from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
 
 # CLIP section 2.5: the temperature is kept from scaling logits by more than 100.
@@ -24,7 +23,7 @@ class CLIPConfig:
     """Architecture of a pair of towers.
 
     Attributes:
-        image: image tower, any of `towers.TOWERS`.
+        image: architecture of the image tower.
         text: text tower.
         embed_dim: size of the shared embedding space.
         image_projection: whether a linear layer follows the image tower; not in SigLIP, nor in
@@ -34,13 +33,21 @@ class CLIPConfig:
         init_logit_bias: initial bias of the logits (SigLIP: -10); None for none (CLIP).
     """
 
-    image: ImageTowerConfig
+    image: Any
     text: TextConfig
     embed_dim: int = 512
     image_projection: bool = True
     text_projection_bias: bool = False
     init_logit_scale: float = math.log(1 / 0.07)
     init_logit_bias: float | None = None
+
+    def make(self, **execution: Any) -> "CLIP":
+        """Builds the module with fresh parameters.
+
+        Args:
+            **execution: rngs, dtype, scan and remat, see `CLIP`.
+        """
+        return CLIP(self, **execution)
 
 
 class CLIP(nnx.Module):
@@ -57,7 +64,7 @@ class CLIP(nnx.Module):
     ):
         self.config, self.dtype = config, dtype
         execution: dict[str, Any] = {"dtype": dtype, "scan": scan, "remat": remat, "rngs": rngs}
-        self.image = build_tower(config.image, **execution)
+        self.image = config.image.make(**execution)
         self.text = TextTransformer(config.text, **execution)
         if config.image_projection:
             self.image_projection = self._projection(self.image.embed_dim, False, rngs)

@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.clip.model import CLIPConfig
-from vit_jax.models.clip.resnet import CLIPResNetConfig
 from vit_jax.models.clip.text import TextConfig
-from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec, Preprocess
+from vit_jax.models.clip_resnet.model import CLIPResNetConfig
+from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec
 from vit_jax.models.vit.zoo import (
     BASE,
     GIANT,
@@ -25,7 +26,7 @@ from vit_jax.models.vit.zoo import (
 def _clip(image: Any, text: TextConfig, embed_dim: int, **changes: Any) -> ModelSpec:
     return ModelSpec(
         architecture=CLIPConfig(image=image, text=text, embed_dim=embed_dim, **changes),
-        preprocess=Preprocess(mean=CLIP_MEAN, std=CLIP_STD),
+        inputs=ImageInputs(mean=CLIP_MEAN, std=CLIP_STD),
         tokenizer="clip",
     )
 
@@ -126,7 +127,7 @@ def _siglip(
             init_logit_scale=math.log(10.0),
             init_logit_bias=-10.0,
         ),
-        preprocess=Preprocess(resize="squash"),
+        inputs=ImageInputs(resize="squash"),
         tokenizer="sentencepiece",
     )
 
@@ -155,7 +156,7 @@ _EMOJI = ModelSpec(
         ),
         embed_dim=128,
     ),
-    preprocess=Preprocess(resize="pad"),
+    inputs=ImageInputs(resize="pad"),
     tokenizer="trained",
 )
 

@@ -35,6 +35,14 @@ class MAEConfig:
     decoder_num_heads: int = 16
     decoder_mlp_dim: int = 2048
 
+    def make(self, **execution: Any) -> "MAE":
+        """Builds the module with fresh parameters.
+
+        Args:
+            **execution: rngs, dtype, scan and remat, see `MAE`.
+        """
+        return MAE(self, **execution)
+
     def __post_init__(self) -> None:
         if self.image.num_classes:
             raise UserError("a masked autoencoder has no head: set image.num_classes=0")

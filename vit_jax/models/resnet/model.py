@@ -40,6 +40,14 @@ class ResNetConfig:
     width: int = 64
     num_classes: int = 0
 
+    def make(self, **execution: Any) -> "ResNet":
+        """Builds the module with fresh parameters.
+
+        Args:
+            **execution: rngs, dtype, scan and remat, see `ResNet`.
+        """
+        return ResNet(self, **execution)
+
     def __post_init__(self) -> None:
         check_depths(self.depths)
 

@@ -1,14 +1,15 @@
 """ResNet v1.5 classifiers (He et al. 2016)."""
 
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.resnet.model import ResNetConfig
-from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocess
+from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 
 
 def _resnet(*depths: int) -> ModelSpec:
     """Preprocessing of torchvision's weights."""
     return ModelSpec(
         architecture=ResNetConfig(depths=depths, num_classes=1000),
-        preprocess=Preprocess(
+        inputs=ImageInputs(
             crop_fraction=0.875, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD
         ),
     )
@@ -18,3 +19,5 @@ MODELS: dict[str, ModelSpec] = {
     "resnet50": _resnet(3, 4, 6, 3),
     "resnet101": _resnet(3, 4, 23, 3),
 }
+
+ALIASES: dict[str, str] = {}

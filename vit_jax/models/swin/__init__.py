@@ -1,1 +1,6 @@
 """TODO."""
+
+from vit_jax.models.swin.model import SwinConfig as CONFIG
+from vit_jax.models.swin.zoo import ALIASES, MODELS
+
+__all__ = ["ALIASES", "CONFIG", "MODELS"]

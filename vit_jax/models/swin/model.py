@@ -53,6 +53,14 @@ class SwinConfig:
     drop_path: float = 0.0
     num_classes: int = 0
 
+    def make(self, **execution: Any) -> "Swin":
+        """Builds the module with fresh parameters.
+
+        Args:
+            **execution: rngs, dtype, scan and remat, see `Swin`.
+        """
+        return Swin(self, **execution)
+
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
             raise UserError(

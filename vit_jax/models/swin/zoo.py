@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocess
+from vit_jax.inputs import ImageInputs
+from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from vit_jax.models.swin.model import SwinConfig
 
 SMALL_DEPTHS = (2, 2, 18, 2)
@@ -12,7 +13,7 @@ def _swin(width: int, num_heads: tuple[int, ...], **changes: Any) -> ModelSpec:
     crop_fraction = 1.0 if changes.get("image_size", 224) > 224 else 0.9
     return ModelSpec(
         architecture=SwinConfig(width=width, num_heads=num_heads, num_classes=1000, **changes),
-        preprocess=Preprocess(crop_fraction=crop_fraction, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        inputs=ImageInputs(crop_fraction=crop_fraction, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
 
 

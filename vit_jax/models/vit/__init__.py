@@ -1,1 +1,6 @@
 """TODO."""
+
+from vit_jax.models.vit.model import ViTConfig as CONFIG
+from vit_jax.models.vit.zoo import ALIASES, MODELS
+
+__all__ = ["ALIASES", "CONFIG", "MODELS"]

@@ -80,6 +80,14 @@ class ViTConfig:
     num_classes: int = 0
     head_norm: bool = False
 
+    def make(self, **execution: Any) -> "ViT":
+        """Builds the module with fresh parameters.
+
+        Args:
+            **execution: rngs, dtype, scan and remat, see `ViT`.
+        """
+        return ViT(self, **execution)
+
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
             raise UserError(

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.spec import (
     CLIP_MEAN,
     CLIP_STD,
@@ -34,7 +35,7 @@ GIANT_MLP, GIGANTIC_MLP, SO400M_MLP = 6144, 8192, 4304
 def _classifier(config: ViTConfig, **preprocess: Any) -> ModelSpec:
     return ModelSpec(
         architecture=dataclasses.replace(config, num_classes=1000),
-        preprocess=Preprocess(**preprocess),
+        inputs=ImageInputs(**preprocess),
     )
 
 
@@ -62,7 +63,7 @@ def _dinov2(sizes: Sizes, **changes: Any) -> ModelSpec:
     config = vit(sizes, 14, image_size=518, layer_scale=1e-5, **changes)
     return ModelSpec(
         architecture=config,
-        preprocess=Preprocess(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        inputs=ImageInputs(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
 
 
@@ -83,7 +84,7 @@ def _qwen_vl() -> ModelSpec:
     )
     return ModelSpec(
         architecture=config,
-        preprocess=Preprocess(resize="squash", mean=CLIP_MEAN, std=CLIP_STD),
+        inputs=ImageInputs(resize="squash", mean=CLIP_MEAN, std=CLIP_STD),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
-from vit_jax.models.clip.resnet import REDUCTION, CLIPResNetConfig
+from vit_jax.models.clip_resnet.model import REDUCTION, CLIPResNetConfig
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights.containers.files import TensorFile
 from vit_jax.weights.format import Format

@@ -50,6 +50,14 @@ class CLIPResNetConfig:
     num_heads: int = 32
     embed_dim: int = 1024
 
+    def make(self, **execution: Any) -> "CLIPResNet":
+        """Builds the module with fresh parameters.
+
+        Args:
+            **execution: rngs, dtype, scan and remat, see `CLIPResNet`.
+        """
+        return CLIPResNet(self, **execution)
+
     def __post_init__(self) -> None:
         check_depths(self.depths)
         if self.image_size % REDUCTION:
