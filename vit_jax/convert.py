@@ -82,7 +82,7 @@ def _file(path: str) -> tuple[Any, Any, Any]:
 
 def _model(path: str) -> tuple[str, Any, Any]:
     """Family, architecture and, where it is known, the whole `ModelSpec` of the input."""
-    from vit_jax.models.registry import model_spec
+    from vit_jax.models.registry import architecture_name, model_spec
     from vit_jax.pretrained import native
     from vit_jax.weights import read_architecture
 
@@ -92,7 +92,7 @@ def _model(path: str) -> tuple[str, Any, Any]:
         spec = native.load_spec(path)
     else:
         return *read_architecture(path, _FROM.value), None
-    return spec.family, spec.architecture, spec
+    return architecture_name(spec.architecture), spec.architecture, spec
 
 
 if __name__ == "__main__":

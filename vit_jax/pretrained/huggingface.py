@@ -27,12 +27,12 @@ def read_spec(folder: pathlib.Path, architecture: Any) -> ModelSpec:
         )
     return ModelSpec(
         architecture=architecture,
-        preprocess=_preprocess(read_json(path), path),
+        inputs=_inputs(read_json(path), path),
         tokenizer=_tokenizer(folder, architecture),
     )
 
 
-def _preprocess(found: dict[str, Any], path: pathlib.Path) -> Preprocess:
+def _inputs(found: dict[str, Any], path: pathlib.Path) -> ImageInputs:
     resample = found.get("resample", 3)
     if resample not in _INTERPOLATIONS:
         raise UserError(f"{path}: expected resample 2 or 3, found {resample}")

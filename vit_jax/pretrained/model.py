@@ -25,11 +25,9 @@ from vit_jax.data.images import read_image
 from vit_jax.data.tokenizers import Tokenizer, make_tokenizer
 from vit_jax.errors import UserError, unknown
 from vit_jax.flops import traced_flops
-from vit_jax.inputs import normalize, preprocess
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
-from vit_jax.models.families import FAMILIES
-from vit_jax.models.spec import ModelSpec
+from vit_jax.models.spec import ModelSpec, image_size
 from vit_jax.pretrained import huggingface, native
 from vit_jax.weights import load_weights, read_architecture
 
@@ -97,32 +95,30 @@ class PretrainedModel:
             picture = read_image(picture)
         elif isinstance(picture, Image.Image):
             picture = np.asarray(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"))
-        fields = dataclasses.asdict(self.spec.preprocess)
-        mean, std = fields.pop("mean"), fields.pop("std")
-        pixels = preprocess(picture, size=self.image_size, **fields)
-        return np.asarray(normalize(jnp.asarray(pixels), mean, std))
+        inputs = self.spec.inputs
+        return np.asarray(inputs.normalize(jnp.asarray(inputs(picture))[None])[0])
 
     @functools.cached_property
     def tokenize(self) -> Tokenizer:
         """The tokenizer: `tokenize(texts)` is int32 (B, context_length)."""
         if self.spec.tokenizer is None:
-            raise UserError(f"a model of the family {self.spec.family} reads no text")
+            raise UserError(f"a model of the family {registry.architecture_name(self.spec.architecture)} reads no text")
         text = self.spec.architecture.text
         return make_tokenizer(
             self.spec.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length
         )
 
     @property
-    def image_size(self) -> int:
-        """Side of the images that the model was made for, px."""
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the model was made for, px."""
         return image_size(self.spec.architecture)
 
     def _run(self, method: str, inputs: Any, **options: Any) -> Any:
         return self._apply(self.params, jnp.asarray(inputs), method, tuple(options.items()))
 
     def _check(self, method: str, what: str) -> None:
-        if method not in vars(FAMILIES[self.spec.family][0]):
-            raise UserError(f"no model of the family {self.spec.family} {what}")
+        if method not in vars(type(self.definition.bind(self.definition.shapes()))):
+            raise UserError(f"no model of the family {registry.architecture_name(self.spec.architecture)} {what}")
 
 
 def create_model(
@@ -187,12 +183,12 @@ class ModelInfo:
     Attributes:
         name: as `create_model` takes it.
         family: of its architecture.
-        resolution: side of its images, px.
+        resolution: height and width of its images, px.
     """
 
     name: str
     family: str
-    resolution: int
+    resolution: tuple[int, int]
 
     @functools.cached_property
     def parameters(self) -> int:
@@ -203,7 +199,7 @@ class ModelInfo:
     def gflops(self) -> float:
         """Billions of operations forward for one image (and one text), two a multiply-add."""
         definition, size = self._definition, self.resolution
-        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
 
         def forward(params: Params, images: jax.Array) -> Any:
             model = definition.bind(params)
@@ -226,12 +222,9 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
         pattern: with `*` and `?`, as "clip_*".
     """
     return [
-        ModelInfo(name, spec.family, image_size(spec.architecture))
-        for name, spec in sorted(registry.MODELS.items())
+        ModelInfo(name, registry.architecture_name(spec.architecture), image_size(spec.architecture))
+        for name in registry.model_names()
         if fnmatch.fnmatch(name, pattern)
+        for spec in [registry.model_spec(name)]
     ]
 
-
-def image_size(architecture: Any) -> int:
-    """Side of the images that an architecture was made for, px."""
-    return getattr(architecture, "image", architecture).image_size

@@ -11,11 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from vit_jax.atomic_files import write_text
+from vit_jax.components import parse
 from vit_jax.data.tokenizers import make_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
-from vit_jax.models.families import FAMILIES, describe, parse, parse_family
+from vit_jax.models.registry import ARCHITECTURES, architecture_name, describe, parse_architecture
 from vit_jax.models.spec import ModelSpec
 from vit_jax.weights import mapping
 from vit_jax.weights.containers.files import TensorFile, open_weights, read_json
@@ -24,7 +25,7 @@ from vit_jax.weights.format import Format
 from vit_jax.weights.mapping import Entry
 
 NAME = "vit_jax"
-VERSION = 1
+VERSION = 2
 # Of the files in a folder.
 DEFAULT_NAME = "model.safetensors"
 _BESIDE = "saved:{}"  # spec of a tokenizer saved in a directory
@@ -34,7 +35,7 @@ class Native(Format):
     """Our own paths as names, for any model."""
 
     name = NAME
-    families = tuple(FAMILIES)
+    families = tuple(ARCHITECTURES)
     metadata = MappingProxyType({"format": NAME})
 
     def matches(self, file: TensorFile) -> bool:
@@ -54,13 +55,13 @@ def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str =
         dtype: compute type that the model was used with, for the record.
     """
     path = tensor_path(path)
-    entries = Native().entries(spec.family, spec.architecture)
+    entries = Native().entries(architecture_name(spec.architecture), spec.architecture)
     write_tensors(path, mapping.export(entries, params), metadata=Native.metadata)
     described = {
         "format": NAME,
         "version": VERSION,
         "architecture": describe(spec.architecture),
-        "preprocess": dataclasses.asdict(spec.preprocess),
+        "inputs": dataclasses.asdict(spec.inputs),
         "tokenizer": _save_tokenizer(spec, path.parent),
         "dtype": dtype,
     }
@@ -88,8 +89,8 @@ def load_spec(path: str | pathlib.Path) -> ModelSpec:
         raise UserError(f"{path}: expected format {NAME!r}, version {VERSION}; found {found}")
     try:
         return ModelSpec(
-            architecture=parse_family(described["architecture"], "architecture"),
-            preprocess=parse(Preprocess, described["preprocess"], "preprocess"),
+            architecture=parse_architecture(described["architecture"], "architecture"),
+            inputs=parse(ImageInputs, described["inputs"], "inputs"),
             tokenizer=_BESIDE.format(path.parent)
             if described["tokenizer"] == _BESIDE.format(".")
             else described["tokenizer"],
@@ -108,7 +109,7 @@ def load(path: str | pathlib.Path, shardings: Any = None) -> tuple[ModelSpec, Pa
     spec = load_spec(path)
     model = ModelDef(spec.architecture)
     file = open_weights(tensor_path(path))
-    entries = Native().entries(spec.family, spec.architecture)
+    entries = Native().entries(architecture_name(spec.architecture), spec.architecture)
     return spec, mapping.load(entries, file, model.shapes(), shardings)
 
 

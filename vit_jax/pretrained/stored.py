@@ -6,7 +6,7 @@ from typing import Any
 
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import DIRECTORY, read_params, with_sharding
-from vit_jax.config import build_spec
+from vit_jax.config import model_spec
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
@@ -44,7 +44,7 @@ class Origin:
             return load_weights(self.path, self.model, shardings=shardings)
         config = workdir_lib.load_config(self.path)
         abstract = with_sharding(self.model.shapes(), shardings)
-        params, _ = read_params(self.path, abstract, ema=config.optim.ema_decay > 0)
+        params, _ = read_params(self.path, abstract, ema=config.optim.get("ema_decay", 0.0) > 0)
         return params
 
 
@@ -92,7 +92,7 @@ def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
 def _told(path: pathlib.Path) -> ModelSpec | None:
     """What weights tell of themselves; None where they do not."""
     if is_run(path):
-        return build_spec(workdir_lib.load_config(path))
+        return model_spec(workdir_lib.load_config(path))
     if native.is_described(path):
         return native.load_spec(path)
     try:

@@ -39,6 +39,7 @@ from typing import Any
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.definition import ModelDef, Params
+from vit_jax.models.registry import architecture_name
 from vit_jax.weights import mapping
 from vit_jax.weights.checks import check, check_complete, check_constants
 from vit_jax.weights.containers.files import TensorFile, open_weights, read_json
@@ -95,9 +96,9 @@ def _open(
     """The mapping, the file under its names, and patterns of names that hold no parameter."""
     file = open_weights(path)
     chosen = lookup(FORMATS, format, "format") if format else recognise(file)
-    entries = chosen.checked_entries(model.family, model.architecture)
-    file = chosen.view(file, model.family, model.architecture)
-    constants = chosen.constants(model.family, model.architecture)
+    entries = chosen.checked_entries(architecture_name(model.architecture), model.architecture)
+    file = chosen.view(file, architecture_name(model.architecture), model.architecture)
+    constants = chosen.constants(architecture_name(model.architecture), model.architecture)
     check_constants(file, constants, chosen.ignored)
     return entries, file, (*chosen.ignored, *constants)
 
@@ -141,8 +142,8 @@ def save_weights(params: Params, model: ModelDef, path: str | pathlib.Path, form
     if pathlib.Path(path).suffix != f".{chosen.container}":
         # Other libraries choose how to read a file by its suffix.
         raise UserError(f"{path}: expected a name ending in .{chosen.container} for {format}")
-    entries = chosen.checked_entries(model.family, model.architecture)
+    entries = chosen.checked_entries(architecture_name(model.architecture), model.architecture)
     check_complete(entries, {k: v.shape for k, v in mapping.flatten(params).items()})
-    constants = chosen.constants(model.family, model.architecture)
+    constants = chosen.constants(architecture_name(model.architecture), model.architecture)
     tensors = mapping.export(entries, params) | constants
     write_tensors(path, tensors, chosen.container, chosen.metadata)

@@ -10,7 +10,6 @@ from vit_jax.models.spec import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ModelSpec,
-    Preprocess,
 )
 from vit_jax.models.vit.model import ViTConfig
 
