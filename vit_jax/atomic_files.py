@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written atomically: in full or not at all."""
 
 import os
 import pathlib
@@ -8,7 +8,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def atomic_write(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path`, renamed to it at the end or removed on an error."""
+    """Yields a temporary path that replaces `path` at the end, or is removed on an error.
+
+    Args:
+        path: file to write; its folder is created, an existing file is replaced.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -20,6 +24,11 @@ def atomic_write(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: str | pathlib.Path, text: str) -> None:
-    """Writes a file of UTF-8 text; an existing one is replaced."""
+    """Writes a file of UTF-8 text atomically.
+
+    Args:
+        path: file to write; an existing file is replaced.
+        text: contents.
+    """
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")

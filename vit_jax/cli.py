@@ -1,23 +1,53 @@
-"""What the commands share: flags, messages, and errors on one line."""
+"""Parts that the commands share: flags, output, and errors on one line."""
 
 import json
 import logging
 import os
-import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from vit_jax.errors import Interrupted, UserError, unknown
+from vit_jax.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: start the same command again to go on
+EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: the same command continues
+
+_OVERRIDE = "config."
+_overrides: list[str] = []
+
+
+def define_config() -> flags.FlagHolder[str | None]:
+    """Defines the flag `--config`; changes of single keys, `--config.key=value`, come with it."""
+    holder = flags.DEFINE_string(
+        "config", None, "Recipe, as configs/clip_emoji.py; --config.key=value changes a key."
+    )
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+def load_config(recipe: str) -> "ConfigDict":
+    """The config of a recipe with the changes of the command line.
+
+    Args:
+        recipe: value of `--config`.
+
+    Raises:
+        UserError: no such recipe, an unknown key, or a value of another type.
+    """
+    # Imported late: `--help` and mistyped flags are answered without JAX.
+    from vit_jax.recipes import load_recipe
+
+    return load_recipe(recipe, _overrides)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command: parses flags, prints a user's error as one line and sets the exit code."""
+    """Runs a command without positional arguments, see `run_with_arguments`."""
 
     def without_arguments(arguments: Sequence[str]) -> None:
         if arguments:
@@ -28,7 +58,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def run_with_arguments(main: Callable[[Sequence[str]], None]) -> None:
-    """`run` for a command that takes arguments besides its flags."""
+    """Runs a command: parses flags, prints a UserError as one line and sets the exit code.
+
+    Args:
+        main: takes the positional arguments.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
@@ -45,10 +79,10 @@ def run_with_arguments(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _use_huge_pages() -> None:
-    """Starts the process again with huge pages for malloc, which glibc reads only at the start.
+    """Restarts the process with huge pages for malloc, a setting that glibc reads at start.
 
-    On CPU, XLA takes its temporaries from malloc at every step; without huge pages a third of a
-    training step goes into page faults (benchmarks/huge_pages.sh).
+    On CPU, XLA allocates its temporaries with malloc in every step; without huge pages a third of a
+    training step is spent in page faults (benchmarks/huge_pages.sh).
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return
@@ -57,31 +91,29 @@ def _use_huge_pages() -> None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    for i, arg in enumerate(argv):
-        if arg.lstrip("-") == "config" and i + 1 < len(argv):
-            _check_recipe(argv[i + 1])
-        elif arg.lstrip("-").startswith("config="):
-            _check_recipe(arg.partition("=")[2])
+    """Parses flags. Changes of config keys, which absl does not know, are set aside."""
+    remaining = list(argv[:1])
+    _overrides.clear()
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        name = argument.lstrip("-")
+        if not (argument.startswith("-") and name.startswith(_OVERRIDE)):
+            remaining.append(argument)
+            continue
+        if "=" not in name:
+            name = f"{name}={next(arguments, '')}"
+        _overrides.append(name.removeprefix(_OVERRIDE))
+    if _overrides and "config" not in flags.FLAGS:
+        _fail(f"unknown flag --config.{_overrides[0]}: this command has no --config")
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
-        # KeyError quotes its message; a second line holds the nearest name.
-        text = str(error.args[0]) if error.args else str(error)
-        lines = [line.strip(" '\"") for line in text.replace("\\n", "\n").splitlines()]
-        _fail(": ".join(line for line in lines if line).replace("\\", ""))
+        return flags.FLAGS(remaining)
+    except flags.Error as error:
+        _fail(": ".join(line.strip() for line in str(error).splitlines() if line.strip()))
     raise AssertionError("unreachable")
 
 
-def _check_recipe(argument: str) -> None:
-    """Names the nearest recipe where there is no such file."""
-    path = pathlib.Path(argument.partition(":")[0])
-    if not path.is_file():
-        recipes = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        _fail(str(unknown(str(path), recipes, "config file")))
-
-
 def _set_up_logging() -> None:
-    """The library's messages plainly on stderr; of other libraries errors alone."""
+    """Prints messages of this library to stderr, and only errors of other libraries."""
     absl_logging.use_absl_handler()
     absl_logging.set_verbosity(absl_logging.ERROR)
     logger = logging.getLogger("vit_jax")
@@ -96,20 +128,20 @@ def _fail(message: str) -> None:
     sys.exit(EXIT_USER_ERROR)
 
 
-def print_metrics(figures: dict[str, float]) -> None:
-    """Prints metrics as a table on stdout, once however many processes there are."""
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """Prints metrics as a table on stdout, on process 0 only."""
     import jax
 
     if jax.process_index():
         return
-    width = max(map(len, figures), default=0)
-    for name, value in figures.items():
+    width = max(map(len, metrics), default=0)
+    for name, value in metrics.items():
         print(f"{name:<{width}}  {value:.4f}")
 
 
-def print_json(figures: dict[str, float]) -> None:
-    """Prints metrics as one JSON object on stdout, once however many processes there are."""
+def print_json(metrics: Mapping[str, float]) -> None:
+    """Prints metrics as one JSON object on stdout, on process 0 only."""
     import jax
 
     if not jax.process_index():
-        print(json.dumps(figures))
+        print(json.dumps(metrics))

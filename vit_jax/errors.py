@@ -1,4 +1,4 @@
-"""Errors that a user can act upon: what was expected, what was found, the nearest valid name."""
+"""Errors that a user can act on: expected value, found value, nearest valid name."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -8,29 +8,53 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """Something the user can mend. Entry points print it on one line and exit with code 2."""
+    """An error that the user can fix. Commands print it on one line and exit with code 2."""
 
 
 class Interrupted(Exception):
-    """The work was asked to stop and its state is saved; the message says how to go on."""
+    """The work was asked to stop and its state is saved; the message says how to continue."""
 
 
-def unknown(name: str, valid: Iterable[str], what: str) -> UserError:
-    """Builds the error for a name that is not among the valid ones."""
+def unknown(name: str, valid: Iterable[str], noun: str) -> UserError:
+    """Builds the error for a name that is not valid.
+
+    Args:
+        name: name that was given.
+        valid: valid names, of which the nearest one is suggested.
+        noun: kind of name, for the message.
+    """
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
-    return UserError(f"unknown {what} {name!r}; {hint}")
+    return UserError(f"unknown {noun} {name!r}; {hint}")
 
 
-def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """`table[name]`, or an error that names the nearest valid name."""
+def lookup(table: Mapping[str, T], name: str, noun: str) -> T:
+    """Returns `table[name]`.
+
+    Args:
+        table: values by name.
+        name: key.
+        noun: kind of name, for the message.
+
+    Raises:
+        UserError: no such name; the nearest one is suggested.
+    """
     if name not in table:
-        raise unknown(name, table, what)
+        raise unknown(name, table, noun)
     return table[name]
 
 
-def check_name(name: str, valid: Iterable[str], what: str) -> None:
-    """Refuses a name that is not among the valid ones."""
+def check_name(name: str, valid: Iterable[str], noun: str) -> None:
+    """Refuses a name that is not valid.
+
+    Args:
+        name: name that was given.
+        valid: valid names.
+        noun: kind of name, for the message.
+
+    Raises:
+        UserError: not a valid name; the nearest one is suggested.
+    """
     if name not in (names := list(valid)):
-        raise unknown(name, names, what)
+        raise unknown(name, names, noun)

@@ -1,4 +1,4 @@
-"""What a run's folder says of itself: its config, and which process is at work in it."""
+"""The folder of a run: its config, its lock, and readable errors of the file system."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from vit_jax.errors import UserError
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 
-# Keys that say how a run is watched and where it runs, not what is computed.
+# Keys of logging, evaluation and placement: changing them does not change the computation.
 FREE_KEYS = (
     "log_steps",
     "checkpoint_",
@@ -28,21 +28,26 @@ FREE_KEYS = (
     "evals.",
     "mesh.",
     "data.workers",
+    "hooks.",
+    "trackers.",
 )
-# Keys without which a saved position in the data, or what was learned of tokens, would mean
-# something else.
-FIXED_KEYS = ("seed", "batch_size", "data.train", "data.group_by", "tokenizer")
+# Keys that give a saved data position, and the learned token embeddings, their meaning.
+FIXED_KEYS = ("seed", "batch_size", "data.train", "data.group_by", "model.tokenizer")
 
 _FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Writes `config.json`, whole or not at all."""
+    """Writes `config.json` atomically."""
     write_text(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load_config(workdir: str | pathlib.Path) -> ConfigDict:
-    """Reads the config of a run."""
+    """Reads the config of a run.
+
+    Raises:
+        UserError: the folder is not a workdir, or its config cannot be read.
+    """
     path = pathlib.Path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{workdir} is not the workdir of a run: no {CONFIG_FILE} in it")
@@ -53,7 +58,12 @@ def load_config(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def changes(workdir: pathlib.Path, config: ConfigDict) -> dict[str, str]:
-    """Keys whose values differ from the run's so far, each with "before -> now"."""
+    """Keys whose values differ from the saved config, each with "before -> now".
+
+    Args:
+        workdir: folder of the run, which need not exist yet.
+        config: resolved config of this start.
+    """
     if not (workdir / CONFIG_FILE).exists():
         return {}
     before, now = _flat(load_config(workdir).to_dict()), _flat(_as_json(config))
@@ -65,7 +75,13 @@ def changes(workdir: pathlib.Path, config: ConfigDict) -> dict[str, str]:
 
 
 def refuse(workdir: pathlib.Path, changed: dict[str, str], why: str) -> UserError:
-    """The error for a config that the workdir's state does not go with."""
+    """The error for a config that does not fit the saved state.
+
+    Args:
+        workdir: folder of the run.
+        changed: key -> "before -> now".
+        why: reason, as a clause.
+    """
     listed = "; ".join(f"{key}: {change}" for key, change in changed.items())
     return UserError(
         f"{workdir} belongs to a run with another config ({listed}), and {why}; "
@@ -75,20 +91,20 @@ def refuse(workdir: pathlib.Path, changed: dict[str, str], why: str) -> UserErro
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it within the block.
+    """Creates the folder, and locks it against other runs within the block.
 
-    The kernel frees the lock when its process ends, however it ends. Over network file systems it
-    holds between hosts where the file system passes `flock` on (NFS 4 does, gcsfuse does not).
+    The kernel releases the lock when the process ends, in any way. On network file systems the lock
+    holds between hosts where the file system supports `flock` (NFS 4 does, gcsfuse does not).
 
     Raises:
-        UserError: another run has it; names host and process.
+        UserError: another run holds the lock; the message names its host and process.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     file = _acquire(workdir / LOCK_FILE)
     try:
         yield
     finally:
-        # While it is still held, so that nobody else's is removed.
+        # Removed while it is held, so that the lock of another run is never removed.
         with contextlib.suppress(OSError):
             (workdir / LOCK_FILE).unlink()
         file.close()
@@ -107,7 +123,7 @@ def _acquire(path: pathlib.Path) -> IO[str]:
                 f"{path.parent} is in use by {owner}: two runs would overwrite each other; "
                 "stop that one, or choose another --workdir"
             ) from None
-        # Between `open` and `flock` the former owner may have removed the file.
+        # The previous owner may have removed the file between `open` and `flock`.
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 file.truncate(0)
@@ -119,15 +135,15 @@ def _acquire(path: pathlib.Path) -> IO[str]:
 
 @contextlib.contextmanager
 def readable_file_errors(workdir: pathlib.Path) -> Iterator[None]:
-    """A full disk or a lost permission within the block becomes the user's error."""
+    """Turns a full disk or a lost permission within the block into a UserError."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
             raise
         raise UserError(
-            f"{error.filename or workdir}: {error.strerror}; the run has stopped, and once that is "
-            "mended the same command goes on from its newest checkpoint"
+            f"{error.filename or workdir}: {error.strerror}; the run has stopped. Once this is "
+            "fixed, the same command continues from its newest checkpoint"
         ) from error
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vit_jax.training.objective import build_objective
 
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
@@ -14,7 +15,6 @@ from vit_jax.models.mae.model import patchify
 from vit_jax.objectives.masked_reconstruction import MaskedReconstruction
 from vit_jax.objectives.microbatches import Microbatches
 from vit_jax.training import assembly, loop
-from vit_jax.training.objective import build_objective
 
 
 def mae_config(**changes):

@@ -1,4 +1,4 @@
-"""Whether a checkpoint on disk is what was written: read back once, checksums ever after."""
+"""Integrity of checkpoints on disk: verified once after writing, by checksums ever after."""
 
 import hashlib
 import json
@@ -7,23 +7,23 @@ from typing import Any
 
 import tensorstore as ts
 
-FILE_NAME = "checksums.json"  # within a checkpoint, of all files of its parts
-_TIMES = "_CHECKPOINT_METADATA"  # Orbax notes there when it was done, after all else
-_DATABASE = "manifest.ocdbt"  # lies in each folder of arrays
+FILE_NAME = "checksums.json"  # in a checkpoint, for all files of its items
+_TIMES = "_CHECKPOINT_METADATA"  # written last by Orbax
+_DATABASE = "manifest.ocdbt"  # in each folder of arrays
 
 
 class Damaged(Exception):
-    """A checkpoint cannot be read back; the message says where."""
+    """A checkpoint that cannot be read; the message names the file."""
 
 
 def seal(checkpoint: pathlib.Path) -> None:
-    """Reads back all that was written and records it, so that later damage is found.
+    """Reads a new checkpoint and writes its checksums, so that later damage is found.
 
     Args:
-        checkpoint: its folder, before it is given its final name.
+        checkpoint: folder of the checkpoint, before it gets its final name.
 
     Raises:
-        Damaged: something cannot be read.
+        Damaged: a file cannot be read.
     """
     _read_arrays(checkpoint)
     text = json.dumps(_checksums(checkpoint), indent=1, sort_keys=True)
@@ -31,15 +31,15 @@ def seal(checkpoint: pathlib.Path) -> None:
 
 
 def check(checkpoint: pathlib.Path, part: str = "") -> None:
-    """Compares a checkpoint with its checksums; one without them must at least be readable.
+    """Compares a checkpoint with its checksums; one without checksums must be readable.
 
     Args:
-        checkpoint: its folder.
-        part: sub-folder to look at; all of it by default.
+        checkpoint: folder of the checkpoint.
+        part: prefix of the files to check, as "params/"; "" for all.
 
     Raises:
-        Damaged: names the first file that is missing, cut short or changed.
-        PermissionError: a file may not be read, which says nothing of what is in it.
+        Damaged: a file is missing, truncated or changed.
+        PermissionError: a file may not be read, which does not mean that it is damaged.
     """
     _load_json(checkpoint / _TIMES)
     if not (checkpoint / FILE_NAME).exists():
@@ -88,7 +88,7 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _read_arrays(checkpoint: pathlib.Path) -> None:
-    """Reads every chunk of every array, one at a time, by way of the index that finds them."""
+    """Reads every chunk of every array, one at a time, through the index that lists them."""
     for index in sorted(checkpoint.glob(f"*/{_DATABASE}")):
         try:
             store = ts.KvStore.open(

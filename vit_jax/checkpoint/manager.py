@@ -1,4 +1,4 @@
-"""Checkpoints of a run with Orbax: asynchronous, atomic, read back, each part readable alone."""
+"""Checkpoints with Orbax: asynchronous, atomic, verified, with separately readable parts."""
 
 import dataclasses
 import functools
@@ -19,16 +19,16 @@ from orbax.checkpoint import checkpoint_managers
 
 from vit_jax.checkpoint import integrity
 from vit_jax.errors import UserError, check_name
-from vit_jax.training.step import TrainState
+from vit_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"  # within a workdir
-# Microbatches of a checkpoint. Evaluation reads the parameters without the optimizer.
+# Items of a checkpoint. Evaluation reads the parameters without the optimizer.
 _PARTS = ("params", "opt_state", "ema")
 _RECORDS = ("data", "config")
 _SET_ASIDE = ".damaged"  # suffix of a checkpoint that cannot be read
-# What the operating system says, within the messages of whichever library wrote the file.
+# Errors of the operating system, as they appear in the messages of other libraries.
 _FILE_SYSTEM = (
     "No space left on device",
     "Disk quota exceeded",
@@ -40,12 +40,12 @@ _FILE_SYSTEM = (
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay; one is deleted when a newer one was read back.
+    """Which checkpoints are kept. One is deleted only after a newer one has been verified.
 
     Attributes:
-        last: newest ones.
-        every_steps: and those of steps that are multiples of this; 0 for none.
-        best: and the one with the highest of this metric of evaluations; "" for none.
+        last: number of newest checkpoints.
+        every_steps: steps whose multiples are kept as well; 0 for none.
+        best: evaluation metric whose highest checkpoint is kept as well; "" for none.
     """
 
     last: int
@@ -60,20 +60,20 @@ class Retention:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir, by step."""
+    """The checkpoints of a workdir by step."""
 
     def __init__(self, workdir: str | pathlib.Path, *, retention: Retention | None = None):
         """Opens the folder.
 
         Args:
-            workdir: of the run; `checkpoints/` is made within it.
-            retention: what to keep; None to read alone.
+            workdir: folder of the run; `checkpoints/` is created in it.
+            retention: checkpoints to keep; None opens them for reading only.
         """
         self.directory = pathlib.Path(workdir).resolve() / DIRECTORY
         self._best = retention.best if retention else ""
         self._saving = 0
-        self._thread = ThreadPoolExecutor(1, "save", initializer=_give_way)
-        with self._told_clearly():
+        self._thread = ThreadPoolExecutor(1, "save", initializer=_lower_priority)
+        with self._readable_errors():
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=self._options(retention),
@@ -90,7 +90,7 @@ class Checkpoints:
         policies: list[Any] = [checkpoint_managers.LatestN(retention.last)]
         if retention.every_steps:
             policies.append(checkpoint_managers.EveryNSteps(retention.every_steps))
-        best_fn = (lambda figures: figures[self._best]) if self._best else None
+        best_fn = (lambda metrics: metrics[self._best]) if self._best else None
         if best_fn:
             policies.append(
                 checkpoint_managers.BestN(
@@ -99,12 +99,12 @@ class Checkpoints:
             )
         return ocp.CheckpointManagerOptions(
             create=True,
-            cleanup_tmp_directories=True,  # what a kill within a save has left
+            cleanup_tmp_directories=True,  # left by a kill during a save
             enable_async_checkpointing=True,
             best_fn=best_fn,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            # Runs before the folder gets its final name, by which a checkpoint counts as one,
-            # and so before any older one is deleted.
+            # Runs before the folder gets its final name, which makes it a checkpoint, and so
+            # before any older one is deleted.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
 
@@ -123,22 +123,22 @@ class Checkpoints:
         *,
         data: dict[str, Any],
         config: dict[str, Any],
-        figures: Mapping[str, float],
+        metrics: Mapping[str, float],
         urgent: bool = False,
     ) -> None:
         """Starts saving; returns once the arrays are copied off the devices.
 
         Args:
             step: steps done.
-            state: after that step.
+            state: state after that step.
             data: position in the data.
-            config: of the run, kept beside the state.
-            metrics: of an evaluation of this very step; empty where there was none.
-            urgent: whether the run waits for it, instead of it giving way to the run.
+            config: config of the run, saved beside the state.
+            metrics: evaluation metrics of this very step; empty where there are none.
+            urgent: whether the run waits for the save; otherwise the save has a low priority.
 
         Raises:
-            UserError: this save, or the one before, which is finished first, found no room or
-                may not write.
+            UserError: this save, or the previous one, which is finished first, found no space or
+                no permission.
         """
         if step in self._manager.all_steps():
             return
@@ -147,46 +147,46 @@ class Checkpoints:
         args = ocp.args.Composite(
             **items, data=ocp.args.JsonSave(data), config=ocp.args.JsonSave(config)
         )
-        with self._told_clearly():
+        with self._readable_errors():
             self._manager.wait_until_finished()
             self._saving = step
             save = functools.partial(
-                self._manager.save, step, args=args, metrics=self._judged(figures)
+                self._manager.save, step, args=args, metrics=self._best_metric(metrics)
             )
-            # The threads that write have the priority of the one that starts them.
+            # Writing threads inherit the priority of the thread that starts them.
             save() if urgent else self._thread.submit(save).result()
 
-    def is_best(self, figures: Mapping[str, float]) -> bool:
-        """Whether an evaluation beats those of all checkpoints, by the metric to keep.
+    def is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether an evaluation beats those of all checkpoints in the metric `Retention.best`.
 
         Raises:
-            UserError: there is no such metric.
+            UserError: the evaluation has no such metric.
         """
-        if not self._best or not figures:
+        if not self._best or not metrics:
             return False
-        check_name(self._best, figures, "config.keep_best,")
+        check_name(self._best, metrics, "config.keep_best,")
         kept = (self._manager.metrics(step) for step in self._manager.all_steps())
-        return all(figures[self._best] > found[self._best] for found in kept if found)
+        return all(metrics[self._best] > found[self._best] for found in kept if found)
 
-    def _judged(self, figures: Mapping[str, float]) -> dict[str, float] | None:
-        return {self._best: figures[self._best]} if self._best in figures else None
+    def _best_metric(self, metrics: Mapping[str, float]) -> dict[str, float] | None:
+        return {self._best: metrics[self._best]} if self._best in metrics else None
 
     @property
     def saving(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is in progress."""
         return self._manager.is_saving_in_progress()
 
     def check(self) -> None:
-        """Raises the error of a save that failed since, if one did."""
-        with self._told_clearly():
+        """Raises the error of a save that has failed in the background."""
+        with self._readable_errors():
             self._manager.check_for_errors()
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Reads the whole state and the data position.
+        """Reads the whole state and the position in the data.
 
         Args:
-            step: a saved one.
-            abstract: `ShapeDtypeStruct`s with shardings; the arrays land accordingly.
+            step: step of a checkpoint.
+            abstract: `ShapeDtypeStruct`s with the shardings of the result.
         """
         self.wait()
         parts = {part: getattr(abstract, part) for part in _PARTS}
@@ -202,7 +202,7 @@ class Checkpoints:
     def restore_params(
         self, abstract: Any, *, ema: bool, step: int | None = None
     ) -> tuple[Any, int]:
-        """Reads the parameters alone; returns them and their step. See `read_params`."""
+        """Reads the parameters and returns them with their step, see `read_params`."""
         part = "ema" if ema else "params"
         step = self._choose(step, part)
         args = ocp.args.Composite(**{part: ocp.args.StandardRestore(abstract)})
@@ -227,11 +227,11 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until everything is on disk."""
-        with self._told_clearly():
+        with self._readable_errors():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and frees the threads."""
+        """Waits for running saves and frees the threads."""
         try:
             self.wait()
         finally:
@@ -239,8 +239,8 @@ class Checkpoints:
             self._thread.shutdown()
 
     @contextmanager
-    def _told_clearly(self) -> Iterator[None]:
-        """Full disks, lost permissions and bad disks, from whatever depth, as the user's error."""
+    def _readable_errors(self) -> Iterator[None]:
+        """Turns errors of the file system, at any depth, into a UserError."""
         try:
             yield
         except UserError:
@@ -250,37 +250,40 @@ class Checkpoints:
             if reason is None:
                 raise
             newest = max(step_numbers(self.directory), default=None)
-            kept = f"that of step {newest} is whole" if newest else "there is none before it"
+            kept = f"the one of step {newest} is intact" if newest else "there is no earlier one"
             raise UserError(
                 f"the checkpoint of step {self._saving} was not saved in {self.directory}: "
-                f"{reason}; {kept}, and once that is mended the same command goes on from it"
+                f"{reason}; {kept}. Once this is fixed, the same command continues from it"
             ) from error
 
 
-def _give_way() -> None:
-    """Makes this thread, and those it starts, run when no other wants to: steps go before saves."""
+def _lower_priority() -> None:
+    """Gives this thread, and those that it starts, the lowest priority: steps go before saves."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _reason(error: Exception) -> str | None:
-    """What to tell of an error of the file system; None for any other error."""
+    """The reason of a file system error, for a message; None for any other error."""
     if isinstance(error, integrity.Damaged):
-        return f"it could not be read back ({error})"
+        return f"verification failed ({error})"
     text = str(error)
     return next((reason for reason in _FILE_SYSTEM if reason in text), None)
 
 
 def step_numbers(directory: pathlib.Path) -> list[int]:
-    """Steps of the complete checkpoints in a folder."""
+    """Steps of the complete checkpoints in a folder, in any order."""
     if not directory.is_dir():
         return []
     return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
 
 
 def set_damaged_aside(workdir: pathlib.Path) -> None:
-    """Makes the newest checkpoint one that can be restored.
+    """Renames damaged checkpoints until the newest one can be restored.
 
-    Newer ones that are damaged are renamed to `<step>.damaged`: their steps will be saved again.
+    They become `<step>.damaged`; their steps will be saved again.
+
+    Args:
+        workdir: folder of the run.
 
     Raises:
         UserError: there were checkpoints, and all are damaged.
@@ -303,20 +306,26 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
 
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
-    """Whether a run has saved anything yet."""
+    """Whether a workdir has a complete checkpoint."""
     return bool(step_numbers(pathlib.Path(workdir) / DIRECTORY))
 
 
 def read_params(
     workdir: str | pathlib.Path, abstract: Any, *, ema: bool, step: int | None = None
 ) -> tuple[Any, int]:
-    """Parameters of a run's checkpoint, without its optimizer, and the step they are from.
+    """Reads the parameters of a checkpoint, without the optimizer state.
 
     Args:
-        workdir: of the run.
+        workdir: folder of the run.
         abstract: tree of `ShapeDtypeStruct`s with shardings.
-        ema: whether to read their moving average instead.
-        step: which checkpoint; None for the newest that is whole.
+        ema: whether to read the exponential moving average instead.
+        step: step of the checkpoint; None for the newest that is intact.
+
+    Returns:
+        The parameters and the step of the checkpoint.
+
+    Raises:
+        UserError: no such checkpoint, or a damaged one.
     """
     checkpoints = Checkpoints(workdir)
     try:

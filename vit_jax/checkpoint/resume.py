@@ -1,4 +1,4 @@
-"""Whether a workdir's state goes with a config that has changed since."""
+"""Whether the state in a workdir fits a config that has changed since."""
 
 import logging
 import pathlib
@@ -8,50 +8,45 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import workdir as workdir_lib
-from vit_jax.training import assembly
-from vit_jax.training.assembly import Program
+from vit_jax.experiment import Experiment, build
 
 logger = logging.getLogger(__name__)
 
 
-def check_resumable(workdir: pathlib.Path, config: ConfigDict, program: Program) -> None:
-    """Tells what has changed since the run's last start.
+def check_resumable(workdir: pathlib.Path, experiment: Experiment) -> None:
+    """Logs which keys have changed since the last start of a run.
 
     Args:
-        workdir: of the run, or of none yet.
-        config: of this start.
-        program: of this start.
+        workdir: folder of the run, which need not exist yet.
+        experiment: experiment of this start.
 
     Raises:
-        UserError: the saved state has another shape, or its position another meaning.
+        UserError: the saved state has other shapes, or its position in the data another meaning.
     """
-    changed = workdir_lib.changes(workdir, config)
+    changed = workdir_lib.changes(workdir, experiment.resolved_config())
     fixed = {k: change for k, change in changed.items() if k in workdir_lib.FIXED_KEYS}
     if fixed:
-        raise workdir_lib.refuse(workdir, fixed, "its position in the data or its tokens are other")
-    computing = {k: c for k, c in changed.items() if not k.startswith(workdir_lib.FREE_KEYS)}
-    if computing and (place := _other_shape(_before(workdir, config), program)):
-        raise workdir_lib.refuse(workdir, computing, f"its saved state is another ({place})")
+        raise workdir_lib.refuse(workdir, fixed, "its data position or its tokens mean other ones")
+    relevant = {k: c for k, c in changed.items() if not k.startswith(workdir_lib.FREE_KEYS)}
+    if relevant and (difference := _difference(_previous_config(workdir, experiment), experiment)):
+        raise workdir_lib.refuse(workdir, relevant, f"its saved state differs ({difference})")
     for key, change in changed.items():
         logger.warning("Changed since the last start: %s: %s.", key, change)
 
 
-def _before(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
-    """The run's config so far; keys that its version did not know have today's values."""
-    saved = workdir_lib.load_config(workdir)
-    merged = ConfigDict(config.to_dict())
-    merged.update(saved.to_dict())
-    # Another family of models has other keys.
-    merged.model = saved.model
+def _previous_config(workdir: pathlib.Path, experiment: Experiment) -> ConfigDict:
+    """The saved config; keys that its version lacked have the values of this start."""
+    merged = ConfigDict(experiment.config.to_dict())
+    for key, value in workdir_lib.load_config(workdir).items():
+        merged[key] = value
     return merged
 
 
-def _other_shape(config: ConfigDict, program: Program) -> str | None:
-    """Where the state of a config differs from a program's; None where it does not."""
-    before = assembly.build_program(
-        config, program.mesh, warmup_steps=0, total_steps=1, resumed=True
-    )
-    old, new = _shapes(before.abstract), _shapes(program.abstract)
+def _difference(previous: ConfigDict, experiment: Experiment) -> str | None:
+    """The first array in which the state of a config differs from the experiment's, or None."""
+    devices = list(experiment.mesh.devices.flat)
+    before = build(previous, devices=devices, data=False).abstract_state
+    old, new = _shapes(before), _shapes(experiment.abstract_state)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             return f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"

@@ -14,7 +14,6 @@ from vit_jax.atomic_files import write_text
 from vit_jax.components import parse
 from vit_jax.data.tokenizers import make_tokenizer
 from vit_jax.errors import UserError
-from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.registry import ARCHITECTURES, architecture_name, describe, parse_architecture
 from vit_jax.models.spec import ModelSpec

@@ -1,1 +1,75 @@
-"""TODO."""
+"""Where the metrics of a run go: JSON lines, TensorBoard, and trackers of your own.
+
+    config.trackers.mine = {"name": "my_project.trackers:Mine", "project": "ablations"}
+
+A tracker is a component (see `vit_jax.components`) with the methods of `base.Tracker`.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.components import Registry
+from vit_jax.tracking.base import Tracker
+
+TRACKERS = Registry(
+    "tracker",
+    {
+        "jsonl": "vit_jax.tracking.jsonl:JsonLines",
+        "tensorboard": "vit_jax.tracking.tensorboard:TensorBoard",
+    },
+)
+
+
+class Trackers:
+    """All trackers of a run. Only process 0 writes."""
+
+    def __init__(
+        self,
+        blocks: Mapping[str, Mapping[str, Any]],
+        workdir: pathlib.Path,
+        first_step: int = 0,
+    ):
+        """Opens the trackers.
+
+        Args:
+            blocks: label -> keys of the tracker; `name` is the label where it is not given.
+            workdir: folder of the run.
+            first_step: step that the run goes on from; what was written of later steps is dropped.
+
+        Raises:
+            UserError: unknown tracker or key.
+        """
+        selected = self.check(blocks)
+        self._trackers: list[Tracker] = []
+        if jax.process_index() == 0:
+            self._trackers = [
+                component(config, workdir, first_step) for component, config in selected
+            ]
+
+    @staticmethod
+    def check(blocks: Mapping[str, Mapping[str, Any]]) -> list[tuple[Any, Any]]:
+        """Selects the trackers without opening them; raises as `__init__`."""
+        return [
+            TRACKERS.select({"name": label, **block}, f"config.trackers.{label}")
+            for label, block in blocks.items()
+        ]
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Records the config of the run."""
+        for tracker in self._trackers:
+            tracker.write_config(config)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Records metrics of a step."""
+        values = {name: float(np.asarray(value)) for name, value in scalars.items()}
+        for tracker in self._trackers:
+            tracker.write_scalars(step, values)
+
+    def close(self) -> None:
+        """Flushes and closes all trackers."""
+        for tracker in self._trackers:
+            tracker.close()

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, heard between two steps."""
+"""Signals that ask a run to stop, handled between two steps."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ from vit_jax.errors import Interrupted
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Tells after each step whether to stop, so that the step at hand can end and be saved.
+    """Yields a function (step) -> whether to stop, so that the current step can end and be saved.
 
-    SIGTERM and SIGINT count alike; a second SIGINT acts at once. Several processes must stop at the
-    same step: `jax.distributed` hears SIGTERM, or the platform's notice, on any of them and agrees
-    on one with all; SIGINT is handed on to it.
+    SIGTERM and SIGINT are treated alike; a second SIGINT acts at once. Several processes must stop
+    at the same step: `jax.distributed` catches SIGTERM, or the notice of the platform, on any of
+    them, and all agree on one step. SIGINT is forwarded to it.
 
     Raises:
-        Interrupted: before the first step of a single process there is nothing to save.
+        Interrupted: a signal before the first step of a single process; there is nothing to save.
     """
     distributed = jax.process_count() > 1
     received: list[int] = []
@@ -39,9 +39,9 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
         stepping = True
         return multihost_utils.reached_preemption_sync_point(step) if distributed else any(received)
 
-    # SIGTERM of several processes belongs to `jax.distributed`.
-    heard = (signal.SIGINT,) if distributed else (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, note) for number in heard}
+    # With several processes `jax.distributed` handles SIGTERM.
+    handled = (signal.SIGINT,) if distributed else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, note) for number in handled}
     try:
         yield stop
     finally:

@@ -1,28 +1,33 @@
-"""Says where a process hangs."""
+"""Stack traces of a run that hangs."""
 
 import faulthandler
 import platform
 import sys
 import threading
 import time
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import jax
 
+from vit_jax.training.hooks.base import Hook
 
-class Watchdog:
-    """Writes the stacks of all threads when no step was done for a while, and goes on waiting.
+if TYPE_CHECKING:
+    from vit_jax.training.run import Run
 
-    Every process of a run has its own, so that one sees which of them waits for which. It reports
-    and ends nothing: a long evaluation looks the same from here.
+
+class Watchdog(Hook):
+    """Prints the stacks of all threads when no step has completed for a while.
+
+    Every process has its own watchdog, which shows which process waits for which. It only reports:
+    a long evaluation looks the same as a hang.
     """
 
     def __init__(self, seconds: float, file: IO[str] | None = None):
-        """Watches within a `with` block.
+        """Declares a watchdog, which runs within a `with` block.
 
         Args:
-            seconds: without a step, until a report, and between reports; 0 never reports.
-            file: with a descriptor; stderr by default.
+            seconds: time without a step until a report, and between reports; 0 never reports.
+            file: file with a descriptor; None for stderr.
         """
         self._seconds, self._file = seconds, file or sys.stderr
         self._step = 0
@@ -38,8 +43,12 @@ class Watchdog:
     def __exit__(self, *exception: object) -> None:
         self._closed.set()
 
+    def after_step(self, run: "Run", step: int, metrics: dict[str, jax.Array]) -> None:
+        """Restarts the clock."""
+        self.saw(step)
+
     def saw(self, step: int) -> None:
-        """A step is done."""
+        """Restarts the clock after a step."""
         self._step, self._seen = step, time.monotonic()
 
     def _watch(self) -> None:
@@ -54,8 +63,8 @@ class Watchdog:
 
     def _report(self, seconds: float) -> None:
         print(
-            f"watchdog: process {jax.process_index()} on {platform.node()} has done no step for "
-            f"{seconds:.0f} s, since step {self._step}; its threads stand at:",
+            f"watchdog: process {jax.process_index()} on {platform.node()} has completed no step for "
+            f"{seconds:.0f} s, since step {self._step}; stacks of its threads:",
             file=self._file, flush=True,
         )  # fmt: skip
         faulthandler.dump_traceback(self._file, all_threads=True)

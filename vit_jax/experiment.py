@@ -1,0 +1,372 @@
+"""From a config to all objects of a run: the only place where they are put together.
+
+`train`, `evaluate`, `plan` and the benchmarks start from `build(config)`.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vit_jax import config as config_lib
+from vit_jax.checkpoint.manager import has_checkpoint, with_sharding
+from vit_jax.data.augment import parse_augmentation
+from vit_jax.data.examples import example_transform
+from vit_jax.data.loader import Loader, group_rows
+from vit_jax.data.sources import Source, open_source
+from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
+from vit_jax.data.tokenizers import Tokenizer, learn_tokenizer, open_tokenizer
+from vit_jax.errors import UserError
+from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.suite import Suite
+from vit_jax.inputs import ImageInputs
+from vit_jax.models import partitioning
+from vit_jax.models.definition import ModelDef, Params
+from vit_jax.models.spec import ModelSpec
+from vit_jax.objectives import OBJECTIVES
+from vit_jax.objectives.base import Context, Objective
+from vit_jax.objectives.microbatches import Microbatches
+from vit_jax.parallel.mesh import (
+    BATCH_AXES,
+    batch_sharding,
+    batch_shards,
+    check_batch_size,
+    make_mesh,
+    replicated,
+)
+from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
+from vit_jax.training.freezing import frozen_mask
+from vit_jax.training.initialization import Initialization, build_initialization
+from vit_jax.training.optimizers import Optim, make_optimizer, parse_optim
+from vit_jax.training.schedules import Schedule, make_schedule
+from vit_jax.training.state import TrainState, init_state
+from vit_jax.training.step import make_train_step
+from vit_jax.training.teacher import open_frozen_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Durations:
+    """Lengths of a run in steps; 0 where there is none.
+
+    Attributes:
+        total: length of the run.
+        warmup: warm-up of the learning rate.
+        cooldown: final decay of the learning rate to 0.
+        eval: interval of evaluations.
+        checkpoint: interval of checkpoints.
+    """
+
+    total: int
+    warmup: int = 0
+    cooldown: int = 0
+    eval: int = 0
+    checkpoint: int = 0
+
+
+def build(
+    config: ConfigDict,
+    *,
+    workdir: str | pathlib.Path | None = None,
+    devices: list[Any] | None = None,
+    data: bool = True,
+) -> "Experiment":
+    """Declares an experiment; its parts are built when they are first used.
+
+    Args:
+        config: see `vit_jax.config`.
+        workdir: folder of the run, which may hold a tokenizer and checkpoints of earlier starts.
+        devices: devices of the mesh; None for all.
+        data: whether training data and initial weights are there to be opened; False to plan.
+
+    Raises:
+        UserError: a key that belongs to no component is wrong.
+    """
+    config_lib.validate(config)
+    return Experiment(config, pathlib.Path(workdir) if workdir else None, devices, data)
+
+
+class Experiment:
+    """The parts of a run, each built on first use from the config and the parts that it needs."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path | None,
+        devices: list[Any] | None,
+        data: bool,
+    ):
+        """See `build`."""
+        self.config, self.workdir = config, workdir
+        self._devices, self._data = devices, data
+
+    # --- model ------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        """Architecture, image preprocessing and tokenizer."""
+        return config_lib.model_spec(self.config)
+
+    @property
+    def inputs(self) -> ImageInputs:
+        """Image preprocessing of the model."""
+        return self.spec.inputs
+
+    @functools.cached_property
+    def model(self) -> ModelDef:
+        """The model without parameters."""
+        return ModelDef(self.spec.architecture, **self.config.compute.to_dict())
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The mesh of `config.mesh`, with batch sizes checked against it."""
+        config = self.config
+        mesh = make_mesh(
+            config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=self._devices
+        )
+        shards, parts = batch_shards(mesh), config.grad_accum_steps
+        if parts < 1:
+            raise UserError(f"config.grad_accum_steps={parts}: expected 1 or more")
+        check_batch_size(config.batch_size, shards, "config.batch_size")
+        noun = f"microbatches ({shards} devices x grad_accum_steps={parts})"
+        check_batch_size(config.batch_size, shards * parts, "config.batch_size", noun)
+        check_batch_size(config.eval_batch_size, shards, "config.eval_batch_size")
+        check_sharded(self.model, mesh)
+        return mesh
+
+    # --- data -------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The training source."""
+        return open_source(self.config.data.train)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer: that of the workdir, or of the model; None for models without text."""
+        spec = self.spec.tokenizer
+        text = getattr(self.spec.architecture, "text", None)
+        if text is None:
+            return None
+        sizes = {"vocab_size": text.vocab_size, "context_length": text.context_length}
+        if spec is None:
+            raise UserError("config.model.tokenizer is not set: the model reads text")
+        if self.workdir is not None and (self.workdir / TOKENIZER_FILE).is_file():
+            tokenizer = Tokenizer.load(self.workdir, **sizes)
+        elif spec == "trained":
+            tokenizer = learn_tokenizer(self.source, self.config.data.templates, **sizes)
+        else:
+            tokenizer = open_tokenizer(spec, **sizes)
+        if text.pool == "eot" and not tokenizer.end_is_largest:
+            raise UserError(
+                f"config.model.tokenizer={spec!r}: its end of text is not the largest id, which "
+                "config.model.text.pool='eot' looks for; use pool='last' with this tokenizer"
+            )
+        return tokenizer
+
+    @functools.cached_property
+    def loader(self) -> Loader:
+        """The training batches of this process."""
+        data, fields = self.config.data, self.objective.fields
+        if "label" in fields:
+            self._check_classes()
+        transform = example_transform(
+            fields,
+            parse_augmentation(data.augment, self.inputs),
+            self.tokenizer if "tokens" in fields else None,
+            tuple(data.templates),
+        )
+        return Loader(
+            self.source,
+            transform,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            groups=group_rows(data.group_by, self.source),
+            repeats=data.repeats,
+            max_broken_fraction=data.max_broken_fraction,
+            workers=data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def _check_classes(self) -> None:
+        """Refuses a source without labels, or with another number of classes than the model."""
+        names, expected = self.source.class_names, self.spec.architecture.num_classes
+        if names is None:
+            raise UserError(f"config.data.train={self.config.data.train!r} has no labels")
+        if len(names) != expected:
+            raise UserError(
+                f"config.data.train={self.config.data.train!r} has {len(names)} classes, "
+                f"config.model.num_classes is {expected}: set it to {len(names)}"
+            )
+
+    @functools.cached_property
+    def durations(self) -> Durations:
+        """Lengths of the run in steps.
+
+        To plan, any lengths serve: they are constants of the step and change nothing of its cost.
+        """
+        if not self._data:
+            return Durations(total=1000, warmup=1)
+        config, units = (
+            self.config,
+            {
+                "batch_size": self.config.batch_size,
+                "epoch_examples": self.loader.epoch_examples,
+            },
+        )
+        total = config_lib.steps(config, "total", **units)
+        units["total"] = total
+        return Durations(
+            total=total,
+            warmup=config_lib.steps(self.optim.shared, "warmup", **units),
+            cooldown=config_lib.steps(self.optim.shared, "cooldown", **units),
+            eval=config_lib.steps(config, "eval", **units),
+            checkpoint=config_lib.steps(config, "checkpoint", **units),
+        )
+
+    # --- objective and optimizer ------------------------------------------------------------------
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The loss, checked against the model."""
+        component, keys = OBJECTIVES.select(self.config.objective.to_dict(), "config.objective")
+        compute = {**self.config.compute.to_dict(), "remat": "none"}
+        return component(
+            keys,
+            Context(
+                spec=self.spec,
+                model=self.model,
+                mesh=self.mesh,
+                batch_axes=BATCH_AXES,
+                microbatches=Microbatches(self.config.grad_accum_steps, batch_shards(self.mesh)),
+                open_model=functools.partial(
+                    open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
+                ),
+                num_classes=getattr(self.spec.architecture, "num_classes", None),
+            ),
+        )
+
+    @functools.cached_property
+    def optim(self) -> Optim:
+        """The parsed keys of `config.optim`."""
+        return parse_optim(self.config.optim.to_dict())
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """Step -> learning rate."""
+        durations = self.durations
+        return make_schedule(
+            self.optim,
+            warmup_steps=durations.warmup,
+            total_steps=durations.total,
+            cooldown_steps=durations.cooldown,
+        )
+
+    @functools.cached_property
+    def frozen(self) -> Any:
+        """Tree of bool, which parameters are not trained; None where all are."""
+        return frozen_mask(self.optim.shared.freeze, self.model)
+
+    @functools.cached_property
+    def optimizer(self) -> Any:
+        """The gradient transformation."""
+        return make_optimizer(self.optim, self.schedule, self.model, self.frozen)
+
+    # --- state and step ---------------------------------------------------------------------------
+
+    @functools.cached_property
+    def initialization(self) -> Initialization | None:
+        """Initial weights from elsewhere; None for fresh parameters and for resumed runs."""
+        resumed = self.workdir is not None and has_checkpoint(self.workdir)
+        if resumed or not self._data:
+            return None
+        return build_initialization(self.config.init, self.spec, self.model)
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """`ShapeDtypeStruct`s of the state, with shardings."""
+        weights = [] if self.initialization is None else [self.initialization.abstract]
+        abstract = jax.eval_shape(self._init, *weights)
+        shardings = state_shardings(abstract, self.model, self.mesh, self.config.mesh.zero1)
+        return with_sharding(abstract, shardings)
+
+    def init_state(self) -> TrainState:
+        """The first state; its arrays are created where they belong."""
+        weights = [] if self.initialization is None else [self.initialization.load(self.mesh)]
+        return jax.jit(self._init, out_shardings=self._state_shardings)(*weights)
+
+    def _init(self, *weights: Params) -> TrainState:
+        def fill(params: Params) -> Params:
+            return self.initialization.fill(params, *weights) if weights else params
+
+        shared = self.optim.shared
+        return init_state(self.model, self.optimizer, self.config.seed, shared.ema_decay > 0, fill)
+
+    @property
+    def _state_shardings(self) -> Any:
+        return jax.tree.map(lambda x: x.sharding, self.abstract_state)
+
+    @functools.cached_property
+    def train_step(self) -> Any:
+        """(state, batch, *constants) -> (state, metrics), jitted; the state is donated."""
+        mesh = self.mesh
+        train_step = make_train_step(
+            self.model,
+            self.objective,
+            self.optimizer,
+            self.schedule,
+            seed=self.config.seed,
+            ema_decay=self.optim.shared.ema_decay,
+            frozen=self.frozen,
+            skip_non_finite=self.config.non_finite == "skip",
+        )
+
+        def step(state: TrainState, batch: dict[str, jax.Array], *constants: Params) -> tuple:
+            with partitioning.use(activation_constraint(mesh), mesh.devices.flat[0].platform):
+                return train_step(state, batch, *constants)
+
+        constants = jax.tree.map(lambda x: x.sharding, self.objective.abstract_constants)
+        return jax.jit(
+            step,
+            in_shardings=(self._state_shardings, batch_sharding(mesh), *constants),
+            out_shardings=(self._state_shardings, replicated(mesh)),
+            donate_argnums=0,
+        )
+
+    @functools.cached_property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """`ShapeDtypeStruct`s of a global training batch."""
+        count, text = self.config.batch_size, getattr(self.spec.architecture, "text", None)
+        shapes: dict[str, Any] = {
+            "image": ((count, self.inputs.packed_size), jnp.uint8),
+            "label": ((count,), jnp.int32),
+            "tokens": ((count, text.context_length if text else 0), jnp.int32),
+        }
+        return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in self.objective.fields}
+
+    # --- evaluation -------------------------------------------------------------------------------
+
+    def embedder(self, cache: str | pathlib.Path | None = None) -> Embedder:
+        """Runs images and texts through the model.
+
+        Args:
+            cache: folder in which features outlive the process; None for none.
+        """
+        return Embedder(
+            self.model,
+            inputs=self.inputs,
+            mesh=self.mesh,
+            tokenizer=self.tokenizer,
+            batch_size=self.config.eval_batch_size,
+            cache=cache,
+        )
+
+    @functools.cached_property
+    def suite(self) -> Suite:
+        """The evaluators of `config.evals`."""
+        return Suite(self.config.evals.to_dict(), self.embedder(), objective=self.objective)

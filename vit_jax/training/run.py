@@ -1,0 +1,146 @@
+"""The state of a run: what hooks read and change."""
+
+import itertools
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from clu import parameter_overview
+
+from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.experiment import Experiment
+from vit_jax.parallel import processes
+from vit_jax.parallel.mesh import prefetch
+from vit_jax.tracking import Trackers
+from vit_jax.training.hooks.base import Hook
+from vit_jax.training.state import TrainState
+from vit_jax.training.throughput import Throughput
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """A run between two steps.
+
+    Attributes:
+        experiment: the objects of the run.
+        workdir: folder of the run.
+        checkpoints: its checkpoints.
+        hooks: hooks in the order in which they run.
+        state: parameters, optimizer state and EMA.
+        step: steps done.
+        batch_number: number of the newest batch; the first batch of a run is 1.
+        bad_batches: numbers of the batches whose loss or gradient was not finite.
+        batches: iterator over global batches on the devices.
+        trackers: where metrics go.
+        throughput: clock of the steps.
+        evaluation: metrics of an evaluation of this very step; empty where there was none.
+    """
+
+    state: TrainState
+    trackers: Trackers
+    throughput: Throughput
+    batches: Iterator[dict[str, jax.Array]]
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: pathlib.Path,
+        checkpoints: Checkpoints,
+        hooks: Sequence[Hook],
+    ):
+        """Declares a run; `restore` gives it a state."""
+        self.experiment, self.workdir = experiment, workdir
+        self.config, self.durations = experiment.config, experiment.durations
+        self.checkpoints, self.hooks = checkpoints, list(hooks)
+        self.step = self.batch_number = 0
+        self.bad_batches: set[int] = set()
+        self.evaluation: dict[str, float] = {}
+
+    def restore(self) -> None:
+        """Takes the state of the newest checkpoint, or initialises one."""
+        loader = self.experiment.loader
+        self.step = self.checkpoints.latest_step() or 0
+        if self.step:
+            abstract = self.experiment.abstract_state
+            self.state, position = self.checkpoints.restore(self.step, abstract)
+            self.bad_batches.update(position.get("non_finite", ()))
+            self.batch_number = position["examples"] // self.config.batch_size
+            loader.set_state(position)
+            logger.warning("Resuming %s at step %d.", self.workdir, self.step)
+        else:
+            self.state, self.batch_number = self.experiment.init_state(), 0
+            overview = parameter_overview.get_parameter_overview(
+                self.state.params, include_stats=False
+            )
+            logger.info("\n%s", overview)
+            loader.set_state({"examples": 0})
+        self._numbers = self._batch_numbers()
+        self.batches = prefetch(self._wanted_batches(), self.experiment.mesh)
+
+    def next_batch(self) -> dict[str, jax.Array]:
+        """The next global batch, on the devices."""
+        batch = next(self.batches)
+        self.batch_number = next(self._numbers)
+        return batch
+
+    def settle(self) -> None:
+        """Lets hooks look at the newest step before its state is saved, evaluated or shown.
+
+        Raises:
+            Rollback: the step was not finite, and the run continues from its newest checkpoint.
+            UserError: the step was not finite, and the run stops.
+        """
+        for hook in self.hooks:
+            if hasattr(hook, "settle"):
+                hook.settle()
+
+    def counters(self) -> dict[str, float]:
+        """Counts of what was left out so far; every process must ask."""
+        counters = {"broken_examples": float(self._broken_examples())}
+        if self.config.non_finite != "stop":
+            counters["non_finite_batches"] = float(len(self.bad_batches))
+        return counters
+
+    def save(self, *, urgent: bool = False) -> None:
+        """Starts saving a checkpoint of this step.
+
+        Args:
+            urgent: whether the run waits for the save; otherwise the save yields to the run.
+        """
+        position = {
+            "examples": self.batch_number * self.config.batch_size,
+            "non_finite": sorted(self.bad_batches),
+            "broken": self._broken_examples(),
+        }
+        self.checkpoints.save(
+            self.step,
+            self.state,
+            data=position,
+            config=json.loads(json.dumps(self.config.to_dict())),
+            metrics=self.evaluation,
+            urgent=urgent,
+        )
+
+    def _broken_examples(self) -> int:
+        loader = self.experiment.loader
+        return processes.total(loader.broken(self.batch_number * self.config.batch_size))
+
+    def _batch_numbers(self) -> Iterator[int]:
+        """Numbers of the batches to train on from here; a rollback leaves out the bad ones."""
+        numbers = itertools.count(self.batch_number + 1)
+        if self.config.non_finite != "rollback":
+            return numbers
+        return (n for n in numbers if n not in self.bad_batches)
+
+    def _wanted_batches(self) -> Iterator[dict[str, Any]]:
+        """This process's part of the batches of `_batch_numbers`."""
+        numbers, first = self._batch_numbers(), self.batch_number + 1
+        wanted = next(numbers)
+        for number, batch in enumerate(self.experiment.loader, first):
+            if number == wanted:
+                wanted = next(numbers)
+                yield batch
