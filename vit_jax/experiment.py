@@ -25,7 +25,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite
 from vit_jax.inputs import ImageInputs
-from vit_jax.models import partitioning
+from vit_jax.models import partitioning, registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives import OBJECTIVES
@@ -370,3 +370,16 @@ class Experiment:
     def suite(self) -> Suite:
         """The evaluators of `config.evals`."""
         return Suite(self.config.evals.to_dict(), self.embedder(), objective=self.objective)
+
+    # --- record -----------------------------------------------------------------------------------
+
+    def resolved_config(self) -> ConfigDict:
+        """The config with every key of its components, as it is saved with the run."""
+        config, spec = self.config.to_dict(), self.spec
+        block = {"name": config["model"].get("name"), **registry.describe(spec.architecture)}
+        inputs = dataclasses.asdict(spec.inputs)
+        config["model"] = {**block, "inputs": inputs, "tokenizer": spec.tokenizer}
+        _, keys = OBJECTIVES.select(config["objective"], "config.objective")
+        config["objective"] = {"name": config["objective"]["name"], **dataclasses.asdict(keys)}
+        config["optim"] = self.optim.as_block()
+        return ConfigDict(config)

@@ -116,6 +116,6 @@ def _open_workdir(
         if jax.process_index() == 0:
             stack.enter_context(workdir_lib.locked(workdir))
             set_damaged_aside(workdir)
-            workdir_lib.save_config(workdir, experiment.config)
+            workdir_lib.save_config(workdir, experiment.resolved_config())
             if experiment.tokenizer is not None:
                 experiment.tokenizer.save(workdir)
