@@ -25,7 +25,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit_jax.errors import UserError, unknown
+from vit_jax.errors import UserError, unknown, unknown_key
 
 Fields = Mapping[str, Any]
 
@@ -91,7 +91,7 @@ class Registry:
             if key in [f.name for f in dataclasses.fields(config_class(self.resolve(other)))]
         ]
         if not owners:
-            return unknown(f"{path}.{key}", [f"{path}.{k}" for k in keys], f"key of {name}")
+            return unknown_key(key, path, keys)
         return UserError(
             f"{path}.{key} does not apply to the {self.kind} {name!r}: it is a key of "
             f"{', '.join(owners)}; keys of {name}: {', '.join(keys) or 'none'}"
@@ -163,7 +163,7 @@ def parse(
     values: dict[str, Any] = {}
     for key, value in fields.items():
         if key not in names:
-            raise unknown(f"{path}.{key}", [f"{path}.{name}" for name in names], "key")
+            raise unknown_key(key, path, names)
         old, hint = getattr(base, key, None), hints[key]
         if isinstance(value, Mapping) and nested is not None and "architecture" in value:
             value = nested(value, f"{path}.{key}", old)

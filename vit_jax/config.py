@@ -25,7 +25,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from vit_jax.components import parse
-from vit_jax.errors import UserError, unknown
+from vit_jax.errors import UserError, unknown_key
 from vit_jax.inputs import ImageInputs
 from vit_jax.models import registry
 from vit_jax.models.spec import ModelSpec
@@ -217,7 +217,7 @@ def validate(config: ConfigDict) -> None:
 def _check_keys(config: ConfigDict, reference: ConfigDict, path: str) -> None:
     for key in config:
         if key not in reference:
-            raise unknown(f"{path}.{key}", [f"{path}.{k}" for k in reference], "config key")
+            raise unknown_key(key, path, reference)
     for key, default in reference.items():
         if key not in config:
             raise UserError(f"config key {path}.{key} is missing; start from default_config()")

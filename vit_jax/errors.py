@@ -29,6 +29,19 @@ def unknown(name: str, valid: Iterable[str], noun: str) -> UserError:
     return UserError(f"unknown {noun} {name!r}; {hint}")
 
 
+def unknown_key(key: str, path: str, keys: Iterable[str]) -> UserError:
+    """Builds the error for a config key that does not exist.
+
+    Args:
+        key: key that was given.
+        path: path of its block, as "config.optim".
+        keys: keys of the block.
+    """
+    keys = sorted(keys)
+    error = unknown(f"{path}.{key}", [f"{path}.{k}" for k in keys], "config key")
+    return UserError(f"{error} (keys of {path}: {', '.join(keys) or 'none'})")
+
+
 def lookup(table: Mapping[str, T], name: str, noun: str) -> T:
     """Returns `table[name]`.
 

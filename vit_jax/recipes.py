@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.components import describe_type
-from vit_jax.errors import UserError, unknown
+from vit_jax.errors import UserError, unknown, unknown_key
 
 UNITS = ("steps", "epochs", "examples", "percent")
 # Blocks whose keys belong to the component or model that they name.
@@ -158,9 +158,4 @@ def _cast(value: Any, wanted: type, text: str, path: str) -> Any:
 
 def _check_key(block: ConfigDict, key: str, path: list[str]) -> None:
     if key not in block:
-        where = ".".join(path)
-        keys = ", ".join(sorted(block))
-        raise UserError(
-            f"{unknown(f'{where}.{key}', [f'{where}.{k}' for k in block], 'config key')}"
-            f" (keys of {where}: {keys})"
-        )
+        raise unknown_key(key, ".".join(path), block)

@@ -102,7 +102,9 @@ class PretrainedModel:
     def tokenize(self) -> Tokenizer:
         """The tokenizer: `tokenize(texts)` is int32 (B, context_length)."""
         if self.spec.tokenizer is None:
-            raise UserError(f"a model of the family {registry.architecture_name(self.spec.architecture)} reads no text")
+            raise UserError(
+                f"a model of the family {registry.architecture_name(self.spec.architecture)} reads no text"
+            )
         text = self.spec.architecture.text
         return make_tokenizer(
             self.spec.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length
@@ -118,7 +120,9 @@ class PretrainedModel:
 
     def _check(self, method: str, what: str) -> None:
         if method not in vars(type(self.definition.bind(self.definition.shapes()))):
-            raise UserError(f"no model of the family {registry.architecture_name(self.spec.architecture)} {what}")
+            raise UserError(
+                f"no model of the family {registry.architecture_name(self.spec.architecture)} {what}"
+            )
 
 
 def create_model(
@@ -222,9 +226,10 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
         pattern: with `*` and `?`, as "clip_*".
     """
     return [
-        ModelInfo(name, registry.architecture_name(spec.architecture), image_size(spec.architecture))
+        ModelInfo(
+            name, registry.architecture_name(spec.architecture), image_size(spec.architecture)
+        )
         for name in registry.model_names()
         if fnmatch.fnmatch(name, pattern)
         for spec in [registry.model_spec(name)]
     ]
-
