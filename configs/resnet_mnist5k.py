@@ -1,19 +1,26 @@
-"""ResNet in place of the ViT of `vit_mnist5k.py`: 97.9% after 20 epochs. It teaches the DeiT.
+"""ResNet on 4,000 handwritten digits: `vit_mnist5k.py` with another model.
 
-python -m vit_jax.train --config configs/resnet_mnist5k.py --workdir runs/resnet_mnist5k
+    python -m vit_jax.train --config configs/resnet_mnist5k.py --workdir runs/resnet_mnist5k
+
+Result: 97.9% top-1 after 20 epochs. It is the teacher of `deit_mnist5k.py`.
+Time: a few minutes on two CPU cores. Needs the extra [samples].
 """
 
 from ml_collections import ConfigDict
 
-from configs import vit_mnist5k
-from vit_jax.config import default_config
+from . import vit_mnist5k
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe of the ViT with another model."""
-    config = vit_mnist5k.get_config()
-    with config.unlocked():
-        config.model = default_config(model="resnet50").model
-    config.model.update(image_size=28, width=16, depths=(1, 1, 1, 1), num_classes=10)
+    config = vit_mnist5k.get_config(arg)
+    config.model = {
+        "name": "resnet50",
+        "image_size": 28,
+        "width": 16,
+        "depths": (1, 1, 1, 1),
+        "num_classes": 10,
+        "inputs": {"crop_fraction": 1.0, "interpolation": "bicubic"},
+    }
     config.total_epochs = 20.0
     return config

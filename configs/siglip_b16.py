@@ -1,18 +1,17 @@
-"""SigLIP ViT-B/16 (Zhai et al. 2023): 76.0% zero-shot on ImageNet with batches of 32,768.
+"""SigLIP ViT-B/16 on WebLI (Zhai et al. 2023).
 
-What it takes on a TPU v5e-256 pod, without one (docs/plan.md has the output):
+    python -m vit_jax.train --config configs/siglip_b16.py --workdir DIR \\
+        --config.data.train=folder:/data/webli \\
+        --config.model.tokenizer=sentencepiece:/data/sentencepiece.model
 
-python -m vit_jax.plan --config configs/siglip_b16.py --topology v5e:16x16
+Result: 76.0% zero-shot on ImageNet with batches of 32,768 (published). Time: not published.
+Planned for a TPU v5e 16x16 slice (docs/plan.md shows the output):
 
-To train, start this on every host of the pod, with SigLIP's own SentencePiece vocabulary of 32,000:
+    python -m vit_jax.plan --config configs/siglip_b16.py --topology v5e:16x16
 
-python -m vit_jax.train --config configs/siglip_b16.py --workdir DIR \\
-    --config.data.train=folder:/data/webli \\
-    --config.tokenizer=sentencepiece:/data/sentencepiece.model
-
-On GPU hosts, with parameters split within a host of eight GPUs, again on every host:
-
-python -m vit_jax.train --config configs/siglip_b16.py --workdir DIR --config.mesh.fsdp=8
+Set `data.train` to your pairs and `model.tokenizer` to SigLIP's SentencePiece vocabulary of 32,000
+(extra [sentencepiece]), and start the command on every host. On hosts with eight GPUs each, add
+`--config.mesh.fsdp=8` to shard the parameters within a host.
 """
 
 from ml_collections import ConfigDict
@@ -21,23 +20,18 @@ from vit_jax.config import default_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The published recipe; sharded for a pod."""
-    config = default_config(model="siglip_b16")
+    """The published recipe, sharded for a pod."""
+    config = default_config(model="siglip_b16", objective="contrastive", optimizer="adamw")
 
-    # Yours to set: images and captions. No such data set can be had offline.
     config.data.train = "folder:/data/webli"
     config.data.workers = 16
-    config.batch_size = 32768
+    config.batch_size = 32_768
     config.total_examples = 9_000_000_000
 
     config.objective.loss = "sigmoid"
-    config.optim.lr = 1e-3
-    config.optim.schedule = "cosine"
-    config.optim.warmup_examples = 200_000_000
-    config.optim.weight_decay = 0.1  # big_vision's 1e-4, which it does not multiply by lr
-    config.optim.b1 = 0.9
-    config.optim.b2 = 0.95
-    config.optim.grad_clip_norm = 1.0
+    config.optim.update(lr=1e-3, schedule="cosine", warmup_examples=200_000_000)
+    config.optim.update(b1=0.9, b2=0.95, grad_clip_norm=1.0)
+    config.optim.weight_decay = 0.1  # big_vision's 1e-4, which is not multiplied by lr
 
     config.compute.dtype = "bfloat16"
     config.compute.scan = False

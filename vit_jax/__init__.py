@@ -1,5 +1,6 @@
 """Vision transformers and CLIP in JAX."""
 
+import importlib.metadata
 from typing import Any
 
 __all__ = ["create_model", "list_models"]
@@ -7,6 +8,8 @@ __all__ = ["create_model", "list_models"]
 
 def __getattr__(name: str) -> Any:
     # On demand, so that a command answers a mistyped flag before it imports JAX.
+    if name == "__version__":
+        return importlib.metadata.version("vit_jax")
     if name not in __all__:
         raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
     from vit_jax.pretrained import model as pretrained

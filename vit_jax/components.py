@@ -152,8 +152,8 @@ def parse(
         fields: values by name; those absent come from `base` or are the defaults.
         path: of the fields, for messages.
         base: instance of `config` with the values of absent fields.
-        nested: builds a field that is a mapping with the key `architecture`, from the mapping, its
-            path and the field of `base`.
+        nested: builds a field that is a mapping with the key `architecture` or `name`, from the
+            mapping, its path and the field of `base`.
 
     Raises:
         UserError: an unknown or missing field, or a value of another type.
@@ -165,7 +165,7 @@ def parse(
         if key not in names:
             raise unknown_key(key, path, names)
         old, hint = getattr(base, key, None), hints[key]
-        if isinstance(value, Mapping) and nested is not None and "architecture" in value:
+        if isinstance(value, Mapping) and nested and value.keys() & {"architecture", "name"}:
             value = nested(value, f"{path}.{key}", old)
         elif isinstance(value, Mapping) and dataclasses.is_dataclass(old):
             value = parse(type(old), value, f"{path}.{key}", base=old, nested=nested)

@@ -1,13 +1,17 @@
-"""What frozen features know of handwritten digits: four evaluations, embedded data, any weights.
+"""Evaluations of frozen features on handwritten digits, for any weights.
 
-python -m vit_jax.evaluate --weights FILE --model NAME --evals configs/evals/digits.py
+    python -m vit_jax.evaluate --weights FILE --model NAME --evals configs/evals/digits.py
+
+Needs the extra [samples].
 """
+
+from typing import Any
 
 PAIR = {"train": "mnist5k:train", "test": "mnist5k:test"}
 
 
-def get_evals() -> dict:
-    """Type of evaluator -> name -> keys; the keys are documented in vit_jax/evaluators."""
+def get_evals() -> dict[str, Any]:
+    """Type of evaluator -> name -> keys; vit_jax/evaluators documents the keys."""
     return {
         # CLIP's protocol: features as they are, the penalty chosen on a fifth of the training data.
         "probe": {"mnist5k": {**PAIR, "l2": "sweep", "standardize": False}},

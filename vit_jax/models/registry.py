@@ -74,7 +74,8 @@ def parse_architecture(fields: Mapping[str, Any], path: str, base: Any = None) -
     """Builds an architecture from plain fields.
 
     Args:
-        fields: `architecture`, the name, and the fields of its dataclass.
+        fields: `architecture`, the name, and the fields of its dataclass. Or `name`, a registered
+            model whose image encoder is the base, and the fields that differ from it.
         path: of the fields, for messages.
         base: architecture that absent fields are taken from, where it is the one named.
 
@@ -82,6 +83,9 @@ def parse_architecture(fields: Mapping[str, Any], path: str, base: Any = None) -
         UserError: an unknown name, an unknown field, or a value that cannot be.
     """
     fields = dict(fields)
+    if model := fields.pop("name", None):
+        base = model_spec(model).architecture
+        base = getattr(base, "image", base)
     name = fields.pop("architecture", None)
     if name is None and base is None:
         raise UserError(f"{path}.architecture is not set: expected one of {list(ARCHITECTURES)}")

@@ -1,0 +1,54 @@
+"""Commands of vit_jax under one name: `vit-jax train --config clip_emoji --workdir runs/emoji`.
+
+`vit-jax COMMAND` is `python -m vit_jax.COMMAND` without the path of the module.
+"""
+
+import runpy
+import sys
+
+from vit_jax import cli
+from vit_jax.errors import unknown
+
+# Command -> its module and a summary.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("vit_jax.train", "Train a model with a recipe."),
+    "evaluate": ("vit_jax.evaluate", "Evaluate a run, weights or a registered model."),
+    "plan": ("vit_jax.plan", "Estimate memory and time of a training step on a TPU slice."),
+    "convert": ("vit_jax.convert", "Convert weights between formats."),
+    "report": ("vit_jax.report", "Compare the configs and metrics of runs."),
+    "prepare": ("vit_jax.data.prepare", "Write a data source as shards."),
+    "train-tokenizer": ("vit_jax.data.train_tokenizer", "Train a tokenizer on captions."),
+}
+
+
+def main() -> None:
+    """Runs the command that the first argument names; lists the commands where there is none."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if name not in COMMANDS:
+        print(f"error: {unknown(name, COMMANDS, 'command')}", file=sys.stderr)
+        sys.exit(cli.EXIT_USER_ERROR)
+    del sys.argv[1]
+    # As the main module: absl lists its flags for --help, and spawned readers import it again.
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+
+
+def usage() -> str:
+    """The commands with their summaries."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vit-jax COMMAND [flags]",
+            "",
+            *lines,
+            "",
+            "`vit-jax COMMAND --help` lists the flags of a command.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
