@@ -5,8 +5,9 @@ import json
 import jax
 import pytest
 
+from vit_jax.components import parse
 from vit_jax.errors import UserError
-from vit_jax.models import families, registry
+from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.vit.model import ViTConfig
 
@@ -110,7 +111,7 @@ def trainable(model: ModelDef):
 
 
 def test_every_registered_model_has_a_published_count():
-    assert set(PARAMETER_COUNTS) == set(registry.list_models())
+    assert set(PARAMETER_COUNTS) == set(registry.model_names())
 
 
 @pytest.mark.parametrize("name", [n for n, c in PARAMETER_COUNTS.items() if c])
@@ -167,7 +168,7 @@ def test_emoji_model_by_hand():
 )
 def test_wrong_architecture(change, message):
     with pytest.raises(UserError, match=message):
-        families.parse(ViTConfig, change)
+        parse(ViTConfig, change, "model")
 
 
 @pytest.mark.parametrize(
@@ -187,22 +188,23 @@ def test_names_of_other_libraries(theirs, ours):
 
 
 def test_aliases_name_registered_models_and_hide_none():
-    assert set(registry.ALIASES.values()) <= set(registry.MODELS)
-    assert not set(registry.ALIASES) & set(registry.MODELS)
+    aliases, models = registry._aliases(), registry._models()
+    assert set(aliases.values()) <= set(models)
+    assert not set(aliases) & set(models)
 
 
-@pytest.mark.parametrize("name", registry.list_models())
+@pytest.mark.parametrize("name", registry.model_names())
 def test_architecture_survives_json(name):
     """As it does in config.json and beside exported weights."""
     architecture = registry.model_spec(name).architecture
-    plain = json.loads(json.dumps(families.describe(architecture)))
-    assert families.parse_family(plain) == architecture
+    plain = json.loads(json.dumps(registry.describe(architecture)))
+    assert registry.parse_architecture(plain, "model") == architecture
 
 
 def test_unknown_names():
     with pytest.raises(UserError, match="did you mean 'clip_vit_b32'"):
         registry.model_spec("clip_vit_b_32")
     with pytest.raises(UserError, match="unknown remat policy 'ful'; did you mean 'full'"):
-        ModelDef({}, remat="ful")
+        ModelDef(ViTConfig(), remat="ful")
     with pytest.raises(UserError, match="did you mean 'bfloat16'"):
-        ModelDef({}, dtype="bfloat")
+        ModelDef(ViTConfig(), dtype="bfloat")
