@@ -33,7 +33,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vit_jax.objectives.contrastive.loss import FORMS, KINDS, contrastive_loss
+from vit_jax.objectives.contrastive import FORMS, LOSSES, contrastive_loss
 
 MB = 1e6
 
@@ -45,17 +45,17 @@ def slice_mesh(topology: str) -> Mesh:
 
 
 def compile_loss(
-    mesh: Mesh, batch: int, width: int, dtype: str, kind: str, form: str, tile_size: int
+    mesh: Mesh, batch: int, width: int, dtype: str, loss: str, form: str, tile_size: int
 ) -> jax.stages.Compiled:
     """Compiles loss and gradients of a global batch of embeddings (batch, width)."""
 
-    def loss(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    def loss_of(image: jax.Array, text: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         return contrastive_loss(
             image,
             text,
             logit_scale=scale,
             logit_bias=bias,
-            kind=kind,
+            loss=loss,
             form=form,
             mesh=mesh,
             batch_axes=("data",),
@@ -68,7 +68,7 @@ def compile_loss(
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
     # Gradients leave as they came: left free, the compiler may replicate them.
     outputs = (whole, (split, split, whole, whole))
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=outputs)
+    step = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1, 2, 3)), out_shardings=outputs)
     return step.lower(embeddings, embeddings, scalar, scalar).compile()
 
 
@@ -99,7 +99,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--topologies", nargs="+", default=["v5e:16x16", "v5p:4x4x4"])
     parser.add_argument("--batches", nargs="+", type=int, default=[2**15, 2**18, 2**20, 2**22])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--kind", choices=KINDS, default="softmax")
+    parser.add_argument("--loss", choices=LOSSES, default="softmax")
     parser.add_argument("--width", type=int, default=768, help="of the embeddings")
     parser.add_argument("--dtype", default="float32", help="of the embeddings")
     parser.add_argument("--tile_size", type=int, default=1024, help="for tiled, in pairs")
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table, row by row as they are compiled."""
     flags = parse_arguments(arguments)
     print(
-        f"{flags.kind}, {flags.dtype} embeddings of width {flags.width}, tiles of "
+        f"{flags.loss}, {flags.dtype} embeddings of width {flags.width}, tiles of "
         f"{flags.tile_size}; MB a chip; jax {jax.__version__}, libtpu {version('libtpu')}\n"
     )
     print(
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 start = time.monotonic()
                 try:
                     compiled = compile_loss(
-                        mesh, batch, flags.width, flags.dtype, flags.kind, form, flags.tile_size
+                        mesh, batch, flags.width, flags.dtype, flags.loss, form, flags.tile_size
                     )
                     cells = describe(compiled.memory_analysis())
                 except jax.errors.JaxRuntimeError as error:

@@ -41,12 +41,12 @@ from vit_jax.parallel.mesh import (
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
 from vit_jax.training.freezing import frozen_mask
+from vit_jax.training.frozen_model import open_frozen_model
 from vit_jax.training.initialization import Initialization, build_initialization
-from vit_jax.training.optimizers import Optim, make_optimizer, parse_optim
-from vit_jax.training.schedules import Schedule, make_schedule
+from vit_jax.training.optimizers import Optim, make_optimizer, make_schedule, parse_optim
+from vit_jax.training.schedules import Schedule
 from vit_jax.training.state import TrainState, init_state
 from vit_jax.training.step import make_train_step
-from vit_jax.training.teacher import open_frozen_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +247,6 @@ class Experiment:
                 open_model=functools.partial(
                     open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
                 ),
-                num_classes=getattr(self.spec.architecture, "num_classes", None),
             ),
         )
 

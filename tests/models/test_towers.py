@@ -7,13 +7,10 @@ import pytest
 from scipy.special import erf, softmax
 
 from vit_jax.errors import UserError
-from vit_jax.models import partitioning
+from vit_jax.models import layers, partitioning
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.definition import ModelDef
-from vit_jax.models.layers.attention import softmax as compute_softmax
-from vit_jax.models.layers.drop_path import drop_path
-from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.vit.model import ViTConfig
 
 IMAGE = ViTConfig(
@@ -199,7 +196,7 @@ def test_attention_in_bfloat16_is_as_exact_as_its_scores():
     """Half a unit in the last place of a share is 2^-9; a score of 8 is itself off by 2^-6."""
     scores = jnp.asarray(np.random.default_rng(0).normal(0, 3, (64, 196)), jnp.bfloat16)
     expected = softmax(np.asarray(scores, np.float64), axis=-1)
-    found = np.asarray(compute_softmax(scores), np.float64)
+    found = np.asarray(layers.softmax(scores), np.float64)
     np.testing.assert_allclose(found, expected, rtol=2**-5, atol=2**-9)
     np.testing.assert_allclose(found.sum(-1), 1.0, atol=2**-9)
 
@@ -227,7 +224,7 @@ def test_resized_positions_keep_prefix_and_linear_ramps():
     """Bicubic interpolation reproduces a linear ramp away from the border; the prefix is kept."""
     ramp = np.stack(np.meshgrid(np.arange(8.0), np.arange(6.0), indexing="ij"), -1)
     table = np.concatenate([[[100.0, 200.0]], ramp.reshape(48, 2)]).astype(np.float32)
-    found = np.asarray(resize_positions(jnp.asarray(table), (8, 6), (16, 12), 1))
+    found = np.asarray(layers.resize_positions(jnp.asarray(table), (8, 6), (16, 12), 1))
     assert found.shape == (1 + 16 * 12, 2)
     np.testing.assert_array_equal(found[0], table[0])
     grid = found[1:].reshape(16, 12, 2)
@@ -238,10 +235,10 @@ def test_resized_positions_keep_prefix_and_linear_ramps():
 
 def test_drop_path_keeps_the_mean():
     x = jnp.ones((20_000, 1, 1))
-    dropped = np.asarray(drop_path(x, 0.3, jax.random.key(0)))
+    dropped = np.asarray(layers.drop_path(x, 0.3, jax.random.key(0)))
     assert set(np.unique(dropped.round(5))) == {0.0, np.float32(1 / 0.7).round(5)}
     assert abs(dropped.mean() - 1) < 0.02
-    assert drop_path(x, 0.3, None) is x
+    assert layers.drop_path(x, 0.3, None) is x
 
 
 def test_patch_dropout_is_for_training_alone():

@@ -21,7 +21,7 @@ from vit_jax.checkpoint.manager import (
     with_sharding,
 )
 from vit_jax.errors import UserError
-from vit_jax.training.step import TrainState
+from vit_jax.training.state import TrainState
 
 PARTS = ("params", "opt_state", "ema")
 

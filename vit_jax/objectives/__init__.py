@@ -1,0 +1,16 @@
+"""Objectives: the loss that a run minimises, one file per loss."""
+
+from vit_jax.components import Registry
+from vit_jax.objectives.base import Batch, Context, Metrics, Objective
+
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "contrastive": "vit_jax.objectives.contrastive:Contrastive",
+        "classification": "vit_jax.objectives.classification:Classification",
+        "distillation": "vit_jax.objectives.distillation:Distillation",
+        "masked_reconstruction": "vit_jax.objectives.masked_reconstruction:MaskedReconstruction",
+    },
+)
+
+__all__ = ["OBJECTIVES", "Batch", "Context", "Metrics", "Objective"]

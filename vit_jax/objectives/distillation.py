@@ -1,114 +1,172 @@
 """Distillation through a token (Touvron et al. 2021, DeiT, section 4)."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.definition import Params
+from vit_jax.objectives.base import Batch, Context, FrozenModel, Metrics, mean_over_examples
 from vit_jax.objectives.classification import Classification, cross_entropy
 
 KINDS = ("hard", "soft")
-# (parameters, images as the student sees them) -> logits (B, num_classes).
-Teacher = Callable[[Params, jax.Array], jax.Array]
 
 
 class Distillation(Classification):
-    """Teaches the class token the labels and the distillation token what a teacher says.
+    """Labels train the head of the class token, a teacher trains that of the distillation token.
 
-    Reads what `Classification` reads. The teacher sees the very images of the student, mixed ones
-    too; the labels that mixing blends are the class token's alone.
+    The teacher sees the same images as the student, after mixup and cutmix, in its own
+    normalisation. Blended labels apply to the class token only.
+
+    Metrics: `accuracy` of the sum of both heads' logits, `teacher_accuracy`, `distillation_loss`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        teacher: Teacher,
-        kind: str,
-        alpha: float,
-        temperature: float,
-        **kwargs: Any,
-    ):
-        """Chooses how the teacher is followed.
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(Classification.Config):
+        """Keys of the objective, besides those of classification.
+
+        Attributes:
+            distillation: "hard" (the teacher's most likely class is a label) or "soft" (the
+                teacher's distribution is the target).
+            distillation_alpha: weight of the distillation loss; the loss of the labels has weight
+                1 - alpha.
+            distillation_temperature: temperature of both distributions, for "soft".
+            teacher_weights: weight file of any known format, or workdir of an earlier run.
+            teacher_model: registered model of the teacher, where the weights do not name it.
+        """
+
+        distillation: str = "hard"
+        distillation_alpha: float = 0.5
+        distillation_temperature: float = 3.0
+        teacher_weights: str = ""
+        teacher_model: str = ""
+
+    config: Config
+
+    def __init__(self, config: Config, context: Context):
+        """Opens the teacher, without reading its parameters.
 
         Args:
-            *args: see `Classification`.
-            teacher: the teacher's logits.
-            kind: "hard" (its likeliest class is a label) or "soft" (its distribution).
-            alpha: weight of the teacher's loss; that of the labels has the rest.
-            temperature: of both distributions, for "soft".
-            **kwargs: see `Classification`.
+            config: keys of the objective.
+            context: model and devices.
 
         Raises:
-            UserError: an unknown kind, or a number out of its range.
+            UserError: an invalid key, a model without a distillation token, no teacher, or a
+                teacher with another number of classes.
         """
-        super().__init__(*args, **kwargs)
-        check_name(kind, KINDS, "config.objective.distillation,")
-        if not 0 <= alpha <= 1:
+        super().__init__(config, context)
+        _check_config(config)
+        _check_student(context)
+        if not (config.teacher_weights or config.teacher_model):
             raise UserError(
-                f"config.objective.distillation_alpha={alpha}: expected a share in [0, 1]"
+                "config.objective.name='distillation' needs a teacher: set "
+                "config.objective.teacher_weights to a weight file or to the workdir of a run, and "
+                "config.objective.teacher_model where the weights do not name their model"
             )
-        if temperature <= 0:
+        self.teacher = context.open_model(config.teacher_weights, config.teacher_model)
+        found = getattr(self.teacher.spec.architecture, "num_classes", 0)
+        if found != self.num_classes:
             raise UserError(
-                f"config.objective.distillation_temperature={temperature}: expected a positive "
-                "number"
+                f"the teacher {config.teacher_weights or config.teacher_model} has {found} "
+                f"classes, config.model.num_classes={self.num_classes}"
             )
-        self.teacher, self.kind = teacher, kind
-        self.alpha, self.temperature = alpha, temperature
+
+    @property
+    def abstract_constants(self) -> tuple[Params, ...]:  # type: ignore[override]
+        """`ShapeDtypeStruct`s of the teacher's parameters."""
+        return (self.teacher.abstract,)
+
+    def load_constants(self) -> tuple[Params, ...]:
+        """Reads the teacher's parameters."""
+        return (self.teacher.load(),)
 
     def __call__(
-        self, model: Any, batch: dict[str, jax.Array], rng: jax.Array, *frozen: Params
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Loss (scalar, float32) and metrics of a global batch.
-
-        Args:
-            model: with a distillation head.
-            batch: `image` and `label`.
-            rng: key.
-            *frozen: the teacher's parameters.
-
-        Returns:
-            The loss, and `accuracy` of both heads' mean, `teacher_accuracy` on the same labels,
-            `distillation_loss`.
-        """
-        (teacher_params,) = frozen
+        self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Loss and metrics of a global batch of `image` and `label` (B,), see `Objective`."""
+        (teacher_params,) = constants
         images, targets, model_rng = self.mixed(batch, rng)
 
         def classify(model: Any, images: jax.Array, rng: jax.Array) -> tuple[jax.Array, ...]:
-            taught = jax.lax.stop_gradient(self.teacher(teacher_params, images))
+            taught = jax.lax.stop_gradient(self._teach(self.teacher, teacher_params, images))
             return (*model.both_logits(images, rng=rng), taught)
 
-        by_class, distilled, taught = self.parts.run(classify, model, (images,), model_rng)
-        own = cross_entropy(by_class, targets, self.loss)
-        following = distillation_loss(distilled, taught, self.kind, self.temperature)
+        by_class, distilled, taught = self.context.microbatches.run(
+            classify, model, (images,), model_rng
+        )
+        config, weight = self.config, batch.get("weight")
+        own = cross_entropy(by_class, targets, config.loss, weight)
+        following = distillation_loss(
+            distilled, taught, config.distillation, config.distillation_temperature, weight
+        )
         label = jnp.argmax(targets, axis=-1)
-        return (1 - self.alpha) * own + self.alpha * following, {
-            "accuracy": jnp.mean(jnp.argmax(by_class + distilled, axis=-1) == label),
-            "teacher_accuracy": jnp.mean(jnp.argmax(taught, axis=-1) == label),
+        student_correct = jnp.argmax(by_class + distilled, axis=-1) == label
+        teacher_correct = jnp.argmax(taught, axis=-1) == label
+        alpha = config.distillation_alpha
+        return (1 - alpha) * own + alpha * following, {
+            "accuracy": mean_over_examples(student_correct, weight),
+            "teacher_accuracy": mean_over_examples(teacher_correct, weight),
             "distillation_loss": following,
         }
 
+    def _teach(self, teacher: FrozenModel, params: Params, images: jax.Array) -> jax.Array:
+        """The teacher's logits for images in the student's normalisation."""
+        own = teacher.spec.inputs.renormalize(images, self.context.spec.inputs)
+        return teacher.model.bind(params)(own)
+
+
+def _check_config(config: Distillation.Config) -> None:
+    check_name(config.distillation, KINDS, "config.objective.distillation,")
+    if not 0 <= config.distillation_alpha <= 1:
+        raise UserError(
+            f"config.objective.distillation_alpha={config.distillation_alpha}: expected a fraction "
+            "in [0, 1]"
+        )
+    if config.distillation_temperature <= 0:
+        raise UserError(
+            f"config.objective.distillation_temperature={config.distillation_temperature}: "
+            "expected a positive number"
+        )
+
+
+def _check_student(context: Context) -> None:
+    has_heads = hasattr(context.module, "both_logits")
+    if not has_heads or not getattr(context.spec.architecture, "distillation", True):
+        raise UserError(
+            "config.objective.name='distillation' trains a distillation token: it needs a model "
+            f"with a second head, as a ViT with config.model.distillation=True; found "
+            f"{context.architecture_name} without one"
+        )
+
 
 def distillation_loss(
-    logits: jax.Array, teacher_logits: jax.Array, kind: str, temperature: float
-) -> jax.Array:
-    """Mean over examples, float32.
+    logits: Float[Array, "batch classes"],
+    teacher_logits: Float[Array, "batch classes"],
+    kind: str,
+    temperature: float,
+    weight: Float[Array, " batch"] | None = None,
+) -> Float[Array, ""]:
+    """Mean distillation loss over examples, float32.
 
     Args:
-        logits: of the student (B, C).
-        teacher_logits: (B, C).
-        kind: "hard", the cross-entropy with the teacher's likeliest class (equation 3), or "soft",
-            temperature^2 KL(teacher || student) at that temperature (equation 2). The authors' code
-            divides the latter by C as well, so that its weight is a thousandth on ImageNet.
-        temperature: divides both logits.
+        logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        kind: "hard", the cross-entropy with the teacher's most likely class (equation 3), or
+            "soft", temperature^2 KL(teacher || student) at that temperature (equation 2). The
+            authors' code divides the latter by the number of classes as well, so that its weight is
+            a thousandth on ImageNet.
+        temperature: divisor of both logits, for "soft".
+        weight: weight of each example, see `mean_over_examples`.
     """
     logits, taught = logits.astype(jnp.float32), teacher_logits.astype(jnp.float32)
     if kind == "hard":
         labels = jnp.argmax(taught, axis=-1)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return mean_over_examples(losses, weight)
     log_student, log_teacher = (jax.nn.log_softmax(x / temperature) for x in (logits, taught))
     divergence = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
-    return temperature**2 * jnp.mean(divergence)
+    return temperature**2 * mean_over_examples(divergence, weight)

@@ -1,4 +1,4 @@
-"""A batch through a model in parts, one after the other, as if it were whole."""
+"""Gradient accumulation with the gradient of the whole batch."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,19 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
 class Microbatches:
-    """How a global batch is cut.
+    """How a global batch is cut into microbatches.
 
-    A part's activations are recomputed in the backward pass instead of kept, one part at a time, so
-    memory is that of a part while the gradient is that of the whole batch: the two passes of
-    GradCache (Gao et al. 2021, section 3), written by automatic differentiation.
+    The activations of a microbatch are recomputed in the backward pass instead of kept, so memory
+    is that of one microbatch while the gradient is that of the whole batch. These are the two
+    passes of GradCache (Gao et al. 2021, section 3), written by automatic differentiation.
 
     Attributes:
-        steps: number of parts; 1 for none.
-        shards: devices that the batch is split over.
+        steps: number of microbatches; 1 runs the batch as a whole.
+        shards: number of devices that the batch is split over.
     """
 
     steps: int = 1
@@ -30,35 +31,39 @@ class Microbatches:
         function: Callable[..., tuple[jax.Array, ...]],
         model: Any,
         arrays: tuple[jax.Array, ...],
-        rng: jax.Array,
+        rng: Key[Array, ""] | None,
     ) -> tuple[jax.Array, ...]:
-        """Outputs (B, D) of `function(model, *arrays, rng)` for a whole batch.
+        """Applies `function(model, *arrays, rng)` to a whole batch.
 
         Args:
-            function: maps arrays (part, ...) to outputs (part, D).
-            model: a module, whose running statistics are updated.
+            function: maps arrays (microbatch, ...) to outputs (microbatch, D).
+            model: module, whose running statistics are updated in place.
             arrays: inputs (B, ...).
-            rng: key; each part gets its own.
+            rng: key, split over the microbatches; None for evaluation, where the batch is run as a
+                whole.
+
+        Returns:
+            Outputs (B, D).
         """
-        if self.steps == 1:
+        if self.steps == 1 or rng is None:
             return function(model, *arrays, rng)
         graphdef, state = nnx.split(model)
         params = nnx.to_pure_dict(state)
 
-        def run_part(part: tuple[jax.Array, jax.Array]) -> Any:
-            k, rng = part
+        def run_one(one: tuple[jax.Array, jax.Array]) -> Any:
+            index, key = one
             module = nnx.merge(graphdef, nnx.State(params))
-            outputs = function(module, *(self._cut(x, k) for x in arrays), rng)
+            outputs = function(module, *(self._cut(x, index) for x in arrays), key)
             return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-        parts = (jnp.arange(self.steps), jax.random.split(rng, self.steps))
-        outputs, statistics = jax.lax.map(jax.checkpoint(run_part, prevent_cse=False), parts)
-        # Each part has moved the running statistics from the same start.
+        xs = (jnp.arange(self.steps), jax.random.split(rng, self.steps))
+        outputs, statistics = jax.lax.map(jax.checkpoint(run_one, prevent_cse=False), xs)
+        # Each microbatch has moved the running statistics from the same values.
         nnx.update(model, jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics))
         return tuple(self._join(x) for x in outputs)
 
-    # Part k takes the k-th piece of every device's rows, so that each device cuts its own and sends
-    # none. It is cut within the loop: cut beforehand, the whole batch would be copied.
+    # Microbatch k takes the k-th piece of every device's rows, so that devices exchange nothing.
+    # It is cut within the loop: cutting beforehand would copy the whole batch.
     def _cut(self, x: jax.Array, k: jax.Array) -> jax.Array:
         pieces = x.reshape(self.shards, self.steps, -1, *x.shape[1:])
         piece = jax.lax.dynamic_index_in_dim(pieces, k, axis=1, keepdims=False)

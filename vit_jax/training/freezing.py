@@ -1,64 +1,87 @@
-"""Parameters that stay as they are, chosen by patterns of their paths (`config.optim.freeze`).
+"""Frozen parameters, chosen by regular expressions of their paths (`config.optim.freeze`).
 
-LiT (Zhai et al. 2022, "Zero-Shot Transfer with Locked-image text Tuning") locks the image tower by
-("image/.*",), a linear probe all but the head by ("(?!head).*",).
+LiT (Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning") freezes the image
+tower by ("image/.*",); a linear probe freezes all parameters except the head by ("(?!head).*",).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_jax.errors import UserError, unknown
 from vit_jax.models.definition import ModelDef, Params
 
 
 def frozen_mask(patterns: Sequence[str], model: ModelDef) -> Any:
-    """Which parameters are frozen: a tree of bool like the parameters, or None for none.
+    """Mask of the frozen parameters.
 
     Args:
         patterns: regular expressions; a parameter is frozen if one of them matches its whole path,
             as "image/transformer/blocks/mlp/in/kernel".
-        model: whose parameters they are.
+        model: model whose parameters the patterns match.
+
+    Returns:
+        Tree of bool like the parameters, or None without patterns.
 
     Raises:
-        UserError: a pattern that is no regular expression or matches nothing, or patterns that
-            leave nothing to train.
+        UserError: an invalid pattern, a pattern that matches nothing, or patterns that leave
+            nothing to train.
     """
     if not patterns:
         return None
-    flat, structure = jax.tree_util.tree_flatten_with_path(model.shapes())
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    mask = [False] * len(paths)
+    paths = list(flatten_dict(model.shapes(), sep="/"))
+    found: set[str] = set()
     for pattern in patterns:
-        found = match_paths(pattern, paths, "config.optim.freeze")
-        mask = [old or path in found for old, path in zip(mask, paths, strict=True)]
-    if all(mask):
+        found |= match_paths(pattern, paths, "config.optim.freeze")
+    if len(found) == len(paths):
         raise UserError(f"config.optim.freeze={tuple(patterns)} leaves nothing to train")
-    return jax.tree.unflatten(structure, mask)
+    return unflatten_dict({path: path in found for path in paths}, sep="/")
 
 
-def match_paths(pattern: str, paths: Sequence[str], key: str) -> set[str]:
-    """The paths that a regular expression matches as a whole; at least one."""
+def match_paths(pattern: str, paths: Iterable[str], key: str) -> set[str]:
+    """Paths that a regular expression matches as a whole.
+
+    Args:
+        pattern: regular expression.
+        paths: parameter paths.
+        key: config key of the pattern, for messages.
+
+    Raises:
+        UserError: an invalid pattern, or one that matches nothing.
+    """
+    paths = list(paths)
     try:
         found = {path for path in paths if re.fullmatch(pattern, path)}
     except re.error as error:
-        raise UserError(f"{key}: {pattern!r} is no regular expression: {error}") from None
+        raise UserError(f"{key}: {pattern!r} is not a regular expression: {error}") from None
     if not found:
         raise unknown(pattern, paths, f"parameter in {key}, no path matches")
     return found
 
 
 def stop_frozen(params: Params, frozen: Any) -> Params:
-    """Parameters of which the frozen ones have no gradient, so that none is computed."""
+    """Stops gradients at the frozen parameters, so that none are computed for them.
+
+    Args:
+        params: parameters.
+        frozen: tree of bool, or None.
+    """
     if frozen is None:
         return params
     return jax.tree.map(lambda f, x: jax.lax.stop_gradient(x) if f else x, frozen, params)
 
 
 def keep_frozen(params: Params, before: Params, frozen: Any) -> Params:
-    """New parameters with the frozen ones, running statistics included, as they were."""
+    """Restores the frozen parameters, running statistics included.
+
+    Args:
+        params: parameters after a step.
+        before: parameters before the step.
+        frozen: tree of bool, or None.
+    """
     if frozen is None:
         return params
     return jax.tree.map(lambda f, new, old: old if f else new, frozen, params, before)

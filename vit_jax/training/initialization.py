@@ -1,33 +1,33 @@
-"""Fine-tuning: a new run's parameters from weights or from an earlier run (`config.init`).
+"""Initial parameters from weights or from an earlier run (`config.init`), for fine-tuning.
 
-Two models of one family share all paths. Of two families the image tower is shared: that of a
-masked autoencoder or of a pair goes to a classifier, a classifier's to a pair. What the weights do
-not bring, or bring in another shape, is fresh only where `config.init.fresh` asks for it.
+Two models of one architecture share all parameter paths. Models of different architectures share
+the image tower: that of a masked autoencoder or a dual encoder initialises a classifier, a
+classifier initialises the tower of a dual encoder. A parameter that the weights lack, or have in
+another shape, keeps its fresh value only if `config.init.fresh` names it.
 """
 
 import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vit_jax.config import build_spec
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
+from vit_jax.models.spec import ModelSpec
 from vit_jax.models.swin.windows import resize_bias_table
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.pretrained.stored import Origin, open_origin
 from vit_jax.training.freezing import match_paths
 from vit_jax.weights.checks import describe
-from vit_jax.weights.mapping import flatten, unflatten
 
 logger = logging.getLogger(__name__)
 
@@ -36,62 +36,78 @@ _BIAS_TABLE = "/bias_table"  # of Swin's windows; stacks of layers have more lea
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
-    """Where a run's first parameters come from.
+class Initialization:
+    """Stored parameters and their places in a new model.
 
     Attributes:
-        origin: the weights.
-        taken: path of the new model -> path of the weights' model.
-        towers: image towers of the weights' model and of the new one.
+        stored: model of the stored parameters.
+        paths: path in the new model -> path in the stored model.
+        towers: architectures of the image towers, stored and new.
     """
 
-    origin: Origin
-    taken: dict[str, str]
+    stored: Origin
+    paths: dict[str, str]
     towers: tuple[Any, Any]
 
+    @property
+    def abstract(self) -> Params:
+        """`ShapeDtypeStruct`s of the stored parameters."""
+        return self.stored.model.shapes()
+
     def load(self, mesh: Mesh) -> Params:
-        """The weights, sharded over the mesh."""
-        return self.origin.load(parameter_shardings(self.origin.model, mesh))
+        """Reads the stored parameters, sharded over the mesh."""
+        return self.stored.load(parameter_shardings(self.stored.model, mesh))
 
     def fill(self, params: Params, weights: Params) -> Params:
-        """Fresh parameters with those of the weights in their places. Pure: jit it."""
-        leaves, source = flatten(params), flatten(weights)
-        source.setdefault(self._positions_path, None)
-        for path, key in self.taken.items():
+        """Replaces fresh parameters by stored ones. Pure: jit it.
+
+        Args:
+            params: fresh parameters of the new model.
+            weights: stored parameters, as `load` returns them.
+        """
+        leaves, source = flatten_dict(params, sep="/"), flatten_dict(weights, sep="/")
+        positions = _tower_prefix(self.stored.spec.architecture) + _POSITIONS
+        source.setdefault(positions, None)
+        for path, key in self.paths.items():
             value = source[key]
-            if key == self._positions_path:
+            if key == positions:
                 value = _positions(value, *self.towers)
             elif path.endswith(_BIAS_TABLE):
                 value = _bias_tables(value, leaves[path].shape)
             leaves[path] = value.astype(leaves[path].dtype)
-        return unflatten(leaves)
-
-    @property
-    def _positions_path(self) -> str:
-        return _tower_prefix(self.origin.spec.architecture) + _POSITIONS
+        return unflatten_dict(leaves, sep="/")
 
 
-def build_start(config: ConfigDict, model: ModelDef) -> Start | None:
-    """The start of a config; nothing is read yet. None for fresh parameters.
+def build_initialization(
+    init: ConfigDict, spec: ModelSpec, model: ModelDef
+) -> Initialization | None:
+    """Opens the weights of `config.init`, without reading their tensors.
 
     Args:
-        config: of the new run.
-        model: of the new run.
+        init: block of the config.
+        spec: architecture and image preprocessing of the new model, which is also that of weights
+            that do not name theirs.
+        model: the new model.
+
+    Returns:
+        The initialization, or None for fresh parameters.
 
     Raises:
-        UserError: the weights do not fit and `config.init.fresh` does not say what to do.
+        UserError: the weights do not fit the model, and `config.init.fresh` does not name the
+            parameters that differ.
     """
-    about = config.init
-    if not about.weights:
-        if about.fresh or about.model:
+    if not init.weights:
+        if init.fresh or init.model:
             raise UserError("config.init.weights is not set, but other keys of config.init are")
         return None
-    origin = open_origin(about.weights, about.model, build_spec(config), {})
-    origin.check()
-    towers = _tower(origin.spec.architecture), _tower(model.architecture)
-    theirs = _under_our_names(origin, model, towers)
-    ours = {path: tuple(x.shape) for path, x in flatten(model.shapes()).items()}
-    fresh = _fresh(about.fresh, [*ours, *theirs])
+    stored = open_origin(init.weights, init.model, spec, {})
+    stored.check()
+    towers = _tower(stored.spec.architecture), _tower(model.architecture)
+    theirs = _under_new_paths(stored, model, towers)
+    ours = {path: tuple(x.shape) for path, x in flatten_dict(model.shapes(), sep="/").items()}
+    fresh: set[str] = set()
+    for pattern in init.fresh:
+        fresh |= match_paths(pattern, [*ours, *theirs], "config.init.fresh")
     missing = {p: s for p, s in ours.items() if p not in theirs and p not in fresh}
     unexpected = {p: s for p, (_, s) in theirs.items() if p not in ours and p not in fresh}
     positions = _tower_prefix(model.architecture) + _POSITIONS
@@ -106,30 +122,32 @@ def build_start(config: ConfigDict, model: ModelDef) -> Start | None:
     }
     if missing or unexpected or misshapen:
         raise UserError(
-            describe(f"config.init.weights={about.weights}", missing, unexpected, misshapen)
-            + "\nconfig.init.fresh names parameters that shall not come from the weights, as "
-            "('head/.*',); config.init.model the model that the weights belong to"
+            describe(f"config.init.weights={init.weights}", missing, unexpected, misshapen)
+            + "\nconfig.init.fresh names parameters that keep their fresh values, as "
+            "('head/.*',); config.init.model names the model that the weights belong to"
         )
-    taken = {p: key for p, (key, _) in theirs.items() if p in ours and p not in fresh}
+    paths = {p: key for p, (key, _) in theirs.items() if p in ours and p not in fresh}
     logger.info(
-        "Starting from %s: %d of %d parameters, fresh: %s",
-        about.weights,
-        len(taken),
+        "Initialised %d of %d parameters from %s; fresh: %s.",
+        len(paths),
         len(ours),
+        init.weights,
         ", ".join(sorted(fresh & ours.keys())) or "none",
     )
-    return Start(origin, taken, towers)
+    return Initialization(stored, paths, towers)
 
 
-def _under_our_names(
-    origin: Origin, model: ModelDef, towers: tuple[Any, Any]
+def _under_new_paths(
+    stored: Origin, model: ModelDef, towers: tuple[Any, Any]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Path of the new model -> (path of the weights' model, shape), of all that they share."""
-    shapes = {path: tuple(x.shape) for path, x in flatten(origin.model.shapes()).items()}
-    old, new = (_tower_prefix(a) for a in (origin.spec.architecture, model.architecture))
+    """Path in the new model -> (path in the stored model, shape), for all that the two share."""
+    flat = flatten_dict(stored.model.shapes(), sep="/")
+    shapes = {path: tuple(x.shape) for path, x in flat.items()}
+    old, new = (_tower_prefix(a) for a in (stored.spec.architecture, model.architecture))
     if _is_fixed(towers[0]) and not _is_fixed(towers[1]):
-        shapes[old + _POSITIONS] = (towers[0].num_special + _count(towers[0]), towers[0].width)
-    if origin.spec.family == model.family:
+        rows = towers[0].num_special + math.prod(towers[0].grid)
+        shapes[old + _POSITIONS] = (rows, towers[0].width)
+    if type(stored.spec.architecture) is type(model.architecture):
         return {path: (path, shape) for path, shape in shapes.items()}
     return {
         new + path.removeprefix(old): (path, shape)
@@ -138,15 +156,8 @@ def _under_our_names(
     }
 
 
-def _fresh(patterns: Sequence[str], paths: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for pattern in patterns:
-        found |= match_paths(pattern, paths, "config.init.fresh")
-    return found
-
-
 def _tower(architecture: Any) -> Any:
-    """The image tower of an architecture: itself, or a part."""
+    """Architecture of the image tower: a part of a dual encoder, or the whole."""
     return getattr(architecture, "image", architecture)
 
 
@@ -158,24 +169,20 @@ def _is_fixed(tower: Any) -> bool:
     return isinstance(tower, ViTConfig) and tower.position_init == "fixed_sincos"
 
 
-def _count(tower: ViTConfig) -> int:
-    return tower.grid[0] * tower.grid[1]
-
-
 def _position_rows(tower: ViTConfig) -> int:
-    """Leading rows of the table of positions, which belong to no patch."""
+    """Leading rows of the position table, which belong to no patch."""
     return tower.num_special if tower.prefix_positions else 0
 
 
 def _same_prefix(old: Any, new: Any) -> bool:
-    """Whether one tower's positions can be resized to the other's."""
+    """Whether the positions of one tower can be resized to those of the other."""
     if not (isinstance(old, ViTConfig) and isinstance(new, ViTConfig)):
         return False
     return old.width == new.width and _position_rows(old) == _position_rows(new)
 
 
 def _positions(table: jax.Array | None, old: ViTConfig, new: ViTConfig) -> jax.Array:
-    """The new tower's learned positions; fixed ones (None) are computed, with a zero prefix."""
+    """Learned positions of the new tower; fixed ones (None) are computed, with a zero prefix."""
     if table is None:
         table = sincos_positions(old.grid, old.width)
         table = jnp.pad(table, ((_position_rows(old), 0), (0, 0)))
@@ -183,15 +190,16 @@ def _positions(table: jax.Array | None, old: ViTConfig, new: ViTConfig) -> jax.A
 
 
 def _same_heads(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    """Whether the tables of one window can be resized to the other's."""
+    """Whether bias tables of one window can be resized to another's."""
     return (*old[:-2], old[-1]) == (*new[:-2], new[-1])
 
 
-def _bias_tables(tables: jax.Array, wanted: tuple[int, ...]) -> jax.Array:
-    """Tables (..., rows, heads) of square windows, for another window."""
-    sides = [(math.isqrt(shape[-2]) + 1) // 2 for shape in (tables.shape, wanted)]
-    old, new = ((side, side) for side in sides)
-    resize = functools.partial(resize_bias_table, old=old, new=new, method="geometric")
-    for _ in wanted[:-2]:
+def _bias_tables(tables: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Bias tables (..., rows, heads) of square windows, resized to a shape."""
+    old, new = ((math.isqrt(s[-2]) + 1) // 2 for s in (tables.shape, shape))
+    resize = functools.partial(
+        resize_bias_table, old=(old, old), new=(new, new), method="geometric"
+    )
+    for _ in shape[:-2]:
         resize = jax.vmap(resize)
     return resize(tables)

@@ -1,158 +1,205 @@
-"""Optimizers from `config.optim`, each a chain of optax's parts.
+"""Optimizer and learning-rate schedule from the block `config.optim`.
 
-clipping -> direction of the optimizer, decay included -> layer-wise factors -> learning rate
+The keys of the block are those of three dataclasses: `OptimConfig`, which every optimizer shares,
+the optimizer that `name` selects and the decay that `schedule` selects. Optimizers are those of
+`OPTIMIZERS`, any of optax by its name there (as "adabelief"), or `package.module:function`.
+
+    gradient clipping -> optimizer, weight decay included -> layer-wise factors -> learning rate
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from optax import contrib
 
-from vit_jax.errors import UserError, lookup
-from vit_jax.models.definition import DTYPES, ModelDef
-from vit_jax.training.schedules import Schedule
+from vit_jax.components import Registry, config_class, parse
+from vit_jax.errors import UserError, unknown, unknown_key
+from vit_jax.models.definition import ModelDef
+from vit_jax.training import optax_functions
+from vit_jax.training.schedules import SCHEDULES, Decay, Schedule, warmup_decay_cooldown
 
-# What turns gradients into a direction, before the learning rate.
-Direction = Callable[[Any, ModelDef], optax.GradientTransformation]
+PATH = "config.optim"
+
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "adamw": "vit_jax.training.optimizer_zoo:AdamW",
+        "muon": "vit_jax.training.optimizer_zoo:Muon",
+        "lamb": "vit_jax.training.optimizer_zoo:Lamb",
+        "lars": "vit_jax.training.optimizer_zoo:Lars",
+        "lion": "vit_jax.training.optimizer_zoo:Lion",
+        "sgd": "vit_jax.training.optimizer_zoo:SGD",
+        "adafactor": "vit_jax.training.optimizer_zoo:Adafactor",
+    },
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Keys of `config.optim` that all optimizers and schedules share.
+
+    Attributes:
+        name: optimizer: a key of `OPTIMIZERS`, a name in optax, or `package.module:function`.
+        lr: peak learning rate.
+        schedule: decay after the warm-up: cosine, linear (both to `min_lr`), rsqrt, constant, or
+            `package.module:Name`.
+        min_lr: lower bound of the decay.
+        warmup_steps: length of the linear warm-up from 0. At most one unit of a length is set.
+        warmup_epochs: length of the warm-up in epochs.
+        warmup_examples: length of the warm-up in examples.
+        warmup_percent: length of the warm-up in percent of the run.
+        cooldown_steps: last steps of the run, in which the schedule is multiplied by a line to 0.
+        cooldown_epochs: length of the cooldown in epochs.
+        cooldown_examples: length of the cooldown in examples.
+        cooldown_percent: length of the cooldown in percent of the run.
+        weight_decay: decay of matrices, multiplied by the learning rate. It is decoupled from the
+            gradient, except in sgd and lars, where it is added to the gradient.
+        grad_clip_norm: largest global norm of the gradient; 0: no clipping.
+        layer_decay: layer-wise learning rates lr * layer_decay^(layers above), in (0, 1].
+        freeze: regular expressions of parameter paths, as ("image/.*",), that are not trained.
+        ema_decay: decay of the moving average of the parameters, which is then evaluated; 0: none.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    min_lr: float = 0.0
+    warmup_steps: int = 0
+    warmup_epochs: float = 0.0
+    warmup_examples: int = 0
+    warmup_percent: float = 0.0
+    cooldown_steps: int = 0
+    cooldown_epochs: float = 0.0
+    cooldown_examples: int = 0
+    cooldown_percent: float = 0.0
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+    layer_decay: float = 1.0
+    freeze: Sequence[str] = ()
+    ema_decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The parsed block `config.optim`.
+
+    Attributes:
+        shared: keys that do not depend on optimizer and schedule.
+        optimizer: a dataclass of the optimizer's keys, see `optimizer_zoo.Optimizer`, or an
+            `optax_functions.OptaxFunction`.
+        decay: schedule between warm-up and cooldown.
+    """
+
+    shared: OptimConfig
+    optimizer: Any
+    decay: Decay
+
+    def as_block(self) -> dict[str, Any]:
+        """All keys with their values, as `parse_optim` takes them."""
+        parts = (self.optimizer, self.decay, self.shared)
+        return {
+            field.name: getattr(part, field.name)
+            for part in parts
+            for field in dataclasses.fields(part)
+        }
+
+
+def parse_optim(block: Mapping[str, Any]) -> Optim:
+    """Parses `config.optim`.
+
+    Args:
+        block: keys of `OptimConfig`, of the optimizer and of the schedule.
+
+    Raises:
+        UserError: an unknown optimizer or schedule, a key that does not apply to them, or a value
+            of another type.
+    """
+    fields = dict(block)
+    names = {part: fields.get(part, getattr(OptimConfig, part)) for part in ("name", "schedule")}
+    optimizer = _resolve_optimizer(names["name"])
+    decay = config_class(SCHEDULES.resolve(names["schedule"], f"{PATH}.schedule"))
+    parts: dict[type, dict[str, Any]] = {OptimConfig: {}, optimizer: {}, decay: {}}
+    for key, value in fields.items():
+        owner = next((part for part in parts if key in _keys(part)), None)
+        if owner is None:
+            raise _inapplicable(key, names, optimizer, decay)
+        parts[owner][key] = value
+    shared, *own = (parse(part, values, PATH) for part, values in parts.items())
+    return Optim(shared, *own)
+
+
+def make_schedule(
+    optim: Optim, *, warmup_steps: int, total_steps: int, cooldown_steps: int = 0
+) -> Schedule:
+    """Learning rate by step.
+
+    Args:
+        optim: parsed block.
+        warmup_steps: length of the warm-up.
+        total_steps: length of the run, warm-up and cooldown included.
+        cooldown_steps: length of the cooldown.
+
+    Raises:
+        UserError: lengths that do not fit the run, or `min_lr` out of its range.
+    """
+    return warmup_decay_cooldown(
+        optim.decay,
+        lr=optim.shared.lr,
+        min_lr=optim.shared.min_lr,
+        warmup=warmup_steps,
+        total=total_steps,
+        cooldown=cooldown_steps,
+    )
 
 
 def make_optimizer(
-    config: Any, schedule: Schedule, model: ModelDef, frozen: Any = None
+    optim: Optim, schedule: Schedule, model: ModelDef, frozen: Any = None
 ) -> optax.GradientTransformation:
-    """The optimizer of `config.optim`.
+    """Optimizer of `config.optim`, learning rate included.
 
     Args:
-        config: `config.optim`.
+        optim: parsed block.
         schedule: step -> learning rate.
-        model: says which parameters weight decay applies to, which dimensions a matrix has, and how
-            many layers lie above a parameter.
-        frozen: tree of bool; frozen parameters have neither optimizer state nor updates. None for
-            none.
+        model: its metadata say which parameters are decayed, which dimensions of a matrix are
+            inputs, and how many layers lie above a parameter.
+        frozen: tree of bool like the parameters; frozen ones have neither optimizer state nor
+            updates. None: all are trained.
     """
-    direction = lookup(OPTIMIZERS, config.name, "config.optim.name,")(config, model)
-    parts = [optax.clip_by_global_norm(config.grad_clip_norm)] if config.grad_clip_norm else []
-    parts.append(direction)
-    if config.layer_decay != 1:
-        parts.append(scale_by_layer(config.layer_decay, model))
-    chain = optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    shared = optim.shared
+    parts = [optax.clip_by_global_norm(shared.grad_clip_norm)] if shared.grad_clip_norm else []
+    takes_schedule = getattr(optim.optimizer, "takes_schedule", False)
+    if takes_schedule:
+        parts.append(optim.optimizer.build(model, shared.weight_decay, schedule))
+    else:
+        parts.append(optim.optimizer.build(model, shared.weight_decay))
+    if shared.layer_decay != 1:
+        parts.append(scale_by_layer(shared.layer_decay, model))
+    if not takes_schedule:
+        parts.append(optax.scale_by_learning_rate(schedule))
+    chain = optax.chain(*parts)
     if frozen is None:
         return chain
     labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
     return optax.partition({"trained": chain, "frozen": optax.set_to_zero()}, labels)
 
 
-def _adamw(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019)."""
-    return optax.chain(_adam(config), _decay(config, model))
-
-
-def _lamb(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    """LAMB (You et al. 2020)."""
-    return optax.chain(_adam(config), _decay(config, model), optax.scale_by_trust_ratio())
-
-
-def _lars(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    """LARS (You et al. 2017) as MAE's linear probe has it: vectors are neither decayed nor scaled.
-
-    The momentum is of updates before the learning rate.
-    """
-    ratio = optax.scale_by_trust_ratio(trust_coefficient=0.001)
-    return optax.chain(
-        _decay(config, model),
-        optax.masked(ratio, model.metadata("decay")),
-        optax.trace(config.b1, accumulator_dtype=_mu_dtype(config)),
-    )
-
-
-def _lion(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    """Lion (Chen et al. 2023)."""
-    lion = optax.scale_by_lion(config.b1, config.b2, mu_dtype=_mu_dtype(config))
-    return optax.chain(lion, _decay(config, model))
-
-
-def _sgd(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    """SGD with momentum `b1`, the decay as a part of the gradient (torch's)."""
-    momentum = optax.trace(config.b1, config.nesterov, accumulator_dtype=_mu_dtype(config))
-    return optax.chain(_decay(config, model), momentum)
-
-
-def _adafactor(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    """Adafactor as in "Scaling Vision Transformers" (Zhai et al. 2022, section 3.4).
-
-    Of big_vision: factored second moments with decay 1 - t^-0.8, at most `b2`; momentum `b1`, not
-    debiased; no scaling by the size of the parameters.
-    """
-    second = optax.scale_by_factored_rms(
-        min_dim_size_to_factor=32,
-        decay_rate=0.8,
-        decay_rate_fn=lambda i, exponent: jnp.minimum(config.b2, 1.0 - (i + 1.0) ** -exponent),
-    )
-    first = optax.ema(config.b1, debias=False, accumulator_dtype=_mu_dtype(config))
-    return optax.chain(second, first, _decay(config, model))
-
-
-def _muon(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for matrices, Adam with Nesterov momentum for the rest.
-
-    Updates are scaled to the size of AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training",
-    section 2.2), so that learning rate and decay carry over.
-    """
-    return contrib.muon(
-        -1.0,  # the direction itself: optax descends
-        weight_decay=config.weight_decay,
-        weight_decay_mask=model.metadata("decay"),
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-        eps=config.eps,
-        mu_dtype=_mu_dtype(config),
-        consistent_rms=0.2,
-        muon_weight_dimension_numbers=jax.tree.map(
-            matrix_dimensions,
-            model.metadata("axes"),
-            model.metadata("decay"),
-            is_leaf=lambda x: isinstance(x, tuple),
-        ),
-    )
-
-
-OPTIMIZERS: dict[str, Direction] = {
-    "adamw": _adamw,
-    "muon": _muon,
-    "lamb": _lamb,
-    "lars": _lars,
-    "lion": _lion,
-    "sgd": _sgd,
-    "adafactor": _adafactor,
-}
-
-
-def _adam(config: Any) -> optax.GradientTransformation:
-    return optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=_mu_dtype(config))
-
-
-def _decay(config: Any, model: ModelDef) -> optax.GradientTransformation:
-    return optax.add_decayed_weights(config.weight_decay, model.metadata("decay"))
-
-
-def _mu_dtype(config: Any) -> Any:
-    return lookup(DTYPES, config.mu_dtype, "config.optim.mu_dtype,")
-
-
 def scale_by_layer(decay: float, model: ModelDef) -> optax.GradientTransformation:
     """Layer-wise learning-rate decay (Clark et al. 2020, "ELECTRA"; Bao et al. 2022, "BEiT").
 
     Args:
-        decay: factor a layer, in (0, 1]; the layers above a parameter count.
-        model: says how many there are.
+        decay: factor per layer above a parameter, in (0, 1].
+        model: its `layers_above` says how many there are.
+
+    Raises:
+        UserError: `decay` out of its range.
     """
     if not 0 < decay <= 1:
-        raise UserError(f"config.optim.layer_decay={decay}: expected a number in (0, 1]")
+        raise UserError(f"{PATH}.layer_decay={decay}: expected a number in (0, 1]")
 
     def scale(updates: Any) -> Any:
-        # Leading with the updates: they may hold masked nodes in place of frozen parameters.
+        # `layers_above` is mapped first: updates may hold masked nodes in place of parameters.
         return jax.tree.map(
             lambda above, update: jax.tree.map(lambda u: u * decay**above, update),
             model.layers_above(),
@@ -162,28 +209,35 @@ def scale_by_layer(decay: float, model: ModelDef) -> optax.GradientTransformatio
     return optax.stateless(lambda updates, params: scale(updates))
 
 
-def matrix_dimensions(axes: tuple[str, ...], decay: bool) -> contrib.MuonDimensionNumbers | None:
-    """Which dimensions of a parameter are a matrix's inputs and outputs; None for no matrix.
-
-    Layers of a stack, and queries, keys and values, are matrices of their own.
-
-    Args:
-        axes: logical name of each dimension.
-        decay: whether weight decay applies, as it does to matrices alone.
-    """
-    own = [i for i, name in enumerate(axes) if name not in ("layers", "qkv")]
-    if not decay or len(own) < 2:
-        return None
-    # Into the residual stream, as convolutions: all but the last are inputs. Out of it: the first.
-    split = len(own) - 1 if axes[own[-1]] == "embed" else 1
-    return contrib.MuonDimensionNumbers(tuple(own[:split]), tuple(own[split:]))
+def _resolve_optimizer(name: str) -> Any:
+    """Dataclass of an optimizer's keys, which builds the optimizer."""
+    if name in OPTIMIZERS.table or ":" in name:
+        component = OPTIMIZERS.resolve(name, f"{PATH}.name")
+        if dataclasses.is_dataclass(component):
+            return component
+        return optax_functions.component(name, component)
+    function = optax_functions.find(name)
+    if function is None:
+        raise unknown(name, [*OPTIMIZERS.table, *optax_functions.names()], f"{PATH}.name,")
+    return optax_functions.component(name, function)
 
 
-def project(params: Any, bounds: Any) -> Any:
-    """Clips each parameter to the interval its model declares, None for none."""
-    return jax.tree.map(
-        lambda bound, p: p if bound is None else jnp.clip(p, *bound),
-        bounds,
-        params,
-        is_leaf=lambda x: x is None or isinstance(x, tuple),
-    )
+def _keys(config: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def _inapplicable(key: str, names: dict[str, str], optimizer: Any, decay: Any) -> UserError:
+    """Error for a key that belongs to none of the three dataclasses."""
+    for registry, part, component in (
+        (OPTIMIZERS, "name", optimizer),
+        (SCHEDULES, "schedule", decay),
+    ):
+        owners = [other for other in registry.table if key in _keys(registry.resolve(other))]
+        if owners:
+            return UserError(
+                f"{PATH}.{key} does not apply to the {registry.kind} {names[part]!r}: it is a key "
+                f"of {', '.join(owners)}; keys of {names[part]}: "
+                f"{', '.join(_keys(component)) or 'none'}"
+            )
+    keys = [*_keys(OptimConfig), *_keys(optimizer), *_keys(decay)]
+    return unknown_key(key, PATH, keys)

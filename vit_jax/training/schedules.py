@@ -1,86 +1,127 @@
-"""Learning rates over the steps of a run, from `config.optim`."""
+"""Learning-rate schedules: linear warm-up, a decay, and an optional linear cooldown."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import optax
 
-from vit_jax.errors import UserError, lookup
+from vit_jax.components import Registry
+from vit_jax.errors import UserError
 
 # Step -> learning rate.
 Schedule = Callable[[Any], Any]
 
 
-def make_schedule(
-    config: Any, *, warmup_steps: int, total_steps: int, cooldown_steps: int = 0
-) -> Schedule:
-    """Linear warm-up from 0, the chosen decay, and where it is asked for a linear cooldown to 0.
+class Decay(Protocol):
+    """A dataclass of a decay's keys. Its method `build` makes the schedule after the warm-up."""
 
-    Args:
-        config: `config.optim`: schedule, lr, min_lr, rsqrt_timescale.
-        warmup_steps: length of the warm-up.
-        total_steps: length of the run, warm-up and cooldown included.
-        cooldown_steps: last steps of the run, in which the schedule is multiplied by a line to 0.
+    def build(self, lr: float, min_lr: float, steps: int) -> Schedule:
+        """Builds the schedule.
 
-    Raises:
-        UserError: unknown schedule, lengths that do not fit the run, or a wrong `min_lr`.
-    """
-    decay = lookup(SCHEDULES, config.schedule, "config.optim.schedule,")
-    if warmup_steps >= total_steps:
-        raise UserError(
-            f"the warm-up of {warmup_steps} steps is not shorter than the run of {total_steps}"
-        )
-    if warmup_steps + cooldown_steps > total_steps:
-        raise UserError(
-            f"warm-up and cooldown of {warmup_steps} + {cooldown_steps} steps are longer than the "
-            f"run of {total_steps}"
-        )
-    if not 0 <= config.min_lr <= config.lr:
-        raise UserError(
-            f"config.optim.min_lr={config.min_lr}: expected a number from 0 to lr={config.lr}"
-        )
-    schedule = decay(config, total_steps - warmup_steps)
-    if warmup_steps:
-        warmup = optax.linear_schedule(0.0, config.lr, warmup_steps)
-        schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
-    if not cooldown_steps:
-        return schedule
-    return lambda step: schedule(step) * jnp.clip((total_steps - step) / cooldown_steps, 0, 1)
+        Args:
+            lr: learning rate at step 0.
+            min_lr: lower bound of the learning rate.
+            steps: number of steps after the warm-up.
+        """
+        ...
 
 
-def _cosine(config: Any, steps: int) -> Schedule:
-    """Half a cosine (Loshchilov and Hutter 2017)."""
-    alpha = config.min_lr / config.lr if config.lr else 0.0
-    return optax.cosine_decay_schedule(config.lr, steps, alpha)
+SCHEDULES = Registry(
+    "schedule",
+    {
+        "cosine": "vit_jax.training.schedules:Cosine",
+        "linear": "vit_jax.training.schedules:Linear",
+        "rsqrt": "vit_jax.training.schedules:ReciprocalSquareRoot",
+        "constant": "vit_jax.training.schedules:Constant",
+    },
+)
 
 
-def _linear(config: Any, steps: int) -> Schedule:
-    return optax.linear_schedule(config.lr, config.min_lr, steps)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Half a cosine to the minimum (Loshchilov and Hutter 2017)."""
+
+    def build(self, lr: float, min_lr: float, steps: int) -> Schedule:
+        """Builds the schedule, see `Decay.build`."""
+        return optax.cosine_decay_schedule(lr, steps, min_lr / lr if lr else 0.0)
 
 
-def _rsqrt(config: Any, steps: int) -> Schedule:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear:
+    """A line to the minimum."""
+
+    def build(self, lr: float, min_lr: float, steps: int) -> Schedule:
+        """Builds the schedule, see `Decay.build`."""
+        return optax.linear_schedule(lr, min_lr, steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReciprocalSquareRoot:
     """Reciprocal square root (Zhai et al. 2022, "Scaling Vision Transformers", section 3.5).
 
-    It knows nothing of the run's length, so that a run can go on from before its cooldown.
+    It does not depend on the length of the run, so a run can be extended from any checkpoint before
+    its cooldown.
+
+    Attributes:
+        rsqrt_timescale: number of steps in which the learning rate falls by the root of two.
     """
-    del steps
-    timescale = config.rsqrt_timescale
-    if timescale <= 0:
-        raise UserError(f"config.optim.rsqrt_timescale={timescale}: expected a positive number")
-    return lambda step: jnp.maximum(
-        config.lr / jnp.sqrt((step + timescale) / timescale), config.min_lr
-    )
+
+    rsqrt_timescale: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.rsqrt_timescale <= 0:
+            raise UserError(
+                f"config.optim.rsqrt_timescale={self.rsqrt_timescale}: expected a positive number"
+            )
+
+    def build(self, lr: float, min_lr: float, steps: int) -> Schedule:
+        """Builds the schedule, see `Decay.build`."""
+        del steps
+        timescale = self.rsqrt_timescale
+        return lambda step: jnp.maximum(lr / jnp.sqrt((step + timescale) / timescale), min_lr)
 
 
-def _constant(config: Any, steps: int) -> Schedule:
-    del steps
-    return optax.constant_schedule(config.lr)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The peak learning rate until the end or the cooldown."""
+
+    def build(self, lr: float, min_lr: float, steps: int) -> Schedule:
+        """Builds the schedule, see `Decay.build`."""
+        del min_lr, steps
+        return optax.constant_schedule(lr)
 
 
-SCHEDULES: dict[str, Callable[[Any, int], Schedule]] = {
-    "cosine": _cosine,
-    "linear": _linear,
-    "rsqrt": _rsqrt,
-    "constant": _constant,
-}
+def warmup_decay_cooldown(
+    decay: Decay, *, lr: float, min_lr: float, warmup: int, total: int, cooldown: int
+) -> Schedule:
+    """Linear warm-up from 0, a decay, and a linear cooldown to 0.
+
+    Args:
+        decay: schedule between warm-up and cooldown.
+        lr: peak learning rate.
+        min_lr: lower bound of the decay.
+        warmup: length of the warm-up, steps.
+        total: length of the run, warm-up and cooldown included, steps.
+        cooldown: last steps of the run, in which the schedule is multiplied by a line to 0.
+
+    Raises:
+        UserError: lengths that do not fit the run, or `min_lr` out of its range.
+    """
+    if warmup >= total:
+        raise UserError(f"the warm-up of {warmup} steps is not shorter than the run of {total}")
+    if warmup + cooldown > total:
+        raise UserError(
+            f"warm-up and cooldown of {warmup} + {cooldown} steps are longer than the run of "
+            f"{total}"
+        )
+    if not 0 <= min_lr <= lr:
+        raise UserError(f"config.optim.min_lr={min_lr}: expected a number from 0 to lr={lr}")
+    schedule = decay.build(lr, min_lr, total - warmup)
+    if warmup:
+        rise = optax.linear_schedule(0.0, lr, warmup)
+        schedule = optax.join_schedules([rise, schedule], [warmup])
+    if not cooldown:
+        return schedule
+    return lambda step: schedule(step) * jnp.clip((total - step) / cooldown, 0, 1)

@@ -1,4 +1,4 @@
-"""The training step: a pure function of state and batch, jitted over the global mesh."""
+"""The training step: a pure function of state and batch, to be jitted over the global mesh."""
 
 import dataclasses
 import math
@@ -8,64 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
+from flax.traverse_util import flatten_dict
 
 from vit_jax.models.definition import ModelDef, Params
+from vit_jax.objectives import Batch, Metrics
 from vit_jax.training.freezing import keep_frozen, stop_frozen
-from vit_jax.training.optimizers import project
 from vit_jax.training.schedules import Schedule
+from vit_jax.training.state import TrainState
 
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
+# (model, batch, rng, *constants) -> (loss, metrics); see `objectives.Objective`.
 LossFn = Callable[..., tuple[jax.Array, Metrics]]
-
-
-@struct.dataclass
-class TrainState:
-    """All that a step changes.
-
-    Attributes:
-        step: steps done, int32 scalar.
-        params: nested dict of float32 arrays.
-        opt_state: the optimizer's.
-        ema: exponential moving average of `params`, or None.
-    """
-
-    step: jax.Array
-    params: Params
-    opt_state: optax.OptState
-    ema: Params | None
-
-    @property
-    def eval_params(self) -> Params:
-        """What is evaluated: the average where there is one."""
-        return self.params if self.ema is None else self.ema
-
-
-def init_state(
-    model: ModelDef,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    ema: bool,
-    fill: Callable[[Params], Params] = lambda params: params,
-) -> TrainState:
-    """First state. Pure: jit it with output shardings to create it in place.
-
-    Args:
-        model: the model.
-        optimizer: gradient transformation.
-        seed: of the parameters.
-        ema: whether there is an average of them.
-        fill: puts weights from elsewhere in the place of fresh parameters.
-    """
-    params = fill(model.init(jax.random.fold_in(jax.random.key(seed), 0)))
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
-        # A copy: donated buffers must not be the same array twice.
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
-    )
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -78,24 +31,24 @@ def make_train_step(
     ema_decay: float,
     frozen: Any = None,
     skip_non_finite: bool = False,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Builds the step.
+) -> TrainStep:
+    """Builds the training step.
 
     Args:
-        model: the model.
-        loss_fn: objective, `loss(model, batch, rng, *constants) -> (scalar, metrics)`.
-        optimizer: gradient transformation.
-        schedule: step -> learning rate, for the metrics alone.
-        seed: of dropout, patch dropout and stochastic depth.
-        ema_decay: decay of the average of the weights; 0 for none.
-        frozen: tree of bool, which parameters stay as they are; None for none.
-        skip_non_finite: whether a step whose loss or gradients are not finite leaves everything but
-            the step's number as it was.
+        model: model to train.
+        loss_fn: an objective, or any function with the signature of `Objective.__call__`.
+        optimizer: optimizer, see `make_optimizer`.
+        schedule: step -> learning rate, for the metrics.
+        seed: PRNG seed for augmentation, patch dropout and stochastic depth.
+        ema_decay: decay of the moving average of the parameters; 0: there is none.
+        frozen: tree of bool like the parameters, those that are not trained; None: all are.
+        skip_non_finite: whether a step with a non-finite loss or gradient leaves everything
+            unchanged except the number of the step.
 
     Returns:
-        (state, batch, *constants) -> (state, metrics), to be jitted with the state donated;
-        constants are what the objective reads beside the batch: a teacher's parameters. Beside
-        scalars the metrics hold `finite`, bool, and `per_layer_grad_norms`, float32
+        (state, batch, *constants) -> (state, metrics), to be jitted with the state donated.
+        `constants` are the parameters of other models that the objective reads. Besides scalars,
+        the metrics hold `finite`, bool, and `per_layer_grad_norms`, float32
         (len(per_layer_names(model)),).
     """
     if frozen is not None:
@@ -105,7 +58,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: Batch, *constants: Params
     ) -> tuple[TrainState, Metrics]:
-        # Keys depend on seed and step alone: a resumed run draws what the first one would have.
+        # Keys depend on seed and step only, so a resumed run draws the same numbers.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
 
         def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
@@ -117,16 +70,10 @@ def make_train_step(
             state.params
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = project(optax.apply_updates(state.params, updates), bounds)
+        params = clip_to_bounds(optax.apply_updates(state.params, updates), bounds)
         params = model.with_statistics(params, statistics)
         params = keep_frozen(params, state.params, frozen)
-        ema = state.ema
-        if ema is not None:
-            # The first steps weigh more (as in Adam), else the average would remember the
-            # random start for 1 / (1 - decay) steps.
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema = optax.incremental_update(params, ema, 1.0 - decay)
-        norms = layer_norms(grads, axes)
+        norms = per_layer_grad_norms(grads, axes)
         grad_norm = jnp.sqrt(jnp.sum(norms**2))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         metrics = {
@@ -137,6 +84,7 @@ def make_train_step(
             "finite": finite,
             "per_layer_grad_norms": norms,
         }
+        ema = update_ema(state.ema, params, ema_decay, state.step)
         after = TrainState(state.step + 1, params, opt_state, ema)
         if skip_non_finite:
             same = dataclasses.replace(state, step=after.step)
@@ -146,15 +94,46 @@ def make_train_step(
     return train_step
 
 
-def layer_norms(grads: Params, axes: Params) -> jax.Array:
-    """Euclidean norm of each parameter's gradient, of each layer on its own in a stack.
+def update_ema(ema: Params | None, params: Params, decay: float, step: jax.Array) -> Params | None:
+    """Moving average of the parameters after a step.
 
     Args:
-        grads: like the parameters.
+        ema: average so far, or None.
+        params: parameters after the step.
+        decay: decay per step.
+        step: number of steps before this one. In the first steps the decay is at most
+            (1 + step) / (10 + step), so that the average forgets the initial parameters.
+    """
+    if ema is None:
+        return None
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, ema, 1.0 - decay)
+
+
+def clip_to_bounds(params: Params, bounds: Params) -> Params:
+    """Clips each parameter to the interval that its model declares.
+
+    Args:
+        params: parameters.
+        bounds: (lower, upper) for each parameter, or None.
+    """
+    return jax.tree.map(
+        lambda bound, p: p if bound is None else jnp.clip(p, *bound),
+        bounds,
+        params,
+        is_leaf=lambda x: x is None or isinstance(x, tuple),
+    )
+
+
+def per_layer_grad_norms(grads: Params, axes: Params) -> jax.Array:
+    """Euclidean norm of each parameter's gradient, separately for each layer of a stack.
+
+    Args:
+        grads: tree like the parameters.
         axes: logical name of each dimension, see `ModelDef.metadata`.
 
     Returns:
-        float32, in the order of `per_layer_names`.
+        float32 (norms,), in the order of `per_layer_names`.
     """
 
     def squares(names: tuple[str, ...], grad: jax.Array) -> jax.Array:
@@ -166,12 +145,13 @@ def layer_norms(grads: Params, axes: Params) -> jax.Array:
 
 
 def per_layer_names(model: ModelDef) -> list[str]:
-    """Names of `layer_norms`: the parameter's path, in a stack with the layer's number."""
+    """Names of `per_layer_grad_norms`: parameter paths, with the layer's index within a stack."""
     found = []
-    axes = jax.tree.leaves(model.metadata("axes"), is_leaf=lambda x: isinstance(x, tuple))
-    shapes = jax.tree_util.tree_leaves_with_path(model.shapes())
-    for (path, x), names in zip(shapes, axes, strict=True):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        count = math.prod(n for n, axis in zip(x.shape, names, strict=True) if axis == "layers")
-        found += [f"{name}[{i}]" for i in range(count)] if "layers" in names else [name]
+    axes = flatten_dict(model.metadata("axes"))
+    for path, x in sorted(flatten_dict(model.shapes()).items()):  # the order of JAX's leaves
+        name = "/".join(path)
+        count = math.prod(
+            n for n, axis in zip(x.shape, axes[path], strict=True) if axis == "layers"
+        )
+        found += [f"{name}[{i}]" for i in range(count)] if "layers" in axes[path] else [name]
     return found

@@ -4,7 +4,13 @@ import dataclasses
 from typing import Any
 
 from vit_jax.inputs import ImageInputs
-from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from vit_jax.models.spec import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ModelSpec,
+)
 from vit_jax.models.vit.model import ViTConfig
 
 Sizes = tuple[int, int, int]  # width, depth, heads

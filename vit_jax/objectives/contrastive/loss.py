@@ -31,7 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vit_jax.errors import check_name
 from vit_jax.objectives.contrastive import ring as contrastive_ring
 
-KINDS = ("softmax", "sigmoid")
+LOSSES = ("softmax", "sigmoid")
 FORMS = ("gathered", "ring", "tiled")
 
 
@@ -41,7 +41,7 @@ def contrastive_loss(
     *,
     logit_scale: jax.Array | float,
     logit_bias: jax.Array | float | None = None,
-    kind: str = "softmax",
+    loss: str = "softmax",
     form: str = "gathered",
     mesh: Mesh | None = None,
     batch_axes: Sequence[str] = (),
@@ -59,7 +59,7 @@ def contrastive_loss(
         logit_scale: scalar t that multiplies the cosine: the inverse temperature, not its log.
         logit_bias: scalar b added to every logit. `sigmoid` needs one. In `softmax` it cancels, so
             it is not used there and its gradient is exactly zero.
-        kind: `softmax` or `sigmoid`.
+        loss: `softmax` or `sigmoid`.
         form: `gathered`, `ring` or `tiled`: the same loss, different memory (see the module).
         mesh: the mesh that the batch is sharded over, its axes of type Auto; None for no mesh.
         batch_axes: the axes of `mesh` that split the batch. The embeddings are taken to be
@@ -74,14 +74,14 @@ def contrastive_loss(
         would not come free, so there are none.
 
     Raises:
-        ValueError: an unknown kind, form or mesh axis; embeddings that are not two equal (N, D)
+        ValueError: an unknown loss, form or mesh axis; embeddings that are not two equal (N, D)
             float arrays; a scale or bias that is not a scalar; `sigmoid` without a bias; N not
             divisible by the number of shards; a tile smaller than one pair.
     """
     batch_axes = tuple(batch_axes)
-    check_name(kind, KINDS, "kind")
+    check_name(loss, LOSSES, "loss")
     check_name(form, FORMS, "form")
-    _check_arrays(image_embeddings, text_embeddings, logit_scale, logit_bias, kind)
+    _check_arrays(image_embeddings, text_embeddings, logit_scale, logit_bias, loss)
     _check_mesh(image_embeddings.shape[0], mesh, batch_axes)
     if tile_size < 1:
         raise ValueError(f"tile_size: expected at least 1, found {tile_size}")
@@ -90,10 +90,10 @@ def contrastive_loss(
     operand = jnp.bfloat16 if both_bfloat16 else jnp.float32
     image, text = image_embeddings.astype(operand), text_embeddings.astype(operand)
     scale = jnp.asarray(logit_scale, jnp.float32)
-    bias = jnp.asarray(logit_bias if kind == "sigmoid" else 0, jnp.float32)
+    bias = jnp.asarray(logit_bias if loss == "sigmoid" else 0, jnp.float32)
     if form == "gathered":
-        return _gathered_loss(image, text, scale, bias, kind, mesh, batch_axes)
-    ring = contrastive_ring.Ring(kind, mesh, batch_axes, tile_size if form == "tiled" else None)
+        return _gathered_loss(image, text, scale, bias, loss, mesh, batch_axes)
+    ring = contrastive_ring.Ring(loss, mesh, batch_axes, tile_size if form == "tiled" else None)
     return contrastive_ring.ring_loss(ring, image, text, scale, bias)
 
 
@@ -102,7 +102,7 @@ def _gathered_loss(
     text: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-    kind: str,
+    loss: str,
     mesh: Mesh | None,
     batch_axes: tuple[str, ...],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -122,7 +122,7 @@ def _gathered_loss(
 
     # A mask, not jnp.diagonal: a gather along a sharded matrix makes XLA collect all of it.
     diagonal = jnp.eye(logits.shape[0], dtype=bool)
-    if kind == "sigmoid":
+    if loss == "sigmoid":
         pairs = jax.nn.softplus(jnp.where(diagonal, -logits, logits))
         return contrastive_ring.row_sum_total(pairs) / logits.shape[0], {}
 
@@ -152,7 +152,7 @@ def _check_arrays(
     text: jax.Array,
     scale: jax.Array | float,
     bias: jax.Array | float | None,
-    kind: str,
+    loss: str,
 ) -> None:
     if image.ndim != 2 or image.shape != text.shape or 0 in image.shape:
         raise ValueError(
@@ -162,7 +162,7 @@ def _check_arrays(
     for name, x in (("image_embeddings", image), ("text_embeddings", text)):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"{name}: expected a floating-point dtype, found {x.dtype}")
-    if kind == "sigmoid" and bias is None:
+    if loss == "sigmoid" and bias is None:
         raise ValueError("logit_bias: expected a scalar for the sigmoid loss, found None")
     for name, value in (("logit_scale", scale), ("logit_bias", bias)):
         if value is not None and jnp.shape(value) != ():

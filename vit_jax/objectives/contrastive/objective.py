@@ -1,51 +1,84 @@
-"""Image-text contrastive learning: CLIP's softmax and SigLIP's sigmoid."""
+"""Image-text contrastive learning: CLIP's softmax and SigLIP's sigmoid loss."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
+from jaxtyping import Array, Float, Key
 
-from vit_jax.objectives.contrastive.loss import contrastive_loss
-from vit_jax.objectives.microbatches import Microbatches
+from vit_jax.errors import UserError, check_name
+from vit_jax.models.definition import Params
+from vit_jax.objectives.base import Batch, Context, Metrics, Objective
+from vit_jax.objectives.contrastive.loss import FORMS, LOSSES, contrastive_loss
 
 
-class Contrastive:
-    """Aligns each image with its caption against all others of the global batch.
+class Contrastive(Objective):
+    """Aligns each image with its caption against all other pairs of the global batch.
 
-    Reads `image` (B, ...), whatever `prepare` makes images of, and `tokens` (B, context_length).
+    Metrics: `logit_scale`, `logit_bias` for models that have one, and for the softmax loss the
+    accuracies of `contrastive_loss`.
     """
 
-    reads = ("image", "tokens")
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        """Keys of the objective.
 
-    def __init__(
-        self,
-        kind: str,
-        *,
-        prepare: Callable[[jax.Array], jax.Array],
-        parts: Microbatches | None = None,
-        **loss_options: Any,
-    ):
-        """Chooses the loss.
+        Attributes:
+            loss: "softmax" (CLIP) or "sigmoid" (SigLIP).
+            form: "gathered", "ring" or "tiled": the same loss with decreasing memory, see
+                `objectives.contrastive.loss`.
+            tile_size: largest side of a tile of logits in pairs, for "tiled".
+        """
+
+        loss: str = "softmax"
+        form: str = "gathered"
+        tile_size: int = 1024
+
+    fields = ("image", "tokens")
+    is_mean_over_examples = False
+
+    def __init__(self, config: Config, context: Context):
+        """Checks that the model embeds images and texts.
 
         Args:
-            kind: "softmax" or "sigmoid".
-            prepare: images as they come to the model's input, part by part.
-            parts: how the batch goes through the towers, by default whole. The loss compares all
-                pairs of the whole batch in any case.
-            **loss_options: form, mesh, batch axes and tile size, see `contrastive_loss`.
+            config: keys of the objective.
+            context: model and devices.
+
+        Raises:
+            UserError: an unknown loss or form, or a model without the methods `encode_image`,
+                `encode_text` and `logit_parameters`, or without a bias for the sigmoid loss.
         """
-        self.kind, self.prepare, self.parts = kind, prepare, parts or Microbatches()
-        self.loss_options = loss_options
+        super().__init__(config, context)
+        check_name(config.loss, LOSSES, "config.objective.loss,")
+        check_name(config.form, FORMS, "config.objective.form,")
+        methods = ("encode_image", "encode_text", "logit_parameters")
+        if not all(hasattr(context.module, name) for name in methods):
+            raise UserError(
+                "config.objective.name='contrastive' compares images with texts: it needs a dual "
+                f"encoder, as clip_vit_b16; found {context.architecture_name}"
+            )
+        if config.loss == "sigmoid" and not _has_logit_bias(context):
+            raise UserError(
+                "config.objective.loss='sigmoid' needs config.model.init_logit_bias (SigLIP: -10.0)"
+            )
 
     def __call__(
-        self, model: Any, batch: dict[str, jax.Array], rng: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Loss (scalar, float32) and metrics (scalars) of a global batch."""
+        self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Loss and metrics of a global batch of `image` and `tokens` (B, length)."""
         arrays = (batch["image"], batch["tokens"])
-        images, texts = self.parts.run(self._embed, model, arrays, rng)
+        images, texts = self.context.microbatches.run(self._embed, model, arrays, rng)
         scale, bias = model.logit_parameters()
         loss, metrics = contrastive_loss(
-            images, texts, logit_scale=scale, logit_bias=bias, kind=self.kind, **self.loss_options
+            images,
+            texts,
+            logit_scale=scale,
+            logit_bias=bias,
+            loss=self.config.loss,
+            form=self.config.form,
+            tile_size=self.config.tile_size,
+            mesh=self.context.mesh,
+            batch_axes=self.context.batch_axes,
         )
         metrics = {**metrics, "logit_scale": scale}
         if bias is not None:
@@ -53,11 +86,19 @@ class Contrastive:
         return loss, metrics
 
     def _embed(
-        self, model: Any, images: jax.Array, tokens: jax.Array, rng: jax.Array
+        self, model: Any, images: jax.Array, tokens: jax.Array, rng: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Unit vectors (B, D) of images and of texts."""
-        image_rng, text_rng = jax.random.split(rng)
+        """Embeddings (B, D) of unit length of images and texts."""
+        image_rng, text_rng = (None, None) if rng is None else jax.random.split(rng)
+        pixels = self.context.spec.inputs.normalize(images)
         return (
-            model.encode_image(self.prepare(images), normalize=True, rng=image_rng),
+            model.encode_image(pixels, normalize=True, rng=image_rng),
             model.encode_text(tokens, normalize=True, rng=text_rng),
         )
+
+
+def _has_logit_bias(context: Context) -> bool:
+    _, bias = jax.eval_shape(
+        lambda params: context.model.bind(params).logit_parameters(), context.model.shapes()
+    )
+    return bias is not None

@@ -1,0 +1,169 @@
+"""Interface of a training objective."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, Shaped
+
+from vit_jax.errors import UserError
+from vit_jax.models.definition import ModelDef, Params
+from vit_jax.models.spec import ModelSpec
+from vit_jax.objectives.microbatches import Microbatches
+
+# Global arrays of a batch by field: image, label, tokens.
+Batch = dict[str, jax.Array]
+# Scalars by name.
+Metrics = dict[str, jax.Array]
+
+
+class FrozenModel(Protocol):
+    """A model that an objective reads besides the one that is trained.
+
+    Attributes:
+        spec: architecture and image preprocessing.
+        model: definition to bind the parameters to.
+        abstract: `ShapeDtypeStruct`s of the parameters, with shardings.
+    """
+
+    spec: ModelSpec
+    model: ModelDef
+
+    @property
+    def abstract(self) -> Params:
+        """`ShapeDtypeStruct`s of the parameters, with shardings."""
+        ...
+
+    def load(self) -> Params:
+        """Reads the parameters, sharded over the mesh."""
+        ...
+
+
+def _no_models(weights: str, name: str) -> FrozenModel:
+    raise UserError(f"{weights or name}: this objective was built without access to other models")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """The model and the devices that an objective is built for.
+
+    Attributes:
+        spec: architecture and image preprocessing of the trained model.
+        model: definition of the trained model.
+        mesh: mesh that batches are sharded over; None for a single device.
+        batch_axes: axes of `mesh` that split the batch.
+        microbatches: how a training batch is cut for gradient accumulation.
+        open_model: opens another model, as a teacher, from a path of weights and the name of a
+            registered model; either may be empty.
+    """
+
+    spec: ModelSpec
+    model: ModelDef
+    mesh: Mesh | None = None
+    batch_axes: tuple[str, ...] = ()
+    microbatches: Microbatches = dataclasses.field(default_factory=Microbatches)
+    open_model: Callable[[str, str], FrozenModel] = _no_models
+
+    @property
+    def num_classes(self) -> int | None:
+        """Outputs of the model's classification head; None or 0 for a model without one."""
+        return getattr(self.spec.architecture, "num_classes", None)
+
+    @property
+    def architecture_name(self) -> str:
+        """Class of the architecture, for messages."""
+        return type(self.spec.architecture).__name__
+
+    @functools.cached_property
+    def module(self) -> Any:
+        """The model's module with abstract parameters, to look up its methods."""
+        return self.model.bind(self.model.shapes())
+
+
+class Objective:
+    """Base class of objectives.
+
+    A subclass has a nested dataclass `Config` with its keys and implements `__call__`. Its
+    constructor refuses a model that lacks what the objective calls. Register it in
+    `objectives.OBJECTIVES`, or name it in a config as `package.module:Name`.
+
+    Attributes:
+        fields: fields of a batch that the objective reads: image, label, tokens.
+        abstract_constants: `ShapeDtypeStruct`s, with shardings, of the parameters of other models.
+            The training step takes their values after the batch.
+        is_mean_over_examples: whether the loss is a mean of losses of single examples. Such
+            objectives accept the optional field `weight` (B,), 0 for padding, 1 otherwise.
+    """
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the objective."""
+
+    fields: ClassVar[tuple[str, ...]]
+    is_mean_over_examples: ClassVar[bool] = True
+    abstract_constants: tuple[Params, ...] = ()
+
+    def __init__(self, config: Any, context: Context):
+        """Checks that the model fits.
+
+        Args:
+            config: instance of `Config`.
+            context: model and devices.
+
+        Raises:
+            UserError: a key has an invalid value, or the model does not fit.
+        """
+        self.config, self.context = config, context
+
+    def __call__(
+        self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Loss and metrics of a global batch.
+
+        Args:
+            model: module of the trained model.
+            batch: global arrays; images are packed as in `ImageInputs.pack`.
+            rng: key for augmentation and dropout; None for evaluation mode, see `evaluate`.
+            *constants: parameters of other models, as `load_constants` returns them.
+
+        Returns:
+            Loss, float32, and metrics by name.
+        """
+        raise NotImplementedError
+
+    def evaluate(
+        self, model: Any, batch: Batch, *constants: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Loss and metrics of a held-out batch, without any randomness of training.
+
+        Mixup, cutmix, label smoothing, patch dropout and drop path are off, batch norms use their
+        running statistics, and masks are drawn from a fixed key. The batch is not cut into
+        microbatches. The arguments are those of `__call__`.
+        """
+        return self(model, batch, None, *constants)
+
+    def load_constants(self) -> tuple[Params, ...]:
+        """Reads the parameters of other models."""
+        return ()
+
+    def images(self, batch: Batch) -> Float[Array, "batch height width 3"]:
+        """The model's input from the packed images of a batch."""
+        return self.context.spec.inputs.normalize(batch["image"])
+
+
+def mean_over_examples(
+    values: Shaped[Array, " batch"], weight: Float[Array, " batch"] | None
+) -> Float[Array, ""]:
+    """Mean of one value per example.
+
+    Args:
+        values: value of each example.
+        weight: weight of each example, 0 for padding; None for equal weights.
+    """
+    if weight is None:
+        return jnp.mean(values)
+    return jnp.sum(values * weight) / jnp.sum(weight)

@@ -1,0 +1,58 @@
+"""State of training: step, parameters, optimizer state and their moving average."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vit_jax.models.definition import ModelDef, Params
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a training step changes.
+
+    Attributes:
+        step: number of steps done, int32 scalar.
+        params: nested dict of float32 arrays.
+        opt_state: state of the optimizer.
+        ema: exponential moving average of `params`, or None.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    ema: Params | None
+
+    @property
+    def eval_params(self) -> Params:
+        """Parameters to evaluate: the moving average if there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def init_state(
+    model: ModelDef,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    ema: bool,
+    fill: Callable[[Params], Params] = lambda params: params,
+) -> TrainState:
+    """Creates the state before the first step. Pure: jit it with output shardings.
+
+    Args:
+        model: model to initialise.
+        optimizer: optimizer, see `make_optimizer`.
+        seed: PRNG seed for parameter initialisation.
+        ema: whether to keep a moving average of the parameters.
+        fill: replaces fresh parameters by stored ones, see `Initialization.fill`.
+    """
+    params = fill(model.init(jax.random.fold_in(jax.random.key(seed), 0)))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        # A copy, since donated buffers must not occur twice.
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
