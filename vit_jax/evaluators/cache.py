@@ -1,7 +1,7 @@
-"""Features on disk: computed once for a set of weights, and continued where they were cut off.
+"""Embeddings on disk, which later evaluations read and interrupted ones continue.
 
-A file of rows is known by a hash of all that decides its contents: weights, data, preprocessing,
-precision. Evaluation of other weights or of changed data finds no file and computes its own.
+The name of a file is a hash of everything that determines its contents: weights, data,
+preprocessing, precision. Other weights or changed data have other files.
 """
 
 import hashlib
@@ -19,52 +19,70 @@ from jax.experimental import multihost_utils
 from vit_jax.atomic_files import write_text
 from vit_jax.parallel import processes
 
-_SAMPLED = 64  # images of a source that are read to know it again
-_SAVE_SECONDS = 15.0
+_SAMPLED = 64  # images per source that are read for its fingerprint
+_SAVE_SECONDS = 15.0  # interval of flushes to disk
 
 
 class Rows(Protocol):
-    """Rows (N, D) that are filled from the first to the last; `done` of them are there."""
+    """Storage of rows (N, D), filled in order.
+
+    Attributes:
+        done: Number of rows that are stored.
+    """
 
     done: int
 
     def append(self, rows: np.ndarray) -> None:
-        """Adds the next rows (n, D)."""
+        """Stores the next rows.
+
+        Args:
+            rows: Array (n, D).
+        """
 
     def save(self) -> None:
-        """Makes what is there last."""
+        """Makes the stored rows durable."""
 
     def read(self) -> np.ndarray:
-        """All rows."""
+        """Returns all rows."""
         ...
 
 
 class RowList:
-    """`Rows` in memory."""
+    """Rows in memory."""
 
     def __init__(self) -> None:
+        """Starts without rows."""
         self.done = 0
         self._parts: list[np.ndarray] = []
 
     def append(self, rows: np.ndarray) -> None:
+        """Stores the next rows."""
         self._parts.append(rows)
         self.done += len(rows)
 
     def save(self) -> None:
-        pass
+        """Does nothing: memory is not durable."""
 
     def read(self) -> np.ndarray:
+        """Returns all rows."""
         return np.concatenate(self._parts)
 
 
 class RowFile:
-    """`Rows` in a file of float32.
+    """Rows in a float32 file.
 
-    Process 0 writes; all processes read the file through the page cache, so that it may be larger
-    than memory. The folder must be one that all processes see, as a workdir.
+    Process 0 writes it. All processes read it memory-mapped, so that it may be larger than memory.
+    The folder must be visible to all processes, as a workdir.
     """
 
     def __init__(self, folder: pathlib.Path, key: str, count: int):
+        """Opens the file, or declares a new one.
+
+        Args:
+            folder: Folder of the cache.
+            key: Name of the file, without extension.
+            count: Total number of rows.
+        """
         self._path, self._count = folder / f"{key}.npy", count
         self._state = folder / f"{key}.json"
         self._file: np.memmap | None = None
@@ -77,6 +95,7 @@ class RowFile:
         return int(json.loads(self._state.read_text())["done"])
 
     def append(self, rows: np.ndarray) -> None:
+        """Stores the next rows, and saves them from time to time."""
         if jax.process_index() == 0:
             if self._file is None:
                 self._file = self._open(rows.shape[1])
@@ -86,9 +105,10 @@ class RowFile:
             self.save()
 
     def save(self) -> None:
+        """Flushes the rows, then records their number."""
         self._saved = time.monotonic()
         if self._file is not None:
-            self._file.flush()  # rows first, then their number
+            self._file.flush()
             write_text(self._state, json.dumps({"done": self.done}))
 
     def _open(self, width: int) -> np.memmap:
@@ -100,7 +120,7 @@ class RowFile:
         return np.lib.format.open_memmap(self._path, mode="w+", dtype=np.float32, shape=shape)
 
     def read(self) -> np.ndarray:
-        """All rows, memory-mapped."""
+        """Returns all rows, memory-mapped."""
         self.save()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(self._path.name)
@@ -108,16 +128,19 @@ class RowFile:
 
 
 def digest(*parts: Any) -> str:
-    """A name for what JSON can write; 32 hexadecimal digits."""
+    """Hashes values that JSON can represent, to 32 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def source_fingerprint(source: Any) -> str:
-    """Knows a source again without reading all of it.
+    """Hashes a source without reading all of it.
 
-    Hashes its length, its labels, `_SAMPLED` evenly spaced images and, where examples are files,
-    the size and time of each.
+    The hash covers the length, the labels, `_SAMPLED` evenly spaced images and, if the examples are
+    files, size and modification time of each.
+
+    Args:
+        source: Examples with an image each.
     """
     hashed = hashlib.sha256(str(len(source)).encode())
     labels = getattr(source, "labels", None)
@@ -137,10 +160,13 @@ def source_fingerprint(source: Any) -> str:
 
 
 def weights_fingerprint(params: Any) -> str:
-    """Knows parameters again, however they are spread over devices and processes.
+    """Hashes parameters, independently of their sharding.
 
-    Each array's bits are summed on the devices, modulo 2^32 and with weights that depend on the
-    place: whole numbers add up to the same in any order.
+    The bits of each array are summed on the devices, modulo 2^32, with weights that depend on the
+    position: sums of integers do not depend on the order.
+
+    Args:
+        params: Tree of arrays.
     """
     sums = jax.device_get(_sums(params))
     named = jax.tree_util.tree_leaves_with_path(sums)
@@ -157,15 +183,15 @@ def weights_fingerprint(params: Any) -> str:
 def _sums(params: Any) -> Any:
     def one(x: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-        place = jnp.zeros(x.shape, jnp.uint32)
+        position = jnp.zeros(x.shape, jnp.uint32)
         stride = 1
         for axis in reversed(range(x.ndim)):
             iota = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-            place += iota * jnp.uint32(stride % 2**32)
+            position += iota * jnp.uint32(stride % 2**32)
             stride *= x.shape[axis]
-        # An odd factor is invertible modulo 2^32: no single change goes unseen.
-        first = bits * (place * jnp.uint32(2654435761) * 2 + 1)
-        second = (bits ^ (bits >> 15)) * (place * jnp.uint32(2246822519) * 2 + 1)
+        # An odd factor is invertible modulo 2^32, so every change of a single value is detected.
+        first = bits * (position * jnp.uint32(2654435761) * 2 + 1)
+        second = (bits ^ (bits >> 15)) * (position * jnp.uint32(2246822519) * 2 + 1)
         return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32)])
 
     return jax.tree.map(one, params)

@@ -1,5 +1,6 @@
-"""Accuracy of a classifier's own head."""
+"""Accuracy of a classifier."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -12,90 +13,115 @@ from vit_jax.data.sources import Source
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.zeroshot import GALLERIES, check_labels
+from vit_jax.evaluators.labels import open_labelled
+from vit_jax.evaluators.zeroshot import CANDIDATES
 from vit_jax.models.definition import Params
 
 _IMAGENET_FILE = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 class Classification:
-    """Accuracy on a labelled source.
+    """Accuracy of the model's own classification head.
 
-    Metrics, fractions in [0, 1] of all images: `top1`, `top5`, `mean_per_class_recall`, `ece` (of
-    the softmax), and with `real_labels` `real_top1`.
+    Metrics, fractions in [0, 1] of all images: `top1`, `top5`, `mean_per_class_recall`, `ece` of
+    the softmax, and with `real_labels` also `real_top1`.
     """
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        *,
-        data: str,
-        names_file: str | None = None,
-        classes: str = "all",
-        real_labels: str | None = None,
-        confusion_file: str | None = None,
-    ):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the evaluator.
+
+        Attributes:
+            data: Labelled source, as mnist5k:test.
+            names_file: File with the labels of a flat folder.
+            classes: Candidates for the prediction: "all" classes of the source, or those "present"
+                in its images, as for the 200 classes of ImageNet-A and ImageNet-R.
+            real_labels: File `real.json` with the reassessed labels of the 50,000 validation images
+                of ImageNet (Beyer et al. 2020, "Are we done with ImageNet?"). Images without any
+                such label are excluded.
+            confusion_file: CSV file to which the confusion matrix is written.
+        """
+
+        data: str
+        names_file: str | None = None
+        classes: str = "all"
+        real_labels: str | None = None
+        confusion_file: str | None = None
+
+    def __init__(self, config: Config, embedder: Embedder):
         """Opens the source.
 
         Args:
-            embedder: of images.
-            data: source with labels, as mnist5k:test.
-            names_file: for a flat folder, the file of its labels.
-            classes: "all" outputs compete, or those of the classes "present" in the images, as
-                for the 200 of ImageNet-A and ImageNet-R.
-            real_labels: `real.json` of Beyer et al. 2020, "Are we done with ImageNet?": right
-                labels of the 50,000 validation images; those without any do not count.
-            confusion_file: CSV file that the confusion matrix is written to.
+            config: Keys of the evaluator.
+            embedder: Computes the logits of images.
+
+        Raises:
+            UserError: A source without labels, or reassessed labels that do not match it.
         """
-        check_name(classes, GALLERIES, "classes")
-        self._embedder, self._data, self._classes = embedder, data, classes
-        self._source = embedder.open(data, names_file)
-        if self._source.labels is None or self._source.class_names is None:
-            raise UserError(f"{data} has no labels: classification needs them")
-        self._names, self._labels = self._source.class_names, self._source.labels
-        check_labels(self._labels, len(self._names), data)
-        self._real = real_labels and read_real_labels(real_labels, self._source, data)
-        self._confusion_file = confusion_file
+        check_name(config.classes, CANDIDATES, "classes")
+        self._config, self._embedder = config, embedder
+        self._source = open_labelled(embedder, config.data, config.names_file)
+        self._names = self._source.class_names or []
+        self._labels = np.asarray(self._source.labels)
+        self._real = (
+            read_real_labels(config.real_labels, self._source, config.data)
+            if config.real_labels
+            else None
+        )
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields the metrics."""
-        logits = self._embedder.logits(params, self._source)
+        """Yields the metrics of parameters."""
+        logits = self._embedder.class_logits(params, self._source)
         if logits.shape[1] != len(self._names):
             raise UserError(
-                f"{self._data} has {len(self._names)} classes, the model has {logits.shape[1]} "
-                "outputs"
+                f"{self._config.data} has {len(self._names)} classes, the model has "
+                f"{logits.shape[1]} outputs"
             )
-        if self._classes == "present":
+        if self._config.classes == "present":
             absent = np.setdiff1d(np.arange(len(self._names)), self._labels)
             logits = logits.copy()
             logits[:, absent] = -np.inf
         yield from metrics.classification(logits, self._labels, metrics.softmax(logits))
         predicted = metrics.predictions(logits)
-        if self._real:
-            right = [p in real for p, real in zip(predicted, self._real, strict=True) if real]
-            yield "real_top1", float(np.mean(right))
-        if self._confusion_file and jax.process_index() == 0:
-            metrics.write_confusion(self._confusion_file, predicted, self._labels, self._names)
+        if self._real is not None:
+            pairs = zip(predicted, self._real, strict=True)
+            yield "real_top1", float(np.mean([p in labels for p, labels in pairs if labels]))
+        if self._config.confusion_file and jax.process_index() == 0:
+            metrics.write_confusion(
+                self._config.confusion_file, predicted, self._labels, self._names
+            )
 
 
-def read_real_labels(path: str, source: Source, data: str) -> list[set[int]]:
-    """The right labels of each example, found by the number in its file's name."""
+def read_real_labels(path: str, source: Source, spec: str) -> list[set[int]]:
+    """Reads the reassessed labels of ImageNet's validation images.
+
+    Args:
+        path: File `real.json`, one list of labels per image in the order of ImageNet's numbers.
+        source: Validation images, identified by the number in their file names.
+        spec: Name of the source in error messages.
+
+    Returns:
+        Set of correct labels of each example, which may be empty.
+
+    Raises:
+        UserError: No such file, or an example whose name holds no number of ImageNet.
+    """
     file = pathlib.Path(path)
     if not file.is_file():
         raise UserError(
-            f"no file of ReaL labels {path}: it is real.json of "
+            f"no file of ReaL labels {path}: expected real.json of "
             "github.com/google-research/reassessed-imagenet"
         )
-    real = json.loads(file.read_text())
-    found = []
-    for i in range(len(source)):
-        example = source.annotation(i)
+    by_number = json.loads(file.read_text())
+    labels = []
+    for row in range(len(source)):
+        example = source.annotation(row)
         name = str(example.get("path") or example.get("file_name") or example.get("key"))
         match = _IMAGENET_FILE.search(name)
-        if match is None or not 1 <= int(match[1]) <= len(real):
+        if match is None or not 1 <= int(match[1]) <= len(by_number):
             raise UserError(
-                f"{data}: ReaL labels go by ImageNet's file names, as ILSVRC2012_val_00000001; "
-                f"example {i} is {name!r}"
+                f"{spec}: ReaL labels are assigned by ImageNet's file names, as "
+                f"ILSVRC2012_val_00000001; example {row} is {name!r}"
             )
-        found.append(set(real[int(match[1]) - 1]))
-    return found
+        labels.append(set(by_number[int(match[1]) - 1]))
+    return labels

@@ -1,16 +1,17 @@
-"""Data sets by the names that papers use: where they are read from, class names, templates.
+"""Data sets by their usual names: sources, class names and prompt templates.
 
-TFDS sets must be prepared as ArrayRecord once (`tfds build NAME --file_format=array_record`); any
-other source of the same images can be given in their place, see `blocks`. Splits are those of
-TFDS; VTAB's sets without a test split are cut as there (60%, 20%, 20%). Of VTAB's 19 tasks the five
-whose labels TFDS does not hold (clevr_*, dsprites_*, kitti_*) are absent.
+Data sets of TFDS must be prepared as ArrayRecord once (`tfds build NAME
+--file_format=array_record`). Any other source of the same images can replace them, see
+`evaluation_blocks`. Splits are those of TFDS. Data sets of VTAB without a test split are divided as
+in VTAB (60%, 20%, 20%). Five of VTAB's 19 tasks (clevr_*, dsprites_*, kitti_*) are missing, because
+TFDS does not contain their labels.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vit_jax.errors import UserError, lookup
+from vit_jax.errors import UserError, check_name, lookup
 
 _PHOTO = ("a photo of a {}.",)
 
@@ -20,13 +21,13 @@ class DataSet:
     """A named data set.
 
     Attributes:
-        test: source that metrics are reported on; "" has to be given by the user.
-        train: source for probes, few-shot and nearest neighbours; "" for none.
-        validation: source for a probe's sweep; "" for a part of `train`.
-        templates: prompts, or a name from `prompts.templates`.
-        class_names: see `prompts.class_names`.
-        classes: "all" compete, or those "present".
-        captions: whether it is for retrieval, all captions of an image.
+        test: Source on which metrics are computed; "": the user must give it.
+        train: Source for linear probes, few-shot classification and nearest neighbors; "": none.
+        validation: Source for the sweep of a linear probe; "": a part of `train`.
+        templates: Prompt templates, or the name of a set, see `prompts.templates`.
+        class_names: Names of the classes, see `prompts.class_names`.
+        classes: Candidates for the prediction, "all" or "present", see `zeroshot.ZeroShot.Config`.
+        captions: Whether the data set is for retrieval, with several captions per image.
     """
 
     test: str = ""
@@ -39,18 +40,20 @@ class DataSet:
 
 
 def _imagenet(name: str, split: str, **changes: Any) -> DataSet:
+    """Makes a data set with classes of ImageNet."""
     return DataSet(
         f"tfds:{name}:{split}", templates="clip_imagenet", class_names="imagenet", **changes
     )
 
 
-def _cut(name: str, templates: str, class_names: str = "") -> DataSet:
-    """A set without a test split."""
+def _divided(name: str, templates: str, class_names: str = "") -> DataSet:
+    """Makes a data set without a test split."""
     train, validation, test = (f"tfds:{name}:train[{part}]" for part in (":60%", "60%:80%", "80%:"))
     return DataSet(test, train, validation, templates, class_names)
 
 
 def _split(name: str, templates: str = "", class_names: str = "", **changes: Any) -> DataSet:
+    """Makes a data set with the splits train and test."""
     options = changes.pop("options", "")
     validation = changes.pop("validation", "")
     return DataSet(
@@ -77,13 +80,13 @@ _CLASSES = {
     "cifar10": _split("cifar10", "cifar10"),
     "cifar100": _split("cifar100", "cifar100"),
     "dtd": _split("dtd", "dtd", validation="validation"),
-    "eurosat": _cut("eurosat/rgb", "eurosat", "eurosat"),
+    "eurosat": _divided("eurosat/rgb", "eurosat", "eurosat"),
     "flowers": _split("oxford_flowers102", "flowers", validation="validation"),
     "food101": DataSet("tfds:food101:validation", "tfds:food101:train", templates="food101"),
     "mnist": _split("mnist", "mnist", "mnist"),
     "pcam": _split("patch_camelyon", "pcam", "pcam", validation="validation"),
     "pets": _split("oxford_iiit_pet", "pets", "pets"),
-    "resisc45": _cut("resisc45", "resisc45"),
+    "resisc45": _divided("resisc45", "resisc45"),
     "stl10": _split("stl10", "stl10"),
     "sun397": _split("sun397/tfds", "sun397", validation="validation"),
     "svhn": _split("svhn_cropped", "svhn", "svhn"),
@@ -124,77 +127,87 @@ DATA_SETS: dict[str, DataSet] = {
     **_CLASSES,
     **{f"vtab/{name}": data for name, data in _VTAB.items()},
     **_EMBEDDED,
-    # Karpathy's test splits, from a table or tar shards with the captions of each image.
+    # Karpathy's test splits, as a table or tar shards with all captions of each image.
     "coco_retrieval": DataSet(captions=True),
     "flickr30k_retrieval": DataSet(captions=True),
 }
 
-KINDS = ("classification", "fewshot", "knn", "probe", "retrieval", "sgd_probe", "zeroshot")
+SUPPORTED_EVALUATORS = (
+    "classification", "fewshot", "knn", "probe", "retrieval", "sgd_probe", "zeroshot",
+)  # fmt: skip
 
 
-def blocks(kinds: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Evaluation blocks, see `evaluators.Suite`.
+def evaluation_blocks(
+    evaluators: Iterable[str], names: Iterable[str]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Makes the evaluation blocks of data sets.
 
     Args:
-        kinds: types of evaluators, of `KINDS`; those that do not go with a data set are left out.
-        names: data sets, of `DATA_SETS`; "vtab/*" for all of a group; "pets=folder:/data/pets"
-            reads the test images from another source.
+        evaluators: Evaluators, of `SUPPORTED_EVALUATORS`. An evaluator that does not apply to a
+            data set is left out there.
+        names: Data sets, of `DATA_SETS`. "vtab/*" stands for all of a group, and
+            "pets=folder:/data/pets" reads the test images from another source.
+
+    Returns:
+        Blocks by type and name, see `suite.Suite`.
 
     Raises:
-        UserError: unknown names, or a data set that goes with none of the kinds.
+        UserError: An unknown name, or a data set to which no evaluator applies.
     """
-    kinds = list(kinds)
-    for kind in kinds:
-        lookup(dict.fromkeys(KINDS), kind, "evaluator")
-    found: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in kinds}
-    for name, data in _chosen(names):
-        made = {kind: block for kind in kinds if (block := _block(kind, data))}
-        if not made:
+    evaluators = list(evaluators)
+    for evaluator in evaluators:
+        check_name(evaluator, SUPPORTED_EVALUATORS, "evaluator")
+    blocks: dict[str, dict[str, dict[str, Any]]] = {evaluator: {} for evaluator in evaluators}
+    for name, data in _selected(names):
+        applicable = {e: keys for e in evaluators if (keys := _keys(e, data)) is not None}
+        if not applicable:
+            reason = "it is for retrieval" if data.captions else "it has no training data"
             raise UserError(
-                f"the data set {name} goes with none of the evaluators {', '.join(kinds)}: "
-                + ("it is for retrieval" if data.captions else "training data are missing")
+                f"none of the evaluators {', '.join(evaluators)} applies to the data set {name}: "
+                f"{reason}"
             )
-        for kind, block in made.items():
-            found[kind][name] = block
-    return {kind: block for kind, block in found.items() if block}
+        for evaluator, keys in applicable.items():
+            blocks[evaluator][name] = keys
+    return {evaluator: block for evaluator, block in blocks.items() if block}
 
 
-def _chosen(names: Iterable[str]) -> Iterable[tuple[str, DataSet]]:
-    for name in names:
-        name, _, source = name.partition("=")
+def _selected(names: Iterable[str]) -> Iterator[tuple[str, DataSet]]:
+    """Yields the data sets that names stand for."""
+    for entry in names:
+        name, _, source = entry.partition("=")
         if name.endswith("/*"):
             group = {key: data for key, data in DATA_SETS.items() if key.startswith(name[:-1])}
             if source or not group:
-                raise UserError(f"{name}: expected a group, as vtab/*, without a source")
+                raise UserError(f"{entry}: expected a group of data sets without a source, as vtab/*")
             yield from group.items()
             continue
         data = lookup(DATA_SETS, name, "data set")
         if source:
-            # Its training images would be others.
+            # The training images of the original source may differ from those of another one.
             data = dataclasses.replace(data, test=source, train="", validation="")
         if not data.test:
-            raise UserError(f"{name} has to be given a source, as {name}=table:/data/{name}.csv")
+            raise UserError(f"{name} needs a source, as {name}=table:/data/{name}.csv")
         yield name, data
 
 
-def _block(kind: str, data: DataSet) -> dict[str, Any] | None:
-    """The keys of one evaluator, or None where it does not go with the data."""
-    if data.captions or kind == "retrieval":
-        if not (data.captions and kind == "retrieval"):
-            return None
+def _keys(evaluator: str, data: DataSet) -> dict[str, Any] | None:
+    """Returns the keys of an evaluator, or None if it does not apply to the data set."""
+    if data.captions != (evaluator == "retrieval"):
+        return None
+    if evaluator == "retrieval":
         return {"data": data.test, "captions": "all", "equal_captions": "apart"}
-    if kind == "zeroshot":
+    if evaluator == "zeroshot":
         return {
             "data": data.test,
             "templates": data.templates,
             "class_names": data.class_names,
             "classes": data.classes,
         }
-    if kind == "classification":
+    if evaluator == "classification":
         return {"data": data.test, "classes": data.classes}
     if not data.train:
         return None
-    pair = {"train": data.train, "test": data.test}
-    if kind == "probe":  # CLIP's protocol
-        return {**pair, "validation": data.validation, "l2": "sweep", "standardize": False}
-    return pair
+    sources = {"train": data.train, "test": data.test}
+    if evaluator == "probe":  # CLIP's protocol
+        return {**sources, "validation": data.validation, "l2": "sweep", "standardize": False}
+    return sources

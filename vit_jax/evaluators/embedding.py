@@ -1,240 +1,311 @@
 """Embeddings of whole sources and texts, exact for any batch size, devices and processes."""
 
-import concurrent.futures
+import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
-from vit_jax.data.loader import RandomAccess
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators import cache as cache_lib
 from vit_jax.evaluators import metrics
-from vit_jax.evaluators.progress import Progress
+from vit_jax.evaluators.batching import padded_batches, progress_bar
 from vit_jax.evaluators.prompts import check_templates
-from vit_jax.inputs import normalize, preprocess
+from vit_jax.inputs import ImageInputs
+from vit_jax.models import partitioning
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.parallel.mesh import replicated, to_devices
+from vit_jax.parallel.sharding import activation_constraint
 
-_READERS = min(16, os.cpu_count() or 1)  # threads that decode the next batch
+# Examples with the field `image`.
+Examples = Source | Sequence[Mapping[str, Any]]
+Images = Float[Array, "batch height width 3"]
+# (bound model, normalized images) -> one row per image.
+ImageFunction = Callable[[Any, Images], Float[Array, "batch width"]]
+
+
+def embed_images(model: Any, images: Images) -> Float[Array, "batch width"]:
+    """Computes image embeddings of unit length in the space shared with texts."""
+    return model.encode_image(images, normalize=True)
+
+
+def image_features(model: Any, images: Images) -> Float[Array, "batch width"]:
+    """Computes the pooled features of the image encoder, before any projection."""
+    return getattr(model, "image", model).encode_image(images)
+
+
+def class_logits(model: Any, images: Images) -> Float[Array, "batch classes"]:
+    """Computes the outputs of a classifier."""
+    return model(images)
 
 
 class Embedder:
-    """Runs the towers over images and texts in padded batches.
+    """Runs a model over images and texts in padded batches.
 
-    Embeddings of a source are kept until `forget`, so that several evaluators of one round share
-    them.
+    Embeddings of a source are kept in memory until `forget` is called, so that the evaluators of
+    one round share them.
+
+    Attributes:
+        model: Model without parameters.
+        inputs: Image preprocessing.
+        mesh: Devices; batches are split over them.
+        tokenizer: Tokenizer; None for models without text.
+        batch_size: Examples per batch over all devices.
     """
 
     def __init__(
         self,
         model: ModelDef,
         *,
+        inputs: ImageInputs,
         mesh: Mesh,
-        tokenizer: Tokenizer | None,
-        image_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        tokenizer: Tokenizer | None = None,
         batch_size: int,
         cache: str | os.PathLike[str] | None = None,
-        **preprocessing: Any,
     ):
-        """Declares the functions that are compiled at first use.
+        """Declares the functions, which are compiled at first use.
 
         Args:
-            model: the model.
-            mesh: devices; the batch is split over them.
-            tokenizer: for models with text.
-            image_size: side of the model's input, px.
-            mean: of the normalisation, one a channel.
-            std: of the normalisation, one a channel.
-            batch_size: global; the last batch is padded.
-            cache: folder of features that outlive the process, see `evaluators.cache`; None keeps
-                them in memory.
-            **preprocessing: of images, see `data.preprocess`.
+            model: Model without parameters.
+            inputs: Image preprocessing.
+            mesh: Devices; batches are split over them.
+            tokenizer: Tokenizer, for models that encode text.
+            batch_size: Examples per batch over all devices; the last batch is padded.
+            cache: Folder in which embeddings are kept, see `vit_jax.evaluators.cache`; None keeps
+                them in memory only.
         """
-        self.mesh = mesh
-        self._batch_size, self._tokenizer = batch_size, tokenizer
-        self._preprocessing = {"size": image_size, **preprocessing}
+        self.model, self.inputs, self.mesh, self.batch_size = model, inputs, mesh, batch_size
+        self.tokenizer = tokenizer
         self._cache = pathlib.Path(cache) if cache is not None else None
-        self._recipe = [model.family, model.architecture, model.execution]
-        self._recipe += [self._preprocessing, list(mean), list(std)]
-        self._sources: dict[tuple, Source] = {}
-        self._kept: dict[tuple, np.ndarray] = {}
+        self._sources: dict[tuple[str, str | None], Source] = {}
+        self._kept: dict[tuple[str, int], tuple[Examples, np.ndarray]] = {}
         self._weights: tuple[Params, str] | None = None
+        self._compiled: dict[Callable, Any] = {}
+        self._image_functions: dict[ImageFunction, Any] = {}
 
-        def embed_images(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-            images = normalize(batch["image"], tuple(mean), tuple(std))
-            return model.bind(params).encode_image(images, normalize=True)
+    def open_source(self, spec: str, names_file: str | None = None) -> Source:
+        """Opens a source, one object for all evaluators.
 
-        def image_features(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-            module = model.bind(params)
-            tower = getattr(module, "image", module)
-            return tower.encode_image(normalize(batch["image"], tuple(mean), tuple(std)))
-
-        def classify(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-            return model.bind(params)(normalize(batch["image"], tuple(mean), tuple(std)))
-
-        def embed_texts(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-            return model.bind(params).encode_text(batch["tokens"], normalize=True)
-
-        # Replicated results are whole on every process.
-        compiled: dict[str, Any] = {"out_shardings": replicated(mesh)}
-        self._embed_images = jax.jit(embed_images, **compiled)
-        self._image_features = jax.jit(image_features, **compiled)
-        self._classify = jax.jit(classify, **compiled)
-        self._embed_texts = jax.jit(embed_texts, **compiled)
-        self._logits = jax.jit(lambda params: model.bind(params).logit_parameters(), **compiled)
-
-    def open(self, spec: str, names_file: str | None = None) -> Source:
-        """The source of that spec, one for all evaluators."""
+        Args:
+            spec: Source, see `vit_jax.data.sources`.
+            names_file: File with the labels of a flat folder.
+        """
         key = (spec, names_file)
         if key not in self._sources:
             self._sources[key] = open_source(spec, names_file)
         return self._sources[key]
 
-    def images(self, params: Params, source: RandomAccess) -> np.ndarray:
-        """Embeddings of length 1, float32 (N, D), in the source's order."""
-        return self._over_source("images", self._embed_images, params, source)
+    def image_embeddings(
+        self, params: Params, source: Examples
+    ) -> Float[np.ndarray, "examples width"]:
+        """Computes the embeddings of a source's images: float32, unit length, in its order."""
+        return self.apply("images", embed_images, params, source)
 
-    def features(self, params: Params, source: RandomAccess) -> np.ndarray:
-        """The image tower's pooled features before any projection, float32 (N, D)."""
-        return self._over_source("features", self._image_features, params, source)
+    def image_features(
+        self, params: Params, source: Examples
+    ) -> Float[np.ndarray, "examples width"]:
+        """Computes the image encoder's pooled features before any projection, float32."""
+        return self.apply("features", image_features, params, source)
 
-    def logits(self, params: Params, source: RandomAccess) -> np.ndarray:
-        """Outputs of a classifier's head, float32 (N, num_classes)."""
-        return self._over_source("logits", self._classify, params, source)
+    def class_logits(
+        self, params: Params, source: Examples
+    ) -> Float[np.ndarray, "examples classes"]:
+        """Computes the outputs of a classifier for a source's images, float32."""
+        return self.apply("logits", class_logits, params, source)
 
-    def texts(self, params: Params, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of length 1, float32 (N, D)."""
-        tokens = self._tokenize(texts)
+    def apply(
+        self, name: str, function: ImageFunction, params: Params, source: Examples
+    ) -> Float[np.ndarray, "examples width"]:
+        """Applies a function of the model to all images of a source.
+
+        Args:
+            name: Name of the function: part of the key under which results are kept.
+            function: Computes one row per image, from the model and normalized images.
+            params: Parameters of the model.
+            source: Examples with an image each.
+
+        Returns:
+            Rows of the images in the order of the source, float32.
+
+        Raises:
+            UserError: A row is not finite.
+        """
+        key = (name, id(source))
+        if key not in self._kept:
+            rows = self._rows(
+                params, len(source), lambda: (name, cache_lib.source_fingerprint(source))
+            )
+
+            def read(row: int) -> dict[str, np.ndarray]:
+                return {"image": self.inputs.pack(self.inputs(source[row]["image"]))}
+
+            compiled = self._compile_for_images(function)
+            found = self._fill(rows, name, compiled, params, len(source), read)
+            self._kept[key] = source, found  # the source stays alive, and its id unique
+        return self._kept[key][1]
+
+    def text_embeddings(
+        self, params: Params, texts: Sequence[str]
+    ) -> Float[np.ndarray, "texts width"]:
+        """Computes the embeddings of texts: float32, unit length."""
+        tokens = self.tokenize(texts)
         rows = self._rows(params, len(tokens), lambda: ("texts", tokens.tolist()))
-        return self._fill(
-            rows, "texts", self._embed_texts, params, "tokens", len(tokens), lambda i: tokens[i]
-        )
+        return self._embed_tokens(rows, "texts", params, tokens)
 
-    def prompts(self, params: Params, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-        """Class embeddings (len(names), D): the mean of the templates' unit vectors, of length 1.
+    def class_embeddings(
+        self, params: Params, names: Sequence[str], templates: Sequence[str]
+    ) -> Float[np.ndarray, "classes width"]:
+        """Computes the embeddings of classes: the normalized mean over prompt templates.
 
-        CLIP, section 3.1.4: templates are averaged in the embedding space.
+        Templates are averaged in the embedding space (CLIP, section 3.1.4).
+
+        Args:
+            params: Parameters of the model.
+            names: Names of the classes.
+            templates: Prompt templates, each with one `{}` for the name.
+
+        Returns:
+            Embeddings of unit length.
         """
         check_templates(templates)
-        tokens = self._tokenize([t.format(name) for name in names for t in templates])
+        tokens = self.tokenize([t.format(name) for name in names for t in templates])
         rows = self._rows(params, len(names), lambda: ("prompts", len(templates), tokens.tolist()))
         if rows.done < len(names):
-            each = self._fill(
-                cache_lib.RowList(), "prompts", self._embed_texts, params, "tokens", len(tokens),
-                lambda i: tokens[i],
-            )  # fmt: skip
-            mean = each.reshape(len(names), len(templates), -1).mean(axis=1)
+            prompts = self._embed_tokens(cache_lib.RowList(), "prompts", params, tokens)
+            mean = prompts.reshape(len(names), len(templates), -1).mean(axis=1)
             mean /= np.linalg.norm(mean, axis=1, keepdims=True)
             rows.append(mean[rows.done :])
         return rows.read()
 
-    def probabilities(self, params: Params, cosines: np.ndarray) -> np.ndarray:
-        """What the model makes of cosine similarities (..., C), float64.
+    def probabilities(
+        self, params: Params, cosines: Float[np.ndarray, "*batch classes"]
+    ) -> Float[np.ndarray, "*batch classes"]:
+        """Computes the model's probabilities of classes from cosine similarities.
 
-        Softmax over the last axis; for a model with a logit bias, which the sigmoid loss trains,
-        each pair's own probability.
+        Args:
+            params: Parameters of the model.
+            cosines: Cosine similarities of images and classes.
+
+        Returns:
+            Softmax over the last axis, float64. For a model with a logit bias, which the sigmoid
+            loss trains, the independent probability of each pair.
         """
-        scale, bias = self._logits(params)
+        scale, bias = self.compile(_logit_parameters)(params)
         if bias is None:
             return metrics.softmax(float(scale) * cosines)
         return metrics.sigmoid(float(scale) * cosines + float(bias))
 
-    def preprocess(self, image: Any) -> np.ndarray:
-        """An image of a source to the model's uint8 input (image_size, image_size, 3)."""
-        return preprocess(image, **self._preprocessing)
+    def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "texts length"]:
+        """Converts texts to token ids, int32.
+
+        Raises:
+            UserError: The model has no text encoder, or there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise UserError(
+                "this evaluation needs a model with a text encoder and its tokenizer; there is none"
+            )
+        return self.tokenizer(texts)
+
+    def compile(self, function: Callable) -> Any:
+        """Compiles a function of the model for all devices.
+
+        Args:
+            function: Takes the model bound to parameters, and further arrays.
+
+        Returns:
+            The jitted function, which takes the parameters in place of the model. Its outputs are
+            replicated, so that every process has the whole of them.
+        """
+        if function not in self._compiled:
+            constraint = activation_constraint(self.mesh)
+            platform = self.mesh.devices.flat[0].platform
+
+            def apply(params: Params, *arrays: Any) -> Any:
+                with partitioning.use(constraint, platform):
+                    return function(self.model.bind(params), *arrays)
+
+            self._compiled[function] = jax.jit(apply, out_shardings=replicated(self.mesh))
+        return self._compiled[function]
 
     def forget(self) -> None:
         """Drops kept embeddings, which belong to one set of parameters."""
         self._kept.clear()
         self._weights = None
 
-    def _tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        if self._tokenizer is None:
-            raise UserError(
-                "this model has no text tower, or no tokenizer: zero-shot and retrieval need both"
-            )
-        return self._tokenizer(texts)
-
-    def _over_source(
-        self, kind: str, function: Any, params: Params, source: RandomAccess
+    def _embed_tokens(
+        self, rows: cache_lib.Rows, name: str, params: Params, tokens: np.ndarray
     ) -> np.ndarray:
-        key = (kind, id(source))
-        if key not in self._kept:
-            count = len(source)
-            rows = self._rows(params, count, lambda: (kind, cache_lib.source_fingerprint(source)))
-            self._kept[key] = self._fill(
-                rows, kind, function, params, "image", count,
-                lambda i: self.preprocess(source[i]["image"]),
-            )  # fmt: skip
-        return self._kept[key]
+        compiled = self.compile(_embed_texts)
+        return self._fill(
+            rows, name, compiled, params, len(tokens), lambda row: {"tokens": tokens[row]}
+        )
+
+    def _compile_for_images(self, function: ImageFunction) -> Any:
+        if function not in self._image_functions:
+
+            def apply(model: Any, packed: jax.Array) -> jax.Array:
+                return function(model, self.inputs.normalize(packed))
+
+            self._image_functions[function] = self.compile(apply)
+        return self._image_functions[function]
 
     def _rows(self, params: Params, count: int, contents: Callable[[], tuple]) -> cache_lib.Rows:
-        """Where `count` rows go; `contents` tells what they are made from, weights apart."""
+        """Makes the storage of `count` rows; `contents` describes their inputs, for the cache."""
         if self._cache is None:
             return cache_lib.RowList()
         if self._weights is None or self._weights[0] is not params:
             self._weights = params, cache_lib.weights_fingerprint(params)
-        key = cache_lib.digest(self._weights[1], self._recipe, contents())
+        computation = (
+            repr(self.model.architecture), self.model.execution, dataclasses.asdict(self.inputs),
+        )  # fmt: skip
+        key = cache_lib.digest(self._weights[1], computation, contents())
         return cache_lib.RowFile(self._cache, key, count)
 
     def _fill(
         self,
         rows: cache_lib.Rows,
-        kind: str,
-        function: Any,
+        name: str,
+        compiled: Any,
         params: Params,
-        field: str,
         count: int,
-        row: Callable[[int], np.ndarray],
+        read: Callable[[int], dict[str, np.ndarray]],
     ) -> np.ndarray:
-        """Applies a compiled function to the rows that are not there yet.
-
-        Raises:
-            UserError: an output is not finite.
-        """
-        progress = Progress(kind, count, rows.done)
-        try:
-            for batch in self._batches(field, rows.done, count, row):
-                new = np.asarray(function(params, to_devices(batch, self.mesh)), np.float32)
-                new = new[: count - rows.done]
-                if not (finite := np.isfinite(new).all(axis=1)).all():
-                    first = rows.done + int(np.argmin(finite))
-                    raise UserError(
-                        f"{kind} of row {first} (and {np.sum(~finite) - 1} more of its batch) are "
-                        "NaN or infinite: the weights are damaged, or overflow in compute.dtype"
-                    )
-                rows.append(new)
-                progress.show(rows.done)
-        finally:
-            rows.save()
-            progress.close()
+        """Computes the rows that are not stored yet, and returns all of them."""
+        batches = padded_batches(read, start=rows.done, stop=count, batch_size=self.batch_size)
+        with progress_bar(name, total=count, initial=rows.done) as bar:
+            try:
+                for batch in batches:
+                    (inputs,) = to_devices(batch, self.mesh).values()
+                    new = np.asarray(compiled(params, inputs), np.float32)[: count - rows.done]
+                    _check_finite(new, name, rows.done)
+                    rows.append(new)
+                    bar.update(len(new))
+            finally:
+                rows.save()
         return rows.read()
 
-    def _batches(
-        self, field: str, start: int, count: int, row: Callable[[int], np.ndarray]
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of each global batch; beyond the end the last row is repeated.
 
-        Rows of the next batch are read while the devices compute.
-        """
-        local = self._batch_size // jax.process_count()
-        own = jax.process_index() * local
-        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-            ahead: list[concurrent.futures.Future] = []
-            for first in range(start, count + self._batch_size, self._batch_size):
-                current = ahead
-                ahead = []
-                if first < count:
-                    indices = range(first + own, first + own + local)
-                    ahead = [pool.submit(row, min(i, count - 1)) for i in indices]
-                if current:
-                    yield {field: np.stack([future.result() for future in current])}
+def _embed_texts(model: Any, tokens: Int[Array, "batch length"]) -> Float[Array, "batch width"]:
+    return model.encode_text(tokens, normalize=True)
+
+
+def _logit_parameters(model: Any) -> Any:
+    return model.logit_parameters()
+
+
+def _check_finite(rows: np.ndarray, name: str, first: int) -> None:
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{name} of row {first + int(np.argmin(finite))} (and {np.sum(~finite) - 1} more of "
+            "its batch) are NaN or infinite: the weights are damaged, or they overflow in "
+            "compute.dtype"
+        )

@@ -1,91 +1,130 @@
 """Few-shot classification by ridge regression in closed form.
 
-The recipe of big_vision's `fewshot_lsr`: features with mean 0 and deviation 1 over the shots, a
-nearly unpenalised bias, targets of -1 and 1. Its penalty is fixed here, where big_vision takes the
+The recipe of `fewshot_lsr` in big_vision: features standardized over the training examples, a
+nearly unpenalized bias, and targets of -1 and 1. The penalty is fixed here; big_vision chooses the
 best of several on test data.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.linear_probe import open_train_and_test
+from vit_jax.evaluators.labels import open_train_and_test
 from vit_jax.models.definition import Params
 
-_BIAS = 100.0  # the constant feature: large, so that the penalty hardly touches it
+_BIAS = 100.0  # constant feature; a large value makes the penalty of the bias negligible
 
 
 class FewShot:
-    """Accuracy on the test source after a few examples of each class.
+    """Accuracy on a test source after training on a few examples per class.
 
-    Metrics, for each number of shots: `{shots}shot_top1`, the mean over seeds, and
-    `{shots}shot_std`, its deviation.
+    Metrics for each number of shots: `<shots>shot_top1`, the mean over seeds, and
+    `<shots>shot_std`, the standard deviation over seeds.
     """
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        *,
-        train: str,
-        test: str,
-        shots: Sequence[int] = (1, 5, 10, 25),
-        seeds: Sequence[int] = (0, 1, 2),
-        l2: float = 1024.0,
-    ):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the evaluator.
+
+        Attributes:
+            train: Labelled source from which the training examples are drawn.
+            test: Labelled source on which the metrics are computed.
+            shots: Numbers of training examples per class; a class with fewer examples gives all.
+            seeds: PRNG seeds of the draws.
+            l2: Factor of the penalty l2 * |W|^2, which is added to the sum of squared errors.
+        """
+
+        train: str
+        test: str
+        shots: tuple[int, ...] = (1, 5, 10, 25)
+        seeds: tuple[int, ...] = (0, 1, 2)
+        l2: float = 1024.0
+
+    def __init__(self, config: Config, embedder: Embedder):
         """Opens the sources.
 
         Args:
-            embedder: of images.
-            train: labelled source that the shots are drawn from.
-            test: labelled source.
-            shots: examples of each class; a class with fewer gives what it has.
-            seeds: of the draws.
-            l2: penalty l2 * |W|^2 beside the sum of squared errors.
+            config: Keys of the evaluator.
+            embedder: Computes features of images.
+
+        Raises:
+            UserError: Sources that do not fit together, or a key with an invalid value.
         """
-        if not shots or min(shots) < 1 or not seeds:
-            raise UserError(f"shots={shots!r}, seeds={seeds!r}: expected some, shots 1 or more")
-        self._embedder, self._l2 = embedder, l2
-        self._shots, self._seeds = tuple(shots), tuple(seeds)
-        self._train, self._test = open_train_and_test(embedder, train, test)
+        if not config.shots or min(config.shots) < 1 or not config.seeds:
+            raise UserError(
+                f"shots={config.shots!r}, seeds={config.seeds!r}: expected at least one of each, "
+                "shots 1 or more"
+            )
+        self._config, self._embedder = config, embedder
+        self._train, self._test = open_train_and_test(embedder, config.train, config.test)
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields the metrics."""
-        x = self._embedder.features(params, self._train)
-        test = self._embedder.features(params, self._test)
+        """Yields the metrics of parameters."""
+        features = self._embedder.image_features(params, self._train)
+        test = self._embedder.image_features(params, self._test)
         labels = np.asarray(self._train.labels)
-        classes = len(self._train.class_names or ())
-        for shots in self._shots:
-            found = []
-            for seed in self._seeds:
+        num_classes = len(self._train.class_names or ())
+        for shots in self._config.shots:
+            accuracies = []
+            for seed in self._config.seeds:
                 rows = draw(labels, shots, seed)
-                scores = ridge_scores(x[rows], labels[rows], test, classes, self._l2)
-                found.append(np.mean(np.argmax(scores, axis=1) == self._test.labels))
-            yield f"{shots}shot_top1", float(np.mean(found))
-            yield f"{shots}shot_std", float(np.std(found))
+                scores = ridge_scores(
+                    features[rows], labels[rows], test, num_classes, self._config.l2
+                )
+                accuracies.append(np.mean(np.argmax(scores, axis=1) == self._test.labels))
+            yield f"{shots}shot_top1", float(np.mean(accuracies))
+            yield f"{shots}shot_std", float(np.std(accuracies))
 
 
-def draw(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Rows of up to `shots` examples of each class, at random; more shots contain fewer's."""
+def draw(labels: Int[np.ndarray, " examples"], shots: int, seed: int) -> Int[np.ndarray, " drawn"]:
+    """Draws rows of up to `shots` examples per class at random.
+
+    Args:
+        labels: Class of each example.
+        shots: Number of examples per class.
+        seed: PRNG seed. With the same seed, a draw with more shots contains one with fewer.
+
+    Returns:
+        Indices of examples.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
-    of_class = labels[by_class]
-    place = np.arange(len(labels)) - np.searchsorted(of_class, of_class)
-    return by_class[place < shots]
+    sorted_labels = labels[by_class]
+    index_in_class = np.arange(len(labels)) - np.searchsorted(sorted_labels, sorted_labels)
+    return by_class[index_in_class < shots]
 
 
 def ridge_scores(
-    x: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, l2: float
-) -> np.ndarray:
-    """Scores (M, C) of test features (M, D) after training on x (N, D), in float64."""
-    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-5
+    features: Float[np.ndarray, "train width"],
+    labels: Int[np.ndarray, " train"],
+    test: Float[np.ndarray, "test width"],
+    num_classes: int,
+    l2: float,
+) -> Float[np.ndarray, "test classes"]:
+    """Fits a ridge regression in float64 and applies it.
 
-    def prepare(features: np.ndarray) -> np.ndarray:
-        whitened = (features - mean) / std
-        return np.concatenate([whitened, np.full((len(features), 1), _BIAS)], axis=1)
+    Args:
+        features: Features of the training examples.
+        labels: Class of each training example.
+        test: Features of the test examples.
+        num_classes: Number of classes.
+        l2: Factor of the penalty.
 
-    a, targets = prepare(x), 2.0 * np.eye(classes)[labels] - 1.0
+    Returns:
+        Scores of the test examples.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    std = features.std(axis=0, dtype=np.float64) + 1e-5
+
+    def prepare(rows: np.ndarray) -> np.ndarray:
+        standardized = (rows - mean) / std
+        return np.concatenate([standardized, np.full((len(rows), 1), _BIAS)], axis=1)
+
+    a, targets = prepare(features), 2.0 * np.eye(num_classes)[labels] - 1.0
     if len(a) >= a.shape[1]:
         weights = np.linalg.solve(a.T @ a + l2 * np.eye(a.shape[1]), a.T @ targets)
     else:  # the smaller system has the same solution

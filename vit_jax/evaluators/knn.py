@@ -1,114 +1,134 @@
 """Classification by the nearest training examples (Wu et al. 2018; DINO, Caron et al. 2021)."""
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.linear_probe import open_train_and_test
+from vit_jax.evaluators.labels import open_train_and_test
 from vit_jax.models.definition import Params
 
 _QUERIES, _KEYS = 1024, 65536  # rows whose similarities are on a device at once
 
 
-class NearestNeighbours:
+class NearestNeighbors:
     """Accuracy of a vote of the k training images with the most similar features (cosine).
 
-    Metrics, for each k: `knn{k}_top1`, a vote weighted with exp(similarity / temperature), as in
-    DINO, and `knn{k}_plain_top1`, where every neighbour counts the same.
+    Metrics for each k: `knn<k>_top1`, a vote with the weights exp(similarity / temperature), as in
+    DINO, and `knn<k>_plain_top1`, a vote with equal weights.
     """
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        *,
-        train: str,
-        test: str,
-        k: Sequence[int] = (10, 20, 100),
-        temperature: float = 0.07,
-    ):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the evaluator.
+
+        Attributes:
+            train: Labelled source of the neighbors.
+            test: Labelled source on which the metrics are computed.
+            k: Numbers of neighbors.
+            temperature: Temperature of the weighted vote.
+        """
+
+        train: str
+        test: str
+        k: tuple[int, ...] = (10, 20, 100)
+        temperature: float = 0.07
+
+    def __init__(self, config: Config, embedder: Embedder):
         """Opens the sources.
 
         Args:
-            embedder: of images.
-            train: labelled source of the neighbours.
-            test: labelled source.
-            k: numbers of neighbours.
-            temperature: of the weighted vote.
+            config: Keys of the evaluator.
+            embedder: Computes features of images.
+
+        Raises:
+            UserError: Sources that do not fit together, or an impossible number of neighbors.
         """
-        self._embedder, self._k, self._temperature = embedder, tuple(k), temperature
-        self._train, self._test = open_train_and_test(embedder, train, test)
-        if not k or min(k) < 1 or max(k) > len(self._train):
-            raise UserError(f"k={k!r}: expected numbers from 1 to {train}'s {len(self._train)}")
+        self._config, self._embedder = config, embedder
+        self._train, self._test = open_train_and_test(embedder, config.train, config.test)
+        if not config.k or min(config.k) < 1 or max(config.k) > len(self._train):
+            raise UserError(
+                f"k={config.k!r}: expected numbers from 1 to {len(self._train)}, the number of "
+                f"examples in {config.train}"
+            )
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields the metrics."""
+        """Yields the metrics of parameters."""
         similarity, rows = nearest(
-            _unit(self._embedder.features(params, self._test)),
-            _unit(self._embedder.features(params, self._train)),
-            max(self._k),
+            _normalize(self._embedder.image_features(params, self._test)),
+            _normalize(self._embedder.image_features(params, self._train)),
+            max(self._config.k),
         )
-        neighbours = np.asarray(self._train.labels)[rows]
-        classes = len(self._train.class_names or ())
-        weights = np.exp(similarity.astype(np.float64) / self._temperature)
-        for k in self._k:
-            for name, share in (("", weights), ("_plain", np.ones_like(weights))):
-                predicted = vote(neighbours[:, :k], share[:, :k], classes)
+        neighbors = np.asarray(self._train.labels)[rows]
+        num_classes = len(self._train.class_names or ())
+        weights = np.exp(similarity.astype(np.float64) / self._config.temperature)
+        for k in self._config.k:
+            for name, votes in (("", weights), ("_plain", np.ones_like(weights))):
+                predicted = vote(neighbors[:, :k], votes[:, :k], num_classes)
                 yield f"knn{k}{name}_top1", float(np.mean(predicted == self._test.labels))
 
 
-def nearest(queries: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k keys with the largest scalar product, best first; of equal ones the first.
+def nearest(
+    queries: Float[np.ndarray, "queries width"], keys: Float[np.ndarray, "keys width"], k: int
+) -> tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]:
+    """Finds the k keys with the largest scalar products.
 
     Args:
-        queries: (Q, D).
-        keys: (N, D), N at least k.
-        k: how many.
+        queries: Vectors of the queries.
+        keys: Vectors of the keys, at least k.
+        k: Number of keys per query.
 
     Returns:
-        Products (Q, k), float32, and rows of the keys (Q, k).
+        Products, float32, in descending order, and rows of the keys. Among equal products the
+        first key comes first.
     """
     products, rows = [], []
     for start in range(0, len(queries), _QUERIES):
         part = queries[start : start + _QUERIES]
         best = np.empty((len(part), 0), np.float32)
-        found = np.empty((len(part), 0), np.int64)
+        best_rows = np.empty((len(part), 0), np.int64)
         for first in range(0, len(keys), _KEYS):
             block = keys[first : first + _KEYS]
-            new, place = jax.device_get(_top_k(part, block, min(k, len(block))))
+            new, index = jax.device_get(_top_k(part, block, min(k, len(block))))
             best = np.concatenate([best, new], axis=1)
-            found = np.concatenate([found, place + first], axis=1)
+            best_rows = np.concatenate([best_rows, index + first], axis=1)
             order = np.argsort(-best, axis=1, kind="stable")[:, :k]
             best = np.take_along_axis(best, order, axis=1)
-            found = np.take_along_axis(found, order, axis=1)
+            best_rows = np.take_along_axis(best_rows, order, axis=1)
         products.append(best)
-        rows.append(found)
+        rows.append(best_rows)
     return np.concatenate(products), np.concatenate(rows)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _top_k(queries: jax.Array, keys: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def _top_k(queries: Array, keys: Array, k: int) -> tuple[Array, Array]:
     products = jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
     return jax.lax.top_k(products, k)
 
 
-def vote(neighbours: np.ndarray, weights: np.ndarray, classes: int) -> np.ndarray:
-    """The class with the largest sum of weights, (Q,); of equal ones the first.
+def vote(
+    neighbors: Int[np.ndarray, "queries k"],
+    weights: Float[np.ndarray, "queries k"],
+    num_classes: int,
+) -> Int[np.ndarray, " queries"]:
+    """Returns the class with the largest sum of weights; among equal sums the first class.
 
     Args:
-        neighbours: (Q, k) classes.
-        weights: (Q, k).
-        classes: C.
+        neighbors: Classes of the neighbors.
+        weights: Weights of the neighbors.
+        num_classes: Number of classes.
     """
-    totals = np.zeros((len(neighbours), classes))
-    np.add.at(totals, (np.arange(len(neighbours))[:, None], neighbours), weights)
+    totals = np.zeros((len(neighbors), num_classes))
+    np.add.at(totals, (np.arange(len(neighbors))[:, None], neighbors), weights)
     return metrics.predictions(totals)
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
+def _normalize(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -1,5 +1,6 @@
 """Linear probe: logistic regression on frozen features (CLIP, appendix A.3)."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -10,77 +11,85 @@ from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.labels import check_same_classes, open_labelled, open_train_and_test
 from vit_jax.evaluators.logistic import MAX_ITERATIONS, Joined, LogisticRegression, moments, predict
-from vit_jax.evaluators.zeroshot import check_labels
 from vit_jax.models.definition import Params
 
 logger = logging.getLogger(__name__)
 
 SWEEP = "sweep"
-# CLIP's sweep: powers of ten, then the interval around the best is halved until there are eight
-# steps a decade.
+# CLIP's sweep: powers of ten, then steps around the best one are halved to an eighth of a decade.
 _COARSE = tuple(range(-6, 7, 2))
 _FINEST = 1 / 8
 
 
 class LinearProbe:
-    """Accuracy of a linear classifier trained on the image tower's features.
+    """Accuracy of a linear classifier trained on the features of the image encoder.
 
-    Features are taken before the projection into the joint space. Metrics on the test source:
-    `top1`, `mean_per_class_recall`, and with a sweep `lambda`, the chosen penalty.
+    The features are those before the projection into the space shared with texts. Metrics on the
+    test source: `top1`, `mean_per_class_recall`, and with a sweep `lambda`, the chosen penalty.
     """
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        *,
-        train: str,
-        test: str,
-        validation: str = "",
-        l2: float | str = 1e-3,
-        standardize: bool = True,
-        max_iterations: int = MAX_ITERATIONS,
-    ):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the evaluator.
+
+        Attributes:
+            train: Labelled source on which the classifier is trained.
+            test: Labelled source on which the metrics are computed.
+            validation: Labelled source on which a sweep chooses the penalty. It is then added to
+                the training data. "": a random fifth of the training data.
+            l2: Factor of the penalty l2 / 2 * |W|^2, which is added to the mean cross-entropy; or
+                "sweep", CLIP's search for lambda = l2 * N from 1e-6 to 1e6, eight steps per decade.
+            standardize: Whether the penalty applies to standardized features. CLIP's protocol does
+                not standardize.
+            max_iterations: Largest number of L-BFGS iterations.
+        """
+
+        train: str
+        test: str
+        validation: str = ""
+        l2: float | str = 1e-3
+        standardize: bool = True
+        max_iterations: int = MAX_ITERATIONS
+
+    def __init__(self, config: Config, embedder: Embedder):
         """Opens the sources.
 
         Args:
-            embedder: of images.
-            train: labelled source the classifier is trained on.
-            test: labelled source it is measured on.
-            validation: labelled source that a sweep chooses by, and that then joins the training
-                data; "" takes a random fifth of the training data.
-            l2: strength of the penalty l2 / 2 * |W|^2, beside the mean cross-entropy; or "sweep",
-                CLIP's search for lambda = l2 * N from 1e-6 to 1e6, eight steps a decade.
-            standardize: whether each feature gets mean 0 and deviation 1; CLIP's protocol does not.
-            max_iterations: of L-BFGS.
+            config: Keys of the evaluator.
+            embedder: Computes features of images.
+
+        Raises:
+            UserError: Sources that do not fit together, or a key with an invalid value.
         """
-        self._embedder, self._standardize = embedder, standardize
-        self._max_iterations = max_iterations
-        self._train, self._test = open_train_and_test(embedder, train, test)
-        self._validation = open_labelled(embedder, validation) if validation else None
-        if self._validation is not None:
-            check_same_classes(self._train, train, self._validation, validation)
+        self._config, self._embedder = config, embedder
+        self._train, self._test = open_train_and_test(embedder, config.train, config.test)
+        self._validation: Source | None = None
+        if config.validation:
+            self._validation = open_labelled(embedder, config.validation)
+            check_same_classes(self._train, config.train, self._validation, config.validation)
+        l2 = config.l2
         if isinstance(l2, str) and l2 != SWEEP:
             raise UserError(f"l2={l2!r}: expected a number or {SWEEP!r}")
         if not isinstance(l2, str) and l2 < 0:
             raise UserError(f"l2={l2}: expected 0 or more")
-        if validation and l2 != SWEEP:
-            raise UserError(f"validation goes with l2={SWEEP!r}: a given l2 needs none")
-        self._l2 = l2
+        if config.validation and l2 != SWEEP:
+            raise UserError(f"validation={config.validation!r} is unused: it applies to l2='sweep'")
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields the metrics."""
-        x, y = self._embedder.features(params, self._train), np.asarray(self._train.labels)
-        scale = moments(x)[1] + 1e-6 if self._standardize else 1.0
+        """Yields the metrics of parameters."""
+        x = self._embedder.image_features(params, self._train)
+        y = np.asarray(self._train.labels)
         regression = functools.partial(
             LogisticRegression,
             num_classes=len(self._train.class_names or ()),
             mesh=self._embedder.mesh,
-            scale=scale,
-            max_iterations=self._max_iterations,
+            scale=moments(x)[1] + 1e-6 if self._config.standardize else 1.0,
+            max_iterations=self._config.max_iterations,
         )
-        data, strength = Joined([x]), self._l2
-        if isinstance(strength, str):
+        data, l2 = Joined([x]), self._config.l2
+        if isinstance(l2, str):
             fit, fit_y, check, check_y = self._split(params, x, y)
             fitted = regression(fit, fit_y)
 
@@ -89,13 +98,13 @@ class LinearProbe:
                 return float(np.mean(predict(check, *theta) == check_y))
 
             chosen = sweep(accuracy)
-            del fitted  # its features leave the devices
+            del fitted  # frees the features on the devices
             yield "lambda", chosen
             if self._validation is not None:
                 data, y = Joined([x, check]), np.concatenate([y, check_y])
-            strength = chosen / len(y)
-        theta = regression(data, y).fit(strength)
-        test = self._embedder.features(params, self._test)
+            l2 = chosen / len(y)
+        theta = regression(data, y).fit(l2)
+        test = self._embedder.image_features(params, self._test)
         labels = np.asarray(self._test.labels)
         correct = predict(test, *theta) == labels
         yield "top1", float(np.mean(correct))
@@ -104,9 +113,9 @@ class LinearProbe:
     def _split(
         self, params: Params, x: np.ndarray, y: np.ndarray
     ) -> tuple[Joined, np.ndarray, np.ndarray, np.ndarray]:
-        """Features and labels that a sweep fits, and those that it chooses by."""
+        """Returns features and labels for fitting, then those on which a sweep chooses."""
         if self._validation is not None:
-            check = self._embedder.features(params, self._validation)
+            check = self._embedder.image_features(params, self._validation)
             return Joined([x]), y, check, np.asarray(self._validation.labels)
         order = np.random.default_rng(0).permutation(len(y))
         held_out, kept = np.sort(order[: len(y) // 5]), np.sort(order[len(y) // 5 :])
@@ -114,48 +123,22 @@ class LinearProbe:
 
 
 def sweep(accuracy: Callable[[float], float]) -> float:
-    """The penalty lambda with the best accuracy, from coarse to fine (CLIP, appendix A.3).
+    """Searches for the penalty with the best accuracy, from coarse to fine (CLIP, appendix A.3).
 
     Args:
-        accuracy: of a penalty, on validation data. Among equals the larger penalty wins.
+        accuracy: Returns the validation accuracy of a penalty.
+
+    Returns:
+        Penalty lambda; among equally good ones the largest.
     """
-    found = {float(exponent): accuracy(10.0**exponent) for exponent in _COARSE}
+    accuracies = {float(exponent): accuracy(10.0**exponent) for exponent in _COARSE}
     step = float(_COARSE[1] - _COARSE[0])
     while step > _FINEST:
         step /= 2
-        best = max(found, key=lambda exponent: (found[exponent], exponent))
+        best = max(accuracies, key=lambda exponent: (accuracies[exponent], exponent))
         for exponent in (best - step, best + step):
-            if exponent not in found and _COARSE[0] <= exponent <= _COARSE[-1]:
-                found[exponent] = accuracy(10.0**exponent)
-    best = max(found, key=lambda exponent: (found[exponent], exponent))
-    logger.info("lambda 1e%+.3f is best of %d on validation data.", best, len(found))
+            if exponent not in accuracies and _COARSE[0] <= exponent <= _COARSE[-1]:
+                accuracies[exponent] = accuracy(10.0**exponent)
+    best = max(accuracies, key=lambda exponent: (accuracies[exponent], exponent))
+    logger.info("lambda 1e%+.3f is the best of %d on validation data.", best, len(accuracies))
     return 10.0**best
-
-
-def open_labelled(embedder: Embedder, spec: str) -> Source:
-    """A source with a label for every example, and an example for every class."""
-    source = embedder.open(spec)
-    if source.labels is None or source.class_names is None:
-        raise UserError(f"{spec} has no labels: a probe needs them")
-    check_labels(source.labels, len(source.class_names), spec)
-    return source
-
-
-def open_train_and_test(embedder: Embedder, train: str, test: str) -> tuple[Source, Source]:
-    """Two labelled sources with the same classes, each class of the second taught by the first."""
-    sources = open_labelled(embedder, train), open_labelled(embedder, test)
-    check_same_classes(sources[0], train, sources[1], test)
-    return sources
-
-
-def check_same_classes(source: Source, spec: str, other: Source, other_spec: str) -> None:
-    """Refuses two sources whose labels do not mean the same, and a class without training data."""
-    if source.class_names != other.class_names:
-        raise UserError(f"{spec} and {other_spec} have different classes")
-    names = source.class_names or []
-    untaught = np.setdiff1d(np.asarray(other.labels), np.asarray(source.labels))
-    if len(untaught):
-        raise UserError(
-            f"classes of {other_spec} without an example in {spec}: "
-            f"{', '.join(names[i] for i in untaught[:5])}"
-        )

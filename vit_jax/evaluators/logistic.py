@@ -8,25 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from vit_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 
 MAX_ITERATIONS = 1000  # CLIP, appendix A.3
-_CHUNK = 65536  # rows that are in memory at once
+_CHUNK = 65536  # rows in memory at once
 
 
 class LogisticRegression:
-    """Fits to one set of features for any penalty; the features stay on the devices.
+    """A logistic regression on one set of features, for any penalty.
 
-    Minimises mean cross-entropy + l2 / 2 * |W|^2; the bias is not penalised. scikit-learn's
-    `LogisticRegression(C=1 / (l2 * N))` has the same minimum. Rows are split over the devices, so
-    that together they hold what one could not.
+    Minimizes mean cross-entropy + l2 / 2 * |W|^2; the bias is not penalized. scikit-learn's
+    `LogisticRegression(C=1 / (l2 * N))` has the same minimum. The features stay on the
+    devices, and their rows are split over them.
     """
 
     def __init__(
         self,
-        features: "np.ndarray | Joined",
-        labels: np.ndarray,
+        features: "Rows",
+        labels: Int[np.ndarray, " rows"],
         *,
         num_classes: int,
         mesh: Mesh,
@@ -37,30 +38,32 @@ class LogisticRegression:
         """Sends the features to the devices.
 
         Args:
-            features: (N, D), may be memory-mapped: a process reads its devices' rows alone.
-            labels: (N,) int.
-            num_classes: C.
-            mesh: its batch axes hold the rows.
-            scale: the penalised weights are those of features divided by it, a number or (D,).
-            max_iterations: of L-BFGS.
-            tolerance: largest absolute value of the gradient at which it stops. It stops as well
-                where float32 shows no further decrease.
+            features: Features (N, D); may be memory-mapped, a process reads the rows of its devices
+                only.
+            labels: Class of each row.
+            num_classes: Number of classes C.
+            mesh: Devices; the rows are split over its batch axes.
+            scale: Divisor of the features, a number or (D,); the penalty applies to the weights of
+                the divided features.
+            max_iterations: Largest number of L-BFGS iterations.
+            tolerance: Largest absolute value of the gradient at which iteration stops. It also
+                stops when the loss no longer decreases in float32.
         """
         count, width = features.shape
-        # The bias is free, so that centred features have the same minimum, and a rounder valley.
+        # The bias is not penalized, so centered features have the same minimum, better conditioned.
         self._mean, _ = moments(features)
         self._scale = np.broadcast_to(np.asarray(scale, np.float32), width)
         parts = batch_shards(mesh)
         padded = -(-count // parts) * parts
 
         def rows(read: Callable[[slice], np.ndarray], dtype: Any, *shape: int) -> jax.Array:
-            """Rows split over the devices; those that fill up the last part are zero."""
+            """Makes an array whose rows are split over the devices, padded with zeros."""
 
             def part(index: Any) -> np.ndarray:
                 start, stop, _ = index[0].indices(padded)
                 filled = np.zeros((stop - start, *shape), dtype)
-                there = max(0, min(stop, count) - start)
-                filled[:there] = read(slice(start, start + there))
+                present = max(0, min(stop, count) - start)
+                filled[:present] = read(slice(start, start + present))
                 return filled
 
             return jax.make_array_from_callback((padded, *shape), batch_sharding(mesh), part)
@@ -70,34 +73,48 @@ class LogisticRegression:
         self._weight = rows(lambda part: np.ones(part.stop - part.start), np.float32)
         zeros = np.zeros((width, num_classes), np.float32)
         self._start = zeros, zeros[0]
-        self._minimise = jax.jit(
-            _minimiser(count, max_iterations, tolerance), out_shardings=replicated(mesh)
+        self._minimize = jax.jit(
+            _make_minimizer(count, max_iterations, tolerance), out_shardings=replicated(mesh)
         )
 
-    def fit(self, l2: float) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (D, C) and bias (C,), float32, for the features as they were given."""
-        # Data are arguments, not constants of the compiled program.
-        theta = self._minimise(self._start, np.float32(l2), self._x, self._y, self._weight)
+    def fit(
+        self, l2: float
+    ) -> tuple[Float[np.ndarray, "width classes"], Float[np.ndarray, " classes"]]:
+        """Fits weights and bias, float32, for the features as they were given.
+
+        Args:
+            l2: Factor of the penalty.
+        """
+        # The data are arguments: as constants they would be part of the compiled program.
+        theta = self._minimize(self._start, np.float32(l2), self._x, self._y, self._weight)
         weights, bias = jax.device_get(theta)
         weights = weights / self._scale[:, None]
         return weights, bias - self._mean @ weights
 
 
 class Joined:
-    """Rows of several arrays one after the other, some of them, without a copy.
+    """Rows of several arrays, read without a copy of the whole.
 
-    Args:
-        arrays: each (n, D), may be memory-mapped.
-        rows: numbers of the rows to take, counted through all arrays; None for all.
+    Attributes:
+        shape: Number of rows and their width.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray | None = None):
+    def __init__(
+        self, arrays: Sequence[np.ndarray], rows: Int[np.ndarray, " rows"] | None = None
+    ):
+        """Declares the rows.
+
+        Args:
+            arrays: Arrays (n, D); may be memory-mapped.
+            rows: Rows to take, numbered through all arrays; None for all.
+        """
         self._arrays = arrays
         self._ends = np.cumsum([len(array) for array in arrays])
         self._rows = np.arange(self._ends[-1]) if rows is None else rows
         self.shape = (len(self._rows), arrays[0].shape[1])
 
-    def __getitem__(self, part: slice) -> np.ndarray:
+    def __getitem__(self, part: slice) -> Float[np.ndarray, "rows width"]:
+        """Reads rows, as float32."""
         rows = self._rows[part]
         owner = np.searchsorted(self._ends, rows, side="right")
         taken = np.empty((len(rows), self.shape[1]), np.float32)
@@ -106,8 +123,11 @@ class Joined:
         return taken
 
 
-def moments(features: "np.ndarray | Joined") -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column (D,), read a part at a time."""
+Rows = Float[np.ndarray, "rows width"] | Joined
+
+
+def moments(features: Rows) -> tuple[Float[np.ndarray, " width"], Float[np.ndarray, " width"]]:
+    """Computes mean and standard deviation of each column, reading a chunk at a time."""
     total = np.zeros((2, features.shape[1]))
     for start in range(0, features.shape[0], _CHUNK):
         part = np.asarray(features[start : start + _CHUNK], np.float64)
@@ -117,21 +137,26 @@ def moments(features: "np.ndarray | Joined") -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def predict(features: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """The likeliest class of each row (N,), read a part at a time."""
+def predict(
+    features: Float[np.ndarray, "rows width"],
+    weights: Float[np.ndarray, "width classes"],
+    bias: Float[np.ndarray, " classes"],
+) -> Int[np.ndarray, " rows"]:
+    """Predicts the class of each row, reading a chunk at a time."""
     parts = [features[i : i + _CHUNK] for i in range(0, len(features), _CHUNK)]
     return np.concatenate([np.argmax(part @ weights + bias, axis=1) for part in parts])
 
 
-def _minimiser(count: int, max_iterations: int, tolerance: float) -> Any:
+def _make_minimizer(count: int, max_iterations: int, tolerance: float) -> Any:
+    """Builds (theta, l2, features, labels, row weights) -> theta at the minimum."""
     solver = optax.lbfgs(memory_size=10)
 
-    def minimise(
+    def minimize(
         theta: tuple, l2: jax.Array, x: jax.Array, y: jax.Array, weight: jax.Array
     ) -> tuple:
         def value(theta: tuple) -> jax.Array:
             weights, bias = theta
-            # The default precision of accelerators is not float32's.
+            # The default precision of accelerators is less than float32.
             logits = jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST) + bias
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
             return losses @ weight / count + 0.5 * l2 * jnp.sum(weights**2)
@@ -147,12 +172,12 @@ def _minimiser(count: int, max_iterations: int, tolerance: float) -> Any:
             largest = jnp.max(jnp.asarray([jnp.max(jnp.abs(g)) for g in grad]))
             return optax.apply_updates(theta, updates), state, i + 1, loss, largest, loss < before
 
-        def go_on(carry: tuple) -> jax.Array:
+        def unfinished(carry: tuple) -> jax.Array:
             _, _, i, _, largest, decreased = carry
             return (i < max_iterations) & (largest > tolerance) & decreased
 
         infinite = jnp.asarray(jnp.inf)
         start = (theta, solver.init(theta), jnp.zeros((), jnp.int32), infinite, infinite, True)
-        return jax.lax.while_loop(go_on, step, start)[0]
+        return jax.lax.while_loop(unfinished, step, start)[0]
 
-    return minimise
+    return minimize

@@ -1,145 +1,183 @@
-"""Metrics from scores, in NumPy: the same on any number of devices and processes."""
+"""Metrics computed from scores in NumPy.
+
+The inputs are whole arrays on every process, so that a metric does not depend on the number of
+devices or processes.
+"""
 
 import csv
 import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 TIE = 1e-5
-"""Scores closer than this share of the row's largest one are equal.
+"""Scores that differ by less than this fraction of the largest score of their row are equal.
 
-Pictures or texts that a model takes for the same have scores that differ by float32 rounding, in a
-way that depends on the devices, the processes and the batch size. Ranks must not."""
-
-
-def tied(scores: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """From where on a score of the row counts as no less than `to`, (N, 1).
-
-    Args:
-        scores: (N, C); -inf for classes that do not compete.
-        to: (N, 1), a score of each row.
-    """
-    competing = np.isfinite(scores)
-    largest = np.max(np.abs(scores), axis=1, keepdims=True, where=competing, initial=0)
-    return to - TIE * largest
+Images or texts that a model does not distinguish have scores that differ by float32 rounding
+errors. These errors depend on the number of devices, the number of processes and the batch size.
+Ranks must not depend on them."""
 
 
-def predictions(scores: np.ndarray) -> np.ndarray:
-    """Column of each row's largest score, (N,); of equal ones the first."""
-    return np.argmax(scores >= tied(scores, scores.max(axis=1, keepdims=True)), axis=1)
-
-
-def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Rank of the right column in each row, 0 for the best.
+def tie_threshold(
+    scores: Float[np.ndarray, "rows columns"], reference: Float[np.ndarray, "rows 1"]
+) -> Float[np.ndarray, "rows 1"]:
+    """Computes the smallest score that counts as equal to a reference score.
 
     Args:
-        scores: (N, C).
-        targets: (N,) column of each row.
+        scores: Scores; -inf for classes that are excluded.
+        reference: One score of each row.
 
     Returns:
-        (N,) int. Among equal scores the target comes last, so that a constant model scores 0.
+        `reference` minus the tolerance of the row.
+    """
+    largest = np.max(np.abs(scores), axis=1, keepdims=True, where=np.isfinite(scores), initial=0)
+    return reference - TIE * largest
+
+
+def predictions(scores: Float[np.ndarray, "rows columns"]) -> Int[np.ndarray, " rows"]:
+    """Returns the column of the largest score of each row; among equal scores the first."""
+    return np.argmax(scores >= tie_threshold(scores, scores.max(axis=1, keepdims=True)), axis=1)
+
+
+def rank_of_target(
+    scores: Float[np.ndarray, "rows columns"], targets: Int[np.ndarray, " rows"]
+) -> Int[np.ndarray, " rows"]:
+    """Computes the rank of the correct column in each row.
+
+    Args:
+        scores: Scores of all columns.
+        targets: Correct column of each row.
+
+    Returns:
+        Ranks, 0 for the best. The target comes last among equal scores, so that a constant model
+        has an accuracy of 0.
     """
     target = np.take_along_axis(scores, targets[:, None], axis=1)
-    return np.sum(scores >= tied(scores, target), axis=1) - 1
+    return np.sum(scores >= tie_threshold(scores, target), axis=1) - 1
 
 
 def classification(
-    scores: np.ndarray, targets: np.ndarray, confidences: np.ndarray
+    scores: Float[np.ndarray, "examples classes"],
+    targets: Int[np.ndarray, " examples"],
+    probabilities: Float[np.ndarray, "examples classes"],
 ) -> Iterator[tuple[str, float]]:
-    """Yields top1, top5, mean_per_class_recall and ece, fractions in [0, 1].
+    """Computes the metrics of single-label classification.
 
     Args:
-        scores: (N, C), the largest is the prediction.
-        targets: (N,) right column.
-        confidences: (N, C) probabilities, as the model means them.
+        scores: Scores; the class with the largest one is the prediction.
+        targets: Correct class of each example.
+        probabilities: Probability of each class according to the model.
+
+    Yields:
+        `top1`, `top5`, `mean_per_class_recall` and `ece`, fractions in [0, 1].
     """
     ranks = rank_of_target(scores, targets)
     yield "top1", float(np.mean(ranks < 1))
     yield "top5", float(np.mean(ranks < 5))
     yield "mean_per_class_recall", mean_per_class_recall(ranks < 1, targets)
-    best = predictions(scores)
-    confidence = np.take_along_axis(confidences, best[:, None], axis=1)[:, 0]
+    predicted = predictions(scores)
+    confidence = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
     yield "ece", expected_calibration_error(confidence, ranks < 1)
 
 
-def mean_per_class_recall(correct: np.ndarray, targets: np.ndarray) -> float:
-    """Mean over the classes that occur of the fraction of their examples that are right.
+def mean_per_class_recall(
+    correct: Bool[np.ndarray, " examples"], targets: Int[np.ndarray, " examples"]
+) -> float:
+    """Averages the accuracy of each class over the classes that occur.
 
     Args:
-        correct: (N,) bool.
-        targets: (N,) int.
+        correct: Whether the prediction of each example is correct.
+        targets: Correct class of each example.
     """
     count = np.bincount(targets)
-    right = np.bincount(targets, weights=correct)
-    return float(np.mean(right[count > 0] / count[count > 0]))
+    num_correct = np.bincount(targets, weights=correct)
+    return float(np.mean(num_correct[count > 0] / count[count > 0]))
 
 
 def expected_calibration_error(
-    confidence: np.ndarray, correct: np.ndarray, bins: int = 15
+    confidence: Float[np.ndarray, " examples"],
+    correct: Bool[np.ndarray, " examples"],
+    bins: int = 15,
 ) -> float:
-    """Mean gap between confidence and accuracy over equally wide bins (Guo et al. 2017, eq. 3).
+    """Computes the mean gap between confidence and accuracy (Guo et al. 2017, equation 3).
 
     Args:
-        confidence: (N,) probability of the prediction, in [0, 1].
-        correct: (N,) bool.
-        bins: (k/bins, (k+1)/bins] is one bin; 0 belongs to the first.
+        confidence: Probability of the predicted class, in [0, 1].
+        correct: Whether the prediction of each example is correct.
+        bins: Number of bins of equal width; bin k holds confidences in (k / bins, (k + 1) / bins],
+            and the first bin 0 as well.
     """
     confidence = confidence.astype(np.float64)
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(place, weights=confidence - correct, minlength=bins)
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=confidence - correct, minlength=bins)
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean over classes of the average precision; classes without a positive example are left out.
-
-    Average precision is the sum over thresholds of precision times the growth of recall, without
-    interpolation; examples of equal score pass a threshold together, as in scikit-learn.
+def mean_average_precision(
+    scores: Float[np.ndarray, "examples classes"], targets: Bool[np.ndarray, "examples classes"]
+) -> float:
+    """Averages the average precision over the classes that have a positive example.
 
     Args:
-        scores: (N, C).
-        targets: (N, C) bool, several may be right.
+        scores: Scores of all classes.
+        targets: Whether each class applies to each example.
     """
-    found = [
-        average_precision(scores[:, column], targets[:, column])
-        for column in range(scores.shape[1])
-        if targets[:, column].any()
-    ]
-    return float(np.mean(found))
+    return float(
+        np.mean(
+            [
+                average_precision(scores[:, column], targets[:, column])
+                for column in range(scores.shape[1])
+                if targets[:, column].any()
+            ]
+        )
+    )
 
 
-def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Of one class, see `mean_average_precision`. Both arguments are (N,)."""
+def average_precision(
+    scores: Float[np.ndarray, " examples"], targets: Bool[np.ndarray, " examples"]
+) -> float:
+    """Computes the average precision of one class, as scikit-learn does.
+
+    It is the sum over thresholds of the precision times the increase of recall, without
+    interpolation. Examples of equal score pass a threshold together.
+
+    Args:
+        scores: Score of each example.
+        targets: Whether the class applies to each example; at least one is positive.
+    """
     order = np.argsort(-scores, kind="stable")
-    ordered, right = scores[order], np.cumsum(targets[order])
+    ordered, positives = scores[order], np.cumsum(targets[order])
     last_of_score = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
-    right = right[last_of_score]
-    precision = right / (last_of_score + 1)
-    return float(np.sum(precision * np.diff(right, prepend=0)) / right[-1])
+    positives = positives[last_of_score]
+    precision = positives / (last_of_score + 1)
+    return float(np.sum(precision * np.diff(positives, prepend=0)) / positives[-1])
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, float64."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+def softmax(logits: Float[np.ndarray, "*batch classes"]) -> Float[np.ndarray, "*batch classes"]:
+    """Computes the softmax over the last axis in float64."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Elementwise, float64, without overflow."""
+def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Computes the sigmoid of each element in float64, without overflow."""
     return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))
 
 
 def write_confusion(
-    path: str | pathlib.Path, predicted: np.ndarray, targets: np.ndarray, names: Sequence[str]
+    path: str | pathlib.Path,
+    predicted: Int[np.ndarray, " examples"],
+    targets: Int[np.ndarray, " examples"],
+    names: Sequence[str],
 ) -> None:
-    """Writes the confusion matrix as CSV: a row a true class, a column a predicted one.
+    """Writes the confusion matrix as CSV, one row per true class, one column per predicted class.
 
     Args:
-        path: of the file.
-        predicted: (N,) int.
-        targets: (N,) int.
-        names: of the classes.
+        path: CSV file; its folder is created.
+        predicted: Predicted class of each example.
+        targets: Correct class of each example.
+        names: Names of the classes.
     """
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (targets, predicted), 1)

@@ -1,9 +1,11 @@
-"""Zero-shot recognition where an image has several labels."""
+"""Zero-shot recognition of images with several labels."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
+from vit_jax.data.sources import Source
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators import metrics, prompts
 from vit_jax.evaluators.embedding import Embedder
@@ -11,46 +13,72 @@ from vit_jax.models.definition import Params
 
 
 class MultiLabel:
-    """Mean average precision of cosine similarities. Metric: `map`, in [0, 1]."""
+    """Mean average precision of the cosine similarities of images and class prompts.
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        *,
-        data: str,
-        field: str = "labels",
-        templates: str | Sequence[str] = ("{}",),
-        class_names: str | Sequence[str] = "",
-    ):
+    Metric: `map`, in [0, 1].
+    """
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the evaluator.
+
+        Attributes:
+            data: Source whose examples have lists of labels.
+            field: Field of an example that holds its list: names or indices of classes.
+            templates: Prompt templates, each with one `{}`, or the name of a set of templates, see
+                `prompts.templates`.
+            class_names: Names of the classes, see `prompts.class_names`.
+        """
+
+        data: str
+        field: str = "labels"
+        templates: str | tuple[str, ...] = ("{}",)
+        class_names: str | tuple[str, ...] = ""
+
+    def __init__(self, config: Config, embedder: Embedder):
         """Opens the source and reads its labels.
 
         Args:
-            embedder: of images and texts.
-            data: source whose examples have lists of labels.
-            field: of an example that holds its list: names, or numbers of the source's classes.
-            templates: prompts with one `{}`, or a name from `prompts.templates`.
-            class_names: words for the classes, see `prompts.class_names`.
+            config: Keys of the evaluator.
+            embedder: Computes embeddings of images and texts.
+
+        Raises:
+            UserError: No such field, an unknown label, or no label at all.
         """
-        self._embedder, self._templates = embedder, prompts.templates(templates)
-        self._source = embedder.open(data)
-        first = self._source.annotation(0)
-        if field not in first:
-            raise unknown(field, first, f"field of {data} with lists of labels,")
-        found = [self._source.annotation(i)[field] for i in range(len(self._source))]
-        own = self._source.class_names or sorted({str(label) for each in found for label in each})
-        self._names = prompts.class_names(class_names, own)
-        column = {name: i for i, name in enumerate(own)} | {i: i for i in range(len(own))}
-        self._right = np.zeros((len(found), len(own)), bool)
-        for row, each in zip(self._right, found, strict=True):
-            for label in each:
-                if label not in column:
-                    raise UserError(f"{data}: the label {label!r} is none of its classes")
-                row[column[label]] = True
-        if not self._right.any():
-            raise UserError(f"{data}: no example has a label in the field {field!r}")
+        self._embedder = embedder
+        self._templates = prompts.templates(config.templates)
+        self._source = embedder.open_source(config.data)
+        lists = _label_lists(self._source, config.field, config.data)
+        own_names = self._source.class_names or sorted(
+            {str(label) for labels in lists for label in labels}
+        )
+        self._names = prompts.class_names(config.class_names, own_names)
+        self._targets = _targets(lists, own_names, config.data)
+        if not self._targets.any():
+            raise UserError(f"{config.data}: no example has a label in the field {config.field!r}")
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields map."""
-        images = self._embedder.images(params, self._source)
-        classes = self._embedder.prompts(params, self._names, self._templates)
-        yield "map", metrics.mean_average_precision(images @ classes.T, self._right)
+        """Yields the metric of parameters."""
+        images = self._embedder.image_embeddings(params, self._source)
+        classes = self._embedder.class_embeddings(params, self._names, self._templates)
+        yield "map", metrics.mean_average_precision(images @ classes.T, self._targets)
+
+
+def _label_lists(source: Source, field: str, spec: str) -> list[list[str | int]]:
+    first = source.annotation(0)
+    if field not in first:
+        raise unknown(field, first, f"field of {spec} with lists of labels,")
+    return [source.annotation(row)[field] for row in range(len(source))]
+
+
+def _targets(lists: list[list[str | int]], names: list[str], spec: str) -> np.ndarray:
+    """Converts lists of labels to a table (examples, classes) of bool."""
+    column: dict[str | int, int] = {name: i for i, name in enumerate(names)}
+    column |= {i: i for i in range(len(names))}
+    targets = np.zeros((len(lists), len(names)), bool)
+    for row, labels in zip(targets, lists, strict=True):
+        for label in labels:
+            if label not in column:
+                raise UserError(f"{spec}: the label {label!r} is not one of its classes")
+            row[column[label]] = True
+    return targets

@@ -1,8 +1,10 @@
-"""Image to text and text to image retrieval (recall at k)."""
+"""Image-to-text and text-to-image retrieval (recall at k)."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from vit_jax.data.examples import captions_of
 from vit_jax.errors import UserError, check_name
@@ -16,56 +18,68 @@ _CHUNK = 1024  # queries whose scores are in memory at once
 
 
 class Retrieval:
-    """Fraction of queries with a right answer among the k nearest.
+    """Fraction of queries with a correct candidate among the k nearest.
 
-    Metrics in both directions, `image_to_text` and `text_to_image`: `..._recall@k`, and
-    `..._median_rank` and `..._mean_rank` of the best right answer, 1 for the top.
+    Metrics for both directions, `image_to_text` and `text_to_image`: `<direction>_recall@k`, and
+    `<direction>_median_rank` and `<direction>_mean_rank` of the nearest correct candidate, where
+    the nearest candidate of all has rank 1.
     """
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        *,
-        data: str,
-        at: Sequence[int] = (1, 5, 10),
-        captions: str = "first",
-        equal_captions: str = "shared",
-    ):
-        """Opens the source.
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the evaluator.
+
+        Attributes:
+            data: Source with captions.
+            at: Values of k.
+            captions: Captions that are used: the "first" of each image, or "all", as for the five
+                of COCO and Flickr30k.
+            equal_captions: Treatment of equal captions of several images: "shared" (one candidate,
+                correct for each of the images) or "apart" (one candidate per image, correct for
+                that image only, as in published results on COCO and Flickr30k).
+        """
+
+        data: str
+        at: tuple[int, ...] = (1, 5, 10)
+        captions: str = "first"
+        equal_captions: str = "shared"
+
+    def __init__(self, config: Config, embedder: Embedder):
+        """Opens the source and reads its captions.
 
         Args:
-            embedder: of images and texts.
-            data: source with captions.
-            at: the values of k.
-            captions: the "first" of each image, or "all", as for COCO's and Flickr30k's five.
-            equal_captions: "shared": a text is there once and all images with it are right;
-                "apart": each image's text stands for itself and the others' are wrong, as in
-                published metrics on COCO and Flickr30k.
+            config: Keys of the evaluator.
+            embedder: Computes embeddings of images and texts.
+
+        Raises:
+            UserError: A key with an invalid value, or examples without captions.
         """
-        check_name(captions, CAPTIONS, "captions")
-        check_name(equal_captions, EQUAL_CAPTIONS, "equal_captions")
-        if not at or min(at) < 1:
-            raise UserError(f"at={at!r}: expected values of k, 1 or more")
-        self._embedder, self._at = embedder, tuple(at)
-        self._source = embedder.open(data)
-        pairs = []
-        for row in range(len(self._source)):
-            texts = captions_of(self._source.annotation(row))
-            pairs += [(row, text) for text in texts[: 1 if captions == "first" else None]]
-        # Pair i is of image `_image[i]` and text `_text[i]`.
+        check_name(config.captions, CAPTIONS, "captions")
+        check_name(config.equal_captions, EQUAL_CAPTIONS, "equal_captions")
+        if not config.at or min(config.at) < 1:
+            raise UserError(f"at={config.at!r}: expected values of k, 1 or more")
+        self._at, self._embedder = config.at, embedder
+        self._source = embedder.open_source(config.data)
+        stop = 1 if config.captions == "first" else None
+        pairs = [
+            (row, text)
+            for row in range(len(self._source))
+            for text in captions_of(self._source.annotation(row))[:stop]
+        ]
+        # Pair i consists of the image `_image[i]` and the text `_text[i]`.
         self._image = np.array([row for row, _ in pairs])
-        if equal_captions == "shared":
-            self._texts = sorted({text for _, text in pairs})
-            place = {text: i for i, text in enumerate(self._texts)}
-            self._text = np.array([place[text] for _, text in pairs])
+        captions = [text for _, text in pairs]
+        if config.equal_captions == "shared":
+            self._texts = sorted(set(captions))
+            index = {text: i for i, text in enumerate(self._texts)}
+            self._text = np.array([index[text] for text in captions])
         else:
-            self._texts = [text for _, text in pairs]
-            self._text = np.arange(len(pairs))
+            self._texts, self._text = captions, np.arange(len(captions))
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields the metrics in both directions."""
-        images = self._embedder.images(params, self._source)
-        texts = self._embedder.texts(params, self._texts)
+        """Yields the metrics of parameters."""
+        images = self._embedder.image_embeddings(params, self._source)
+        texts = self._embedder.text_embeddings(params, self._texts)
         for direction, ranks in (
             ("image_to_text", nearest_rank(images, texts, self._image, self._text)),
             ("text_to_image", nearest_rank(texts, images, self._text, self._image)),
@@ -77,35 +91,44 @@ class Retrieval:
 
 
 def nearest_rank(
-    queries: np.ndarray, answers: np.ndarray, query: np.ndarray, answer: np.ndarray
-) -> np.ndarray:
-    """Rank of each query's best right answer by cosine, 0 for the top; (Q,) int.
+    queries: Float[np.ndarray, "queries width"],
+    candidates: Float[np.ndarray, "candidates width"],
+    query: Int[np.ndarray, " pairs"],
+    candidate: Int[np.ndarray, " pairs"],
+) -> Int[np.ndarray, " queries"]:
+    """Computes the rank of each query's nearest correct candidate by scalar product.
 
     Args:
-        queries: (Q, D) unit vectors.
-        answers: (A, D) unit vectors.
-        query: (P,) of the right pairs, each query at least once.
-        answer: (P,) of the right pairs.
+        queries: Embeddings of the queries.
+        candidates: Embeddings of the candidates.
+        query: Query of each correct pair; every query occurs.
+        candidate: Candidate of each correct pair.
+
+    Returns:
+        Ranks, 0 for the nearest.
     """
     ranks = []
     for start in range(0, len(queries), _CHUNK):
-        scores = queries[start : start + _CHUNK] @ answers.T
-        right = np.zeros(scores.shape, bool)
+        scores = queries[start : start + _CHUNK] @ candidates.T
+        correct = np.zeros(scores.shape, bool)
         inside = (query >= start) & (query < start + _CHUNK)
-        right[query[inside] - start, answer[inside]] = True
-        ranks.append(best_rank(scores, right))
+        correct[query[inside] - start, candidate[inside]] = True
+        ranks.append(best_rank(scores, correct))
     return np.concatenate(ranks)
 
 
-def best_rank(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Rank of the best right answer of each query, 0 for the top.
+def best_rank(
+    scores: Float[np.ndarray, "queries candidates"],
+    correct: Bool[np.ndarray, "queries candidates"],
+) -> Int[np.ndarray, " queries"]:
+    """Computes the rank of the best correct candidate of each query.
 
     Args:
-        scores: (queries, answers).
-        right: (queries, answers) bool, at least one a row.
+        scores: Scores of all candidates.
+        correct: Whether each candidate is correct; at least one per query is.
 
     Returns:
-        (queries,) int. Wrong answers with the same score come before the right one.
+        Ranks, 0 for the best. Incorrect candidates with an equal score come first.
     """
-    best = np.max(np.where(right, scores, -np.inf), axis=1, keepdims=True)
-    return np.sum((scores >= metrics.tied(scores, best)) & ~right, axis=1)
+    best = np.max(np.where(correct, scores, -np.inf), axis=1, keepdims=True)
+    return np.sum((scores >= metrics.tie_threshold(scores, best)) & ~correct, axis=1)

@@ -1,4 +1,4 @@
-"""Prompt templates and class names by name; ORIGIN.md tells where they come from."""
+"""Prompt templates and class names by name. ORIGIN.md lists their sources."""
 
 import functools
 import json
@@ -12,43 +12,50 @@ _WNID = re.compile(r"n\d{8}")
 
 
 def templates(spec: str | Sequence[str]) -> tuple[str, ...]:
-    """Prompt templates, each with exactly one `{}`.
+    """Resolves a set of prompt templates, each with exactly one `{}`.
 
     Args:
-        spec: a name, as "clip_imagenet" or "pets", or the templates themselves.
+        spec: Name of a set, as "clip_imagenet" or "pets", or the templates themselves.
 
     Raises:
-        UserError: an unknown name, no template, or one without exactly one slot.
+        UserError: An unknown name, no template, or a template without exactly one `{}`.
     """
     if isinstance(spec, str):
         if "{}" in spec:
-            raise UserError(f"templates={spec!r}: one template is a list of one, as ({spec!r},)")
+            raise UserError(f"templates={spec!r}: expected a list of templates, as ({spec!r},)")
         spec = lookup(_stored("templates"), spec, "set of prompt templates")
     check_templates(spec)
     return tuple(spec)
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Refuses an empty list and a template without exactly one `{}`."""
+    """Checks prompt templates.
+
+    Raises:
+        UserError: The list is empty, or a template does not have exactly one `{}`.
+    """
     if not templates:
-        raise UserError("no prompt templates: expected at least one, as '{}'")
+        raise UserError("templates is empty: expected at least one prompt template, as '{}'")
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(f"prompt template {template!r}: expected exactly one {{}}")
 
 
 def class_names(spec: str | Sequence[str], own: Sequence[str]) -> list[str]:
-    """A name in plain words for each class of a source.
+    """Resolves the names of a source's classes, as used in prompts.
 
     Args:
-        spec: "" for the source's own names with blanks for underscores, the name of a stored list,
-            a text file with one name a line, or the names themselves, in the order of the labels.
-        own: the source's class names. Where they are ImageNet's identifiers, as n01440764, the
-            names of "imagenet" are found by them, so that a part of the classes in any order will
-            do.
+        spec: Name of a stored list, path of a text file with one name per line, or the names
+            themselves, in the order of the labels. "": the names of the source, with spaces for
+            underscores.
+        own: Class names of the source. If they are identifiers of ImageNet, as n01440764, the list
+            "imagenet" is indexed by them, so that subsets of the classes in any order work.
+
+    Returns:
+        One name per class.
 
     Raises:
-        UserError: an unknown list, another number of names than classes, an empty name.
+        UserError: An unknown list, another number of names than of classes, or an empty name.
     """
     if not spec:
         names = [name.replace("_", " ") for name in own]
@@ -59,8 +66,8 @@ def class_names(spec: str | Sequence[str], own: Sequence[str]) -> list[str]:
         names = _named(spec) if isinstance(spec, str) else list(spec)
     if len(names) != len(own):
         raise UserError(
-            f"class_names={spec!r} has {len(names)} names, the data have {len(own)} classes "
-            f"({', '.join(own[:3])}, ...): expected one name for each, in the order of the labels"
+            f"class_names={spec!r} has {len(names)} names, the data has {len(own)} classes "
+            f"({', '.join(own[:3])}, ...): expected one name per class, in the order of the labels"
         )
     if empty := [own[i] or f"number {i}" for i, name in enumerate(names) if not name.strip()]:
         raise UserError(f"classes without a name: {', '.join(empty[:5])}")

@@ -1,0 +1,69 @@
+"""Batches of whole sources: in order, padded, read ahead of the devices."""
+
+import concurrent.futures
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+_READERS = min(16, os.cpu_count() or 1)  # threads that decode the next batch
+_LOG_SECONDS = 30.0  # interval of progress lines where stderr is not a terminal
+
+
+def padded_batches(
+    read: Callable[[int], dict[str, np.ndarray]], *, start: int, stop: int, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the rows of each global batch that belong to this process.
+
+    Threads read the next batch while the devices compute. Each process has an equal, contiguous
+    part of a batch.
+
+    Args:
+        read: Returns the arrays of one row.
+        start: First row.
+        stop: End of the rows; the last batch is filled with copies of row `stop - 1`.
+        batch_size: Rows per batch over all processes, a multiple of their number.
+    """
+    local_size = batch_size // jax.process_count()
+    offset = jax.process_index() * local_size
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        ahead: list[concurrent.futures.Future[dict[str, np.ndarray]]] = []
+        for first in range(start, stop + batch_size, batch_size):
+            current, ahead = ahead, []
+            if first < stop:
+                rows = range(first + offset, first + offset + local_size)
+                ahead = [pool.submit(read, min(row, stop - 1)) for row in rows]
+            if current:
+                examples = [future.result() for future in current]
+                yield {key: np.stack([e[key] for e in examples]) for key in examples[0]}
+
+
+def progress_bar(description: str, *, total: int, initial: int = 0) -> tqdm:
+    """Makes a progress bar on stderr, which only process 0 shows.
+
+    Where stderr is not a terminal, it prints at most one line every 30 seconds, and none for work
+    that ends sooner.
+
+    Args:
+        description: Name of the work.
+        total: Number of rows.
+        initial: Number of rows that are already done.
+    """
+    live = sys.stderr.isatty()
+    seconds = 0.5 if live else _LOG_SECONDS
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=initial,
+        disable=jax.process_index() > 0,
+        leave=False,
+        delay=seconds,
+        mininterval=seconds,
+        maxinterval=seconds,
+        miniters=1,
+        dynamic_ncols=True,
+        bar_format=None if live else "{desc}: {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left\n",
+    )
