@@ -64,10 +64,10 @@ def _check_flags() -> None:
 
 def _run(workdir: str) -> tuple[Any, Any, Any]:
     """Model, parameters and `ModelSpec` of a run's checkpoint."""
-    from vit_jax.evaluation import restore
+    from vit_jax.evaluation import open_run
 
-    run = restore(workdir, step=_STEP.value)
-    return run.model, run.params, run.spec
+    run = open_run(workdir, step=_STEP.value)
+    return run.embedder.model, run.params, run.spec
 
 
 def _file(path: str) -> tuple[Any, Any, Any]:

@@ -1,115 +1,147 @@
-"""Weights opened for evaluation: a run's checkpoint, a file of weights, or a registered name."""
+"""Models with parameters, opened for evaluation: a run, a weight file, or a registered name."""
 
 import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import read_params, with_sharding
-from vit_jax.config import build_spec
 from vit_jax.data.images import read_image
-from vit_jax.data.tokenizers import Tokenizer, make_tokenizer
+from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
+from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
-from vit_jax.evaluators import Suite
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.models.definition import ModelDef, Params
+from vit_jax.evaluators.suite import Suite, needs_objective
+from vit_jax.experiment import build
+from vit_jax.models.definition import Params
 from vit_jax.models.spec import ModelSpec
+from vit_jax.objectives.base import Objective
 from vit_jax.parallel.mesh import batch_shards, check_batch_size, make_mesh
 from vit_jax.parallel.sharding import parameter_shardings
-from vit_jax.pretrained import model as pretrained
-from vit_jax.training import assembly
+from vit_jax.pretrained.model import create_model
 
 logger = logging.getLogger(__name__)
 
 Cache = str | os.PathLike[str] | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """Parameters with all that is needed to evaluate them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A model with parameters, and everything that is needed to evaluate it.
 
     Attributes:
-        model: without parameters.
-        embedder: how its images and texts become embeddings.
-        params: nested dict of arrays.
-        templates: prompts of `classify`.
-        step: that the parameters are from; 0 where there is none.
+        spec: Architecture, image preprocessing and tokenizer.
+        embedder: Runs the model over images and texts.
+        params: Parameters, a nested dict of arrays on the devices.
+        templates: Prompt templates of `classify`.
+        step: Training step of the parameters; 0 for weights without a run.
+        evals: Evaluation blocks of the run; empty for weights without a run.
+        build_objective: Returns the objective of the run; None for weights without a run.
     """
 
-    model: ModelDef
+    spec: ModelSpec
     embedder: Embedder
     params: Params
-    templates: tuple[str, ...]
-    step: int
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    step: int = 0
+    evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    build_objective: Callable[[], Objective] | None = None
 
-    def evaluate(self, evals: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics of evaluation blocks, see `evaluators.Suite`."""
-        return {name: value for found in self.each(evals) for name, value in found.items()}
+    def run(self, evals: Mapping[str, Any]) -> dict[str, float]:
+        """Runs evaluation blocks.
 
-    def each(self, evals: Mapping[str, Any]) -> Iterator[dict[str, float]]:
-        """Metrics of one block after the other."""
-        suite = Suite(evals, self.embedder)
+        Args:
+            evals: Blocks by type and name, see `Suite`.
+
+        Returns:
+            Metrics by their full names.
+        """
+        return {name: value for metrics in self.run_each(evals) for name, value in metrics.items()}
+
+    def run_each(self, evals: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+        """Runs evaluation blocks one after the other.
+
+        Args:
+            evals: Blocks by type and name, see `Suite`.
+
+        Yields:
+            Metrics of one block by their full names.
+        """
+        objective = None
+        if self.build_objective is not None and needs_objective(evals):
+            objective = self.build_objective()
+        suite = Suite(evals, self.embedder, objective=objective)
         for name, reason in suite.skipped.items():
             logger.warning("%s is skipped: %s", name, reason)
-        yield from suite.each(self.params)
+        yield from suite.run_each(self.params)
 
-    def classify(self, path: str, labels: Sequence[str]) -> dict[str, float]:
-        """Probability of each label for one image, the likeliest first.
+    def classify(
+        self, image: str | os.PathLike[str] | bytes, labels: Sequence[str]
+    ) -> dict[str, float]:
+        """Computes the probability of each label for one image.
 
-        Softmax over the labels for a model trained with softmax; for the sigmoid loss each
-        label's own probability.
+        Args:
+            image: Path or bytes of an image file.
+            labels: Labels, which the prompt templates complete to texts.
+
+        Returns:
+            Probability of each label in descending order: softmax over the labels, or for a model
+            with a logit bias, which the sigmoid loss trains, the independent probability of each.
         """
-        image = self.embedder.images(self.params, [{"image": read_image(path)}])
-        texts = self.embedder.prompts(self.params, labels, self.templates)
-        probabilities = self.embedder.probabilities(self.params, image @ texts.T)[0]
+        embedder, params = self.embedder, self.params
+        images = embedder.image_embeddings(params, [{"image": read_image(image)}])
+        texts = embedder.class_embeddings(params, labels, self.templates)
+        probabilities = embedder.probabilities(params, images @ texts.T)[0]
         order = np.argsort(-probabilities, kind="stable")
         return {labels[i]: float(probabilities[i]) for i in order}
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedRun(Opened):
-    """A run's checkpoint."""
-
-    config: ConfigDict
-    workdir: pathlib.Path
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What the weights need elsewhere: architecture, preprocessing, tokenizer."""
-        tokenizer = self.config.tokenizer and f"saved:{self.workdir.resolve()}"
-        return dataclasses.replace(build_spec(self.config), tokenizer=tokenizer)
-
-
-def restore(
-    workdir: str | pathlib.Path, *, step: int | None = None, cache: Cache = None
-) -> TrainedRun:
-    """Opens a run's checkpoint, without its optimizer.
+def open_run(
+    workdir: str | os.PathLike[str], *, step: int | None = None, cache: Cache = None
+) -> Evaluation:
+    """Opens a checkpoint of a run, without its optimizer state.
 
     Args:
-        workdir: of the run.
-        step: of the checkpoint; None for the newest.
-        cache: folder for features, see `Embedder`.
+        workdir: Folder of the run.
+        step: Step of the checkpoint; None for the newest intact one.
+        cache: Folder in which embeddings are kept, see `Embedder`; None for none.
+
+    Raises:
+        UserError: Not the folder of a run, or no such checkpoint.
     """
-    config = workdir_lib.load_config(workdir)
-    mesh = assembly.build_mesh(config)
-    model = assembly.build_model(config)
-    tokenizer = assembly.load_tokenizer(config, workdir)
-    if tokenizer is not None:
-        check_tokenizer(tokenizer, config.tokenizer, model, str(workdir))
-    embedder = assembly.build_embedder(config, model, mesh, tokenizer, cache)
-    abstract = with_sharding(model.shapes(), parameter_shardings(model, mesh))
-    params, found = read_params(workdir, abstract, ema=config.optim.ema_decay > 0, step=step)
-    return TrainedRun(
-        model, embedder, params, tuple(config.data.templates), found, config,
-        pathlib.Path(workdir),
-    )  # fmt: skip
+    workdir = pathlib.Path(workdir)
+    saved = workdir_lib.load_config(workdir)
+    config = saved.copy_and_resolve_references().unlock()
+    # Evaluation has no training batches, so their size need not fit the devices.
+    config.batch_size, config.grad_accum_steps = config.eval_batch_size, 1
+    experiment = build(config.lock(), workdir=workdir)
+    spec = experiment.spec
+    if spec.tokenizer is not None:
+        _check_saved_tokenizer(workdir)
+        check_tokenizer(experiment.tokenizer, spec.tokenizer, spec, str(workdir))
+        spec = dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}")
+    model, mesh = experiment.model, experiment.mesh
+    params, found_step = read_params(
+        workdir,
+        with_sharding(model.shapes(), parameter_shardings(model, mesh)),
+        ema=experiment.optim.shared.ema_decay > 0,
+        step=step,
+    )
+    return Evaluation(
+        spec=spec,
+        embedder=experiment.embedder(cache),
+        params=params,
+        templates=tuple(saved.data.templates),
+        step=found_step,
+        evals=saved.evals.to_dict(),
+        build_objective=lambda: experiment.objective,
+    )
 
 
 def open_weights(
@@ -122,64 +154,84 @@ def open_weights(
     dtype: str = "float32",
     fsdp: int = 1,
     cache: Cache = None,
-) -> Opened:
-    """Opens a file of weights, or a registered name with fresh parameters.
+) -> Evaluation:
+    """Opens a weight file, or a registered model with fresh parameters.
 
     Args:
-        name: as `create_model` takes it; None for weights that carry their description.
-        weights: file; None for fresh parameters.
-        batch_size: of evaluation, global.
-        format: of the file; None recognises it.
-        tokenizer: its spec, where the model's own needs a file.
-        dtype: compute type.
-        fsdp: devices that share the parameters.
-        cache: folder for features, see `Embedder`.
+        name: Name of the model, as for `create_model`; None for weights that come with their
+            description.
+        weights: Weight file; None for fresh parameters.
+        batch_size: Examples per batch over all devices.
+        format: Format of the file; None to recognize it.
+        tokenizer: Spec of the tokenizer, for a model whose tokenizer needs a file.
+        dtype: Compute type, "float32" or "bfloat16".
+        fsdp: Number of devices that share the parameters.
+        cache: Folder in which embeddings are kept, see `Embedder`; None for none.
+
+    Raises:
+        UserError: Weights or a tokenizer that do not fit the model, or a batch size that the
+            devices do not divide.
     """
     mesh = make_mesh(fsdp=fsdp)
     check_batch_size(batch_size, batch_shards(mesh), "--batch_size")
-    model = pretrained.create_model(name, weights, format=format, dtype=dtype)
+    model = create_model(name, weights, format=format, dtype=dtype)
     if weights is None:
         logger.warning("%s has no weights (--weights FILE): its parameters are random.", name)
-    own, reader = model.spec.tokenizer, None
-    if own is None and tokenizer:
-        raise UserError(f"--tokenizer={tokenizer}: {weights or name} reads no text")
-    if own == "sentencepiece" and not tokenizer:
-        logger.warning("No --tokenizer=sentencepiece:FILE: pictures alone can be evaluated.")
-    elif own is not None:
-        text = model.spec.architecture.text
-        reader = make_tokenizer(
-            tokenizer or own, vocab_size=text.vocab_size, context_length=text.context_length
-        )
-        check_tokenizer(reader, own, model.definition, weights or str(name))
     embedder = Embedder(
         model.definition,
+        inputs=model.spec.inputs,
         mesh=mesh,
-        tokenizer=reader,
-        image_size=model.image_size,
+        tokenizer=_open_tokenizer(tokenizer, model.spec, weights or str(name)),
         batch_size=batch_size,
         cache=cache,
-        **dataclasses.asdict(model.spec.preprocess),
     )
     params = jax.device_put(model.params, parameter_shardings(model.definition, mesh))
-    return Opened(model.definition, embedder, params, ("a photo of a {}.",), 0)
+    return Evaluation(spec=model.spec, embedder=embedder, params=params)
 
 
-def check_tokenizer(tokenizer: Tokenizer, own: str, model: ModelDef, what: str) -> None:
-    """Refuses a tokenizer whose ids mean something else to these weights.
+def _open_tokenizer(given: str | None, spec: ModelSpec, title: str) -> Tokenizer | None:
+    """Opens the given tokenizer, or that of the model; None for a model without text."""
+    own = spec.tokenizer
+    if own is None:
+        if given:
+            raise UserError(f"--tokenizer={given}: {title} has no text encoder")
+        return None
+    if own == "sentencepiece" and not given:
+        logger.warning("Only images can be evaluated: no --tokenizer=sentencepiece:FILE is given.")
+        return None
+    text = spec.architecture.text
+    tokenizer = open_tokenizer(
+        given or own, vocab_size=text.vocab_size, context_length=text.context_length
+    )
+    check_tokenizer(tokenizer, own, spec, title)
+    return tokenizer
+
+
+def _check_saved_tokenizer(workdir: pathlib.Path) -> None:
+    if not (workdir / TOKENIZER_FILE).is_file():
+        raise UserError(f"{workdir} has no {TOKENIZER_FILE}, which the run saved at its start")
+
+
+def check_tokenizer(tokenizer: Tokenizer, own: str, spec: ModelSpec, title: str) -> None:
+    """Refuses a tokenizer whose ids have another meaning for the weights.
 
     Args:
-        tokenizer: that would be used.
-        own: spec of the one that the weights were trained with.
-        model: of the weights.
-        what: names the weights.
+        tokenizer: Tokenizer to be used.
+        own: Spec of the tokenizer with which the weights were trained.
+        spec: Model of the weights.
+        title: Name of the weights in error messages.
+
+    Raises:
+        UserError: The tokenizers differ in kind, or the model pools its text at a token that this
+            tokenizer does not put at the end.
     """
     kind = own.partition(":")[0]
     if kind != "saved" and tokenizer.kind != kind:
         raise UserError(
-            f"{what} was trained with a tokenizer of the kind {kind!r}, found {tokenizer.kind!r}: "
-            "its ids would mean other words"
+            f"{title} was trained with a tokenizer of the kind {kind!r}, found {tokenizer.kind!r}: "
+            "its ids have other meanings"
         )
-    if model.architecture.text.pool == "eot" and not tokenizer.end_is_largest:
+    if spec.architecture.text.pool == "eot" and not tokenizer.end_is_largest:
         raise UserError(
-            f"{what} pools its text at the largest id, which is not this tokenizer's end of text"
+            f"{title} pools its text at the largest id, which is not this tokenizer's end of text"
         )

@@ -4,7 +4,7 @@ import pytest
 
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
-from vit_jax.evaluation import restore
+from vit_jax.evaluation import open_run
 from vit_jax.training import loop
 
 
@@ -32,7 +32,7 @@ def classifier_config(**changes):
 def test_a_classifier_learns_and_is_evaluated_alike_afterwards(tmp_path):
     figures = loop.train(classifier_config(), tmp_path)
     assert figures["classification/digits/top1"] > 0.6
-    run = restore(tmp_path)
+    run = open_run(tmp_path)
     assert run.evaluate(run.config.evals.to_dict()) == figures
     assert not (tmp_path / "tokenizer.json").exists()
 

@@ -9,7 +9,7 @@ import pytest
 
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
-from vit_jax.evaluation import restore
+from vit_jax.evaluation import open_run
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(changes, messag
 def test_a_run_goes_on_from_another_and_resumes_without_it(tmp_path):
     """Frozen parameters are those of the first run to the end."""
     loop.train(vit_config(), tmp_path / "first")
-    first = flatten(restore(tmp_path / "first").params)
+    first = flatten(open_run(tmp_path / "first").params)
     changes = {
         "init.weights": str(tmp_path / "first"),
         "optim.freeze": ("(?!head).*",),
@@ -209,7 +209,7 @@ def test_a_run_goes_on_from_another_and_resumes_without_it(tmp_path):
         "init.fresh": ("head.*",),
     }
     loop.train(vit_config(**changes), tmp_path / "second")
-    second = flatten(restore(tmp_path / "second").params)
+    second = flatten(open_run(tmp_path / "second").params)
     for path, x in second.items():
         same = path in first and np.array_equal(x, first[path])
         assert same != path.startswith("head"), path

@@ -10,7 +10,7 @@ import pytest
 
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.evaluation import restore
+from vit_jax.evaluation import open_run
 from vit_jax.training import assembly, loop
 
 
@@ -20,7 +20,7 @@ def curve(workdir):
 
 
 def parameters(workdir, step=None):
-    return restore(workdir, step=step).params
+    return open_run(workdir, step=step).params
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_resume_after_a_kill_rewrites_the_lines_since_the_checkpoint(
 
 def test_a_finished_run_is_evaluated_again(tiny_config, whole_run):
     assert loop.train(tiny_config, whole_run[0]) == whole_run[1]
-    assert restore(whole_run[0]).evaluate(tiny_config.evals.to_dict()) == whole_run[1]
+    assert open_run(whole_run[0]).run(tiny_config.evals.to_dict()) == whole_run[1]
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_moving_average_is_what_is_evaluated(tiny_config, tmp_path):
     tiny_config.checkpoint_percent = 25.0
     tiny_config.keep_checkpoints = 4
     loop.train(tiny_config, tmp_path)
-    run = restore(tmp_path)
+    run = open_run(tmp_path)
     checkpoints = Checkpoints(tmp_path)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.params
@@ -194,9 +194,9 @@ def test_evaluation_blocks_are_checked_first(tiny_config, tmp_path, kind, block,
 
 def test_evaluating_what_is_not_a_run(tmp_path, whole_run):
     with pytest.raises(UserError, match="is not the workdir of a run"):
-        restore(tmp_path)
+        open_run(tmp_path)
     with pytest.raises(UserError, match=r"no checkpoint of step 3 .*found \[10\]"):
-        restore(whole_run[0], step=3)
+        open_run(whole_run[0], step=3)
 
 
 class WithoutPictures(list):

@@ -84,7 +84,7 @@ def test_errors(saved, tmp_path):
 def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
     """Trained here, used by name nowhere: the folder alone is enough."""
     import vit_jax
-    from vit_jax.evaluation import restore
+    from vit_jax.evaluation import open_run
     from vit_jax.training.loop import train
 
     tiny_config.total_steps = 3
@@ -93,7 +93,7 @@ def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
     (tmp_path / "run").rename(tmp_path / "gone")
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     model = vit_jax.create_model(weights=tmp_path / "elsewhere")
-    run = restore(tmp_path / "gone")
+    run = open_run(tmp_path / "gone")
     picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     expected = run.embedder.images(run.params, [{"image": picture}])
     found = model.encode_image(model.preprocess(picture)[None], normalize=True)

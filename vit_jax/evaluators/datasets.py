@@ -178,7 +178,9 @@ def _selected(names: Iterable[str]) -> Iterator[tuple[str, DataSet]]:
         if name.endswith("/*"):
             group = {key: data for key, data in DATA_SETS.items() if key.startswith(name[:-1])}
             if source or not group:
-                raise UserError(f"{entry}: expected a group of data sets without a source, as vtab/*")
+                raise UserError(
+                    f"{entry}: expected a group of data sets without a source, as vtab/*"
+                )
             yield from group.items()
             continue
         data = lookup(DATA_SETS, name, "data set")

@@ -99,9 +99,7 @@ class Joined:
         shape: Number of rows and their width.
     """
 
-    def __init__(
-        self, arrays: Sequence[np.ndarray], rows: Int[np.ndarray, " rows"] | None = None
-    ):
+    def __init__(self, arrays: Sequence[np.ndarray], rows: Int[np.ndarray, " rows"] | None = None):
         """Declares the rows.
 
         Args:

@@ -1,53 +1,51 @@
-"""Where the metrics of `evaluate.py` go, beside the screen."""
+"""Results of `vit_jax.evaluate` on disk."""
 
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import IO, Any, Self
+from typing import IO
 
 import jax
-import tensorboardX
+
+from vit_jax.tracking.tensorboard import TensorBoard
 
 FILE_NAME = "evaluations.jsonl"
 
 
-class Results:
-    """Appends a line of JSON and TensorBoard points for every evaluation, once it is done.
+class EvaluationLog:
+    """Appends the metrics of each evaluation to JSON lines and TensorBoard, as soon as it is done.
 
-    Only process 0 writes, and only where there is a folder.
+    A line holds the metrics, and with them `weights` and `step`. Only process 0 writes.
     """
 
     def __init__(self, folder: str | None, weights: str, step: int):
-        """Opens the files.
+        """Opens the files; what they hold already stays.
 
         Args:
-            folder: for `evaluations.jsonl` and `tensorboard/`; None for none.
-            weights: what was evaluated, for the line.
-            step: of training.
+            folder: Folder of `evaluations.jsonl` and `tensorboard/`; None writes nothing.
+            weights: Name of the evaluated model.
+            step: Training step of the evaluated model.
         """
         self._weights, self._step = weights, step
         self._file: IO[str] | None = None
-        self._board: Any = None
+        self._board: TensorBoard | None = None
         if folder is not None and jax.process_index() == 0:
             root = pathlib.Path(folder)
             root.mkdir(parents=True, exist_ok=True)
             self._file = (root / FILE_NAME).open("a", encoding="utf-8")
-            self._board = tensorboardX.SummaryWriter(str(root / "tensorboard"))
+            self._board = TensorBoard(TensorBoard.Config(), root, first_step=None)
 
-    def write(self, figures: Mapping[str, float]) -> None:
-        """Adds the metrics of one evaluation."""
-        if self._file is None:
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Appends the metrics of one evaluation."""
+        if self._file is None or self._board is None:
             return
-        line = {"weights": self._weights, "step": self._step, **figures}
+        line = {"weights": self._weights, "step": self._step, **metrics}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, self._step)
+        self._board.write_scalars(self._step, metrics)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
+    def close(self) -> None:
+        """Closes the files."""
+        if self._file is not None and self._board is not None:
             self._file.close()
             self._board.close()

@@ -64,9 +64,7 @@ class Suite:
         Returns:
             Value of each metric by its full name, `<type>/<name>/<metric>`.
         """
-        return {
-            name: value for metrics in self.run_each(params) for name, value in metrics.items()
-        }
+        return {name: value for metrics in self.run_each(params) for name, value in metrics.items()}
 
     def run_each(self, params: Params) -> Iterator[dict[str, float]]:
         """Runs the evaluators one after the other.

@@ -117,8 +117,8 @@ class ValidationLoss:
         if not self._objective.is_mean_over_examples:
             if count < batch_size:
                 raise UserError(
-                    f"the objective needs whole batches of {batch_size} examples, there are {count} "
-                    f"in {data}: set batch_size"
+                    f"the objective needs whole batches of {batch_size} examples, {data} has "
+                    f"{count}: set batch_size"
                 )
             count -= count % batch_size
         return np.random.default_rng(self._config.seed).permutation(len(self._source))[:count]

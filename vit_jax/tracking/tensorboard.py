@@ -27,11 +27,11 @@ class TensorBoard(Tracker):
         folder: str = "tensorboard"
         flush_seconds: int = 30
 
-    def __init__(self, config: Config, workdir: pathlib.Path, first_step: int):
-        """Opens an event file; points after `first_step` are purged."""
+    def __init__(self, config: Config, workdir: pathlib.Path, first_step: int | None):
+        """Opens an event file; points after `first_step` are purged, with None no points."""
         self._writer = tensorboardX.SummaryWriter(
             str(workdir / config.folder),
-            purge_step=first_step + 1,
+            purge_step=None if first_step is None else first_step + 1,
             flush_secs=config.flush_seconds,
         )
 

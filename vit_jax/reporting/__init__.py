@@ -1,0 +1,1 @@
+"""Comparison of runs: reading, tables and plots of `vit_jax.report`."""

@@ -1,0 +1,82 @@
+"""Configs and metrics of runs, read from their folders."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+
+from vit_jax.errors import UserError
+from vit_jax.workdir import load_config
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Values of a metric.
+
+    Attributes:
+        steps: Training steps in ascending order.
+        values: Value at each step.
+    """
+
+    steps: list[int]
+    values: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """Config and metrics of a run.
+
+    Attributes:
+        name: Name of the folder.
+        config: Value of each config key; nested keys are joined by ".".
+        curves: Values of each metric.
+    """
+
+    name: str
+    config: dict[str, Any]
+    curves: dict[str, Curve]
+
+    @property
+    def last_values(self) -> dict[str, float]:
+        """Last value of each metric."""
+        return {name: curve.values[-1] for name, curve in self.curves.items()}
+
+
+def read_run(workdir: str | pathlib.Path) -> RunRecord:
+    """Reads config and metrics of a run.
+
+    Args:
+        workdir: Folder of the run.
+
+    Raises:
+        UserError: Not the folder of a run, no metrics yet, or a line that is not valid.
+    """
+    path = pathlib.Path(workdir)
+    config = traverse_util.flatten_dict(load_config(path).to_dict(), sep=".")
+    return RunRecord(path.resolve().name, config, _read_curves(path / METRICS_FILE))
+
+
+def _read_curves(path: pathlib.Path) -> dict[str, Curve]:
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {METRICS_FILE}: the run has not written metrics yet")
+    by_step: dict[str, dict[int, float]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):  # still being written, or cut off by a kill
+            continue
+        try:
+            row = json.loads(line)
+            step = row.pop("step")
+        except (json.JSONDecodeError, KeyError):
+            raise UserError(f"{path}, line {number}: expected an object with a step") from None
+        for name, value in row.items():
+            # A resumed run may repeat a step: the last line counts.
+            by_step.setdefault(name, {})[step] = value
+    return {
+        name: Curve(steps := sorted(values), [values[step] for step in steps])
+        for name, values in by_step.items()
+    }
