@@ -21,6 +21,7 @@ most one of them is set, zero means "not set".
 """
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -161,20 +162,18 @@ def model_spec(config: ConfigDict) -> ModelSpec:
     )
     if size is not None and tuple(size) != spec.inputs.size:
         raise UserError(
-            f"config.model.inputs.size={tuple(size)}: the model's image_size is {spec.inputs.size}; "
-            "set config.model.image_size instead"
+            f"config.model.inputs.size={tuple(size)}: the image_size of the model is "
+            f"{spec.inputs.size}; set config.model.image_size instead"
         )
     return spec
 
 
-def steps(
-    config: ConfigDict, prefix: str, *, batch_size: int, epoch_examples: int, total: int = 0
-) -> int:
+def steps(block: Any, prefix: str, *, batch_size: int, epoch_examples: int, total: int = 0) -> int:
     """Length of a key group in steps, whichever of its units is set; 0 where none is.
 
     Args:
-        config: block that holds the group, as `config` for `total_*`, `config.optim` for
-            `warmup_*`.
+        block: object with the keys of the group: the config for `total_*`, the parsed
+            `config.optim` for `warmup_*`.
         prefix: name of the group, without the underscore.
         batch_size: examples per step.
         epoch_examples: examples per epoch.

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(Hook):
-    """Shows a progress bar, and sends the metrics of every `config.log_steps`th step to trackers."""
+    """Shows a progress bar; sends metrics to the trackers every `config.log_steps` steps."""
 
     def __init__(self, started: float):
         """Declares the hook.

@@ -63,8 +63,8 @@ class Watchdog(Hook):
 
     def _report(self, seconds: float) -> None:
         print(
-            f"watchdog: process {jax.process_index()} on {platform.node()} has completed no step for "
-            f"{seconds:.0f} s, since step {self._step}; stacks of its threads:",
+            f"watchdog: process {jax.process_index()} on {platform.node()} has completed no step "
+            f"for {seconds:.0f} s, since step {self._step}; stacks of its threads:",
             file=self._file, flush=True,
         )  # fmt: skip
         faulthandler.dump_traceback(self._file, all_threads=True)
