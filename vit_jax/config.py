@@ -188,7 +188,7 @@ def steps(block: Any, prefix: str, *, batch_size: int, epoch_examples: int, tota
         "examples": lambda n: n / batch_size,
         "percent": lambda n: n / 100 * total,
     }
-    found = {unit: getattr(config, f"{prefix}_{unit}", 0) for unit in in_steps}
+    found = {unit: getattr(block, f"{prefix}_{unit}", 0) for unit in in_steps}
     found = {unit: n for unit, n in found.items() if n}
     if len(found) > 1:
         keys = ", ".join(f"{prefix}_{unit}={n}" for unit, n in found.items())
