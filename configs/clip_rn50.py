@@ -1,6 +1,6 @@
-"""CLIP with a ResNet-50 (Radford et al. 2021): `clip_vit_b16.py` with another image tower.
+r"""CLIP with a ResNet-50 (Radford et al. 2021): `clip_vit_b16.py` with another image tower.
 
-    python -m vit_jax.train --config configs/clip_rn50.py --workdir DIR \\
+    python -m vit_jax.train --config configs/clip_rn50.py --workdir DIR \
         --config.data.train=folder:/data/laion
 
 Result: 59.6% zero-shot on ImageNet after 32 epochs of 400 M pairs (published). Time: not published.

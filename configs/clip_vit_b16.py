@@ -1,6 +1,6 @@
-"""CLIP ViT-B/16 on 400 M image-text pairs (Radford et al. 2021).
+r"""CLIP ViT-B/16 on 400 M image-text pairs (Radford et al. 2021).
 
-    python -m vit_jax.train --config configs/clip_vit_b16.py --workdir DIR \\
+    python -m vit_jax.train --config configs/clip_vit_b16.py --workdir DIR \
         --config.data.train=folder:/data/laion
 
 Result: 68.3% zero-shot on ImageNet after 32 epochs (published). Time: not published.

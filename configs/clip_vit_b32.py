@@ -1,6 +1,6 @@
-"""CLIP ViT-B/32 (Radford et al. 2021): `clip_vit_b16.py` with larger patches.
+r"""CLIP ViT-B/32 (Radford et al. 2021): `clip_vit_b16.py` with larger patches.
 
-    python -m vit_jax.train --config configs/clip_vit_b32.py --workdir DIR \\
+    python -m vit_jax.train --config configs/clip_vit_b32.py --workdir DIR \
         --config.data.train=folder:/data/laion
 
 Result: 63.3% zero-shot on ImageNet after 32 epochs of 400 M pairs (published), 62.9% on LAION-400M

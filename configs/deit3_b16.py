@@ -1,9 +1,9 @@
-"""DeiT III-B/16 on ImageNet-1k (Touvron et al. 2022, "DeiT III: Revenge of the ViT").
+r"""DeiT III-B/16 on ImageNet-1k (Touvron et al. 2022, "DeiT III: Revenge of the ViT").
 
 Pre-training at 192 px, then fine-tuning at 224 px:
 
     python -m vit_jax.train --config configs/deit3_b16.py --workdir DIR
-    python -m vit_jax.train --config configs/deit3_b16.py:finetune --workdir DIR2 \\
+    python -m vit_jax.train --config configs/deit3_b16.py:finetune --workdir DIR2 \
         --config.init.weights=DIR
 
 Result: 83.8% top-1 after 800 epochs of the first stage and 20 of the second (published).

@@ -1,6 +1,6 @@
-"""DeiT-B/16 with a distillation token and a teacher (Touvron et al. 2021, section 4).
+r"""DeiT-B/16 with a distillation token and a teacher (Touvron et al. 2021, section 4).
 
-    python -m vit_jax.train --config configs/deit_b16_distilled.py --workdir DIR \\
+    python -m vit_jax.train --config configs/deit_b16_distilled.py --workdir DIR \
         --config.objective.teacher_weights=resnet101.safetensors
 
 Result: 83.4% top-1 after 300 epochs with a RegNetY-16GF teacher of 82.9% (published). RegNet is not

@@ -1,6 +1,6 @@
-"""FLIP ViT-L/16 (Li et al. 2023): CLIP that drops half of the patches in training.
+r"""FLIP ViT-L/16 (Li et al. 2023): CLIP that drops half of the patches in training.
 
-    python -m vit_jax.train --config configs/flip_l16.py --workdir DIR \\
+    python -m vit_jax.train --config configs/flip_l16.py --workdir DIR \
         --config.data.train=folder:/data/laion
 
 Result: 74.3% zero-shot on ImageNet after 32 epochs of LAION-400M and a short tuning on whole images

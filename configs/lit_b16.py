@@ -1,6 +1,6 @@
-"""LiT-B/16 (Zhai et al. 2022): a text tower trained beside a frozen image tower.
+r"""LiT-B/16 (Zhai et al. 2022): a text tower trained beside a frozen image tower.
 
-    python -m vit_jax.train --config configs/lit_b16.py --workdir DIR \\
+    python -m vit_jax.train --config configs/lit_b16.py --workdir DIR \
         --config.data.train=folder:/data/yfcc_cc12m --config.init.weights=vit_b16_augreg.npz
 
 Result: 72.1% zero-shot on ImageNet with YFCC100M and CC12M (published), there with a pre-trained

@@ -1,6 +1,6 @@
-"""Fine-tuning of a masked autoencoder ViT-B/16 on ImageNet-1k (He et al. 2022, appendix A.2).
+r"""Fine-tuning of a masked autoencoder ViT-B/16 on ImageNet-1k (He et al. 2022, appendix A.2).
 
-    python -m vit_jax.train --config configs/mae_finetune_b16.py --workdir DIR \\
+    python -m vit_jax.train --config configs/mae_finetune_b16.py --workdir DIR \
         --config.init.weights=MAE
 
 Result: 83.66% top-1, mean of four seeds 83.57% (published).

@@ -1,6 +1,6 @@
-"""Linear probe of a masked autoencoder ViT-B/16 on ImageNet-1k (He et al. 2022, appendix A.1).
+r"""Linear probe of a masked autoencoder ViT-B/16 on ImageNet-1k (He et al. 2022, appendix A.1).
 
-    python -m vit_jax.train --config configs/mae_probe_b16.py --workdir DIR \\
+    python -m vit_jax.train --config configs/mae_probe_b16.py --workdir DIR \
         --config.init.weights=MAE
 
 Result: 67.8% top-1 (68.0% in the paper). Time: 2 h 20 m on 32 V100 (published).
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 16_384
     config.total_epochs = 90.0
     config.optim.lr = 0.1 * config.batch_size / 256
-    config.optim.update(b1=0.9, warmup_epochs=10.0)
+    config.optim.update(momentum=0.9, warmup_epochs=10.0)
 
     config.compute.dtype = "bfloat16"
     config.evals.classification = {"imagenet": {"data": "tfds:imagenet2012:validation"}}

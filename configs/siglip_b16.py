@@ -1,7 +1,7 @@
-"""SigLIP ViT-B/16 on WebLI (Zhai et al. 2023).
+r"""SigLIP ViT-B/16 on WebLI (Zhai et al. 2023).
 
-    python -m vit_jax.train --config configs/siglip_b16.py --workdir DIR \\
-        --config.data.train=folder:/data/webli \\
+    python -m vit_jax.train --config configs/siglip_b16.py --workdir DIR \
+        --config.data.train=folder:/data/webli \
         --config.model.tokenizer=sentencepiece:/data/sentencepiece.model
 
 Result: 76.0% zero-shot on ImageNet with batches of 32,768 (published). Time: not published.

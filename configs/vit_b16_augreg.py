@@ -1,10 +1,10 @@
-"""ViT-B/16 of AugReg (Steiner et al. 2022, "How to train your ViT?").
+r"""ViT-B/16 of AugReg (Steiner et al. 2022, "How to train your ViT?").
 
 Pre-training on ImageNet-21k, then fine-tuning on ImageNet-1k at 384 px:
 
-    python -m vit_jax.train --config configs/vit_b16_augreg.py --workdir DIR \\
+    python -m vit_jax.train --config configs/vit_b16_augreg.py --workdir DIR \
         --config.data.train=folder:/data/imagenet21k
-    python -m vit_jax.train --config configs/vit_b16_augreg.py:finetune --workdir DIR2 \\
+    python -m vit_jax.train --config configs/vit_b16_augreg.py:finetune --workdir DIR2 \
         --config.init.weights=DIR
 
 Result: 85.49% top-1 on ImageNet-1k after 300 epochs of the first stage and 20,000 steps of the
@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.augment = "random_resized_crop(scale=(0.05, 1.0))|flip"
         config.batch_size, config.total_steps = 512, 20_000
         config.init.fresh = ("head/.*",)
-        config.optim.update(lr=0.03, warmup_steps=500, b1=0.9)
+        config.optim.update(lr=0.03, warmup_steps=500, momentum=0.9)
         config.evals.classification = {"imagenet": {"data": "tfds:imagenet2012:validation"}}
         return config
     config.model.num_classes = 21_843

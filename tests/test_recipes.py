@@ -1,0 +1,118 @@
+"""Recipes: found from any directory, beside other `configs` packages, changed key by key."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from vit_jax import config as config_lib
+from vit_jax.errors import UserError
+from vit_jax.objectives import OBJECTIVES
+from vit_jax.recipes import apply_override, load_recipe
+from vit_jax.training.optimizers import parse_optim
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+STAGES = [(name, "") for name in RECIPES] + [
+    ("vit_b16_augreg", "finetune"),
+    ("deit3_b16", "finetune"),
+]
+
+
+@pytest.mark.parametrize(("name", "arg"), STAGES)
+def test_every_key_of_a_recipe_applies(name, arg):
+    config = load_recipe(f"{ROOT}/configs/{name}.py:{arg}")
+    config_lib.validate(config)
+    config_lib.model_spec(config)
+    OBJECTIVES.select(config.objective.to_dict(), "config.objective")
+    parse_optim(config.optim.to_dict())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_docstring_gives_summary_command_time_and_result(name):
+    source = (ROOT / "configs" / f"{name}.py").read_text()
+    doc = ast.get_docstring(ast.parse(source)) or ""
+    assert len(source.splitlines()) <= 60
+    assert doc.splitlines()[0].endswith(".")
+    assert f"--config configs/{name}.py --workdir" in doc
+    for word in ("Time:", "Result"):
+        assert word in doc or name == "clip_emoji_siglip"  # its result has not been measured
+
+
+def run_elsewhere(folder, code):
+    """Runs Python in a folder that is not the checkout, with vit_jax on the path."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=env, text=True, capture_output=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with a package `configs` of its own, whose recipe builds on another."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("")
+    (tmp_path / "configs" / "base.py").write_text(
+        "from vit_jax.config import default_config\n"
+        "def get_config(arg=''):\n"
+        "    config = default_config('clip_vit_emoji')\n"
+        "    config.batch_size = 7\n"
+        "    return config\n"
+    )
+    (tmp_path / "configs" / "ablation.py").write_text(
+        "from . import base\n"
+        "def get_config(arg=''):\n"
+        "    config = base.get_config()\n"
+        "    config.seed = int(arg or 1)\n"
+        "    return config\n"
+    )
+    return tmp_path
+
+
+def test_recipes_of_the_library_and_of_a_project_with_its_own_configs(project):
+    done = run_elsewhere(
+        project,
+        "from vit_jax.recipes import load_recipe\n"
+        "own = load_recipe('configs/ablation.py:5')\n"
+        "assert (own.batch_size, own.seed) == (7, 5)\n"
+        "by_name = load_recipe('clip_emoji_siglip')\n"
+        "assert by_name.objective.loss == 'sigmoid' and by_name.batch_size == 256\n"
+        "by_path = load_recipe('configs/swin_mnist5k.py')\n"
+        "assert by_path.model.name == 'swin_t'\n",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_recipe_of_the_checkout_imports_as_a_module():
+    code = "import configs.swin_mnist5k as c; print(c.get_config().model.name)"
+    done = run_elsewhere(ROOT, code)
+    assert done.stdout.strip() == "swin_t", done.stderr
+
+
+def test_unknown_recipe_names_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"did you mean 'configs/clip_emoji\.py'"):
+        load_recipe("configs/clip_emojy.py")
+
+
+def test_model_swap_on_the_command_line_brings_its_inputs():
+    config = load_recipe("deit_b16", ["model=swin_t", "model.drop_path=0.2"])
+    spec = config_lib.model_spec(config)
+    assert type(spec.architecture).__name__ == "SwinConfig"
+    assert spec.architecture.drop_path == 0.2
+
+
+def test_image_tower_of_a_registered_model():
+    config = load_recipe("clip_vit_b16", ["model.image={'name': 'vit_s16', 'num_classes': 0}"])
+    image = config_lib.model_spec(config).architecture.image
+    assert (image.width, image.num_classes, image.activation) == (384, 0, "gelu")
+
+
+def test_a_length_in_one_unit_unsets_the_others():
+    config = load_recipe("clip_emoji")
+    apply_override(config, "total_epochs=2")
+    assert (config.total_epochs, config.total_steps) == (2.0, 0)
