@@ -1,8 +1,8 @@
-"""Conversion between the tensors of a file and the parameters of a model.
+"""How arrays of another library become ours and ours become theirs.
 
-A `Transform` only moves elements. A round trip is therefore exact, and the shapes of the tensors
-follow from applying it to empty arrays. Both sides are lists of arrays, since one parameter may be
-several tensors (separate query, key and value) and one tensor several parameters.
+A `Transform` moves elements and computes nothing, so that a round trip is exact to the bit and the
+shapes it needs follow from running it on empty arrays. Arrays come and go as lists, because one of
+ours may be several of theirs (separate query, key and value) or the other way round.
 """
 
 import math
@@ -18,8 +18,8 @@ class Transform(NamedTuple):
     """A pair of inverse functions.
 
     Attributes:
-        load: (tensors, shapes of the parameters) -> parameters.
-        save: (parameters) -> tensors.
+        load: (their arrays, shapes of ours) -> our arrays.
+        save: (our arrays) -> their arrays.
     """
 
     load: Callable[[Sequence[np.ndarray], Sequence[Shape]], list[np.ndarray]]
@@ -29,12 +29,7 @@ class Transform(NamedTuple):
 def one_to_one(
     load: Callable[[np.ndarray, Shape], np.ndarray], save: Callable[[np.ndarray], np.ndarray]
 ) -> Transform:
-    """Returns a transform of single arrays.
-
-    Args:
-        load: (tensor, shape of the parameter) -> parameter.
-        save: (parameter) -> tensor.
-    """
+    """A transform of one array: `load(theirs, our shape)` and `save(ours)`."""
     return Transform(
         lambda arrays, shapes: [load(x, s) for x, s in zip(arrays, shapes, strict=True)],
         lambda arrays: [save(x) for x in arrays],
@@ -42,13 +37,10 @@ def one_to_one(
 
 
 def linear(in_dims: int = 1) -> Transform:
-    """Returns the transform between torch's (out, in) and a kernel.
+    """torch's (out, in) <-> our kernel, whose first `in_dims` dimensions are inputs.
 
-    Inputs or outputs of the kernel may be split: (3 D, D) <-> (D, 3, H, hd) for fused query, key
-    and value; (D, D) <-> (H, hd, D) with `in_dims=2` for the output projection of attention.
-
-    Args:
-        in_dims: number of leading dimensions of the kernel that are inputs.
+    Either side of our kernel may be split: fused query, key and value (3 D, D) <-> (D, 3, H, hd),
+    attention's output with `in_dims=2` (D, D) <-> (H, hd, D).
     """
     return one_to_one(
         lambda x, shape: x.T.reshape(shape),
@@ -61,21 +53,20 @@ LINEAR = linear()
 ATTENTION_OUT = linear(in_dims=2)
 # (out, in, height, width) <-> (height, width, in, out).
 CONV = one_to_one(lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-# A flat tensor and a parameter of any shape: biases (3 D,) <-> (3, H, hd).
+# Any shape of ours is one dimension of theirs: biases (3 D,) <-> (3, H, hd).
 FLAT = one_to_one(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1))
-# The tensor has a leading dimension of one: positions (1, N, D) <-> (N, D).
+# Theirs has a leading dimension of one that ours lacks: positions (1, N, D) <-> (N, D).
 LEADING_ONE = one_to_one(lambda x, shape: x[0], lambda x: x[None])
-# The parameter has a leading dimension of one: class token (D,) <-> (1, D).
+# Ours has a leading dimension of one that theirs lacks: class token (D,) <-> (1, D).
 NO_LEADING_ONE = one_to_one(lambda x, shape: x[None], lambda x: x[0])
 
 
 def stack(axis: int, each: Transform = IDENTITY) -> Transform:
-    """Returns the transform between several tensors and one parameter that stacks them.
+    """Several arrays of theirs <-> one of ours, along a new axis of ours.
 
     Args:
-        axis: axis of the parameter that stacks the tensors, not negative; 1 for query, key and
-            value kernels (D, 3, H, hd).
-        each: transform of the single arrays.
+        axis: of ours, not negative: 1 for query, key and value kernels (D, 3, H, hd).
+        each: applied to the single arrays.
     """
 
     def load(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
@@ -91,27 +82,23 @@ def stack(axis: int, each: Transform = IDENTITY) -> Transform:
 
 
 def concatenate(each: Transform = IDENTITY) -> Transform:
-    """Returns the transform between one tensor and several parameters.
-
-    The tensor concatenates the parameters along its first dimension.
+    """One array of theirs <-> several of ours, one after the other along its first dimension.
 
     Args:
-        each: transform of the parts; LINEAR for a fused (3 D, D) whose query is a parameter of its
-            own.
+        each: applied to the parts: LINEAR for a fused (3 D, D) whose query we keep apart.
     """
 
     def load(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
         (array,) = arrays
         rows = [each.save([blank(shape)])[0].shape[0] for shape in shapes]
         if sum(rows) != array.shape[0]:
-            raise ValueError(f"expected {sum(rows)} rows; found {array.shape[0]}")
+            raise ValueError(f"{array.shape[0]} rows for parts of {rows}")
         return each.load(np.split(array, np.cumsum(rows)[:-1]), shapes)
 
     return Transform(load, lambda arrays: [np.concatenate(each.save(arrays))])
 
 
-# Separate query, key and value and the fused parameter: torch's (D, D) and (D,), Flax's (D, H, hd)
-# and (H, hd).
+# Separate query, key and value <-> fused: torch's (D, D) and (D,); Flax's (D, H, hd) and (H, hd).
 SEPARATE_QKV = stack(1, LINEAR)
 SEPARATE_QKV_BIAS = stack(0, FLAT)
 FLAX_QKV = stack(1)
@@ -119,5 +106,5 @@ FLAX_QKV_BIAS = stack(0)
 
 
 def blank(shape: Shape) -> np.ndarray:
-    """Returns an array of a given shape that takes no memory, for computing shapes."""
+    """An array of that shape that takes no memory, to learn what a transform does to shapes."""
     return np.broadcast_to(np.zeros((), np.int8), shape)

@@ -1,1 +1,1 @@
-"""Files of tensors: safetensors, NumPy archives and torch archives. Nothing in them is executed."""
+"""TODO."""

@@ -1,4 +1,4 @@
-"""Writing tensors to files."""
+"""Writing tensors, whole or not at all."""
 
 import pathlib
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ def write_tensors(
     container: str = "safetensors",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors or npz file atomically; an existing file is replaced.
+    """Writes a safetensors or npz file; an existing one is replaced.
 
     Args:
-        path: path of the file.
-        tensors: tensors by name.
+        path: of the file.
+        tensors: by name.
         container: "safetensors" or "npz".
-        metadata: strings for the header of a safetensors file.
+        metadata: for a safetensors file's header.
     """
     with atomic_write(path) as partial:
         if container == "npz":
             arrays: dict[str, Any] = dict(tensors)
-            with partial.open("wb") as file:  # given a name, savez would append .npz
+            with partial.open("wb") as file:  # savez would append .npz to a name
                 np.savez(file, **arrays)
         else:
             partial.touch()
             mode = partial.stat().st_mode
             save_file(dict(tensors), partial, metadata=dict(metadata or {}))
-            # The library makes files that only their owner can read.
+            # The library makes files that their owner alone can read; weights are shared.
             partial.chmod(mode)

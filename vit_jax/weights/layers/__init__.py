@@ -1,1 +1,1 @@
-"""Entries of common layers, as other libraries name them."""
+"""TODO."""
