@@ -1,0 +1,1 @@
+"""A research project that extends vit_jax without changing it."""
