@@ -6,18 +6,22 @@ A package of `ARCHITECTURES` has
     MODELS    name -> ModelSpec of the published sizes
     ALIASES   other libraries' names -> names of MODELS
 
-and a module `weights` with FORMATS, how other libraries name its parameters.
+and optionally a module `weights` with `FORMATS`, the formats of other libraries' weight files.
 """
 
 import dataclasses
 import functools
 import importlib
+import importlib.util
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.components import import_name, parse
 from vit_jax.errors import UserError, unknown
 from vit_jax.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from vit_jax.weights.format import Format
 
 # Name in configs and weight files -> package.
 ARCHITECTURES: dict[str, str] = {
@@ -92,6 +96,35 @@ def parse_architecture(fields: Mapping[str, Any], path: str, base: Any = None) -
     config = type(base) if name is None else architecture_class(name, path)
     same = base if isinstance(base, config) else None
     return parse(config, fields, path, base=same, nested=parse_architecture)
+
+
+def weight_formats(architecture: Any = None) -> "tuple[Format, ...]":
+    """Formats of weight files of other libraries, in the order of `ARCHITECTURES`.
+
+    The module `weights` of an architecture's package, if there is one, lists them as `FORMATS`. The
+    dataclass of an architecture from outside this package names such a tuple in its class attribute
+    `weight_formats`, as "my_project.convnext.weights:FORMATS".
+
+    Args:
+        architecture: architecture whose own formats, and those of its parts, are added if it is
+            from outside this package.
+    """
+    found: list[Format] = []
+    for package in ARCHITECTURES.values():
+        if importlib.util.find_spec(f"{package}.weights"):
+            found += importlib.import_module(f"{package}.weights").FORMATS
+    for part in _parts(architecture):
+        if name := getattr(type(part), "weight_formats", None):
+            found += import_name(name, f"weight formats of {type(part).__name__}")
+    return tuple(found)
+
+
+def _parts(architecture: Any) -> Iterator[Any]:
+    """An architecture and the architectures among its fields."""
+    if dataclasses.is_dataclass(architecture):
+        yield architecture
+        for field in dataclasses.fields(architecture):
+            yield from _parts(getattr(architecture, field.name))
 
 
 def model_names() -> list[str]:

@@ -1,7 +1,8 @@
-"""The library's own format: `NAME.safetensors` with our paths as names and `NAME.json` beside it.
+"""The library's own format: `NAME.safetensors` and `NAME.json` beside it.
 
-The JSON says what the tensors do not: architecture, activation and epsilons included, preprocessing
-and tokenizer. Two files and no code, so that weights can be read without the run that made them.
+Tensors are named by the paths of the parameters. The JSON file describes what the tensors do not:
+architecture, image preprocessing and tokenizer. The weights can be used without the run that made
+them.
 """
 
 import dataclasses
@@ -10,51 +11,58 @@ import pathlib
 from types import MappingProxyType
 from typing import Any
 
+from flax import traverse_util
+
 from vit_jax.atomic_files import write_text
 from vit_jax.components import parse
 from vit_jax.data.tokenizers import make_tokenizer
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
-from vit_jax.models.registry import ARCHITECTURES, architecture_name, describe, parse_architecture
+from vit_jax.models.registry import describe, parse_architecture
 from vit_jax.models.spec import ModelSpec
-from vit_jax.weights import mapping
-from vit_jax.weights.containers.files import TensorFile, open_weights, read_json
+from vit_jax.weights import loading, mapping
+from vit_jax.weights.containers.reading import open_weights, read_json
+from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.containers.writing import write_tensors
+from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
-from vit_jax.weights.mapping import Entry
 
 NAME = "vit_jax"
+# Version 1 had `preprocess` in place of `inputs`, and `family` in place of `architecture`.
 VERSION = 2
-# Of the files in a folder.
-DEFAULT_NAME = "model.safetensors"
-_BESIDE = "saved:{}"  # spec of a tokenizer saved in a directory
+DEFAULT_NAME = "model.safetensors"  # name of the tensors in a folder
+_BESIDE = "saved:{}"  # spec of a tokenizer that is saved in a folder
 
 
 class Native(Format):
-    """Our own paths as names, for any model."""
+    """Paths of the parameters as names, for any model."""
 
     name = NAME
-    families = tuple(ARCHITECTURES)
+    architectures = (object,)
     metadata = MappingProxyType({"format": NAME})
 
     def matches(self, file: TensorFile) -> bool:
+        """Returns whether the header of a file names this format."""
         return file.metadata.get("format") == NAME
 
-    def entries(self, family: str, architecture: Any) -> list[Entry]:
-        return [Entry(path, path) for path in mapping.flatten(ModelDef(architecture).shapes())]
+    def entries(self, architecture: Any) -> list[Entry]:
+        """Returns the identity mapping; see `Format.entries`."""
+        paths = traverse_util.flatten_dict(ModelDef(architecture).shapes(), sep="/")
+        return [Entry(path, path) for path in paths]
 
 
 def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str = "float32") -> None:
-    """Writes weights with what is needed to use them, each file whole or not at all.
+    """Writes weights and their description, each file atomically.
 
     Args:
-        path: of the safetensors file, or a folder, which gets `model.safetensors`.
-        params: of the model.
-        spec: architecture, preprocessing and tokenizer.
-        dtype: compute type that the model was used with, for the record.
+        path: path of the safetensors file, or a folder, in which it is named `model.safetensors`.
+        params: parameters of the model.
+        spec: architecture, image preprocessing and tokenizer.
+        dtype: compute dtype that the model was used with, for information.
     """
     path = tensor_path(path)
-    entries = Native().entries(architecture_name(spec.architecture), spec.architecture)
+    entries = Native().entries(spec.architecture)
     write_tensors(path, mapping.export(entries, params), metadata=Native.metadata)
     described = {
         "format": NAME,
@@ -68,16 +76,23 @@ def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str =
 
 
 def is_described(path: str | pathlib.Path) -> bool:
-    """Whether weights have this format's description beside them."""
+    """Returns whether weights have a description of this format beside them.
+
+    Args:
+        path: weight file or folder.
+    """
     path = pathlib.Path(path)
     return (path / DEFAULT_NAME if path.is_dir() else path).with_suffix(".json").is_file()
 
 
 def load_spec(path: str | pathlib.Path) -> ModelSpec:
-    """Architecture, preprocessing and tokenizer of saved weights.
+    """Reads architecture, image preprocessing and tokenizer of saved weights.
+
+    Args:
+        path: weight file or folder, as given to `save`.
 
     Raises:
-        UserError: no such file, not of this format, or of a later version.
+        UserError: there is no description, or it has another format or version.
     """
     path = tensor_path(path).with_suffix(".json")
     if not path.is_file():
@@ -87,33 +102,54 @@ def load_spec(path: str | pathlib.Path) -> ModelSpec:
     if found != (NAME, VERSION):
         raise UserError(f"{path}: expected format {NAME!r}, version {VERSION}; found {found}")
     try:
-        return ModelSpec(
-            architecture=parse_architecture(described["architecture"], "architecture"),
-            inputs=parse(ImageInputs, described["inputs"], "inputs"),
-            tokenizer=_BESIDE.format(path.parent)
-            if described["tokenizer"] == _BESIDE.format(".")
-            else described["tokenizer"],
-        )
+        architecture, tokenizer = described["architecture"], described["tokenizer"]
+        inputs = described["inputs"]
     except KeyError as error:
         raise UserError(f"{path}: expected the key {error}; found {list(described)}") from None
+    if tokenizer == _BESIDE.format("."):
+        tokenizer = _BESIDE.format(path.parent)
+    return ModelSpec(
+        architecture=parse_architecture(architecture, "architecture"),
+        inputs=parse(ImageInputs, inputs, "inputs"),
+        tokenizer=tokenizer,
+    )
 
 
 def load(path: str | pathlib.Path, shardings: Any = None) -> tuple[ModelSpec, Params]:
-    """Saved weights and what they belong to.
+    """Loads saved weights and their description.
 
     Args:
-        path: as given to `save`.
-        shardings: tree of shardings like the parameters'; None for the default device.
+        path: weight file or folder, as given to `save`.
+        shardings: tree of shardings like the parameters; None for the default device.
+
+    Raises:
+        UserError: see `load_spec`; or the tensors do not fit the architecture.
     """
     spec = load_spec(path)
-    model = ModelDef(spec.architecture)
     file = open_weights(tensor_path(path))
-    entries = Native().entries(architecture_name(spec.architecture), spec.architecture)
-    return spec, mapping.load(entries, file, model.shapes(), shardings)
+    model = ModelDef(spec.architecture)
+    return spec, loading.load(file, model, Native(), shardings=shardings)
+
+
+def tensor_path(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the safetensors file of a path: the path itself, or the file in a folder.
+
+    Args:
+        path: weight file or folder.
+
+    Raises:
+        UserError: the path has another suffix.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir() or not path.suffix:
+        return path / DEFAULT_NAME
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: expected a name ending in .safetensors, or a folder")
+    return path
 
 
 def _save_tokenizer(spec: ModelSpec, directory: pathlib.Path) -> str | None:
-    """The spec to write down; a vocabulary that lies in some file is copied beside the weights."""
+    """Returns the tokenizer's spec; a vocabulary in a file is copied to the directory."""
     if spec.tokenizer is None or ":" not in spec.tokenizer:
         return spec.tokenizer
     text = spec.architecture.text
@@ -122,17 +158,3 @@ def _save_tokenizer(spec: ModelSpec, directory: pathlib.Path) -> str | None:
     )
     tokenizer.save(directory)
     return _BESIDE.format(".")
-
-
-def tensor_path(path: str | pathlib.Path) -> pathlib.Path:
-    """The safetensors file that a path means: itself, or the default one of a folder.
-
-    Raises:
-        UserError: another suffix.
-    """
-    path = pathlib.Path(path)
-    if path.is_dir() or not path.suffix:
-        return path / DEFAULT_NAME
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path}: expected a name ending in .safetensors, or a folder")
-    return path

@@ -1,4 +1,4 @@
-"""Parameters from elsewhere: an earlier run's folder, or a weight file of any known format."""
+"""Models whose parameters are on disk: in the workdir of a run or in a weight file."""
 
 import dataclasses
 import pathlib
@@ -12,17 +12,22 @@ from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.pretrained import huggingface, native
-from vit_jax.weights import check_weights, count_classes, load_weights, read_architecture
+from vit_jax.pretrained.weight_files import (
+    check_weights,
+    count_classes,
+    load_weights,
+    read_architecture,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
-    """A model whose parameters lie on disk.
+class StoredModel:
+    """A model whose parameters are on disk and have not been read.
 
     Attributes:
-        path: of the run's folder or of the weights.
-        spec: the model and its preprocessing.
-        model: the same, to be run.
+        path: workdir of a run, or weight file.
+        spec: architecture, image preprocessing and spec of the tokenizer.
+        model: the model as a pure function of its parameters.
     """
 
     path: pathlib.Path
@@ -30,58 +35,68 @@ class Origin:
     model: ModelDef
 
     def check(self) -> None:
-        """Refuses a file that does not fit the model, before anything is read."""
+        """Checks, without reading tensors, that a weight file fits the model.
+
+        Raises:
+            UserError: it does not fit.
+        """
         if not is_run(self.path):
             check_weights(self.path, self.model)
 
     def load(self, shardings: Any) -> Params:
-        """The parameters.
+        """Reads the parameters; of a run, those of the newest checkpoint (EMA if there is one).
 
         Args:
-            shardings: tree of shardings like the parameters'.
+            shardings: tree of shardings like the parameters.
+
+        Raises:
+            UserError: the parameters cannot be read or do not fit.
         """
         if not is_run(self.path):
             return load_weights(self.path, self.model, shardings=shardings)
         config = workdir_lib.load_config(self.path)
         abstract = with_sharding(self.model.shapes(), shardings)
-        params, _ = read_params(self.path, abstract, ema=config.optim.get("ema_decay", 0.0) > 0)
+        ema = config.optim.get("ema_decay", 0.0) > 0
+        params, _ = read_params(self.path, abstract, ema=ema)
         return params
 
 
-def open_origin(weights: str, name: str, otherwise: ModelSpec, compute: dict[str, Any]) -> Origin:
-    """What parameters on disk belong to; nothing of them is read yet.
+def open_stored_model(
+    weights: str, name: str, default: ModelSpec, compute: dict[str, Any]
+) -> StoredModel:
+    """Opens a stored model without reading its parameters.
 
     Args:
-        weights: folder of a run, or weight file.
-        name: registered model that the weights belong to; "" for what they tell of themselves.
-        otherwise: their model where neither tells.
-        compute: `dtype`, `scan` and `remat` of the model, see `families.build`.
+        weights: workdir of a run, or weight file of any known format.
+        name: registered model of the weights; "" if the weights describe it.
+        default: model of weights that do not describe theirs.
+        compute: `dtype`, `scan` and `remat`, see `ModelDef`.
 
     Raises:
-        UserError: unknown name, no such file, or one that cannot be read.
+        UserError: an unknown name, or weights that do not exist or cannot be read.
     """
     path = pathlib.Path(weights).expanduser()
     if not path.exists():
-        raise UserError(f"{weights}: expected the folder of a run or a weight file; found nothing")
-    spec = registry.model_spec(name) if name else _told(path)
+        raise UserError(f"{weights}: expected the workdir of a run or a weight file; found nothing")
+    spec = registry.model_spec(name) if name else _described(path)
     if not is_run(path) and (name or spec is None):
-        spec = _with_head_of(path, spec or otherwise)
+        spec = _with_head_of(path, spec or default)
     assert spec is not None
-    return Origin(path, spec, ModelDef(spec.architecture, **compute))
+    return StoredModel(path, spec, ModelDef(spec.architecture, **compute))
 
 
 def is_run(path: pathlib.Path) -> bool:
-    """Whether a folder is that of a run, with a checkpoint in it."""
+    """Returns whether a folder is the workdir of a run that has checkpoints."""
     return (path / workdir_lib.CONFIG_FILE).is_file() and (path / DIRECTORY).is_dir()
 
 
 def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
-    """A classifier's spec with as many classes as a file has; others as they are."""
+    """The spec with the number of classes of a file; models without a head are not changed."""
     if not hasattr(spec.architecture, "num_classes"):
         return spec
     changes: dict[str, Any] = {"num_classes": 1}
     if hasattr(spec.architecture, "head_norm"):
-        changes["head_norm"] = False  # of no file
+        changes["head_norm"] = False  # no format has one
     architecture = dataclasses.replace(spec.architecture, **changes)
     found = count_classes(path, ModelDef(architecture))
     return dataclasses.replace(
@@ -89,14 +104,14 @@ def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
     )
 
 
-def _told(path: pathlib.Path) -> ModelSpec | None:
-    """What weights tell of themselves; None where they do not."""
+def _described(path: pathlib.Path) -> ModelSpec | None:
+    """The spec of weights that describe their model, or None."""
     if is_run(path):
         return model_spec(workdir_lib.load_config(path))
     if native.is_described(path):
         return native.load_spec(path)
     try:
-        _, architecture = read_architecture(path)
+        architecture = read_architecture(path)
         return huggingface.read_spec(path if path.is_dir() else path.parent, architecture)
     except UserError:
         return None

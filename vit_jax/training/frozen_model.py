@@ -11,7 +11,7 @@ from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.parallel.sharding import parameter_shardings
-from vit_jax.pretrained.stored import Origin, open_origin
+from vit_jax.pretrained.stored import StoredModel, open_stored_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FrozenModel:
     spec: ModelSpec
     model: ModelDef
     shardings: Any
-    stored: Origin | None
+    stored: StoredModel | None
 
     @property
     def abstract(self) -> Params:
@@ -66,7 +66,7 @@ def open_frozen_model(
         UserError: an unknown name, or weights that are missing or do not fit the model.
     """
     if weights:
-        stored = open_origin(weights, name, default, compute)
+        stored = open_stored_model(weights, name, default, compute)
         stored.check()
         spec, model = stored.spec, stored.model
     else:

@@ -25,7 +25,7 @@ from vit_jax.models.spec import ModelSpec
 from vit_jax.models.swin.windows import resize_bias_table
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.parallel.sharding import parameter_shardings
-from vit_jax.pretrained.stored import Origin, open_origin
+from vit_jax.pretrained.stored import StoredModel, open_stored_model
 from vit_jax.training.freezing import match_paths
 from vit_jax.weights.checks import describe
 
@@ -45,7 +45,7 @@ class Initialization:
         towers: architectures of the image towers, stored and new.
     """
 
-    stored: Origin
+    stored: StoredModel
     paths: dict[str, str]
     towers: tuple[Any, Any]
 
@@ -100,7 +100,7 @@ def build_initialization(
         if init.fresh or init.model:
             raise UserError("config.init.weights is not set, but other keys of config.init are")
         return None
-    stored = open_origin(init.weights, init.model, spec, {})
+    stored = open_stored_model(init.weights, init.model, spec, {})
     stored.check()
     towers = _tower(stored.spec.architecture), _tower(model.architecture)
     theirs = _under_new_paths(stored, model, towers)
@@ -138,7 +138,7 @@ def build_initialization(
 
 
 def _under_new_paths(
-    stored: Origin, model: ModelDef, towers: tuple[Any, Any]
+    stored: StoredModel, model: ModelDef, towers: tuple[Any, Any]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Path in the new model -> (path in the stored model, shape), for all that the two share."""
     flat = flatten_dict(stored.model.shapes(), sep="/")

@@ -1,49 +1,47 @@
-"""What does not fit between a file and a model, told at once and before anything is read."""
+"""Errors about files that do not fit a model, raised before any tensor is read."""
 
 import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
 from vit_jax.weights.transforms import Shape
 
-if TYPE_CHECKING:
-    from vit_jax.weights.mapping import Entry
-
 T = TypeVar("T")
-# Of tables in half precision: bfloat16 rounds values near one by up to 0.004.
+# For tables in half precision: bfloat16 rounds values near one by up to 0.004.
 TOLERANCE = 0.01
 
 
 def check(
-    entries: Sequence["Entry"],
+    entries: Sequence[Entry],
     file: TensorFile,
     shapes: Mapping[str, Shape],
     ignored: Sequence[str],
 ) -> None:
-    """Compares all names and shapes of a file with those that the entries expect.
+    """Compares all names and shapes of a file with the expected ones.
 
     Args:
-        entries: of the format.
-        file: opened weights.
-        shapes: of all our parameters, by path.
-        ignored: patterns (`fnmatch`) of names that hold no parameter.
+        entries: mapping of the file's format.
+        file: opened weight file.
+        shapes: shapes of all parameters of the model by path.
+        ignored: patterns (`fnmatch`) of tensors that are not parameters.
 
     Raises:
-        UserError: lists everything that is missing, unexpected or of another shape.
+        UserError: lists all tensors that are missing, unexpected or of another shape.
     """
     check_complete(entries, shapes)
     expected: dict[str, Shape] = {}
     misshapen: dict[str, str] = {}
     for entry in entries:
-        theirs = entry.their_shapes(shapes)
+        tensor_shapes = entry.tensor_shapes(shapes)
         for _, keys in entry.groups():
-            expected.update(zip(keys, theirs, strict=True))
+            expected.update(zip(keys, tensor_shapes, strict=True))
             present = all(key in file for key in keys)
             if present and not entry.accepts([file.shape(key) for key in keys], shapes):
                 misshapen |= {
@@ -62,7 +60,16 @@ def check(
 def check_constants(
     file: TensorFile, constants: Mapping[str, np.ndarray], ignored: Sequence[str]
 ) -> None:
-    """Refuses a file whose tables are not those that the model computes instead of loading them."""
+    """Checks the tensors of a file that the model computes instead of loading.
+
+    Args:
+        file: opened weight file.
+        constants: expected values by name; the file may lack them.
+        ignored: patterns of names that are not compared.
+
+    Raises:
+        UserError: a tensor has other values.
+    """
     for key, value in constants.items():
         if key not in file or _matches(key, ignored):
             continue
@@ -73,8 +80,8 @@ def check_constants(
                 continue
             found = f"values that differ by up to {error:.2g}"
         raise UserError(
-            f"{file}: {key} is no parameter of this model, which computes it: expected its own "
-            f"values {value.shape}; found {found}"
+            f"{file}: {key} is not a parameter of this model, which computes it: expected the "
+            f"computed values {value.shape}; found {found}"
         )
 
 
@@ -82,16 +89,24 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def check_complete(entries: Sequence["Entry"], shapes: Mapping[str, Shape]) -> None:
-    """Refuses a model with parameters that the format has no name for, or the other way round."""
+def check_complete(entries: Sequence[Entry], shapes: Mapping[str, Shape]) -> None:
+    """Checks that a mapping names exactly the parameters of a model.
+
+    Args:
+        entries: mapping of a format.
+        shapes: shapes of all parameters of the model by path.
+
+    Raises:
+        UserError: lists parameters without a name in the format, and those the model lacks.
+    """
     named = [path for entry in entries for path in entry.paths]
     lost = [f"{path} {shape}" for path, shape in shapes.items() if path not in named]
     surplus = [path for path in named if path not in shapes]
     if lost or surplus:
         raise UserError(
-            "the format cannot hold this model: it has no names for "
-            f"{', '.join(lost) or 'nothing'}; it names but the model lacks "
-            f"{', '.join(surplus) or 'nothing'}"
+            "the format cannot hold this model; parameters without a name in the format: "
+            f"{', '.join(lost) or 'none'}; parameters that the model lacks: "
+            f"{', '.join(surplus) or 'none'}"
         )
 
 
@@ -101,13 +116,13 @@ def describe(
     unexpected: Mapping[str, Shape],
     misshapen: Mapping[str, str],
 ) -> str:
-    """All that does not fit between weights and a model, for an error.
+    """Returns an error message about all differences between weights and a model.
 
     Args:
-        file: where the weights lie, as it is printed.
-        missing: what the model needs: name -> shape.
-        unexpected: what it has no use for: name -> shape.
-        misshapen: name -> what was expected and found.
+        file: name of the weights.
+        missing: shapes of tensors that the model needs and the weights lack, by name.
+        unexpected: shapes of tensors that the model does not have, by name.
+        misshapen: expected and found shape of tensors, by name.
     """
     surplus = _fold(unexpected)
     lines = [f"missing: {k} {shape}{_near(k, surplus)}" for k, shape in _fold(missing).items()]
@@ -121,7 +136,7 @@ def describe(
 
 
 def _fold(values: Mapping[str, T]) -> dict[str, T]:
-    """Names with equal values that differ in their last number alone as one: `blocks.{0-11}.x`."""
+    """Merges names that differ in their last number only, as `blocks.{0-11}.x`."""
     numbers: dict[tuple[str, str, T], list[int]] = {}
     folded: dict[str, T] = {}
     for key, value in values.items():
@@ -136,7 +151,7 @@ def _fold(values: Mapping[str, T]) -> dict[str, T]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] as {0-2,5}; a single number as itself."""
+    """Formats [0, 1, 2, 5] as {0-2,5}, and a single number as itself."""
     if len(numbers) == 1:
         return str(numbers[0])
     runs: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""What a foreign format tells of itself."""
+"""Base class of weight formats."""
 
 import abc
 from collections.abc import Mapping
@@ -7,80 +7,73 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vit_jax.errors import UserError
-from vit_jax.weights.containers.files import TensorFile
-from vit_jax.weights.mapping import Entry
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
 
 
 class Format(abc.ABC):
-    """Names and layouts of another library's weights.
+    """How a library names and stores the parameters of an architecture.
+
+    A library that has several architectures has one subclass per architecture, all with the same
+    `name`. They are listed as `FORMATS` in the module `weights` of each architecture's package.
 
     Attributes:
-        name: as users type it.
-        families: our model families (`registry.FAMILIES`) that it can hold.
-        ignored: patterns (`fnmatch`) of tensors that hold no parameter: buffers and settings.
-        container: what exported files are, "safetensors" or "npz".
-        metadata: in the header of exported safetensors files; transformers demands this one.
+        name: name of the library, as users type it.
+        architectures: config dataclasses of the models that the format can hold.
+        ignored: patterns (`fnmatch`) of tensors that are not parameters: buffers and settings.
+        container: file type for export, "safetensors" or "npz".
+        metadata: header of exported safetensors files. Transformers requires the default.
     """
 
     name: ClassVar[str]
-    families: ClassVar[tuple[str, ...]]
+    architectures: ClassVar[tuple[type, ...]]
     ignored: ClassVar[tuple[str, ...]] = ()
     container: ClassVar[str] = "safetensors"
     metadata: ClassVar[Mapping[str, str]] = MappingProxyType({"format": "pt"})
 
     @abc.abstractmethod
     def matches(self, file: TensorFile) -> bool:
-        """Whether the file is of this format, by its tensors' names."""
+        """Returns whether a file has this format, judged by the names of its tensors."""
 
     @abc.abstractmethod
-    def entries(self, family: str, architecture: Any) -> list[Entry]:
-        """The mapping for a model of one of `families`; all its parameters must be named.
+    def entries(self, architecture: Any) -> list[Entry]:
+        """Returns the mapping between the tensors of a file and the parameters of a model.
 
         Args:
-            family: a key of `registry.FAMILIES`.
-            architecture: the family's config dataclass.
+            architecture: config dataclass of the model. Every parameter of the model must have an
+                entry.
 
         Raises:
             UserError: the format cannot hold such a model.
         """
 
-    def view(self, file: TensorFile, family: str, architecture: Any) -> TensorFile:
-        """The file under the names of `entries`, where the library has several for the same.
+    def view(self, file: TensorFile, architecture: Any) -> TensorFile:
+        """Returns a file under the names of `entries`.
+
+        Libraries that have used several names for a tensor override this method.
 
         Args:
-            file: of this format.
-            family: of the model to load, a key of `registry.FAMILIES`.
-            architecture: the family's config dataclass.
+            file: file of this format.
+            architecture: config dataclass of the model to load.
         """
-        del family, architecture
+        del architecture
         return file
 
-    def constants(self, family: str, architecture: Any) -> dict[str, np.ndarray]:
-        """Tensors that the library wants to see and that are no parameters of ours.
+    def constants(self, architecture: Any) -> dict[str, np.ndarray]:
+        """Returns tensors that the library requires and the model computes, by name.
 
-        They are written on export. A file may lack them; where it has them, they must be these,
-        unless their names are `ignored`.
+        They are written on export. A file may lack them. If it has them, their values are compared
+        with these, unless their names are `ignored`.
         """
-        del family, architecture
+        del architecture
         return {}
 
-    def architecture(
-        self, file: TensorFile, config: dict[str, Any] | None
-    ) -> tuple[str, Any] | None:
-        """(family, config dataclass) read off shapes and settings, or None if they do not tell.
+    def architecture(self, file: TensorFile, config: Mapping[str, Any] | None) -> Any:
+        """Returns the architecture of a file, or None if it cannot be determined.
 
         Args:
-            file: of this format.
-            config: a `config.json` found beside the weights.
+            file: file of this format.
+            config: content of the `config.json` beside the weights, if there is one.
         """
+        del file, config
         return None
-
-    def checked_entries(self, family: str, architecture: Any) -> list[Entry]:
-        """`entries`, or an error for a family that the format cannot hold."""
-        if family not in self.families:
-            raise UserError(
-                f"the format {self.name} holds models of the family "
-                f"{' or '.join(self.families)}; found {family!r}"
-            )
-        return self.entries(family, architecture)

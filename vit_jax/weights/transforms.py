@@ -1,8 +1,8 @@
-"""How arrays of another library become ours and ours become theirs.
+"""Conversion between the tensors of a file and the parameters of a model.
 
-A `Transform` moves elements and computes nothing, so that a round trip is exact to the bit and the
-shapes it needs follow from running it on empty arrays. Arrays come and go as lists, because one of
-ours may be several of theirs (separate query, key and value) or the other way round.
+A `Transform` only moves elements. A round trip is therefore exact, and the shapes of the tensors
+follow from applying it to empty arrays. Both sides are lists of arrays, since one parameter may be
+several tensors (separate query, key and value) and one tensor several parameters.
 """
 
 import math
@@ -18,8 +18,8 @@ class Transform(NamedTuple):
     """A pair of inverse functions.
 
     Attributes:
-        load: (their arrays, shapes of ours) -> our arrays.
-        save: (our arrays) -> their arrays.
+        load: (tensors, shapes of the parameters) -> parameters.
+        save: (parameters) -> tensors.
     """
 
     load: Callable[[Sequence[np.ndarray], Sequence[Shape]], list[np.ndarray]]
@@ -29,7 +29,12 @@ class Transform(NamedTuple):
 def one_to_one(
     load: Callable[[np.ndarray, Shape], np.ndarray], save: Callable[[np.ndarray], np.ndarray]
 ) -> Transform:
-    """A transform of one array: `load(theirs, our shape)` and `save(ours)`."""
+    """Returns a transform of single arrays.
+
+    Args:
+        load: (tensor, shape of the parameter) -> parameter.
+        save: (parameter) -> tensor.
+    """
     return Transform(
         lambda arrays, shapes: [load(x, s) for x, s in zip(arrays, shapes, strict=True)],
         lambda arrays: [save(x) for x in arrays],
@@ -37,10 +42,13 @@ def one_to_one(
 
 
 def linear(in_dims: int = 1) -> Transform:
-    """torch's (out, in) <-> our kernel, whose first `in_dims` dimensions are inputs.
+    """Returns the transform between torch's (out, in) and a kernel.
 
-    Either side of our kernel may be split: fused query, key and value (3 D, D) <-> (D, 3, H, hd),
-    attention's output with `in_dims=2` (D, D) <-> (H, hd, D).
+    Inputs or outputs of the kernel may be split: (3 D, D) <-> (D, 3, H, hd) for fused query, key
+    and value; (D, D) <-> (H, hd, D) with `in_dims=2` for the output projection of attention.
+
+    Args:
+        in_dims: number of leading dimensions of the kernel that are inputs.
     """
     return one_to_one(
         lambda x, shape: x.T.reshape(shape),
@@ -53,20 +61,21 @@ LINEAR = linear()
 ATTENTION_OUT = linear(in_dims=2)
 # (out, in, height, width) <-> (height, width, in, out).
 CONV = one_to_one(lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-# Any shape of ours is one dimension of theirs: biases (3 D,) <-> (3, H, hd).
+# A flat tensor and a parameter of any shape: biases (3 D,) <-> (3, H, hd).
 FLAT = one_to_one(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1))
-# Theirs has a leading dimension of one that ours lacks: positions (1, N, D) <-> (N, D).
+# The tensor has a leading dimension of one: positions (1, N, D) <-> (N, D).
 LEADING_ONE = one_to_one(lambda x, shape: x[0], lambda x: x[None])
-# Ours has a leading dimension of one that theirs lacks: class token (D,) <-> (1, D).
+# The parameter has a leading dimension of one: class token (D,) <-> (1, D).
 NO_LEADING_ONE = one_to_one(lambda x, shape: x[None], lambda x: x[0])
 
 
 def stack(axis: int, each: Transform = IDENTITY) -> Transform:
-    """Several arrays of theirs <-> one of ours, along a new axis of ours.
+    """Returns the transform between several tensors and one parameter that stacks them.
 
     Args:
-        axis: of ours, not negative: 1 for query, key and value kernels (D, 3, H, hd).
-        each: applied to the single arrays.
+        axis: axis of the parameter that stacks the tensors, not negative; 1 for query, key and
+            value kernels (D, 3, H, hd).
+        each: transform of the single arrays.
     """
 
     def load(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
@@ -82,23 +91,27 @@ def stack(axis: int, each: Transform = IDENTITY) -> Transform:
 
 
 def concatenate(each: Transform = IDENTITY) -> Transform:
-    """One array of theirs <-> several of ours, one after the other along its first dimension.
+    """Returns the transform between one tensor and several parameters.
+
+    The tensor concatenates the parameters along its first dimension.
 
     Args:
-        each: applied to the parts: LINEAR for a fused (3 D, D) whose query we keep apart.
+        each: transform of the parts; LINEAR for a fused (3 D, D) whose query is a parameter of its
+            own.
     """
 
     def load(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
         (array,) = arrays
         rows = [each.save([blank(shape)])[0].shape[0] for shape in shapes]
         if sum(rows) != array.shape[0]:
-            raise ValueError(f"{array.shape[0]} rows for parts of {rows}")
+            raise ValueError(f"expected {sum(rows)} rows; found {array.shape[0]}")
         return each.load(np.split(array, np.cumsum(rows)[:-1]), shapes)
 
     return Transform(load, lambda arrays: [np.concatenate(each.save(arrays))])
 
 
-# Separate query, key and value <-> fused: torch's (D, D) and (D,); Flax's (D, H, hd) and (H, hd).
+# Separate query, key and value and the fused parameter: torch's (D, D) and (D,), Flax's (D, H, hd)
+# and (H, hd).
 SEPARATE_QKV = stack(1, LINEAR)
 SEPARATE_QKV_BIAS = stack(0, FLAT)
 FLAX_QKV = stack(1)
@@ -106,5 +119,5 @@ FLAX_QKV_BIAS = stack(0)
 
 
 def blank(shape: Shape) -> np.ndarray:
-    """An array of that shape that takes no memory, to learn what a transform does to shapes."""
+    """Returns an array of a given shape that takes no memory, for computing shapes."""
     return np.broadcast_to(np.zeros((), np.int8), shape)

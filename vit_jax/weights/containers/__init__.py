@@ -1,1 +1,1 @@
-"""TODO."""
+"""Files of tensors: safetensors, NumPy archives and torch archives. Nothing in them is executed."""

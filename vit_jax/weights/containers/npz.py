@@ -1,4 +1,4 @@
-"""NumPy archives, member by member; arrays of Python objects are pickles and are refused."""
+"""NumPy archives. Arrays of Python objects are pickles and are refused."""
 
 import pathlib
 import zipfile
@@ -8,14 +8,22 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.weights.containers.files import LazyTensor, TensorFile
+from vit_jax.weights.containers.tensors import LazyTensor, TensorFile
 
-# NumPy has no bfloat16: big_vision's files hold its two bytes as an opaque type.
+# NumPy has no bfloat16: big_vision's files store it as an opaque type of two bytes.
 _OPAQUE = {np.dtype("V2"): np.dtype(ml_dtypes.bfloat16)}
 
 
 def open_npz(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
-    """Reads the header of every array."""
+    """Opens an archive and reads the header of every array.
+
+    Args:
+        path: path of the archive, for messages.
+        archive: the opened archive; it stays open for reading tensors.
+
+    Raises:
+        UserError: a member is not an array, or contains Python objects.
+    """
     members = [name for name in archive.namelist() if name.endswith(".npy")]
     return TensorFile(path, {m.removesuffix(".npy"): _tensor(path, archive, m) for m in members})
 
@@ -30,11 +38,11 @@ def _tensor(path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> LazyTe
             }[version]
             shape, _, stored = read_header(file)
     except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path}: {member} is no array that can be read: {error}") from None
+        raise UserError(f"{path}: {member} cannot be read as an array: {error}") from None
     if stored.hasobject:
         raise UserError(
-            f"{path}: expected plain arrays; found Python objects in {member}, whose reading could "
-            "execute code"
+            f"{path}: expected plain arrays; found Python objects in {member}; reading them "
+            "could execute code"
         )
 
     def load() -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Safetensors: a JSON header of shapes and offsets, then the bytes.
+"""Safetensors: a JSON header with shapes and offsets, followed by the data.
 
-The library of that name maps the whole file, whose pages then count beside the parameters made of
-them; here each tensor is read into memory of its own.
+The `safetensors` library memory-maps the whole file, and the mapped pages add to the host memory of
+the parameters. Here each tensor is read into newly allocated memory.
 """
 
 import json
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.weights.containers.files import LazyTensor, TensorFile
+from vit_jax.weights.containers.tensors import LazyTensor, TensorFile
 
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -36,7 +36,14 @@ DTYPES: dict[str, Any] = {
 
 
 def open_safetensors(path: pathlib.Path) -> TensorFile:
-    """Reads the header and checks that the file is as long as it says."""
+    """Opens a file: reads its header and checks the length of the file.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        UserError: the header is damaged, or the file is truncated or too long.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -56,7 +63,7 @@ def open_safetensors(path: pathlib.Path) -> TensorFile:
             raise
         raise UserError(f"{path}: the safetensors header cannot be read: {error}") from None
     if end != size:
-        state = "truncated" if size < end else "longer than its header says"
+        state = "truncated" if size < end else "longer than its header declares"
         raise UserError(f"{path}: {state}: expected {end} bytes; found {size}")
     return TensorFile(path, tensors, metadata)
 

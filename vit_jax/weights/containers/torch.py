@@ -1,8 +1,8 @@
-"""Torch archives without torch: `torch.save` (zip, since torch 1.6) and TorchScript.
+"""Torch archives, read without torch: `torch.save` (zip, since torch 1.6) and TorchScript.
 
-`data.pkl` describes the objects and names a zip member for the bytes of each storage. It is read
-by an unpickler that knows how tensors and containers are rebuilt and nothing else: classes of the
-archive's own become inert holders, any other global is refused before it could be called.
+In an archive, `data.pkl` is a pickle of the objects that refers to one zip member per storage. The
+unpickler here can rebuild tensors and plain containers only. Classes that the archive itself
+defines become inert `Holder` objects; any other global is refused before it is called.
 """
 
 import io
@@ -18,9 +18,9 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.weights.containers.files import LazyTensor, TensorFile
+from vit_jax.weights.containers.tensors import LazyTensor, TensorFile
 
-# Entries of a training checkpoint that hold a model's tensors, by preference.
+# Keys of a training checkpoint that contain a model's tensors, in order of preference.
 WRAPPERS = ("model", "state_dict")
 
 STORAGES: dict[str, Any] = {
@@ -38,7 +38,7 @@ STORAGES: dict[str, Any] = {
 
 
 class Holder(dict):
-    """Stands for an object whose class is not imported; it keeps the attributes it is given."""
+    """Placeholder for an object whose class is not imported. It keeps the object's attributes."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Holder":
         return super().__new__(cls)
@@ -51,7 +51,7 @@ class Holder(dict):
             self.update(state)
 
 
-# What training scripts leave beside the tensors: settings and metrics, of no use here.
+# Classes of settings and metrics that training scripts save beside the tensors.
 HOLDERS = (
     ("argparse", "Namespace"),
     ("yacs.config", "CfgNode"),
@@ -65,7 +65,7 @@ HOLDERS = (
 
 
 class _Storage:
-    """Bytes of an archive's member, as elements of one type."""
+    """A zip member as a flat array of elements of one dtype."""
 
     def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, member: str, dtype: np.dtype):
         self.path, self.archive, self.member, self.dtype = path, archive, member, dtype
@@ -76,7 +76,7 @@ class _Storage:
         self.count = size // dtype.itemsize
 
     def tensor(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> LazyTensor:
-        """A strided view of the storage, all in elements."""
+        """Returns a strided view of the storage; offset and strides count elements."""
         last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         extent = last + 1 if math.prod(shape) else 0
         if min((offset, *shape, *strides)) < 0 or offset + extent > self.count:
@@ -120,7 +120,7 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-# Every global that is called; all others are refused.
+# Globals that the unpickler may call; all others are refused.
 REBUILDERS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
@@ -146,7 +146,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         module = {"__builtin__": "builtins"}.get(module, module)  # Python 2's name, in protocol 2
-        if module.partition(".")[0] == "__torch__":  # a class that the TorchScript archive defines
+        if module.partition(".")[0] == "__torch__":  # a class defined by the TorchScript archive
             return Holder
         if (module, name) not in REBUILDERS:
             raise UserError(
@@ -163,10 +163,18 @@ class _Unpickler(pickle.Unpickler):
 
 
 def open_torch(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
-    """Reads the description of the tensors.
+    """Opens an archive and reads the description of its tensors.
 
-    A training checkpoint's `model` or `state_dict` is taken (`TensorFile.part` says which); of a
-    TorchScript archive the parameters and buffers of the module hierarchy, under dotted names.
+    From a training checkpoint, the tensors under `model` or `state_dict` are taken
+    (`TensorFile.part` is the key). From a TorchScript archive, the parameters and buffers of the
+    module hierarchy are taken, under dotted names.
+
+    Args:
+        path: path of the archive, for messages.
+        archive: the opened archive; it stays open for reading tensors.
+
+    Raises:
+        UserError: the archive is damaged, contains code or contains no tensors.
     """
     member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
     order = f"{member.removesuffix('data.pkl')}byteorder"
@@ -176,7 +184,7 @@ def open_torch(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
         content = _Unpickler(path, archive, member).load()
     except UserError:
         raise
-    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
+    except Exception as error:  # a damaged pickle can raise almost anything
         raise UserError(f"{path}: {member} cannot be read: {error}") from None
     part = None
     if isinstance(content, dict) and not isinstance(content, Holder):
@@ -192,7 +200,7 @@ def open_torch(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
 
 
 def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, LazyTensor]]:
-    """Tensors of a state dict, or of nested modules; what else they hold is left out."""
+    """Tensors of a state dict or of nested modules, under dotted names."""
     if not isinstance(tree, Mapping):
         return
     for name, value in tree.items():

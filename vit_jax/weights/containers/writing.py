@@ -1,4 +1,4 @@
-"""Writing tensors, whole or not at all."""
+"""Writing tensors to files."""
 
 import pathlib
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ def write_tensors(
     container: str = "safetensors",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors or npz file; an existing one is replaced.
+    """Writes a safetensors or npz file atomically; an existing file is replaced.
 
     Args:
-        path: of the file.
-        tensors: by name.
+        path: path of the file.
+        tensors: tensors by name.
         container: "safetensors" or "npz".
-        metadata: for a safetensors file's header.
+        metadata: strings for the header of a safetensors file.
     """
     with atomic_write(path) as partial:
         if container == "npz":
             arrays: dict[str, Any] = dict(tensors)
-            with partial.open("wb") as file:  # savez would append .npz to a name
+            with partial.open("wb") as file:  # given a name, savez would append .npz
                 np.savez(file, **arrays)
         else:
             partial.touch()
             mode = partial.stat().st_mode
             save_file(dict(tensors), partial, metadata=dict(metadata or {}))
-            # The library makes files that their owner alone can read; weights are shared.
+            # The library makes files that only their owner can read.
             partial.chmod(mode)

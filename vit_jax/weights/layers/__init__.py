@@ -1,1 +1,1 @@
-"""TODO."""
+"""Entries of common layers, as other libraries name them."""

@@ -1,30 +1,30 @@
-"""Entries of the layers as Flax's linen names them, with "/" between the names.
+"""Entries of the layers of flax.linen, as JAX codebases of Google name them.
 
-Kernels lie as ours do; query, key and value are apart.
+Names are nested with "/". Kernels have the layout of the model; query, key and value are separate.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
-from vit_jax.weights.containers.files import TensorFile
-from vit_jax.weights.mapping import Entry
-from vit_jax.weights.transforms import FLAX_QKV, FLAX_QKV_BIAS, stack
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
+from vit_jax.weights.transforms import FLAX_QKV, FLAX_QKV_BIAS, LEADING_ONE, stack
 
 Layers = Sequence[int] | None
 
 ATTENTION = "MultiHeadDotProductAttention"
-# Where training states keep the parameters, besides the optimizer's.
+# Roots of the parameters in files of a whole training state.
 ROOTS = ("params/", "opt/target/")
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockNames:
-    """Numbers that linen gives the parts of a block: by kind of layer, or (in 2020) by place.
+    """Numbers in the names of the parts of a block. The first norm is always LayerNorm_0.
 
     Attributes:
-        attention: after the first norm, LayerNorm_0.
-        norm2: of the second norm.
-        mlp: of the MLP.
+        attention: number of the attention.
+        norm2: number of the second norm.
+        mlp: number of the MLP.
     """
 
     attention: int = 0
@@ -32,43 +32,77 @@ class BlockNames:
     mlp: int = 0
 
 
-def same(path: str, key: str, names: Sequence[str], layers: Layers = None) -> list[Entry]:
-    """Parameters that are the same in both: ("kernel", "bias") or ("scale", "bias")."""
-    return [Entry(f"{path}/{name}", f"{key}/{name}", layers=layers) for name in names]
-
-
 def norm(path: str, key: str, layers: Layers = None) -> list[Entry]:
-    """LayerNorm."""
-    return same(path, key, ("scale", "bias"), layers)
+    """Returns the entries of a LayerNorm.
+
+    Args:
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+    """
+    return [Entry(f"{path}/{name}", f"{key}/{name}", layers=layers) for name in ("scale", "bias")]
 
 
 def linear(path: str, key: str, layers: Layers = None) -> list[Entry]:
-    """A linear layer, a convolution, or attention's projections to or from heads."""
-    return same(path, key, ("kernel", "bias"), layers)
+    """Returns the entries of a linear layer, a convolution or a projection of attention.
+
+    Args:
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+    """
+    return [Entry(f"{path}/{name}", f"{key}/{name}", layers=layers) for name in ("kernel", "bias")]
 
 
 def mlp(path: str, key: str, layers: Layers = None) -> list[Entry]:
-    """Two linear layers."""
+    """Returns the entries of an MLP of two linear layers.
+
+    Args:
+        path: path of the MLP in the model.
+        key: name of the MLP in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+    """
     return [
         *linear(f"{path}/fc1", f"{key}/Dense_0", layers),
         *linear(f"{path}/fc2", f"{key}/Dense_1", layers),
     ]
 
 
-def blocks(path: str, key: str, names: BlockNames, depth: int, *, scanned: bool) -> list[Entry]:
-    """Pre-norm blocks, stacked on our `layers` axis.
+def map_head(path: str, key: str) -> list[Entry]:
+    """Returns the entries of a multi-head attention pooling head.
 
     Args:
-        path: of our blocks.
-        key: of theirs, `.../encoderblock`.
-        names: of the parts.
+        path: path of the head in the model.
+        key: name of the head in the file.
+    """
+    attention = f"{key}/{ATTENTION}_0"
+    kernels = (f"{attention}/key/kernel", f"{attention}/value/kernel")
+    biases = (f"{attention}/key/bias", f"{attention}/value/bias")
+    return [
+        Entry(f"{path}/probe", f"{key}/probe", LEADING_ONE),
+        *linear(f"{path}/query", f"{attention}/query"),
+        Entry(f"{path}/key_value/kernel", kernels, FLAX_QKV),
+        Entry(f"{path}/key_value/bias", biases, FLAX_QKV_BIAS),
+        *linear(f"{path}/out", f"{attention}/out"),
+        *norm(f"{path}/norm", f"{key}/LayerNorm_0"),
+        *mlp(f"{path}/mlp", f"{key}/MlpBlock_0"),
+    ]
+
+
+def blocks(path: str, key: str, names: BlockNames, depth: int, *, scanned: bool) -> list[Entry]:
+    """Returns the entries of a stack of pre-norm blocks.
+
+    Args:
+        path: path of the stacked blocks in the model.
+        key: name of the blocks in the file, as `Transformer/encoderblock`.
+        names: numbers of the parts.
         depth: number of blocks.
-        scanned: whether theirs are stacked as ours are, or numbered `encoderblock_0` and so on.
+        scanned: whether the blocks of the file are stacked, or numbered as `encoderblock_0`.
     """
     layers = None if scanned else range(depth)
     key = key if scanned else f"{key}_{{i}}"
     attention = f"{key}/{ATTENTION}_{names.attention}"
-    # The transform sees all layers of stacked blocks at once.
+    # With stacked blocks, the transform converts all layers at once.
     kernel, bias = (stack(2), stack(1)) if scanned else (FLAX_QKV, FLAX_QKV_BIAS)
     kernels = tuple(f"{attention}/{name}/kernel" for name in ("query", "key", "value"))
     biases = tuple(f"{attention}/{name}/bias" for name in ("query", "key", "value"))
@@ -83,7 +117,11 @@ def blocks(path: str, key: str, names: BlockNames, depth: int, *, scanned: bool)
 
 
 def without_optimizer(file: TensorFile) -> TensorFile:
-    """The parameters of a training state, or the file itself."""
+    """Returns the parameters of a file of a training state; other files are returned as they are.
+
+    Args:
+        file: opened weight file.
+    """
     for root in ROOTS:
         if any(key.startswith(root) for key in file):
             return file.renamed(

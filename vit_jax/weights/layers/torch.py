@@ -1,19 +1,25 @@
-"""Entries of the layers, and tables, that every torch library writes the same way."""
+"""Entries of the layers of torch.nn."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from vit_jax.models.layers.positions import sincos_positions
-from vit_jax.models.vit.model import ViTConfig
-from vit_jax.weights.mapping import Entry
+from vit_jax.weights.entry import Entry
 from vit_jax.weights.transforms import ATTENTION_OUT, CONV, FLAT, LINEAR, Transform
 
 Layers = Sequence[int] | None
+# Counter of batches in every batch norm of torch. It does not affect evaluation.
+COUNTERS = "*.num_batches_tracked"
 
 
 def norm(path: str, key: str, layers: Layers = None) -> list[Entry]:
-    """LayerNorm: weight and bias."""
+    """Returns the entries of a LayerNorm.
+
+    Args:
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+    """
     return [
         Entry(f"{path}/scale", f"{key}.weight", layers=layers),
         Entry(f"{path}/bias", f"{key}.bias", layers=layers),
@@ -29,15 +35,15 @@ def linear(
     kernel: Transform = LINEAR,
     suffixes: tuple[str, str] = (".weight", ".bias"),
 ) -> list[Entry]:
-    """A linear layer; fused query, key and value too, whose output we split.
+    """Returns the entries of a linear layer. Its outputs may be split, as fused q, k and v.
 
     Args:
-        path: of our layer.
-        key: of theirs.
-        layers: see `Entry`.
-        bias: whether it has one.
-        kernel: ATTENTION_OUT where our input is split into heads.
-        suffixes: of weight and bias.
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+        bias: whether the layer has a bias.
+        kernel: transform of the kernel; ATTENTION_OUT if its input is split into heads.
+        suffixes: suffixes of the names of weight and bias.
     """
     entries = [Entry(f"{path}/kernel", key + suffixes[0], kernel, layers)]
     if bias:
@@ -46,19 +52,48 @@ def linear(
 
 
 def conv(path: str, key: str, layers: Layers = None, *, bias: bool = True) -> list[Entry]:
-    """A convolution, the patch embedding for example."""
+    """Returns the entries of a convolution.
+
+    Args:
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+        bias: whether the layer has a bias.
+    """
     entries = [Entry(f"{path}/kernel", f"{key}.weight", CONV, layers)]
     if bias:
         entries.append(Entry(f"{path}/bias", f"{key}.bias", layers=layers))
     return entries
 
 
+def batch_norm(path: str, key: str, layers: Layers = None) -> list[Entry]:
+    """Returns the entries of a batch norm, running statistics included.
+
+    Args:
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+    """
+    names = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    return [Entry(f"{path}/{ours}", f"{key}.{name}", layers=layers) for ours, name in names.items()]
+
+
+def batch_counters(entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+    """Returns the counters of all batch norms among entries, set to zero, by name."""
+    keys = (key for entry in entries for _, group in entry.groups() for key in group)
+    return {
+        key.replace(".running_mean", ".num_batches_tracked"): np.zeros((), np.int64)
+        for key in keys
+        if key.endswith(".running_mean")
+    }
+
+
 def attention_out(path: str, key: str, layers: Layers = None) -> list[Entry]:
-    """Attention's projection into the residual stream."""
+    """Returns the entries of the output projection of attention.
+
+    Args:
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+        layers: layer numbers of stacked parameters, see `Entry`.
+    """
     return linear(path, key, layers, kernel=ATTENTION_OUT)
-
-
-def fixed_positions(config: ViTConfig, width: int) -> np.ndarray:
-    """Sines and cosines (1, num_special + N, width), zero for class and distillation token."""
-    table = np.asarray(sincos_positions(config.grid, width))
-    return np.pad(table, ((config.num_special, 0), (0, 0)))[None]

@@ -1,22 +1,51 @@
-"""Names of transformer blocks in Hugging Face's transformers."""
+"""Blocks and settings of models of Hugging Face's transformers.
+
+Names are those of published files. Since version 5 the modules have other names in memory, which
+`save_pretrained` translates back. Files with the names in memory are understood, too.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from vit_jax.errors import UserError, lookup
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
 from vit_jax.weights.layers.torch import attention_out, linear, norm
-from vit_jax.weights.mapping import Entry
 from vit_jax.weights.transforms import SEPARATE_QKV, SEPARATE_QKV_BIAS
+
+NAME = "transformers"
+Settings = Mapping[str, Any]
+
+# Activation functions by their name in `config.json`.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "quick_gelu": "quick_gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+# Defaults of the library's vision transformers. Published configs leave them out.
+BASE: Settings = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "image_size": 224,
+    "patch_size": 16,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockNames:
-    """What a library's block calls its parts; theirs keep query, key and value apart.
+    """Names of the parts of a transformer block. Query, key and value are separate.
 
     Attributes:
-        norm1: before the attention.
-        qkv: query, key and value.
-        out: attention's projection into the residual stream.
-        norm2: before the MLP.
+        norm1: norm before the attention.
+        qkv: query, key and value projections.
+        out: output projection of the attention.
+        norm2: norm before the MLP.
         fc1: first layer of the MLP.
         fc2: second layer of the MLP.
     """
@@ -49,25 +78,28 @@ DINOV2 = dataclasses.replace(VIT, norm1="norm1", norm2="norm2", fc1="mlp.fc1", f
 SWIN = dataclasses.replace(
     VIT, qkv=("attention.self.query", "attention.self.key", "attention.self.value")
 )
-# Of all these but CLIP, in memory since transformers 5.
-MODULES = dataclasses.replace(
+# Names in memory since version 5 of all these except CLIP.
+IN_MEMORY = dataclasses.replace(
     VIT,
     qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
     out="attention.o_proj",
     fc1="mlp.fc1",
     fc2="mlp.fc2",
 )
+# First parts of the names of a tower, after the prefix.
+_TOWER = ("embeddings.", "encoder.", "layernorm.")
 
 
-def blocks(path: str, key: str, names: BlockNames, layers: Sequence[int]) -> list[Entry]:
-    """Pre-norm blocks stacked on our `layers` axis.
+def blocks(path: str, key: str, names: BlockNames, depth: int) -> list[Entry]:
+    """Returns the entries of a stack of pre-norm blocks.
 
     Args:
-        path: of our blocks.
-        key: of theirs, with `{i}`.
-        names: of the parts.
-        layers: see `Entry`.
+        path: path of the stacked blocks in the model.
+        key: name of the blocks in the file, without the number.
+        names: names of the parts.
+        depth: number of blocks.
     """
+    key, layers = f"{key}.{{i}}", range(depth)
     qkv = f"{path}/attention/qkv"
     weights = tuple(f"{key}.{name}.weight" for name in names.qkv)
     biases = tuple(f"{key}.{name}.bias" for name in names.qkv)
@@ -80,3 +112,92 @@ def blocks(path: str, key: str, names: BlockNames, layers: Sequence[int]) -> lis
         *linear(f"{path}/mlp/fc1", f"{key}.{names.fc1}", layers),
         *linear(f"{path}/mlp/fc2", f"{key}.{names.fc2}", layers),
     ]
+
+
+def published_names(
+    file: TensorFile, names: BlockNames, prefixes: Sequence[str], prefix: str
+) -> TensorFile:
+    """Returns a file of a tower under the names of published files.
+
+    Args:
+        file: opened weight file, with names of published files or names in memory.
+        names: names of the parts of a block in published files.
+        prefixes: prefixes that the names of the tower may have.
+        prefix: prefix of the names of the tower in the result.
+    """
+    published = (*names.qkv, names.out, names.fc1, names.fc2)
+    in_memory = (*IN_MEMORY.qkv, IN_MEMORY.out, IN_MEMORY.fc1, IN_MEMORY.fc2)
+
+    def rename(key: str) -> str:
+        key = re.sub(r"(?<!encoder\.)\blayers\.", "encoder.layer.", key)
+        # `save_pretrained` of version 5 writes the decoder of ViTMAE under this name.
+        key = key.replace("decoder_encoder.layer.", "decoder_layers.")
+        for old, new in zip(in_memory, published, strict=True):
+            key = key.replace(f".{old}.", f".{new}.")
+        key = key.replace("attention.relative_position_bias.", "attention.self.")
+        for found in prefixes:
+            key = key.removeprefix(found)
+        return f"{prefix}{key}" if key.startswith(_TOWER) else key
+
+    return file.renamed(rename)
+
+
+def has_patch_embedding(file: TensorFile, prefixes: Sequence[str]) -> bool:
+    """Returns whether a file has the patch embedding of a tower.
+
+    Args:
+        file: opened weight file.
+        prefixes: prefixes that the names of the tower may have.
+    """
+    key = "embeddings.patch_embeddings.projection.weight"
+    return any(f"{prefix}{key}" in file for prefix in ("", *prefixes))
+
+
+def stack_fields(settings: Settings) -> dict[str, Any]:
+    """Returns fields of an architecture that image and text towers have in common.
+
+    Args:
+        settings: content of a `config.json`, or of its part for a tower, with defaults.
+    """
+    return {
+        "width": settings["hidden_size"],
+        "depth": settings["num_hidden_layers"],
+        "num_heads": settings["num_attention_heads"],
+        "mlp_dim": settings["intermediate_size"],
+        "activation": activation(settings),
+        "norm_epsilon": settings["layer_norm_eps"],
+    }
+
+
+def image_size(settings: Settings) -> int | tuple[int, int]:
+    """Returns the size of the images, px: the side of a square, or height and width."""
+    size = settings["image_size"]
+    return size if isinstance(size, int) else (size[0], size[1])
+
+
+def activation(settings: Settings) -> str:
+    """Returns the activation function of the MLPs.
+
+    Raises:
+        UserError: an activation that is not available here.
+    """
+    return lookup(ACTIVATIONS, settings["hidden_act"], "hidden_act")
+
+
+def check_settings(config: Settings) -> None:
+    """Checks the settings of `config.json` that change a model without changing its sizes.
+
+    Raises:
+        UserError: a setting that is not available here.
+    """
+    for key, expected in (("qkv_bias", True), ("use_swiglu_ffn", False)):
+        if config.get(key, expected) is not expected:
+            raise UserError(f"config.json: expected {key}={expected}; found {config[key]!r}")
+
+
+def num_classes(file: TensorFile) -> int:
+    """Returns the number of outputs of the classification head in a file; 0 without a head."""
+    for key in ("classifier.bias", "cls_classifier.bias"):
+        if key in file:
+            return file.shape(key)[0]
+    return 0

@@ -1,8 +1,10 @@
 """ViT as its authors published it (github.com/google-research/vision_transformer), `.npz`."""
 
 from vit_jax.errors import UserError
+from vit_jax.models.layers.weights import ResizePositions
 from vit_jax.models.vit.model import ViTConfig
-from vit_jax.weights.containers.files import TensorFile
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers.flax import (
     ATTENTION,
@@ -12,53 +14,55 @@ from vit_jax.weights.layers.flax import (
     norm,
     without_optimizer,
 )
-from vit_jax.weights.mapping import Entry, ResizePositions
 from vit_jax.weights.transforms import LEADING_ONE
+
+NAMES = BlockNames(attention=1, norm2=2, mlp=3)
 
 
 class ViTJaxNpz(Format):
-    """ViTs that read the class token or the mean of the patches."""
+    """ViT that pools the class token or the mean of the patches."""
 
     name = "vit_jax_npz"
-    families = ("vit",)
+    architectures = (ViTConfig,)
     container = "npz"
 
     def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has the blocks of this codebase."""
         key = f"Transformer/encoderblock_0/{ATTENTION}_1/out/kernel"
         return key in without_optimizer(file)
 
-    def view(self, file: TensorFile, family: str, architecture: ViTConfig) -> TensorFile:
-        del family, architecture
+    def view(self, file: TensorFile, architecture: ViTConfig) -> TensorFile:
+        """Returns the parameters of a training state; see `Format.view`.
+
+        Raises:
+            UserError: the file has a layer before the head.
+        """
+        del architecture
         file = without_optimizer(file)
         if "pre_logits/kernel" in file:
             raise UserError(
-                f"{file}: expected the head right after the encoder; found a layer between "
-                f"(pre_logits {file.shape('pre_logits/kernel')}), as in models that were "
-                "pre-trained on ImageNet-21k in 2020; the AugReg and the fine-tuned ones have none"
+                f"{file}: expected the head directly after the encoder; found a layer between them "
+                f"(pre_logits {file.shape('pre_logits/kernel')}), as in the models pre-trained on "
+                "ImageNet-21k in 2020; AugReg's and the fine-tuned models have no such layer"
             )
         return file
 
-    def entries(self, family: str, architecture: ViTConfig) -> list[Entry]:
-        del family
-        config, key = architecture, "Transformer"
+    def entries(self, architecture: ViTConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
+        config = architecture
         if config.class_token and not config.prefix_positions:
             raise UserError(
                 f"the format {self.name} has a position for the class token: expected "
                 "prefix_positions=True; found False"
             )
-        position = f"{key}/posembed_input/pos_embedding"
+        position = "Transformer/posembed_input/pos_embedding"
         resize = ResizePositions(config.grid, config.num_special)
+        encoder = "Transformer/encoderblock"
         entries = [
             *linear("patch_embed", "embedding"),
             Entry("positions", position, LEADING_ONE, resize=resize),
-            *blocks(
-                "transformer/blocks",
-                f"{key}/encoderblock",
-                BlockNames(attention=1, norm2=2, mlp=3),
-                config.depth,
-                scanned=False,
-            ),
-            *norm("norm", f"{key}/encoder_norm"),
+            *blocks("transformer/blocks", encoder, NAMES, config.depth, scanned=False),
+            *norm("norm", "Transformer/encoder_norm"),
         ]
         if config.class_token:
             entries.append(Entry("class_token", "cls", LEADING_ONE))

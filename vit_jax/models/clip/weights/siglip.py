@@ -1,40 +1,42 @@
-"""SigLIP in open_clip: an image tower of timm's and a text tower of open_clip's.
-
-open_clip's other models have the names of OpenAI's, see `openai_clip`. Its SigLIP has the exact
-GELU, where big_vision trained with the tanh form.
-"""
+"""SigLIP as written by open_clip: an image tower of timm and a text tower of open_clip."""
 
 import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.weights.openai import transformer
 from vit_jax.models.vit.model import ViTConfig
-from vit_jax.weights.containers.files import TensorFile
+from vit_jax.models.vit.weights import timm
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
-from vit_jax.weights.formats import timm_vit
-from vit_jax.weights.formats.openai_clip import transformer
 from vit_jax.weights.layers.torch import linear, norm
-from vit_jax.weights.mapping import Entry
+
+TRUNK = "visual.trunk."
 
 
-class SigLIPOpenCLIP(Format):
-    """open_clip's `CustomTextCLIP` with a ViT of timm's."""
+class OpenCLIPSigLIP(Format):
+    """Dual encoders of open_clip's class `CustomTextCLIP` whose image tower is a ViT of timm."""
 
     name = "siglip_open_clip"
-    families = ("clip",)
+    architectures = (CLIPConfig,)
 
     def matches(self, file: TensorFile) -> bool:
-        return "visual.trunk.patch_embed.proj.weight" in file and "text.ln_final.weight" in file
+        """Returns whether a file has an image tower of timm and a text tower of open_clip."""
+        return f"{TRUNK}patch_embed.proj.weight" in file and "text.ln_final.weight" in file
 
-    def entries(self, family: str, architecture: CLIPConfig) -> list[Entry]:
+    def entries(self, architecture: CLIPConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
         image, text = self._image(architecture), architecture.text
         if not architecture.text_projection_bias:
-            raise UserError(f"the format {self.name} holds models with text_projection_bias=True")
+            raise UserError(
+                f"the format {self.name} holds models with text_projection_bias=True; found False"
+            )
         scalars = ["logit_scale"]
         if architecture.init_logit_bias is not None:
             scalars.append("logit_bias")
         return [
-            *timm_vit.vit(image, path="image/", key="visual.trunk."),
+            *timm.vit(image, path="image/", key=TRUNK),
             Entry("text/token_embed/embedding", "text.token_embedding.weight"),
             Entry("text/positions", "text.positional_embedding"),
             *transformer("text/transformer", "text.transformer", text.depth),
@@ -43,8 +45,9 @@ class SigLIPOpenCLIP(Format):
             *(Entry(name, name) for name in scalars),
         ]
 
-    def constants(self, family: str, architecture: CLIPConfig) -> dict[str, np.ndarray]:
-        return timm_vit.constants(self._image(architecture), key="visual.trunk.")
+    def constants(self, architecture: CLIPConfig) -> dict[str, np.ndarray]:
+        """Returns fixed positions; see `Format.constants`."""
+        return timm.constants(self._image(architecture), key=TRUNK)
 
     def _image(self, architecture: CLIPConfig) -> ViTConfig:
         image = architecture.image

@@ -1,0 +1,15 @@
+"""Weights of dual encoders, CLIP and SigLIP, in the formats of other libraries."""
+
+from vit_jax.models.clip.weights.big_vision import BigVisionScannedSigLIP, BigVisionSigLIP
+from vit_jax.models.clip.weights.openai import OpenAIClip
+from vit_jax.models.clip.weights.siglip import OpenCLIPSigLIP
+from vit_jax.models.clip.weights.transformers import TransformersCLIP
+from vit_jax.weights.format import Format
+
+FORMATS: tuple[Format, ...] = (
+    OpenAIClip(),
+    OpenCLIPSigLIP(),
+    TransformersCLIP(),
+    BigVisionSigLIP(),
+    BigVisionScannedSigLIP(),
+)

@@ -1,0 +1,200 @@
+"""CLIP and SigLIP of Hugging Face's transformers (CLIPModel, SiglipModel)."""
+
+import math
+from typing import Any
+
+from vit_jax.errors import UserError
+from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.layers.weights import ResizePositions
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.models.vit.weights.transformers import vit_config
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
+from vit_jax.weights.format import Format
+from vit_jax.weights.layers import transformers as layers
+from vit_jax.weights.layers.timm import mlp
+from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
+from vit_jax.weights.transforms import FLAT, LEADING_ONE, LINEAR, NO_LEADING_ONE, concatenate
+
+# Defaults of the library. Published configs leave them out.
+CLIP_IMAGE: layers.Settings = {
+    **layers.BASE,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+CLIP_TEXT: layers.Settings = {
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "hidden_size": 512,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "intermediate_size": 2048,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+SIGLIP_IMAGE: layers.Settings = {
+    **layers.BASE,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+SIGLIP_TEXT: layers.Settings = {
+    **SIGLIP_IMAGE,
+    "vocab_size": 32000,
+    "max_position_embeddings": 64,
+}
+
+
+class TransformersCLIP(Format):
+    """Dual encoders with a ViT: CLIP, and SigLIP with its attention pooling."""
+
+    name = layers.NAME
+    architectures = (CLIPConfig,)
+    ignored = ("*.position_ids",)
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has both towers under the names of the library."""
+        names = (
+            "vision_model.embeddings.patch_embedding.weight",
+            "text_model.embeddings.token_embedding.weight",
+        )
+        return all(name in file for name in names)
+
+    def entries(self, architecture: CLIPConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
+        _check_supported(architecture)
+        towers = [
+            *_image_tower(architecture.image),
+            *_text_tower(architecture.text.depth),
+        ]
+        if architecture.image.pool == "map":
+            return [
+                *towers,
+                *_map_head("image/map_head", "vision_model.head"),
+                *linear("text_projection", "text_model.head"),
+                Entry("logit_scale", "logit_scale", LEADING_ONE),
+                Entry("logit_bias", "logit_bias", LEADING_ONE),
+            ]
+        return [
+            *towers,
+            Entry("image/class_token", "vision_model.embeddings.class_embedding", NO_LEADING_ONE),
+            *norm("image/pre_norm", "vision_model.pre_layrnorm"),  # sic
+            *linear("image_projection", "visual_projection", bias=False),
+            *linear("text_projection", "text_projection", bias=False),
+            Entry("logit_scale", "logit_scale"),
+        ]
+
+    def architecture(self, file: TensorFile, config: layers.Settings | None) -> CLIPConfig | None:
+        """Returns the architecture described by `config.json`; see `Format.architecture`."""
+        del file
+        if config is None:
+            return None
+        layers.check_settings(config)
+        kind = config.get("model_type")
+        if kind == "clip":
+            return _clip_config(config)
+        if kind == "siglip":
+            return _siglip_config(config)
+        raise UserError(f"config.json: expected model_type 'clip' or 'siglip'; found {kind!r}")
+
+
+def _check_supported(config: CLIPConfig) -> None:
+    """Refuses models whose tensors have names in the library but are used differently there."""
+    image, text = config.image, config.text
+    if not isinstance(image, ViTConfig):
+        raise UserError(
+            "the format transformers holds dual encoders whose image tower is a ViT; found "
+            f"{type(image).__name__}"
+        )
+    found = (image.pool, text.causal, text.pool)
+    if found != (("map", False, "last") if image.pool == "map" else ("class", True, "eot")):
+        raise UserError(
+            "the format transformers holds CLIP (image.pool='class', text.causal=True, "
+            "text.pool='eot') and SigLIP ('map', False, 'last'); "
+            f"found {found}"
+        )
+    if image.class_token and not image.prefix_positions:
+        raise UserError(
+            "the format transformers has a position for CLIP's class token: expected "
+            "image.prefix_positions=True; found False"
+        )
+
+
+def _image_tower(config: ViTConfig) -> list[Entry]:
+    """Entries of the image tower that CLIP and SigLIP have in common."""
+    embeddings = "vision_model.embeddings"
+    path, encoder = "image/transformer/blocks", "vision_model.encoder.layers"
+    resize = ResizePositions(config.grid, config.num_special)
+    return [
+        *conv("image/patch_embed", f"{embeddings}.patch_embedding", bias=config.patch_bias),
+        Entry("image/positions", f"{embeddings}.position_embedding.weight", resize=resize),
+        *layers.blocks(path, encoder, layers.CLIP, config.depth),
+        *norm("image/norm", "vision_model.post_layernorm"),
+    ]
+
+
+def _text_tower(depth: int) -> list[Entry]:
+    """Entries of the text tower without its projection."""
+    embeddings = "text_model.embeddings"
+    path, encoder = "text/transformer/blocks", "text_model.encoder.layers"
+    return [
+        Entry("text/token_embed/embedding", f"{embeddings}.token_embedding.weight"),
+        Entry("text/positions", f"{embeddings}.position_embedding.weight"),
+        *layers.blocks(path, encoder, layers.CLIP, depth),
+        *norm("text/norm", "text_model.final_layer_norm"),
+    ]
+
+
+def _map_head(path: str, key: str) -> list[Entry]:
+    """Attention pooling by torch's MultiheadAttention. The model's query is separate."""
+    kernels = (f"{path}/query/kernel", f"{path}/key_value/kernel")
+    biases = (f"{path}/query/bias", f"{path}/key_value/bias")
+    return [
+        Entry(f"{path}/probe", f"{key}.probe", LEADING_ONE),
+        Entry(kernels, f"{key}.attention.in_proj_weight", concatenate(LINEAR)),
+        Entry(biases, f"{key}.attention.in_proj_bias", concatenate(FLAT)),
+        *attention_out(f"{path}/out", f"{key}.attention.out_proj"),
+        *norm(f"{path}/norm", f"{key}.layernorm"),
+        *mlp(f"{path}/mlp", f"{key}.mlp"),
+    ]
+
+
+def _tower_settings(
+    config: layers.Settings, name: str, defaults: layers.Settings
+) -> layers.Settings:
+    """Settings of one tower. Those under the second name of old files take precedence."""
+    overrides = config.get(f"{name}_dict") or {}
+    return {**defaults, **config.get(name, {}), **overrides}
+
+
+def _text_config(settings: layers.Settings, **changes: Any) -> TextConfig:
+    return TextConfig(
+        vocab_size=settings["vocab_size"],
+        context_length=settings["max_position_embeddings"],
+        **layers.stack_fields(settings),
+        **changes,
+    )
+
+
+def _clip_config(config: layers.Settings) -> CLIPConfig:
+    image = _tower_settings(config, "vision_config", CLIP_IMAGE)
+    return CLIPConfig(
+        image=vit_config(image, pre_norm=True, patch_bias=False, weight_init="clip"),
+        text=_text_config(_tower_settings(config, "text_config", CLIP_TEXT)),
+        embed_dim=config.get("projection_dim", 512),
+    )
+
+
+def _siglip_config(config: layers.Settings) -> CLIPConfig:
+    image = _tower_settings(config, "vision_config", SIGLIP_IMAGE)
+    text = _tower_settings(config, "text_config", SIGLIP_TEXT)
+    return CLIPConfig(
+        image=vit_config(image, class_token=False, pool="map", weight_init="xavier"),
+        text=_text_config(text, causal=False, pool="last", weight_init="xavier"),
+        embed_dim=text.get("projection_size", text["hidden_size"]),
+        image_projection=False,
+        text_projection_bias=True,
+        init_logit_scale=math.log(10.0),
+        init_logit_bias=-10.0,
+    )

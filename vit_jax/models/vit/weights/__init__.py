@@ -1,0 +1,15 @@
+"""Weights of ViT, DeiT, DINOv2 and the encoder of MAE in the formats of other libraries."""
+
+from vit_jax.models.vit.weights.big_vision import BigVisionScannedViT, BigVisionViT
+from vit_jax.models.vit.weights.timm import TimmViT
+from vit_jax.models.vit.weights.transformers import TransformersViT
+from vit_jax.models.vit.weights.vit_jax import ViTJaxNpz
+from vit_jax.weights.format import Format
+
+FORMATS: tuple[Format, ...] = (
+    TimmViT(),
+    TransformersViT(),
+    BigVisionViT(),
+    BigVisionScannedViT(),
+    ViTJaxNpz(),
+)

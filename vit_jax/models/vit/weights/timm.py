@@ -1,0 +1,160 @@
+"""timm's `VisionTransformer`: ViT, DeiT, DeiT III, DINOv2, encoder of MAE, image tower of SigLIP.
+
+An encoder of MAE without its decoder, pre-trained or fine-tuned, has the names of timm, too.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vit_jax.errors import UserError
+from vit_jax.models.layers.weights import ResizePositions, fixed_positions
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
+from vit_jax.weights.format import Format
+from vit_jax.weights.layers.timm import blocks, mlp
+from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
+from vit_jax.weights.transforms import LEADING_ONE, Shape, Transform
+
+
+class TimmViT(Format):
+    """State dicts of timm's vision transformers."""
+
+    name = "timm"
+    architectures = (ViTConfig,)
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has blocks of timm's ViT and no decoder of MAE."""
+        names = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+        with_decoder = "mask_token" in file or "decoder_embed.weight" in file
+        return all(name in file for name in names) and not with_decoder
+
+    def entries(self, architecture: ViTConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
+        return vit(architecture)
+
+    def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
+        """Returns fixed positions; see `Format.constants`."""
+        return constants(architecture)
+
+
+def vit(config: ViTConfig, path: str = "", key: str = "") -> list[Entry]:
+    """Returns the entries of a tower and of its heads.
+
+    Args:
+        config: architecture of the tower.
+        path: prefix of the paths in the model, as "image/" for a dual encoder.
+        key: prefix of the names in the file, as "visual.trunk." in open_clip.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    _check_supported(config)
+    # timm's `fc_norm` normalizes the mean of the tokens, its `norm` all tokens.
+    final_norm = "fc_norm" if config.pool == "mean_norm" else "norm"
+    entries = [
+        *conv(f"{path}patch_embed", f"{key}patch_embed.proj", bias=config.patch_bias),
+        *_tokens(config, path, key),
+        *_blocks(config, f"{path}transformer/blocks", f"{key}blocks"),
+        *norm(f"{path}norm", f"{key}{final_norm}"),
+    ]
+    if config.pre_norm:
+        entries += norm(f"{path}pre_norm", f"{key}norm_pre")
+    if config.pool == "map":
+        entries += _map_head(f"{path}map_head", f"{key}attn_pool")
+    if config.num_classes:
+        entries += linear(f"{path}head", f"{key}head")
+        if config.distillation:
+            entries += linear(f"{path}distillation_head", f"{key}head_dist")
+    return entries
+
+
+def constants(config: ViTConfig, key: str = "") -> dict[str, np.ndarray]:
+    """Returns positions that are not learned, as those of MAE's encoder.
+
+    Args:
+        config: architecture of the tower.
+        key: prefix of the names in the file.
+    """
+    if config.position_init != "fixed_sincos":
+        return {}
+    table = fixed_positions(config.grid, config.width, config.num_special)
+    return {f"{key}pos_embed": table}
+
+
+def _check_supported(config: ViTConfig) -> None:
+    """Refuses models whose tensors have names in timm but are used differently there."""
+    if config.pool == "map" and config.num_prefix:
+        raise UserError(
+            "timm's attention pooling reads the patches only; found pool='map' with "
+            f"{config.num_prefix} tokens before them"
+        )
+    if config.distillation and (config.num_registers or config.pool != "class"):
+        raise UserError(
+            "timm's distilled models pool the class token and have no registers; found "
+            f"pool={config.pool!r}, num_registers={config.num_registers}"
+        )
+
+
+def _tokens(config: ViTConfig, path: str, key: str) -> list[Entry]:
+    """Learned tokens and positions."""
+    entries = []
+    if config.distillation:
+        entries.append(Entry(f"{path}distillation_token", f"{key}dist_token", LEADING_ONE))
+    if config.num_registers:
+        entries.append(Entry(f"{path}registers", f"{key}reg_token", LEADING_ONE))
+    learned = config.position_init != "fixed_sincos"
+    num_prefix = config.num_special if config.prefix_positions else 0
+    resize = ResizePositions(config.grid, num_prefix)
+    if learned and num_prefix and config.num_registers:
+        paths = (f"{path}class_token", f"{path}positions")
+        keys = (f"{key}cls_token", f"{key}pos_embed")
+        return [*entries, Entry(paths, keys, FOLDED_CLASS_POSITION, resize=resize)]
+    if config.class_token:
+        entries.append(Entry(f"{path}class_token", f"{key}cls_token", LEADING_ONE))
+    if learned:
+        entries.append(Entry(f"{path}positions", f"{key}pos_embed", LEADING_ONE, resize=resize))
+    return entries
+
+
+def _unfold(arrays: Sequence[np.ndarray], shapes: Sequence[Shape]) -> list[np.ndarray]:
+    del shapes
+    token, positions = (x[0] for x in arrays)
+    return [token, np.concatenate([np.zeros_like(token), positions])]
+
+
+def _fold(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    token, positions = arrays
+    return [(token + positions[:1])[None], positions[1:][None]]
+
+
+# Class token (1, D) and positions (1 + N, D) of the model, in a file that stores the sum of the
+# class token and its position. The position becomes zero on loading and is added to the token on
+# saving. A round trip from such a file is exact. From other files the computation is preserved.
+# DINOv2 with registers needs it: timm has positions for all tokens or only for the patches.
+FOLDED_CLASS_POSITION = Transform(_unfold, _fold)
+
+
+def _blocks(config: ViTConfig, path: str, key: str) -> list[Entry]:
+    entries, layers = blocks(path, key, config.depth), range(config.depth)
+    if config.layer_scale:
+        for i in (1, 2):
+            gamma = f"{key}.{{i}}.ls{i}.gamma"
+            entries.append(Entry(f"{path}/scale{i}/gamma", gamma, layers=layers))
+    if config.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            entries += norm(f"{path}/attention/{name}", f"{key}.{{i}}.attn.{name}", layers)
+    return entries
+
+
+def _map_head(path: str, key: str) -> list[Entry]:
+    """`AttentionPoolLatent` with one latent."""
+    return [
+        Entry(f"{path}/probe", f"{key}.latent", LEADING_ONE),
+        *linear(f"{path}/query", f"{key}.q"),
+        *linear(f"{path}/key_value", f"{key}.kv"),
+        *attention_out(f"{path}/out", f"{key}.proj"),
+        *norm(f"{path}/norm", f"{key}.norm"),
+        *mlp(f"{path}/mlp", f"{key}.mlp"),
+    ]

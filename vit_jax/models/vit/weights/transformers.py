@@ -1,0 +1,184 @@
+"""ViT, DeiT and DINOv2 of Hugging Face's transformers.
+
+Models without a head (ViTModel, Dinov2Model) have bare names. Models with a head
+(ViTForImageClassification) prefix the names of the tower with the model type.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vit_jax.errors import UserError, lookup
+from vit_jax.models.layers.weights import ResizePositions, fixed_positions
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
+from vit_jax.weights.format import Format
+from vit_jax.weights.layers import transformers as layers
+from vit_jax.weights.layers.torch import conv, linear, norm
+from vit_jax.weights.transforms import LEADING_ONE
+
+PREFIXES = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.")
+# Defaults of the library by model type. Published configs leave them out.
+VIT: layers.Settings = {**layers.BASE, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
+DINOV2: layers.Settings = {
+    **layers.BASE,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "mlp_ratio": 4,
+    "layerscale_value": 1.0,
+}
+DEFAULTS: Mapping[str, layers.Settings] = {
+    "vit": VIT,
+    "deit": VIT,
+    "dinov2": DINOV2,
+    "dinov2_with_registers": {**DINOV2, "num_register_tokens": 4},
+}
+
+
+class TransformersViT(Format):
+    """Files of ViT, DeiT and DINOv2 with or without registers."""
+
+    name = layers.NAME
+    architectures = (ViTConfig,)
+    # The poolers of ViTModel and DeiTModel, and the mask token of DINOv2's pre-training.
+    ignored = ("*.position_ids", "*pooler.dense.*", "*embeddings.mask_token")
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has an embedding of patches with a class token and no decoder."""
+        names = ("", *PREFIXES)
+        has_class_token = any(f"{prefix}embeddings.cls_token" in file for prefix in names)
+        has_decoder = any(key.startswith("decoder.") for key in file)
+        return has_class_token and not has_decoder and layers.has_patch_embedding(file, PREFIXES)
+
+    def view(self, file: TensorFile, architecture: ViTConfig) -> TensorFile:
+        """Returns the file under the names of published files; see `Format.view`."""
+        names = layers.DINOV2 if architecture.layer_scale else layers.VIT
+        return layers.published_names(file, names, PREFIXES, _prefix(architecture))
+
+    def entries(self, architecture: ViTConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
+        if architecture.num_classes and architecture.layer_scale:
+            raise UserError(
+                "the format transformers holds DINOv2 without a head: the library's head reads the "
+                "class token and the mean of the patches; set num_classes=0"
+            )
+        return tower(architecture, "", _prefix(architecture)) + _heads(architecture)
+
+    def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
+        """Returns fixed positions and DINOv2's mask token; see `Format.constants`."""
+        return constants(architecture, _prefix(architecture))
+
+    def architecture(self, file: TensorFile, config: layers.Settings | None) -> ViTConfig | None:
+        """Returns the architecture described by `config.json`; see `Format.architecture`."""
+        if config is None:
+            return None
+        kind = str(config.get("model_type"))
+        settings = {**lookup(DEFAULTS, kind, "model_type of config.json"), **config}
+        layers.check_settings(config)
+        changes: dict[str, Any] = {"num_classes": layers.num_classes(file)}
+        if kind == "deit":
+            changes["distillation"] = True
+        if kind.startswith("dinov2"):
+            changes["mlp_dim"] = int(settings["hidden_size"] * settings["mlp_ratio"])
+            changes["layer_scale"] = settings["layerscale_value"]
+        if kind == "dinov2_with_registers":
+            changes["num_registers"] = settings["num_register_tokens"]
+        return vit_config(settings, **changes)
+
+
+def vit_config(settings: layers.Settings, **changes: Any) -> ViTConfig:
+    """Returns the architecture of an image tower.
+
+    Args:
+        settings: content of `config.json`, or of its part for the tower, with defaults.
+        **changes: fields of the architecture that `settings` does not determine.
+    """
+    sizes = {"image_size": layers.image_size(settings), "patch_size": settings["patch_size"]}
+    return ViTConfig(**{**sizes, **layers.stack_fields(settings), **changes})
+
+
+def tower(config: ViTConfig, path: str, prefix: str) -> list[Entry]:
+    """Returns the entries of a tower without heads.
+
+    Args:
+        config: architecture of the tower.
+        path: prefix of the paths in the model.
+        prefix: prefix of the names in the file.
+
+    Raises:
+        UserError: the library has no such model.
+    """
+    _check_supported(config)
+    embeddings = f"{prefix}embeddings"
+    entries = [
+        Entry(f"{path}class_token", f"{embeddings}.cls_token", LEADING_ONE),
+        *conv(f"{path}patch_embed", f"{embeddings}.patch_embeddings.projection"),
+        *norm(f"{path}norm", f"{prefix}layernorm"),
+    ]
+    if config.distillation:
+        key = f"{embeddings}.distillation_token"
+        entries.append(Entry(f"{path}distillation_token", key, LEADING_ONE))
+    if config.num_registers:
+        entries.append(Entry(f"{path}registers", f"{embeddings}.register_tokens", LEADING_ONE))
+    if config.position_init != "fixed_sincos":
+        resize = ResizePositions(config.grid, config.num_special)
+        key = f"{embeddings}.position_embeddings"
+        entries.append(Entry(f"{path}positions", key, LEADING_ONE, resize=resize))
+    return entries + _blocks(config, f"{path}transformer/blocks", f"{prefix}encoder.layer")
+
+
+def constants(config: ViTConfig, prefix: str) -> dict[str, np.ndarray]:
+    """Returns positions that are not learned, and the mask token of DINOv2.
+
+    Args:
+        config: architecture of the tower.
+        prefix: prefix of the names in the file.
+    """
+    found: dict[str, np.ndarray] = {}
+    if config.position_init == "fixed_sincos":
+        table = fixed_positions(config.grid, config.width, config.num_special)
+        found[f"{prefix}embeddings.position_embeddings"] = table
+    if config.layer_scale:
+        found[f"{prefix}embeddings.mask_token"] = np.zeros((1, config.width), np.float32)
+    return found
+
+
+def _prefix(config: ViTConfig) -> str:
+    """Prefix of the names of the tower in published files."""
+    if not config.num_classes:
+        return ""
+    return "deit." if config.distillation else "vit."
+
+
+def _check_supported(config: ViTConfig) -> None:
+    """Refuses models whose tensors have names in the library but are used differently there."""
+    fixed = config.position_init == "fixed_sincos"
+    found = (config.class_token, config.pool, config.prefix_positions or fixed)
+    if found != (True, "class", True):
+        raise UserError(
+            "the format transformers holds ViT with class_token=True, pool='class' and "
+            f"prefix_positions=True; found {found}"
+        )
+
+
+def _blocks(config: ViTConfig, path: str, key: str) -> list[Entry]:
+    if not config.layer_scale:
+        return layers.blocks(path, key, layers.VIT, config.depth)
+    entries, numbers = layers.blocks(path, key, layers.DINOV2, config.depth), range(config.depth)
+    for i in (1, 2):
+        name = f"{key}.{{i}}.layer_scale{i}.lambda1"
+        entries.append(Entry(f"{path}/scale{i}/gamma", name, layers=numbers))
+    return entries
+
+
+def _heads(config: ViTConfig) -> list[Entry]:
+    if not config.num_classes:
+        return []
+    if config.distillation:
+        return [
+            *linear("head", "cls_classifier"),
+            *linear("distillation_head", "distillation_classifier"),
+        ]
+    return linear("head", "classifier")

@@ -1,0 +1,70 @@
+"""The registered models and their sizes."""
+
+import dataclasses
+import fnmatch
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax.flops import traced_flops
+from vit_jax.models import registry
+from vit_jax.models.definition import ModelDef, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """A registered model. The sizes are computed on first access.
+
+    Attributes:
+        name: name of the model, as `create_model` accepts it.
+        architecture: name of its architecture, as "vit".
+        image_size: height and width of its images, px.
+    """
+
+    name: str
+    architecture: str
+    image_size: tuple[int, int]
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Number of parameters, including running statistics of batch norms."""
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(self._definition.shapes()))
+
+    @functools.cached_property
+    def gflops(self) -> float:
+        """Billions of operations of the forward pass of one image, and of one text if there is one.
+
+        A multiply-add counts as two operations.
+        """
+        definition = self._definition
+        images = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
+
+        def forward(params: Params, images: jax.Array) -> Any:
+            model = definition.bind(params)
+            if not hasattr(model, "text"):
+                return model.encode_image(images)
+            tokens = jnp.zeros((1, model.text.config.context_length), jnp.int32)
+            return model.encode_image(images), model.encode_text(tokens)
+
+        return traced_flops(jax.make_jaxpr(forward)(definition.shapes(), images)) / 1e9
+
+    @functools.cached_property
+    def _definition(self) -> ModelDef:
+        return ModelDef(registry.model_spec(self.name).architecture)
+
+
+def list_models(pattern: str = "*") -> list[ModelInfo]:
+    """Returns the registered models whose names match a pattern, sorted by name.
+
+    Args:
+        pattern: shell-style pattern with `*` and `?`, as "clip_*".
+    """
+    names = fnmatch.filter(registry.model_names(), pattern)
+    specs = {name: registry.model_spec(name) for name in names}
+    return [
+        ModelInfo(name, registry.architecture_name(spec.architecture), spec.inputs.size)
+        for name, spec in specs.items()
+    ]

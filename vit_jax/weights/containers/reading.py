@@ -1,0 +1,118 @@
+"""Opening weight files of any container format.
+
+`open_weights` detects the container from the content of the file and reads no tensor. Tensors are
+read one at a time, so that a large model needs little host memory.
+"""
+
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+from vit_jax.errors import UserError, unknown
+from vit_jax.weights.containers.npz import open_npz
+from vit_jax.weights.containers.safetensors import open_safetensors
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.containers.torch import open_torch
+
+# File names of the weights within a Hugging Face model folder, in order of preference.
+FOLDER_NAMES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+
+
+def open_weights(path: str | pathlib.Path) -> TensorFile:
+    """Opens a weight file. The suffix of its name does not matter.
+
+    Args:
+        path: safetensors file, NumPy `.npz`, torch archive (`torch.save` since torch 1.6, or
+            TorchScript), index of shards, or a folder that contains one of them under its Hugging
+            Face name (`FOLDER_NAMES`).
+
+    Raises:
+        UserError: the file does not exist, has another format, is damaged or contains code.
+    """
+    path = _resolve(pathlib.Path(path).expanduser())
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:4] == b"PK\x03\x04":
+        return _open_zip(path)
+    if head[8:] == b"{":
+        return open_safetensors(path)
+    if head[:1] == b"{":
+        return _open_index(path)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise UserError(
+            f"{path}: a bare pickle, as torch wrote before 1.6; reading it could execute code. "
+            "If you trust the file, load it with torch and save it again with torch.save or as "
+            "safetensors"
+        )
+    raise UserError(
+        f"{path}: expected safetensors, .npz, a torch archive or an index of shards; found a file "
+        f"that starts with {head!r}"
+    )
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads an object from a JSON file.
+
+    Raises:
+        UserError: the file cannot be read or does not contain an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object; found {type(content).__name__}")
+    return content
+
+
+def _resolve(path: pathlib.Path) -> pathlib.Path:
+    """The file itself, or the weights within a folder."""
+    if path.is_dir():
+        for name in FOLDER_NAMES:
+            if (path / name).is_file():
+                return path / name
+        found = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
+        raise UserError(f"{path}: expected one of {', '.join(FOLDER_NAMES)} in it; found {found}")
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"no weight file at {path}: {unknown(path.name, siblings, 'file')}")
+    return path
+
+
+def _open_zip(path: pathlib.Path) -> TensorFile:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: expected a zip archive; found a damaged one ({error})") from None
+    names = archive.namelist()
+    if any(name.endswith("data.pkl") for name in names):
+        return open_torch(path, archive)
+    if any(name.endswith(".npy") for name in names):
+        return open_npz(path, archive)
+    raise UserError(
+        f"{path}: expected a zip archive with .npy arrays or with torch's data.pkl; "
+        f"found {', '.join(names[:5]) or 'an empty one'}"
+    )
+
+
+def _open_index(path: pathlib.Path) -> TensorFile:
+    """Opens a Hugging Face index: {"weight_map": {tensor: file beside the index}}."""
+    index = read_json(path)
+    places = index.get("weight_map")
+    if not isinstance(places, dict):
+        raise UserError(f"{path}: expected an index with the key 'weight_map'; found {list(index)}")
+    shards: dict[str, TensorFile] = {}
+    for name in sorted(set(places.values())):
+        if pathlib.PurePath(name).name != name:
+            raise UserError(f"{path}: expected shards beside the index; found {name!r}")
+        shards[name] = open_weights(path.parent / name)
+    absent = [f"{key} in {name}" for key, name in places.items() if key not in shards[name]]
+    if absent:
+        raise UserError(f"{path}: its shards lack {', '.join(absent)}")
+    return TensorFile(path, {key: shards[name].tensor(key) for key, name in places.items()})
