@@ -21,9 +21,10 @@ from tar_pairs import add_pair
 
 from vit_jax import cli
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.examples import ImageOnly
-from vit_jax.data.loader import Batches
+from vit_jax.data.examples import example_transform
+from vit_jax.data.loader import Loader
 from vit_jax.data.sources import open_source
+from vit_jax.inputs import ImageInputs
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to read.", lower_bound=1000)
 _WORKERS = flags.DEFINE_integer("workers", 0, "Reader processes.", lower_bound=0)
@@ -36,8 +37,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_shards(pathlib.Path(folder))
         source = open_source(f"tar:{folder}/*.tar")
-        transform = ImageOnly(parse_augmentation("", size=32))
-        batches = Batches(source, transform, batch_size=_BATCH, seed=0, workers=_WORKERS.value)
+        augment = parse_augmentation("", ImageInputs(size=(32, 32)))
+        transform = example_transform(("image",), augment)
+        batches = Loader(source, transform, batch_size=_BATCH, seed=0, workers=_WORKERS.value)
         print("| examples | resident, MiB | seconds |\n|--:|--:|--:|")
         start, step = time.monotonic(), _EXAMPLES.value // _ROWS.value // _BATCH
         for row in range(_ROWS.value):

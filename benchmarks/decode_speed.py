@@ -32,10 +32,11 @@ from tar_pairs import add_pair
 from vit_jax import cli
 from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.augment.geometry import RandomResizedCrop
-from vit_jax.data.examples import ImageText
-from vit_jax.data.loader import Batches
+from vit_jax.data.examples import example_transform
+from vit_jax.data.loader import Loader
 from vit_jax.data.sources import open_source
-from vit_jax.data.tokenizers import make_tokenizer
+from vit_jax.data.tokenizers import open_tokenizer
+from vit_jax.inputs import ImageInputs
 
 _SCALE = flags.DEFINE_float("scale", 0.08, "Smallest share of a crop; open_clip's default is 0.9.")
 _BATCHES = flags.DEFINE_integer("batches", 12, "Batches a measurement, after the first.")
@@ -44,15 +45,16 @@ _PIPELINE = flags.DEFINE_string("pipeline", "", "Measures this one alone, on --s
 _SHARDS = flags.DEFINE_string("shards", "", "Folder, for --pipeline.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Worker processes, for --pipeline.")
 _COUNT, _PER_SHARD, _BATCH, _SIZE = 8, 640, 256, 224
+_INPUTS = ImageInputs(size=(_SIZE, _SIZE))
 
 
 def vit_jax(folder: pathlib.Path, workers: int) -> Iterator[Any]:
     """Tar index, reduced decoding, CLIP's tokenizer; as `train` reads."""
-    augment = parse_augmentation(f"random_resized_crop(({_SCALE.value}, 1.0))|flip", size=_SIZE)
-    tokenizer = make_tokenizer("clip", context_length=77, vocab_size=49408)
-    transform = ImageText(augment, tokenizer, ("{}",))
+    augment = parse_augmentation(f"random_resized_crop(({_SCALE.value}, 1.0))|flip", _INPUTS)
+    tokenizer = open_tokenizer("clip", context_length=77, vocab_size=49408)
+    transform = example_transform(("image", "tokens"), augment, tokenizer)
     source = open_source(f"tar:{folder}/*.tar")
-    return Batches(source, transform, batch_size=_BATCH, seed=0, workers=workers)
+    return Loader(source, transform, batch_size=_BATCH, seed=0, workers=workers)
 
 
 def open_clip(folder: pathlib.Path, workers: int) -> Iterator[Any]:
@@ -79,7 +81,7 @@ def open_clip(folder: pathlib.Path, workers: int) -> Iterator[Any]:
 
 def pillow(folder: pathlib.Path, workers: int) -> Iterator[Any]:
     """A plain loop."""
-    crop, rng = RandomResizedCrop((_SCALE.value, 1.0)), np.random.default_rng(0)
+    crop, rng = RandomResizedCrop((_SCALE.value, 1.0), inputs=_INPUTS), np.random.default_rng(0)
     source = open_source(f"tar:{folder}/*.tar")
     files = [source[i]["image"].data for i in range(len(source))]
     stream = itertools.cycle(files)

@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags
 
 from vit_jax import cli
-from vit_jax.data.tokenizers import make_tokenizer
+from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
 
 _CAPTIONS = flags.DEFINE_integer("captions", 20_000, "Captions a round.", lower_bound=1)
@@ -54,7 +54,7 @@ def main() -> None:
         from open_clip.tokenizer import SimpleTokenizer
     except ImportError as error:
         raise UserError("open_clip is missing: pip install -e '.[parity]'") from error
-    ours, theirs = make_tokenizer("clip", vocab_size=49408, context_length=77), SimpleTokenizer()
+    ours, theirs = open_tokenizer("clip", vocab_size=49408, context_length=77), SimpleTokenizer()
     rng = random.Random(0)
     draw = _english(rng)
     sorts: dict[str, Callable[[], str]] = {

@@ -11,6 +11,10 @@ class UserError(ValueError):
     """An error that the user can fix. Commands print it on one line and exit with code 2."""
 
 
+class MissingPackageError(UserError):
+    """An optional package is not installed; the message contains the command that installs it."""
+
+
 class Interrupted(Exception):
     """The work was asked to stop and its state is saved; the message says how to continue."""
 

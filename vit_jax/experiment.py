@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from vit_jax import config as config_lib
 from vit_jax.checkpoint.manager import has_checkpoint, with_sharding
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.examples import example_transform
+from vit_jax.data.examples import check_classes, example_transform
 from vit_jax.data.loader import Loader, group_rows
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
-from vit_jax.data.tokenizers import Tokenizer, learn_tokenizer, open_tokenizer
+from vit_jax.data.tokenizers import TRAINED, Tokenizer, learn_tokenizer, open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite
@@ -156,8 +156,8 @@ class Experiment:
         if spec is None:
             raise UserError("config.model.tokenizer is not set: the model reads text")
         if self.workdir is not None and (self.workdir / TOKENIZER_FILE).is_file():
-            tokenizer = Tokenizer.load(self.workdir, **sizes)
-        elif spec == "trained":
+            tokenizer = open_tokenizer(f"saved:{self.workdir}", **sizes)
+        elif spec == TRAINED:
             tokenizer = learn_tokenizer(self.source, self.config.data.templates, **sizes)
         else:
             tokenizer = open_tokenizer(spec, **sizes)
@@ -173,7 +173,11 @@ class Experiment:
         """The training batches of this process."""
         data, fields = self.config.data, self.objective.fields
         if "label" in fields:
-            self._check_classes()
+            check_classes(
+                self.source,
+                self.spec.architecture.num_classes,
+                f"config.data.train={data.train!r}",
+            )
         transform = example_transform(
             fields,
             parse_augmentation(data.augment, self.inputs),
@@ -192,17 +196,6 @@ class Experiment:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-
-    def _check_classes(self) -> None:
-        """Refuses a source without labels, or with another number of classes than the model."""
-        names, expected = self.source.class_names, self.spec.architecture.num_classes
-        if names is None:
-            raise UserError(f"config.data.train={self.config.data.train!r} has no labels")
-        if len(names) != expected:
-            raise UserError(
-                f"config.data.train={self.config.data.train!r} has {len(names)} classes, "
-                f"config.model.num_classes is {expected}: set it to {len(names)}"
-            )
 
     @functools.cached_property
     def durations(self) -> Durations:

@@ -1,19 +1,19 @@
-"""From an image of any size to a model's input: the one preprocessing of the library.
+"""Preprocessing of images for a model.
 
-`ImageInputs` belongs to a model. Training, evaluation, teachers and `create_model` all use it.
-Augmentation comes before it.
+`ImageInputs` belongs to a model. Training, evaluation, teachers and `create_model` share it.
+Augmentation runs before it.
 """
 
 import dataclasses
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from vit_jax.errors import check_name
+from vit_jax.errors import UserError, check_name
 
 RESIZES = ("crop", "squash", "pad")
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -23,19 +23,24 @@ HALF: Channels = (0.5, 0.5, 0.5)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageInputs:
-    """How an image becomes a model's input.
+    """Size, resizing and normalisation of a model's input images.
 
-    Pixels travel to the devices as uint8, a quarter of the bytes of float32, and flat, since a TPU
-    pads a last dimension of 3 to 128. `normalize` is the last step, on the devices.
+    Pixels travel to the devices as uint8, a quarter of the bytes of float32, and flat, because a
+    TPU pads a last dimension of 3 to 128. `normalize` is the last step, on the devices.
 
     Attributes:
         size: height and width, px; (0, 0) until a `ModelSpec` sets its architecture's.
-        resize: "crop" (shortest edge to size / crop_fraction, then the centre, as torchvision),
-            "squash" (ignores the aspect ratio) or "pad" (fits the image into the size, on white).
-        crop_fraction: fraction of the resized shortest edge that the crop keeps, for "crop".
-        interpolation: "bicubic" or "bilinear", with antialias.
-        mean: subtracted from values in [0, 1], per channel.
-        std: divisor, per channel.
+        resize: how an image is fitted into the size:
+            "crop": scale it until it covers size / crop_fraction, keeping the aspect ratio, and
+            take the centre. A square size rounds as torchvision's `Resize` and `CenterCrop`, any
+            other size as timm's `ResizeKeepRatio`.
+            "squash": scale height and width independently.
+            "pad": scale it until it fits into the size, keeping the aspect ratio, and centre it on
+            white.
+        crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop".
+        interpolation: "bicubic" or "bilinear", with antialiasing.
+        mean: value subtracted from each channel, for pixels in [0, 1].
+        std: divisor of each channel, for pixels in [0, 1].
     """
 
     size: tuple[int, int] = (0, 0)
@@ -48,8 +53,12 @@ class ImageInputs:
     def __post_init__(self) -> None:
         check_name(self.resize, RESIZES, "inputs.resize,")
         check_name(self.interpolation, INTERPOLATIONS, "inputs.interpolation,")
+        if not 0 < self.crop_fraction <= 1:
+            raise UserError(
+                f"inputs.crop_fraction={self.crop_fraction}: expected a number above 0, at most 1"
+            )
 
-    def __call__(self, image: Any) -> np.ndarray:
+    def __call__(self, image: Any) -> UInt8[np.ndarray, "height width 3"]:
         """Resizes and crops an image.
 
         Args:
@@ -58,38 +67,49 @@ class ImageInputs:
 
         Returns:
             uint8 (height, width, 3).
-        """
-        if not isinstance(image, np.ndarray):
-            image = image.decode()
-        pil = Image.fromarray(composite(image))
-        return np.asarray(getattr(self, f"_{self.resize}")(pil))
 
-    def pack(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels (height, width, 3) as they travel: uint8 (height * width * 3,)."""
+        Raises:
+            UserError: the size is not set, or the image cannot be decoded.
+        """
+        if 0 in self.size:
+            raise UserError(f"inputs.size={self.size}: expected a height and a width above 0")
+        pixels = image if isinstance(image, np.ndarray) else image.decode()
+        fit = {"crop": self._crop, "squash": self._squash, "pad": self._pad}[self.resize]
+        return np.asarray(fit(Image.fromarray(composite(pixels))))
+
+    def pack(self, pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, " packed"]:
+        """Flattens an image for the transfer to the devices."""
         return pixels.reshape(-1)
 
     @property
     def packed_size(self) -> int:
-        """Values per packed image."""
+        """Number of values per packed image."""
         return self.size[0] * self.size[1] * 3
 
-    def normalize(self, pixels: jax.Array) -> jax.Array:
-        """Packed uint8 pixels (B, height * width * 3), or (B, H, W, 3), to the model's input.
+    def normalize(
+        self, pixels: UInt8[Array, "batch packed"] | UInt8[Array, "batch height width 3"]
+    ) -> Float[Array, "batch height width 3"]:
+        """Converts uint8 pixels to the model's input: ((x / 255) - mean) / std.
+
+        Args:
+            pixels: packed images, or images.
 
         Returns:
-            ((x / 255) - mean) / std, float32 (B, H, W, 3).
+            float32 images.
         """
         if pixels.ndim == 2:
             pixels = pixels.reshape(-1, *self.size, 3)
         values = pixels.astype(jnp.float32) / 255.0
         return (values - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
 
-    def renormalize(self, images: jax.Array, inputs: "ImageInputs") -> jax.Array:
-        """Images (B, H, W, 3) normalised for another model, normalised for this one.
+    def renormalize(
+        self, images: Float[Array, "batch height width 3"], inputs: "ImageInputs"
+    ) -> Float[Array, "batch height width 3"]:
+        """Converts images that are normalised for another model to this model's normalisation.
 
         Args:
             images: input of the other model.
-            inputs: of the other model.
+            inputs: preprocessing of the other model.
         """
         scale = [theirs / ours for ours, theirs in zip(self.std, inputs.std, strict=True)]
         shift = [
@@ -99,49 +119,55 @@ class ImageInputs:
         return images * jnp.asarray(scale) + jnp.asarray(shift)
 
     def _squash(self, image: Image.Image) -> Image.Image:
-        return self._resized(image, self.size)
+        return self._resized(image, *self.size)
 
     def _crop(self, image: Image.Image) -> Image.Image:
-        """Scales so that the image covers size / crop_fraction; rounds as torchvision does."""
         height, width = self.size
-        down, across = (math.floor(side / self.crop_fraction) for side in self.size)
-        if image.height * across <= image.width * down:  # the height decides
-            scaled = (down, int(down * image.width / image.height))
-        else:
-            scaled = (int(across * image.height / image.width), across)
-        resized = self._resized(image, scaled)
-        top, left = round((scaled[0] - height) / 2), round((scaled[1] - width) / 2)
+        resized = self._resized(image, *self._covering(image.height, image.width))
+        top, left = round((resized.height - height) / 2), round((resized.width - width) / 2)
         return resized.crop((left, top, left + width, top + height))
+
+    def _covering(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of an image scaled until it covers size / crop_fraction."""
+        down, across = (math.floor(side / self.crop_fraction) for side in self.size)
+        if down == across:  # torchvision.transforms.Resize: the longer side is rounded down
+            shortest = min(height, width)
+            return tuple(  # type: ignore[return-value]
+                down if side == shortest else int(down * side / shortest)
+                for side in (height, width)
+            )
+        ratio = min(height / down, width / across)  # timm.data.transforms.ResizeKeepRatio
+        return round(height / ratio), round(width / ratio)
 
     def _pad(self, image: Image.Image) -> Image.Image:
         height, width = self.size
-        scale = min(height / image.height, width / image.width)
-        scaled = tuple(max(1, round(side * scale)) for side in (image.height, image.width))
+        if image.height * width >= image.width * height:  # the height decides
+            scaled = height, max(1, round(image.width * height / image.height))
+        else:
+            scaled = max(1, round(image.height * width / image.width)), width
         canvas = Image.new("RGB", (width, height), "white")
-        resized = self._resized(image, (scaled[0], scaled[1]))
-        canvas.paste(resized, ((width - scaled[1]) // 2, (height - scaled[0]) // 2))
+        place = (width - scaled[1]) // 2, (height - scaled[0]) // 2
+        canvas.paste(self._resized(image, *scaled), place)
         return canvas
 
-    def _resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        height, width = size
+    def _resized(self, image: Image.Image, height: int, width: int) -> Image.Image:
         if image.size == (width, height):
             return image
         return image.resize((width, height), INTERPOLATIONS[self.interpolation])
 
 
-def composite(image: np.ndarray, background: int | np.ndarray = 255) -> np.ndarray:
+def composite(
+    image: UInt8[np.ndarray, "height width channels"], background: int | np.ndarray = 255
+) -> UInt8[np.ndarray, "height width 3"]:
     """Composites an image with straight alpha on a background.
 
     Args:
-        image: uint8 (H, W, 4); (H, W, 3) is returned as it is.
+        image: uint8 (H, W, 4); an image (H, W, 3) is returned unchanged.
         background: grey level or colour.
-
-    Returns:
-        uint8 (H, W, 3).
     """
     if image.shape[-1] == 3:
         return image
     alpha = image[..., 3:].astype(np.uint16)
     blended = image[..., :3] * alpha + np.asarray(background, np.uint16) * (255 - alpha) + 128
-    # Exactly round(blended / 255), several times faster than a division.
+    # Equals round(blended / 255) and is several times faster than a division.
     return ((blended + (blended >> 8)) >> 8).astype(np.uint8)

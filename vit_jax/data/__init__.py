@@ -1,1 +1,1 @@
-"""Sources, transforms, batches and tokenizers. No model and no training knowledge."""
+"""Data sources, augmentation, batches and tokenizers."""

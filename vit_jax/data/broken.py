@@ -1,4 +1,4 @@
-"""Examples that cannot be read: replaced, counted, named, and too many of them refused."""
+"""Examples that cannot be read: they are replaced, counted, logged and limited."""
 
 import logging
 import time
@@ -15,27 +15,30 @@ Example = dict[str, Any]
 Transform = Callable[[Example, np.random.Generator], Example]
 
 MIN_READ = 1000
-"""The share of broken examples is taken of at least so many: one in the first ten says little."""
+"""Number of examples below which the fraction of broken ones is not estimated."""
 
-_IN_A_ROW = 1000  # broken examples after which no good one is looked for
-_NAMED_AT_ONCE = 10  # lines of the log before they are rationed
-_SECONDS = 60.0  # between rationed lines
-_KEPT = 20  # reasons that the last message lists
+_MAX_IN_A_ROW = 1000  # consecutive broken examples after which the search for a good one ends
+_UNLIMITED_LINES = 10  # lines of the log before they are rate-limited
+_LINE_SECONDS = 60.0  # interval of rate-limited lines
+_LISTED = 20  # reasons that the final message lists
 
 
 class RandomAccess(Protocol):
-    """What a source must offer: a length and examples by index."""
+    """Examples by index."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of examples."""
 
-    def __getitem__(self, index: int, /) -> Any: ...
+    def __getitem__(self, index: int, /) -> Any:
+        """One example."""
 
 
 class ReadExample:
-    """Reads and transforms an example; in place of a broken one the next good one by index.
+    """Reads and transforms an example; a broken one is replaced by the next good one by index.
 
-    With groups, one member is drawn: an epoch holds each group once. With groups of equal captions
-    no batch holds the same caption twice, which a contrastive loss would count as a negative.
+    With groups, one random member is read: an epoch takes each group once. With groups of equal
+    captions no batch has the same caption twice, which a contrastive loss would count as a
+    negative.
     """
 
     def __init__(
@@ -43,15 +46,28 @@ class ReadExample:
         source: RandomAccess,
         transform: Transform,
         groups: Sequence[Sequence[int]] | None = None,
-    ):
-        """Args as for `Batches`."""
+    ) -> None:
+        """Stores the arguments.
+
+        Args:
+            source: examples by index.
+            transform: maps an example and a NumPy generator to a dict of arrays.
+            groups: rows of `source` per group; None for single rows.
+        """
         self._source, self._transform, self._groups = source, transform, groups
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Example, list[str]]:
-        """The transformed example and the reasons for which others before it were passed over."""
+        """Reads the example of an index.
+
+        Returns:
+            The transformed example, and the errors of the broken examples before it.
+
+        Raises:
+            UserError: too many consecutive examples are broken.
+        """
         count = len(self._source if self._groups is None else self._groups)
         broken: list[str] = []
-        for offset in range(min(count, _IN_A_ROW)):
+        for offset in range(min(count, _MAX_IN_A_ROW)):
             try:
                 return self._read((index + offset) % count, rng), broken
             except (UserError, OSError) as error:
@@ -66,46 +82,53 @@ class ReadExample:
 
 
 class BrokenLog:
-    """Counts broken examples and names them in the log, up to a share."""
+    """Counts and logs broken examples, up to a maximum fraction."""
 
-    def __init__(self, max_share: float):
-        """Args: max_share, of the examples read, of which more stop the run."""
-        if not 0 <= max_share <= 1:
+    def __init__(self, max_fraction: float) -> None:
+        """Starts at zero.
+
+        Args:
+            max_fraction: fraction of the examples read above which an error is raised.
+
+        Raises:
+            UserError: the fraction is not in [0, 1].
+        """
+        if not 0 <= max_fraction <= 1:
             raise UserError(
-                f"config.data.max_broken_fraction={max_share}: expected a share from 0 to 1"
+                f"config.data.max_broken_fraction={max_fraction}: expected a fraction from 0 to 1"
             )
         self.count = 0
-        self._max_share, self._reasons = max_share, dict[str, None]()
+        self._max_fraction, self._reasons = max_fraction, dict[str, None]()
         self._logged = 0
         self._last_line = time.monotonic()
 
     def add(self, reasons: Sequence[str], read: int) -> None:
-        """Notes broken examples.
+        """Counts broken examples.
 
         Args:
-            reasons: one an example.
-            read: examples read so far.
+            reasons: one error message per example.
+            read: number of examples read so far.
 
         Raises:
-            UserError: they are too many; the message lists the first ones.
+            UserError: the fraction is above the maximum; the message lists the first errors.
         """
         for reason in reasons:
             self.count += 1
-            if len(self._reasons) < _KEPT:
+            if len(self._reasons) < _LISTED:
                 self._reasons[reason] = None
             self._log(reason)
-        if reasons and self.count > self._max_share * max(read, MIN_READ):
-            named = "\n  ".join(self._reasons)
+        if reasons and self.count > self._max_fraction * max(read, MIN_READ):
+            listed = "\n  ".join(self._reasons)
             raise UserError(
                 f"{self.count} of {read} examples cannot be read, more than "
-                f"config.data.max_broken_fraction={self._max_share:g} of them (at least of {MIN_READ}):"
-                f"\n  {named}" + ("\n  ..." if self.count > len(self._reasons) else "")
+                f"config.data.max_broken_fraction={self._max_fraction:g} of them (at least of "
+                f"{MIN_READ}):\n  {listed}" + ("\n  ..." if self.count > len(self._reasons) else "")
             )
 
     def _log(self, reason: str) -> None:
         now = time.monotonic()
-        if self._logged >= _NAMED_AT_ONCE and now - self._last_line < _SECONDS:
+        if self._logged >= _UNLIMITED_LINES and now - self._last_line < _LINE_SECONDS:
             return
         self._logged, self._last_line = self._logged + 1, now
-        # Every process reads other examples, and all but the first log errors alone.
+        # An error, because all processes except the first one log errors only.
         logger.error("Broken example %d: %s", self.count, reason)

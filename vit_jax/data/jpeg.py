@@ -1,10 +1,11 @@
-"""JPEG files through libjpeg-turbo: their heads, and their upper rows at a reduced scale."""
+"""Headers of JPEG files, and decoding of their upper rows at a reduced scale (libjpeg-turbo)."""
 
 import dataclasses
 import math
 
 import numpy as np
 import simplejpeg
+from jaxtyping import UInt8
 
 _START, _START_OF_SCAN, _APP1 = b"\xff\xd8\xff", 0xDA, 0xE1
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
@@ -12,16 +13,16 @@ _END = b"\xff\xd9"
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
-    """What stands before the first scan.
+class Header:
+    """Content of a JPEG file before its first scan.
 
     Attributes:
         height: px.
         width: px.
-        components: 1 for grey, 3 for colours, 4 for CMYK.
-        has_exif: there may be an orientation.
-        progressive: a scan holds a part of every row.
-        height_at: where the two bytes of the height are.
+        components: 1 for grey, 3 for colour, 4 for CMYK.
+        has_exif: whether there is an EXIF segment, which may hold an orientation.
+        progressive: whether each scan holds a part of every row.
+        height_at: position of the two bytes of the height.
     """
 
     height: int
@@ -32,8 +33,8 @@ class Head:
     height_at: int
 
 
-def read_head(data: bytes) -> Head | None:
-    """The head of a JPEG; None for other formats, for rarer kinds of JPEG and for damaged ones."""
+def read_header(data: bytes) -> Header | None:
+    """Reads the header of a baseline or progressive JPEG; None for any other or damaged file."""
     if not data.startswith(_START):
         return None
     at, has_exif = 2, False
@@ -43,41 +44,44 @@ def read_head(data: bytes) -> Head | None:
             height, width = (int.from_bytes(data[i : i + 2]) for i in (at + 5, at + 7))
             if height == 0 or width == 0:
                 return None
-            # EXIF after the frame is against its standard, and unknown in the wild.
-            return Head(height, width, data[at + 9], has_exif, marker == _PROGRESSIVE, at + 5)
+            # The EXIF standard demands that its segment comes before the frame.
+            return Header(height, width, data[at + 9], has_exif, marker == _PROGRESSIVE, at + 5)
         has_exif |= marker == _APP1 and data.startswith(b"Exif\0", at + 4)
-        # A marker may be led by several 0xFF.
+        # A marker may have several leading 0xFF.
         at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
     return None
 
 
-def decode_rows(data: bytes, head: Head, rows: int, factor: int) -> np.ndarray:
-    """The uppermost rows at 1 / `factor` of the size, in faster and slightly rougher arithmetic.
+def decode_rows(
+    data: bytes, header: Header, rows: int, factor: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes the upper rows at 1 / `factor` of the size, with fast, slightly rougher arithmetic.
 
-    The rows below are not decoded, since libjpeg is told a smaller height. Of a progressive file
-    all rows are decoded, and of one without its end, which libjpeg has to judge.
+    A smaller height in the header makes libjpeg stop after the last row. Progressive files are
+    decoded whole, and so are files without an end marker, whose damage libjpeg has to judge.
 
     Args:
-      data: the file's bytes.
-      head: of it.
-      rows: of the whole size, that are needed.
-      factor: 1, 2, 4 or 8.
+        data: content of the file.
+        header: header of the file.
+        rows: number of rows that are needed, at full size.
+        factor: 1, 2, 4 or 8.
 
     Returns:
-      uint8 (H, W, 3), W = ceil(width / factor), H >= ceil(rows / factor).
+        An image of ceil(width / factor) columns and at least ceil(rows / factor) rows.
 
     Raises:
-      ValueError: libjpeg found damage.
+        ValueError: libjpeg found damage.
     """
-    cut = rows < head.height and not head.progressive and data.endswith(_END)
+    cut = rows < header.height and not header.progressive and data.endswith(_END)
     if cut:
-        data = b"".join((data[: head.height_at], rows.to_bytes(2), data[head.height_at + 2 :]))
+        at = header.height_at
+        data = b"".join((data[:at], rows.to_bytes(2), data[at + 2 :]))
     return simplejpeg.decode_jpeg(
         data,
         fastdct=True,
         fastupsample=True,
         min_factor=factor,
-        min_height=math.ceil((rows if cut else head.height) / factor),
-        min_width=math.ceil(head.width / factor),
-        strict=not cut,  # What is left of the scan is no error then.
+        min_height=math.ceil((rows if cut else header.height) / factor),
+        min_width=math.ceil(header.width / factor),
+        strict=not cut,  # the rest of the scan would count as an error
     )

@@ -1,8 +1,8 @@
 """Endless training batches with Grain: shuffled, augmented, sharded by process, resumable.
 
-The order and every random choice depend on the seed and on an example's global position alone, so
-that any number of reader threads, reader processes or training processes sees the same global
-batches, and the position of a run is one number: the examples consumed so far.
+Order and random numbers depend only on the seed and on an example's global position. So any number
+of reader threads, reader processes or training processes sees the same global batches, and the
+position of a run is one number: the examples consumed so far.
 """
 
 import collections
@@ -15,18 +15,22 @@ import numpy as np
 from absl import flags
 
 from vit_jax.data.broken import BrokenLog, RandomAccess, ReadExample, Transform
-from vit_jax.data.sources import Mixture
-from vit_jax.errors import UserError
+from vit_jax.data.sources.base import Source
+from vit_jax.data.sources.mixture import Mixture
+from vit_jax.errors import UserError, unknown
 
-# Grain counts batches in floats: from here on, batches of one would be too many for an integer.
+# Grain counts batches in floats, which hold integers exactly up to here.
 _END = 2**53
 
 # Parameters of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-class Batches(Iterator[dict[str, np.ndarray]]):
-    """Iterator over this process's fraction of the global batches."""
+class Loader(Iterator[dict[str, np.ndarray]]):
+    """Iterator over this process's part of the global batches.
+
+    `get_state` and `set_state` save and restore the position.
+    """
 
     def __init__(
         self,
@@ -41,22 +45,26 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         workers: int = 0,
         process_index: int = 0,
         process_count: int = 1,
-    ):
+    ) -> None:
         """Declares the pipeline; reading starts with the first batch.
 
         Args:
-            source: random access to examples.
-            transform: example and NumPy generator to a dict of equally shaped arrays.
-            batch_size: global, over all processes.
-            seed: of the order, of augmentation and of every other choice.
-            groups: rows of `source` of which an epoch takes one each; None for all rows.
-            repeats: how many times in a row an example comes, transformed anew each time; an epoch
-                is as long as without.
-            max_broken_fraction: fraction of examples that may be broken, that is, raise UserError or OSError;
-                the next good one is taken in place of each.
-            workers: reader processes; 0 reads with threads of this process.
-            process_index: of this training process.
-            process_count: training processes.
+            source: examples by index.
+            transform: maps an example and a NumPy generator to a dict of arrays, whose shapes are
+                the same for all examples.
+            batch_size: global batch size, over all processes.
+            seed: PRNG seed for the order, augmentation and every other choice.
+            groups: rows of `source` per group, of which an epoch takes one each; None for all rows.
+            repeats: number of times in a row that an example comes, transformed anew each time; an
+                epoch has as many examples as without.
+            max_broken_fraction: maximum fraction of broken examples, that is, examples that raise
+                UserError or OSError. Each is replaced by the next good one.
+            workers: number of reader processes; 0 reads with threads of this process.
+            process_index: index of this training process.
+            process_count: number of training processes.
+
+        Raises:
+            UserError: an empty source, or arguments that do not fit together.
         """
         if batch_size % process_count:
             raise UserError(
@@ -76,15 +84,21 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         self._dataset = self._order.random_map(ReadExample(source, transform, groups))
         self._broken = BrokenLog(max_broken_fraction)
         self._broken_before = 0
-        # Of the newest batches, since some are read ahead of the step that trains on them.
+        # (examples, broken) of the newest batches, because batches are read ahead of their step.
         self._history: collections.deque[tuple[int, int]] = collections.deque([(0, 0)], 100)
         self._consumed = self._read = 0
         self._iterator: Iterator | None = None
 
     def __iter__(self) -> Self:
+        """The loader itself."""
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
+        """Reads this process's part of the next batch.
+
+        Raises:
+            UserError: too many examples are broken.
+        """
         if self._iterator is None:
             self._iterator = self._start()
         batch, reasons = next(self._iterator)
@@ -95,24 +109,29 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         return batch
 
     def broken(self, examples: int) -> int:
-        """Broken examples that this process passed over in the run's first `examples`.
+        """Number of broken examples that this process replaced among the run's first ones.
 
-        The sum over the processes is the run's. Batches read ahead, up to 100, are not counted.
+        The sum over processes is the run's. Up to 100 batches that were read ahead do not count.
+
+        Args:
+            examples: number of the run's first examples, over all processes.
         """
         return next((count for end, count in reversed(self._history) if end <= examples), 0)
 
     def rows(self, first: int, last: int) -> list[int]:
-        """Which rows of the source, or of `groups`, are at global positions [first, last)."""
+        """Rows of the source, or of `groups`, at the global positions [first, last)."""
         return [int(self._order[i]) for i in range(first, last)]
 
     def get_state(self) -> dict[str, int]:
-        """Position, the same on every process, and the broken examples of this one."""
+        """Position, which is the same on every process, and this process's broken examples."""
         return {"examples": self._consumed, "broken": self.broken(self._consumed)}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Continues after `state["examples"]` examples, with whatever workers and processes.
+        """Continues at a position, with any number of workers and processes.
 
-        `state["broken"]`, the run's, is counted on by process 0.
+        Args:
+            state: `examples`, the number of examples consumed, and `broken`, the run's number of
+                broken examples, which process 0 continues to count.
         """
         self._consumed = int(state["examples"])
         before = int(state.get("broken", 0)) if self._process[0] == 0 else 0
@@ -123,12 +142,12 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 
     def _start(self) -> Iterator:
         index, count = self._process
-        # A global batch is cut into one part a process, in order.
+        # A global batch consists of one part per process, in order.
         stretch = self._dataset[self._consumed : _END]
         parts = stretch.batch(self.batch_size // count, batch_fn=_collate)
         dataset = parts[index::count]
-        # Threads wait for one another in Python code: two hide the reading, more only contend. A
-        # worker process is ahead by its own buffer, and a thread in it only costs time.
+        # Threads wait for each other in Python code: two hide the latency of reading, more only
+        # compete. A worker process has a buffer of its own and needs no thread.
         options = grain.ReadOptions(num_threads=0 if self._workers else 2, prefetch_buffer_size=4)
         iterable = dataset.to_iter_dataset(options)
         if self._workers:
@@ -142,19 +161,45 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         return iter(iterable)
 
 
+def group_rows(fields: Sequence[str], source: Source) -> list[list[int]] | None:
+    """Groups the rows of a source by the values of fields, for `Loader`.
+
+    Args:
+        fields: names of example fields; rows that agree in all of them form a group.
+        source: training source.
+
+    Returns:
+        Rows of each group, in the order of the first rows; None without fields.
+
+    Raises:
+        UserError: an example lacks a field.
+    """
+    if not fields:
+        return None
+    groups: dict[tuple, list[int]] = {}
+    for row in range(len(source)):
+        example = source.annotation(row)
+        if missing := [field for field in fields if field not in example]:
+            raise unknown(missing[0], example, "field in config.data.group_by,")
+        values = (example[field] for field in fields)
+        key = tuple(tuple(value) if isinstance(value, list) else value for value in values)
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
 def _order(
     source: RandomAccess, groups: Sequence[Sequence[int]] | None, seed: int
 ) -> grain.MapDataset:
-    """Indices without end, in a new order each epoch.
+    """Endless indices, in a new order each epoch.
 
-    A mixture by weight has so many of each source in every stretch of the order, and each source
-    has epochs of its own.
+    A weighted mixture takes its fractions in every stretch of the order; each of its sources has
+    epochs of its own.
     """
     if not isinstance(source, Mixture) or source.weights is None:
         count = len(source) if groups is None else len(groups)
         return grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
     if groups is not None:
-        raise UserError("config.data.group_by does not go with sources mixed by weight")
+        raise UserError("config.data.group_by cannot be combined with a weighted mixture")
     parts = [
         grain.MapDataset.range(part.start, part.stop).seed(seed + number).shuffle().repeat(None)
         for number, part in enumerate(source.parts)
@@ -163,9 +208,9 @@ def _order(
 
 
 class _Repeat:
-    """Position to the index that `order` has there when it gives each one so often."""
+    """Maps a position to an index of an order in which each index comes several times in a row."""
 
-    def __init__(self, order: grain.MapDataset, repeats: int):
+    def __init__(self, order: grain.MapDataset, repeats: int) -> None:
         self._order, self._repeats = order, repeats
 
     def __call__(self, position: int) -> int:
@@ -173,12 +218,12 @@ class _Repeat:
 
 
 def _keep_freed_memory(worker: int, workers: int) -> None:
-    """Has glibc keep up to 128 MiB that images freed, which is faster by a third.
+    """Lets glibc keep up to 128 MiB of freed memory, which makes reading a third faster.
 
-    Else it hands them back to the system, which clears every page anew for the next image.
+    Otherwise it returns the memory of each image to the system, which clears every page again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries have none
+    if mallopt is not None:  # absent from other C libraries
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
@@ -186,7 +231,7 @@ def _keep_freed_memory(worker: int, workers: int) -> None:
 def _collate(
     examples: Sequence[tuple[dict[str, Any], list[str]]],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Stacked arrays and the reasons of all broken examples, which so reach the main process."""
+    """Stacks examples, and joins the errors of the broken ones for the main process."""
     rows = [row for row, _ in examples]
     batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     return batch, [reason for _, reasons in examples for reason in reasons]

@@ -1,9 +1,8 @@
-"""Shards of any source, written in parallel and gone on with where they were cut off."""
+"""Shards of any source, written in parallel and resumed where they were interrupted."""
 
 import concurrent.futures
 import hashlib
 import json
-import logging
 import multiprocessing
 import os
 import pathlib
@@ -13,12 +12,11 @@ import numpy as np
 
 from vit_jax.atomic_files import write_text
 from vit_jax.data import shards
+from vit_jax.data.progress import progress
 from vit_jax.data.sources import open_source
 from vit_jax.data.sources.array_record import LABELS_NAME
 from vit_jax.data.sources.manifest import FILE_NAME
 from vit_jax.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -31,24 +29,27 @@ def prepare(
     image_size: int = 0,
     quality: int = 0,
 ) -> dict[str, Any]:
-    """Writes shards that are not written yet; returns the manifest.
+    """Writes the shards that are not written yet.
 
     Args:
-        spec: of the source.
-        output: local folder, new, empty, or of the same command.
-        format: a key of `shards.WRITERS`.
-        shards_count: number of shards; 0 for one in 10,000 examples.
-        workers: processes.
-        image_size: shortest side of larger images, px; 0 keeps them.
-        quality: of JPEGs written anew; 0 keeps the files, where image_size does not change them.
+        spec: spec of the source.
+        output: local folder: new, empty, or of an interrupted call with the same arguments.
+        format: "array_record" or "tar".
+        shards_count: number of shards; 0 for one per 10,000 examples.
+        workers: number of processes.
+        image_size: shortest side to which larger images are scaled down, px; 0 keeps all sizes.
+        quality: JPEG quality of encoded images; 0 keeps the files of images that are not scaled.
+
+    Returns:
+        The manifest.
 
     Raises:
-        UserError: the folder belongs to something else, or the source cannot be opened.
+        UserError: the folder has other content, or the source cannot be opened.
     """
     source = open_source(spec)
     count = shards_count or -(-len(source) // 10_000)
     if count > len(source):
-        raise UserError(f"--shards={count}: there are only {len(source)} examples")
+        raise UserError(f"--shards={count}: the source has only {len(source)} examples")
     folder = pathlib.Path(output)
     settings = {
         "input": spec,
@@ -67,21 +68,20 @@ def prepare(
         for name, first, last in zip(names, bounds, bounds[1:], strict=False)
         if not _is_finished(folder / name, manifest["shards"].get(name))
     ]
-    spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork.
+    spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         running = [pool.submit(shards.write, job) for job in jobs]
-        for future in concurrent.futures.as_completed(running):
+        done = concurrent.futures.as_completed(running)
+        for future in progress(done, "Writing shards", total=len(running)):
             name, entry = future.result()
             manifest["shards"][name] = entry
             _save(folder, manifest)
-            logger.info("%s: %d examples, %d of %d shards", name, entry["examples"],
-                        len(manifest["shards"]), count)  # fmt: skip
     _finish(folder, manifest, names)
     return manifest
 
 
 def _begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The manifest to go on with."""
+    """Reads the manifest of an interrupted call, or starts a new one."""
     path = folder / FILE_NAME
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
@@ -108,7 +108,7 @@ def _is_finished(path: pathlib.Path, entry: dict[str, Any] | None) -> bool:
 
 
 def _finish(folder: pathlib.Path, manifest: dict[str, Any], names: list[str]) -> None:
-    """Totals, and the labels of all examples in one file."""
+    """Adds totals to the manifest and joins the labels of all examples in one file."""
     entries = [manifest["shards"][name] for name in names]
     manifest["shards"] = dict(zip(names, entries, strict=True))
     manifest["examples"] = sum(entry["examples"] for entry in entries)

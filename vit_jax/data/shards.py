@@ -1,4 +1,4 @@
-"""Writes one shard of a prepared set. See `data.preparation`."""
+"""Writing of one shard of a prepared data set, see `data.preparation`."""
 
 import dataclasses
 import functools
@@ -20,13 +20,23 @@ from vit_jax.data.sources.array_record import WRITER_OPTIONS, pack
 from vit_jax.errors import UserError
 
 LABELS_SUFFIX = ".labels.npy"
-_NAMED = 20  # broken examples that the manifest names, a shard
+_NAMED = 20  # maximum number of broken examples that the manifest names per shard
 _QUALITY = 95
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One shard: examples [first, last) of a source; sizes as in `preparation.prepare`."""
+    """Work of writing one shard.
+
+    Attributes:
+        spec: spec of the source.
+        path: path of the shard.
+        format: a key of `WRITERS`.
+        first: first example of the source.
+        last: example after the last one.
+        image_size: see `preparation.prepare`.
+        quality: see `preparation.prepare`.
+    """
 
     spec: str
     path: str
@@ -38,7 +48,11 @@ class Job:
 
 
 def write(job: Job) -> tuple[str, dict[str, Any]]:
-    """Writes a shard, which appears whole; returns its name and entry of the manifest."""
+    """Writes a shard atomically.
+
+    Returns:
+        The name of the shard and its entry in the manifest.
+    """
     path = pathlib.Path(job.path)
     reasons: list[str] = []
     labels: list[int] = []
@@ -68,30 +82,41 @@ def write(job: Job) -> tuple[str, dict[str, Any]]:
 
 @functools.lru_cache(maxsize=1)
 def _open(spec: str) -> Source:
-    """A worker writes many shards of one source."""
+    """Opens a source once for all shards that a worker writes."""
     return open_source(spec)
 
 
 def encode(image: EncodedImage | np.ndarray, image_size: int, quality: int) -> bytes:
-    """The image's file, made smaller where its shortest side is above `image_size`.
+    """Encodes an image, scaled down where its shortest side is above `image_size`.
 
-    Decodes in any case, so that a broken image is found now. Images with transparency are
-    written as PNG, as are decoded ones that need not change; others as JPEG.
+    Every image is decoded, so that broken ones are found now. Images with alpha are written as PNG,
+    and so are decoded images that need no change; others are written as JPEG.
+
+    Args:
+        image: encoded image, or uint8 (H, W, 3) or (H, W, 4).
+        image_size: maximum of the shortest side, px; 0 for any size.
+        quality: JPEG quality; 0 keeps encoded images that need no scaling.
+
+    Returns:
+        Content of an image file.
+
+    Raises:
+        UserError: the image cannot be decoded.
     """
     pixels = image.decode() if isinstance(image, EncodedImage) else image
     height, width = pixels.shape[:2]
     scale = image_size / min(height, width) if image_size else 1.0
     if scale >= 1 and not quality and isinstance(image, EncodedImage):
         return image.data
-    picture = Image.fromarray(pixels)
+    pil = Image.fromarray(pixels)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
+        pil = pil.resize(size, Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     if pixels.shape[-1] == 4 or (scale >= 1 and not quality):
-        picture.save(stream, "PNG")
+        pil.save(stream, "PNG")
     else:
-        picture.save(stream, "JPEG", quality=quality or _QUALITY)
+        pil.save(stream, "JPEG", quality=quality or _QUALITY)
     return stream.getvalue()
 
 
@@ -123,18 +148,18 @@ def _write_tar(
                 members["cls"] = str(example["label"]).encode()
             members["json"] = json.dumps(_plain(example)).encode()
             for suffix, data in members.items():
-                info = tarfile.TarInfo(f"{key}.{suffix}")  # the same bytes whenever it is written
+                info = tarfile.TarInfo(f"{key}.{suffix}")  # no time: reproducible bytes
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     return count
 
 
 WRITERS = {"array_record": _write_array_record, "tar": _write_tar}
-"""Formats of shards: (path, number of the first example, examples) -> examples written."""
+"""Writers by format: (path, number of the first example, examples) -> examples written."""
 
 
 def _plain(example: dict[str, Any]) -> dict[str, Any]:
-    """The fields that both formats can hold."""
+    """Fields of an example that both formats can hold."""
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in example.items()}
     return {k: v for k, v in plain.items() if isinstance(v, str | int | float | list)}
 
@@ -143,7 +168,7 @@ def _suffix(image: bytes) -> str:
     try:
         kind = (Image.open(io.BytesIO(image)).format or "").lower()
     except OSError as error:
-        raise UserError(f"not a picture: {error}") from error
+        raise UserError(f"not an image: {error}") from error
     return {"jpeg": "jpg", "tiff": "tif"}.get(
         kind, kind if kind in ("png", "webp", "gif") else "bmp"
     )

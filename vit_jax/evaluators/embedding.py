@@ -99,7 +99,9 @@ class Embedder:
         """
         key = (spec, names_file)
         if key not in self._sources:
-            self._sources[key] = open_source(spec, names_file)
+            self._sources[key] = open_source(
+                f"{spec}?names_file={names_file}" if names_file else spec
+            )
         return self._sources[key]
 
     def image_embeddings(

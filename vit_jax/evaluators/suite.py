@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vit_jax.data.embedded.art import MissingPackageError
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingPackageError, UserError
 from vit_jax.evaluators import EVALUATORS
 from vit_jax.evaluators.base import Evaluator
 from vit_jax.evaluators.embedding import Embedder

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from vit_jax.data.images import read_image
-from vit_jax.data.tokenizers import Tokenizer, make_tokenizer
+from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
@@ -145,7 +145,7 @@ class PretrainedModel:
         if self.spec.tokenizer is None:
             raise UserError(f"{self._kind} models read no text")
         text = self.spec.architecture.text
-        return make_tokenizer(
+        return open_tokenizer(
             self.spec.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length
         )
 

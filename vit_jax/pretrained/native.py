@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from vit_jax.atomic_files import write_text
 from vit_jax.components import parse
-from vit_jax.data.tokenizers import make_tokenizer
+from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
@@ -153,7 +153,7 @@ def _save_tokenizer(spec: ModelSpec, directory: pathlib.Path) -> str | None:
     if spec.tokenizer is None or ":" not in spec.tokenizer:
         return spec.tokenizer
     text = spec.architecture.text
-    tokenizer = make_tokenizer(
+    tokenizer = open_tokenizer(
         spec.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length
     )
     tokenizer.save(directory)

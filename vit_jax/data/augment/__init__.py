@@ -1,97 +1,159 @@
-"""Augmentation on the host: cheap enough for two cores, deterministic for a generator.
+"""Image augmentation on the host, before the model's preprocessing.
 
-An augmentation is written as transforms separated by `|`, arguments as in Python:
+An augmentation is a string of transforms separated by `|`, with arguments as in Python:
 
-    "random_resized_crop(scale=(0.2, 1.0))|flip|randaugment(2, 9)|random_erasing(0.25)"
+    random_resized_crop(scale=(0.2, 1.0))|flip|randaugment(2, 9)|random_erasing(0.25)
 
-A transform takes and returns an image, uint8 (H, W, C). The first ones see it as the source has
-it, with alpha if it has any; the last must leave (size, size, 3).
+The first transform receives the image as the source has it, possibly with alpha. The last one must
+return the model's input size. The empty string is the model's own preprocessing, as in evaluation.
+
+A transform is a frozen dataclass; its fields are the arguments:
+
+    @dataclasses.dataclass(frozen=True)
+    class Solarize:
+        threshold: int = 128
+
+        def __call__(self, image, rng):
+            return np.where(image < self.threshold, image, 255 - image)
+
+It maps an image, uint8 (H, W, C), and a NumPy generator to an image. It must not change its input.
+A keyword-only field `inputs` receives the model's `ImageInputs`: size, interpolation, mean, std. A
+transform from outside this package is named by its module: `flip|my_project.augment:Solarize(96)`.
+Numbers depend on the generator alone, so they are the same for any number of workers.
 """
 
 import ast
 import dataclasses
+import re
+import typing
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data.augment import colors, erasing, geometry, policies
-from vit_jax.data.images import EncodedImage, Picture
-from vit_jax.errors import UserError, lookup
+from vit_jax.components import Registry, parse
+from vit_jax.data.images import EncodedImage, Pixels
+from vit_jax.errors import UserError, unknown
+from vit_jax.inputs import ImageInputs
 
-TRANSFORMS: dict[str, type] = {
-    "resize": geometry.Resize,
-    "random_resized_crop": geometry.RandomResizedCrop,
-    "flip": geometry.Flip,
-    "affine": geometry.Affine,
-    "background": colors.Background,
-    "color_jitter": colors.ColorJitter,
-    "color_shift": colors.ColorShift,
-    "three_augment": colors.ThreeAugment,
-    "randaugment": policies.RandAugment,
-    "autoaugment": policies.AutoAugment,
-    "cutout": erasing.Cutout,
-    "random_erasing": erasing.RandomErasing,
-}
+Transform = Callable[[Pixels, np.random.Generator], Pixels]
+
+TRANSFORMS = Registry(
+    "augmentation",
+    {
+        "resize": "vit_jax.data.augment.geometry:Resize",
+        "random_resized_crop": "vit_jax.data.augment.geometry:RandomResizedCrop",
+        "flip": "vit_jax.data.augment.geometry:Flip",
+        "affine": "vit_jax.data.augment.geometry:Affine",
+        "background": "vit_jax.data.augment.colors:Background",
+        "color_jitter": "vit_jax.data.augment.colors:ColorJitter",
+        "color_shift": "vit_jax.data.augment.colors:ColorShift",
+        "three_augment": "vit_jax.data.augment.colors:ThreeAugment",
+        "randaugment": "vit_jax.data.augment.policies:RandAugment",
+        "autoaugment": "vit_jax.data.augment.policies:AutoAugment",
+        "cutout": "vit_jax.data.augment.erasing:Cutout",
+        "random_erasing": "vit_jax.data.augment.erasing:RandomErasing",
+    },
+)
+
+_CALL = re.compile(r"(?P<name>[\w.]+(?::\w+)?)\s*(?P<arguments>\(.*\))?", re.DOTALL)
+_INPUTS = "inputs"  # field that receives the model's preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Transforms applied in turn."""
+    """A sequence of transforms.
+
+    Attributes:
+        transforms: transforms in the order in which they are applied; with none, the model's
+            preprocessing.
+        inputs: the model's preprocessing.
+    """
 
     transforms: tuple[Any, ...]
-    size: int
+    inputs: ImageInputs
 
-    def __call__(self, image: Picture | EncodedImage, rng: np.random.Generator) -> Picture:
-        picture: Any = image
-        if isinstance(image, EncodedImage) and not getattr(
-            self.transforms[0], "reads_files", False
-        ):
-            picture = image.decode()
+    def __call__(self, image: Pixels | EncodedImage, rng: np.random.Generator) -> Pixels:
+        """Augments an image.
+
+        Args:
+            image: uint8 (H, W, 3) or (H, W, 4), or an encoded image.
+            rng: source of randomness.
+
+        Returns:
+            uint8 (height, width, 3) of the model's input size.
+
+        Raises:
+            UserError: the image cannot be decoded, or the transforms leave another shape.
+        """
+        if not self.transforms:
+            return self.inputs(image)
+        reads_encoded = getattr(self.transforms[0], "reads_encoded", False)
+        if isinstance(image, EncodedImage) and not reads_encoded:
+            image = image.decode()
+        pixels: Any = image
         for transform in self.transforms:
-            picture = transform(picture, rng)
-        expected = (self.size, self.size, 3)
-        if picture.shape != expected:
+            pixels = transform(pixels, rng)
+        expected = (*self.inputs.size, 3)
+        if pixels.shape != expected:
             raise UserError(
-                f"the augmentation leaves pictures of shape {picture.shape}, expected {expected}: "
-                "background removes alpha; resize, random_resized_crop and affine bring pictures "
-                "to the model's size"
+                f"the augmentation returned an image of shape {pixels.shape}, expected {expected}: "
+                "background removes alpha; resize, random_resized_crop and affine return images "
+                "of the model's input size"
             )
-        return picture
+        return pixels
 
 
-def parse_augmentation(text: str, *, size: int) -> Augmentation:
-    """Reads an augmentation.
+def parse_augmentation(text: str, inputs: ImageInputs) -> Augmentation:
+    """Parses an augmentation.
 
     Args:
-        text: see the module; "" resizes as in evaluation.
-        size: side of the model's input, px.
+        text: transforms separated by `|`, see the module's docstring.
+        inputs: the model's preprocessing, which the transforms read.
 
     Raises:
-        UserError: unknown transform or argument, or text that is not of the form.
+        UserError: an unknown transform or argument, or text of another form.
     """
-    parts = [part.strip() for part in (text or "resize").split("|")]
-    return Augmentation(tuple(_parse_transform(part, size) for part in parts), size)
+    parts = [part.strip() for part in text.split("|")] if text.strip() else []
+    return Augmentation(tuple(_parse_transform(part, inputs) for part in parts), inputs)
 
 
-def _parse_transform(text: str, size: int) -> Any:
+def _parse_transform(text: str, inputs: ImageInputs) -> Transform:
+    name, positional, named = _parse_call(text)
+    transform = TRANSFORMS.resolve(name)
+    if not dataclasses.is_dataclass(transform):
+        raise UserError(f"augmentation {name!r}: expected a dataclass whose fields are arguments")
+    fields = {field.name: field for field in dataclasses.fields(transform)}
+    takes_inputs = fields.pop(_INPUTS, None) is not None
+    order = [key for key, field in fields.items() if not field.kw_only]
+    listed = f"arguments of {name}: {', '.join(fields) or 'none'}"
+    if len(positional) > len(order):
+        raise UserError(f"{text!r}: {len(positional)} arguments without a name; {listed}")
+    values = dict(zip(order, positional, strict=False))
+    for key, value in named.items():
+        if key not in fields:
+            raise UserError(f"{text!r}: {unknown(key, fields, 'argument')}; {listed}")
+        if key in values:
+            raise UserError(f"{text!r}: the argument {key} is given twice; {listed}")
+        values[key] = value
+    if takes_inputs:
+        values[_INPUTS] = inputs
+    return parse(typing.cast(type, transform), values, name)
+
+
+def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Name, positional and named arguments of `name(argument, key=value)`."""
     try:
-        call = ast.parse(text, mode="eval").body
-        if isinstance(call, ast.Name):
-            call = ast.Call(call, [], [])
+        match = _CALL.fullmatch(text)
+        if match is None:
+            raise SyntaxError
+        call = ast.parse(f"_{match['arguments'] or '()'}", mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             raise SyntaxError
-        name = call.func.id
-        args = [ast.literal_eval(arg) for arg in call.args]
-        kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        positional = [ast.literal_eval(argument) for argument in call.args]
+        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
         raise UserError(
-            f"transform {text!r}: expected the form name(argument, key=value)"
+            f"augmentation {text!r}: expected the form name(argument, key=value)"
         ) from None
-    transform = lookup(TRANSFORMS, name, "transform")
-    if any(field.name == "output_size" for field in dataclasses.fields(transform)):
-        kwargs["output_size"] = size
-    try:
-        return transform(*args, **kwargs)
-    except TypeError as error:
-        reason = str(error).partition("__init__() ")[2]
-        raise UserError(f"transform {text!r}: {reason}") from None
+    return match["name"], positional, named

@@ -1,29 +1,31 @@
-"""Transforms of colours."""
+"""Transforms that change colours."""
 
 import dataclasses
 import math
 
 import numpy as np
+from jaxtyping import Float32
 from PIL import Image, ImageFilter, ImageOps
 
 from vit_jax.data.augment import operations
-from vit_jax.data.images import Picture
+from vit_jax.data.images import Pixels
 from vit_jax.inputs import composite
 
-_LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-    """Lays an image with alpha on one colour; an image without alpha stays as it is.
+    """Composite an image with alpha on one colour; other images stay unchanged.
 
     Attributes:
-        white: probability of white; else the colour is uniform.
+        white: probability of white; otherwise the colour is uniform.
     """
 
     white: float = 0.3
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Returns an image without alpha."""
         white, *color = rng.random(4)
         if image.shape[-1] == 3 or white < self.white:
             return composite(image)
@@ -32,15 +34,15 @@ class Background:
 
 @dataclasses.dataclass(frozen=True)
 class ColorShift:
-    """Hue, saturation, brightness and contrast in one linear map of the colours.
+    """Change hue, saturation, brightness and contrast with one linear map of the colours.
 
     Attributes:
-        hue: largest rotation about the grey axis either way, radians.
-        saturation: largest relative change either way.
-        brightness: largest shift either way, as a fraction of the range.
-        contrast: largest relative change about mid-grey either way.
-        grey: probability of no colour at all.
-        shade: largest relative brightness of one edge of the image against its centre, a slope.
+        hue: largest rotation about the grey axis in either direction, radians.
+        saturation: largest relative change in either direction.
+        brightness: largest shift in either direction, as a fraction of the range.
+        contrast: largest relative change about mid-grey in either direction.
+        grey: probability of removing all colour.
+        shade: largest relative brightness of one edge of the image against its centre, as a slope.
     """
 
     hue: float = 0.2
@@ -50,7 +52,8 @@ class ColorShift:
     grey: float = 0.05
     shade: float = 0.0
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Changes the colours of an image (H, W, 3)."""
         u = rng.random(7, dtype=np.float32)
         hue, saturation, brightness, contrast, down, across = (2 * u[1:] - 1) * (
             self.hue,
@@ -74,15 +77,15 @@ class ColorShift:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast, saturation and hue, one after the other in random order.
+    """Change brightness, contrast, saturation and hue in random order.
 
-    As torchvision's ColorJitter: factors are uniform in [1 - x, 1 + x], not below 0.
+    As torchvision's `ColorJitter`: factors are uniform in [1 - x, 1 + x] and at least 0.
 
     Attributes:
         brightness: largest relative change.
         contrast: largest relative change, about the mean grey level.
         saturation: largest relative change.
-        hue: largest turn either way, of a full one; at most 0.5.
+        hue: largest rotation in either direction, as a fraction of the full circle; at most 0.5.
     """
 
     brightness: float = 0.0
@@ -90,8 +93,9 @@ class ColorJitter:
     saturation: float = 0.0
     hue: float = 0.0
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
-        picture = Image.fromarray(image)
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Changes the colours of an image (H, W, 3)."""
+        pil = Image.fromarray(image)
         for number in rng.permutation(4):
             name, strength = (
                 ("brightness", self.brightness),
@@ -103,37 +107,38 @@ class ColorJitter:
                 continue
             change = rng.uniform(-strength, strength)
             if name == "hue":
-                picture = operations.turn_hue(picture, change)
+                pil = operations.rotate_hue(pil, change)
             else:
-                picture = operations.enhance(picture, name, max(0.0, 1 + change))
-        return np.asarray(picture)
+                pil = operations.enhance(pil, name, max(0.0, 1 + change))
+        return np.asarray(pil)
 
 
 @dataclasses.dataclass(frozen=True)
 class ThreeAugment:
-    """One of grey, solarised and blurred, each as likely (DeiT III; Touvron et al. 2022, sec. 3.2).
+    """Grey, solarise or blur, with equal probability (DeiT III; Touvron et al. 2022, sec. 3.2).
 
-    Levels from 128 are inverted by solarisation; the blur's radius is uniform in [0.1, 2] px.
+    Solarisation inverts levels from 128. The radius of the blur is uniform in [0.1, 2] px.
     """
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
-        picture = Image.fromarray(image)
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Applies one of the three operations to an image (H, W, 3)."""
+        pil = Image.fromarray(image)
         choice = int(rng.integers(3))
         if choice == 0:
-            return np.asarray(picture.convert("L").convert("RGB"))
+            return np.asarray(pil.convert("L").convert("RGB"))
         if choice == 1:
-            return np.asarray(ImageOps.solarize(picture, threshold=128))
-        return np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))))
+            return np.asarray(ImageOps.solarize(pil, threshold=128))
+        return np.asarray(pil.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))))
 
 
-def _rotation_about_grey(angle: float) -> np.ndarray:
-    """Rotation of RGB about (1, 1, 1), Rodrigues' formula; for row vectors."""
+def _rotation_about_grey(angle: float) -> Float32[np.ndarray, "3 3"]:
+    """Rotation of RGB row vectors about (1, 1, 1), by Rodrigues' formula."""
     cos, sin = math.cos(angle), math.sin(angle)
     cross = np.asarray([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32) / math.sqrt(3)
     return (cos * np.eye(3) + (1 - cos) / 3 + sin * cross).astype(np.float32)
 
 
-def _saturate(factor: float) -> np.ndarray:
-    """Blend of a colour with its luma; for row vectors."""
+def _saturate(factor: float) -> Float32[np.ndarray, "3 3"]:
+    """Blend of RGB row vectors with their luma."""
     grey = np.repeat(_LUMA[:, None], 3, axis=1)
     return (factor * np.eye(3) + (1 - factor) * grey).astype(np.float32)

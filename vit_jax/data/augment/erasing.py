@@ -5,22 +5,24 @@ import math
 
 import numpy as np
 
-from vit_jax.data.images import Picture
+from vit_jax.data.images import Pixels
+from vit_jax.inputs import ImageInputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Cutout:
-    """Hides a rectangle behind one colour (DeVries and Taylor 2017).
+    """Hide a rectangle behind one colour (DeVries and Taylor 2017).
 
     Attributes:
-        probability: of doing it.
-        size: range of each side, as a fraction of the image's.
+        probability: probability of changing an image.
+        size: range of each side of the rectangle, as a fraction of the image's side.
     """
 
     probability: float = 0.2
     size: tuple[float, float] = (0.15, 0.45)
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Hides a rectangle, or returns the image unchanged."""
         u = rng.random(8)
         if u[0] >= self.probability:
             return image
@@ -34,26 +36,26 @@ class Cutout:
 
 @dataclasses.dataclass(frozen=True)
 class RandomErasing:
-    """Puts noise in place of a rectangle (Zhong et al. 2017), as timm's mode `pixel`.
+    """Replace a rectangle by noise (Zhong et al. 2017), as timm's mode `pixel`.
 
-    timm draws normal noise after normalisation; here it is drawn as it is before it, and cut off
-    at black and white, three hundredths of it with the default levels.
+    timm draws standard normal noise after normalisation. Here the same noise is drawn before it,
+    with the model's mean and deviation, and clipped at black and white; with ImageNet's values
+    that clips 3% of the noise.
 
     Attributes:
-        probability: of doing it.
-        area: range of the rectangle's fraction of the image.
-        ratio: range of its height over its width.
-        mean: of the noise in each channel, a fraction of white: the model's normalisation.
-        std: likewise.
+        probability: probability of changing an image.
+        area: range of the rectangle's area, as a fraction of the image's.
+        ratio: range of the rectangle's height divided by its width.
+        inputs: the model's preprocessing.
     """
 
     probability: float = 0.25
     area: tuple[float, float] = (0.02, 1 / 3)
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    inputs: ImageInputs = dataclasses.field(kw_only=True)
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Erases a rectangle, or returns the image unchanged."""
         if rng.random() >= self.probability:
             return image
         whole_height, whole_width = image.shape[:2]
@@ -67,7 +69,7 @@ class RandomErasing:
             return image
         top = int(rng.integers(whole_height - height + 1))
         left = int(rng.integers(whole_width - width + 1))
-        noise = 255 * rng.normal(self.mean, self.std, (height, width, 3))
+        noise = 255 * rng.normal(self.inputs.mean, self.inputs.std, (height, width, 3))
         image = image.copy()
         image[top : top + height, left : left + width] = np.clip(np.rint(noise), 0, 255)
         return image

@@ -6,74 +6,100 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
-from vit_jax.data.images import EncodedImage, Picture
-from vit_jax.errors import UserError
-from vit_jax.inputs import composite, preprocess
+from vit_jax.data.images import EncodedImage, Pixels
+from vit_jax.errors import UserError, check_name
+from vit_jax.inputs import RESIZES, ImageInputs, composite
 
-# Reader threads and processes are the parallelism; OpenCV's own threads only contend with them.
+# Reader threads and processes already run in parallel; OpenCV's threads would compete with them.
 cv2.setNumThreads(0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """To the model's size as in evaluation, without randomness.
+    """The model's preprocessing, without randomness.
 
     Attributes:
-        mode: see `preprocess`.
+        mode: "crop", "squash" or "pad", see `ImageInputs.resize`; by default the model's.
+        inputs: the model's preprocessing.
     """
 
-    mode: str = "crop"
-    output_size: int = 0  # px, set by the parser
+    mode: str | None = None
+    inputs: ImageInputs = dataclasses.field(kw_only=True)
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
-        return preprocess(image, size=self.output_size, resize=self.mode)
+    def __post_init__(self) -> None:
+        if self.mode is not None:
+            check_name(self.mode, RESIZES, "mode of resize,")
+
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Resizes an image to the model's input size."""
+        mode = self.mode or self.inputs.resize
+        return dataclasses.replace(self.inputs, resize=mode)(image)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of the image, stretched to the model's size (Inception; Szegedy et al. 2014).
+    """A random part of the image, scaled to the model's input size (Szegedy et al. 2014).
 
-    Area and aspect ratio are drawn as torchvision and timm do. As the first transform it reads a
-    JPEG at the smallest scale of 1, 1/2, 1/4 and 1/8 that leaves the crop no smaller than the
-    result. What is left to shrink, less than half, is bilinear; transparency is laid on white.
+    Area and aspect ratio are drawn as in torchvision and timm. As the first transform, it decodes
+    a JPEG at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose crop is no smaller than the
+    result. The remaining reduction, below a factor of two, is bilinear. Enlarging uses the model's
+    interpolation. Alpha is composited on white.
 
     Attributes:
-        scale: range of the part's fraction of the area.
-        ratio: range of its width over its height.
+        scale: range of the part's area, as a fraction of the image's.
+        ratio: range of the part's width divided by its height.
+        inputs: the model's preprocessing.
     """
 
-    reads_files: ClassVar[bool] = True
+    reads_encoded: ClassVar[bool] = True
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    output_size: int = 0  # px, set by the parser
+    inputs: ImageInputs = dataclasses.field(kw_only=True)
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < low <= high:
-                raise UserError(f"random_resized_crop: {name}={(low, high)} is not a range above 0")
+                raise UserError(
+                    f"random_resized_crop: {name}={(low, high)}, expected a range above 0"
+                )
         if self.scale[1] > 1:
-            raise UserError(f"random_resized_crop: scale={self.scale} is more than the picture")
+            raise UserError(
+                f"random_resized_crop: scale={self.scale}, expected at most 1, the whole image"
+            )
 
-    def __call__(self, image: Picture | EncodedImage, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Pixels | EncodedImage, rng: np.random.Generator) -> Pixels:
+        """Crops and resizes an image."""
         shape = image.shape if isinstance(image, EncodedImage) else image.shape[:2]
         top, left, height, width = self.box(shape[0], shape[1], rng)
         bottom, right = top + height, left + width
         factor = 1
         if isinstance(image, EncodedImage):
-            # As many rows more as one may be off when the height is no multiple of the factor.
-            scale = self.output_size / min(height, width)
+            scale = max(self.inputs.size[0] / height, self.inputs.size[1] / width)
+            # Up to one more row of the reduced image is needed where the factor does not divide
+            # the height.
             image, factor = image.decode_reduced(scale, bottom + 8)
         down, across = (math.ceil(whole / factor) / whole for whole in shape)
         part = image[
             round(top * down) : max(round(bottom * down), round(top * down) + 1),
             round(left * across) : max(round(right * across), round(left * across) + 1),
         ]
-        return resize(composite(part), self.output_size)
+        return _resize(composite(part), self.inputs)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the part, px; the centre where ten draws do not fit."""
+        """Draws the part of an image.
+
+        Args:
+            height: height of the image, px.
+            width: width of the image, px.
+            rng: source of randomness.
+
+        Returns:
+            Top, left, height and width of the part, px. After ten draws that do not fit into the
+            image, the largest centred part with an allowed ratio.
+        """
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(10):
             area = height * width * rng.uniform(*self.scale)
@@ -88,31 +114,33 @@ class RandomResizedCrop:
 
 @dataclasses.dataclass(frozen=True)
 class Flip:
-    """Left and right exchanged.
+    """Mirror left and right.
 
     Attributes:
-        probability: of doing it.
+        probability: probability of mirroring an image.
     """
 
     probability: float = 0.5
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Mirrors an image, or returns it unchanged."""
         return cv2.flip(image, 1) if rng.random() < self.probability else image
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """Random rotation, scale, aspect ratio, shear and shift; the border continues outwards.
+    """Random rotation, scale, aspect ratio, shear and shift, to the model's input size.
 
-    Each output pixel is the mean of four nearest neighbours on a grid of twice the resolution, a
-    tenth of the cost of bicubic.
+    Outside the image its border pixels repeat. Each output pixel is the mean of four nearest
+    neighbours on a grid of twice the resolution, at a tenth of the cost of bicubic interpolation.
 
     Attributes:
-        rotate: largest angle either way, degrees.
-        scale: range of the size of the image's content.
-        aspect: largest log of the stretch of the axes either way.
-        shear: largest shear either way.
-        shift: largest shift either way, as a fraction of the side.
+        rotate: largest angle in either direction, degrees.
+        scale: range of the scale factor of the content.
+        aspect: largest log of the relative stretch of the axes, in either direction.
+        shear: largest shear in either direction.
+        shift: largest shift in either direction, as a fraction of the side.
+        inputs: the model's preprocessing.
     """
 
     rotate: float = 10.0
@@ -120,10 +148,12 @@ class Affine:
     aspect: float = 0.1
     shear: float = 0.1
     shift: float = 0.06
-    output_size: int = 0  # px, set by the parser
+    inputs: ImageInputs = dataclasses.field(kw_only=True)
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Warps an image."""
         height, width, channels = image.shape
+        rows, columns = self.inputs.size
         u = rng.random(6, dtype=np.float32)
         angle, aspect, shear, shift_y, shift_x = (2 * u[1:] - 1) * (
             math.radians(self.rotate),
@@ -133,12 +163,12 @@ class Affine:
             self.shift * width,
         )
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[0]
-        # From the output grid, centred, to the image.
-        step_y = height / (2 * self.output_size) / scale * math.exp(aspect)
-        step_x = width / (2 * self.output_size) / scale * math.exp(-aspect)
+        # From the centred output grid to the image.
+        step_y = height / (2 * rows) / scale * math.exp(aspect)
+        step_x = width / (2 * columns) / scale * math.exp(-aspect)
         cos, sin = math.cos(angle), math.sin(angle)
-        grid = np.arange(2 * self.output_size, dtype=np.float32) + 0.5 - self.output_size
-        down, across = grid[:, None], grid[None, :]
+        down = np.arange(2 * rows, dtype=np.float32)[:, None] + 0.5 - rows
+        across = np.arange(2 * columns, dtype=np.float32)[None, :] + 0.5 - columns
         y = step_y * (cos * down + (sin + shear) * across) + (height / 2 + shift_y)
         x = step_x * (cos * across - sin * down) + (width / 2 + shift_x)
         index = np.clip(y, 0, height - 1).astype(np.int32) * width
@@ -148,9 +178,11 @@ class Affine:
         return ((total + 2) >> 2).astype(np.uint8)
 
 
-def resize(image: Picture, size: int) -> Picture:
-    """To (size, size): bicubic to enlarge, bilinear to shrink to a half, area averages beyond."""
-    shrink = min(image.shape[:2]) / size
+def _resize(image: Pixels, inputs: ImageInputs) -> UInt8[np.ndarray, "height width 3"]:
+    """Scales an image: area averages below 1/2, bilinear below 1, else the model's method."""
+    height, width = inputs.size
+    shrink = min(image.shape[0] / height, image.shape[1] / width)
+    enlarge = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}[inputs.interpolation]
     smaller = cv2.INTER_LINEAR if shrink < 2 else cv2.INTER_AREA
-    method = cv2.INTER_CUBIC if shrink < 1 else smaller
-    return cv2.resize(image, (size, size), interpolation=method)
+    method = enlarge if shrink < 1 else smaller
+    return cv2.resize(image, (width, height), interpolation=method)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.augment.operations import OPERATIONS
-from vit_jax.data.images import Picture
+from vit_jax.data.images import Pixels
 from vit_jax.errors import UserError
 
 _ALWAYS = ("auto_contrast", "equalize", "invert", "rotate", "solarize_add")
@@ -16,19 +16,19 @@ _GRADED = ("posterize", "solarize", "color", "contrast", "brightness", "sharpnes
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """Operations drawn at random, all of one magnitude (Cubuk et al. 2019), as timm's.
+    """Random operations of one magnitude (Cubuk et al. 2019), as in timm.
 
-    `rand-m9-mstd0.5-inc1` of timm is `randaugment(2, 9, mstd=0.5, inc=True)`; big_vision's
-    `randaug(2, 10)`, whose operations are never left out, is `randaugment(2, 10, probability=1)`.
+    timm's `rand-m9-mstd0.5-inc1` is `randaugment(2, 9, mstd=0.5, inc=True)`. big_vision's
+    `randaug(2, 10)`, which never skips an operation, is `randaugment(2, 10, probability=1)`.
 
     Attributes:
-        num_layers: operations an image, drawn with replacement.
-        magnitude: of all of them.
-        mstd: standard deviation of the magnitude, normal about it.
-        inc: whether all operations get stronger with the magnitude; else posterize, solarize and
-            the enhancements are as first published.
-        probability: of each operation drawn.
-        max_magnitude: to which magnitudes are cut off; more is for papers that go beyond 10.
+        num_layers: number of operations per image, drawn with replacement.
+        magnitude: magnitude of all operations.
+        mstd: standard deviation of the magnitude, which is normal about `magnitude`.
+        inc: whether all operations get stronger with the magnitude; otherwise posterize, solarize
+            and the enhancements are as first published.
+        probability: probability of applying each drawn operation.
+        max_magnitude: upper limit of magnitudes; above 10 for recipes that go beyond it.
     """
 
     num_layers: int = 2
@@ -47,19 +47,20 @@ class RandAugment:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Names of what is drawn from."""
+        """Names of the operations that are drawn from."""
         suffix = "_increasing" if self.inc else ""
         return (*_ALWAYS, *_MOVES, *(name + suffix for name in _GRADED))
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
-        picture, names = Image.fromarray(image), self.operations
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Applies `num_layers` operations to an image (H, W, 3)."""
+        pil, names = Image.fromarray(image), self.operations
         for number in rng.integers(len(names), size=self.num_layers):
             if rng.random() >= self.probability:
                 continue
             magnitude = rng.normal(self.magnitude, self.mstd) if self.mstd else self.magnitude
             magnitude = min(max(magnitude, 0.0), self.max_magnitude)
-            picture = OPERATIONS[names[number]](picture, magnitude, rng)
-        return np.asarray(picture)
+            pil = OPERATIONS[names[number]](pil, magnitude, rng)
+        return np.asarray(pil)
 
 
 # Operation, probability, magnitude: Cubuk et al. 2018, table 9.
@@ -94,14 +95,12 @@ _IMAGENET = (
 
 @dataclasses.dataclass(frozen=True)
 class AutoAugment:
-    """The policy that was found for ImageNet (Cubuk et al. 2018): two operations an image.
+    """The ImageNet policy of Cubuk et al. 2018, two operations per image; timm's `original`."""
 
-    As timm's `original`.
-    """
-
-    def __call__(self, image: Picture, rng: np.random.Generator) -> Picture:
-        picture = Image.fromarray(image)
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Applies one pair of operations to an image (H, W, 3)."""
+        pil = Image.fromarray(image)
         for name, probability, magnitude in _IMAGENET[int(rng.integers(len(_IMAGENET)))]:
             if rng.random() < probability:
-                picture = OPERATIONS[name](picture, magnitude, rng)
-        return np.asarray(picture)
+                pil = OPERATIONS[name](pil, magnitude, rng)
+        return np.asarray(pil)

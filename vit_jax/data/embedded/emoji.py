@@ -1,11 +1,11 @@
 """The emoji image-text set: a TFDS builder without TensorFlow, built once into the user's cache.
 
-Splits (docs/data_card_emoji.md has the counts):
+Splits (counts are in docs/data_card_emoji.md):
 
 - `train`: Twemoji and OpenMoji, every skin tone, of the names that are not held out;
 - `heldout_names`: Twemoji and OpenMoji, every skin tone, of the 10% of names held out;
 - `heldout_base`: the part of `heldout_names` without skin tones;
-- `heldout_artist`: Noto, drawings without tones of all names, where the font is present.
+- `heldout_artist`: Noto, all names without tones, where the font is installed.
 """
 
 import contextlib
@@ -24,9 +24,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from vit_jax.data.cache import cache_dir
 from vit_jax.data.embedded import art
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingPackageError, UserError
 
+SPLITS = ("train", "heldout_names", "heldout_base", "heldout_artist")
 HELDOUT_FRACTION = 0.1
 IMAGE_SIZE = 64  # px, both sides
 _TRAIN_ARTISTS = ("twemoji", "openmoji")
@@ -36,19 +38,19 @@ _TRAIN_ARTISTS = ("twemoji", "openmoji")
 
 
 def base_names() -> list[str]:
-    """The names of all emoji without skin tones, sorted; a row's `label` is the index in this list.
+    """Sorted names of all emoji without skin tones; the `label` of a row is the index of its name.
 
     Raises:
-      MissingPackageError: a data package is not installed.
+        MissingPackageError: a data package is not installed.
     """
     return sorted({row.name for row in art.all_emoji()})
 
 
 def heldout_names(names: Iterable[str] | None = None) -> list[str]:
-    """The names kept out of training: round(10%) of them, those of the lowest SHA-256, sorted.
+    """Sorted names that are held out of training: the 10% with the lowest SHA-256.
 
     Args:
-      names: all names, their order and repeats do not matter; by default `base_names()`.
+        names: all names, in any order, repeats allowed; by default `base_names()`.
     """
     unique = set(base_names() if names is None else names)
     by_hash = sorted(unique, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
@@ -59,16 +61,16 @@ def heldout_names(names: Iterable[str] | None = None) -> list[str]:
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
-    """Drawings of emoji by several artists with their names.
+    """Drawings of emoji by several artists, with their names.
 
-    Features of a row: `image` (64, 64, 4) uint8 RGBA PNG; `emoji`, the code points as text; `name`
+    Features of a row: `image`, (64, 64, 4) uint8 RGBA PNG; `emoji`, the code points as text; `name`
     without skin tone; `caption`, the name with its tones; `aliases`, other names; `category`;
     `artist`; `skin_tone`, "" for none; `label`, the index of `name` among all names.
     """
 
     VERSION = tfds.core.Version("1.2.0")
-    # TFDS looks for checksum files beside the module through importlib_resources, which it does
-    # not declare for Python >= 3.9; there are no checksums, nothing is downloaded.
+    # TFDS would look for checksum files beside the module through importlib_resources, which it
+    # does not declare for Python >= 3.9. There are none, because nothing is downloaded.
     code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -95,14 +97,14 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterable[tuple[str, dict]]]:
-        del dl_manager  # Nothing is downloaded.
+        del dl_manager  # nothing is downloaded
         rows = art.all_emoji()
         toneless = [row for row in rows if not row.skin_tone]
         held = set(heldout_names())
         drawers = art.artists()
         known = {artist: drawers[artist] for artist in _TRAIN_ARTISTS}
         train = list(self._generate_examples([r for r in rows if r.name not in held], known))
-        # Some artists reuse a drawing: OpenMoji's Chad is its Romania. Seen is not held out.
+        # Some artists reuse a drawing (OpenMoji's Chad is its Romania); it is not held out then.
         seen = {example["image"] for _, example in train}
         unseen = [
             (key, example)
@@ -126,11 +128,11 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         labels = {name: label for label, name in enumerate(base_names())}
         for row in rows:
             for artist, draw in drawers.items():
-                picture = draw(row.sequence)
-                if picture is None:
+                image = draw(row.sequence)
+                if image is None:
                     continue
                 png = io.BytesIO()
-                art.fit(picture, IMAGE_SIZE).save(png, "PNG")
+                art.fit(image, IMAGE_SIZE).save(png, "PNG")
                 yield (
                     f"{artist} {row.sequence}",
                     {
@@ -150,27 +152,22 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
 # --- building once, in the user's cache -----------------------------------------------------------
 
 
-def cache_dir() -> pathlib.Path:
-    """$VIT_JAX_CACHE, else $XDG_CACHE_HOME/vit_jax, else ~/.cache/vit_jax."""
-    if own := os.environ.get("VIT_JAX_CACHE"):
-        return pathlib.Path(own).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(xdg) if xdg else pathlib.Path.home() / ".cache") / "vit_jax"
-
-
 def build(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Builds the data unless the cache has them; returns the folder for `builder_from_directory`.
+    """Builds the data, unless the cache has it.
 
-    The folder's name carries the builder's version and a hash of the sources' versions, so that a
-    changed package builds anew beside the old data. It appears by one rename when it is complete,
-    and a lock lets a second process wait for the first one.
+    The name of the folder contains the builder's version and a hash of the packages' versions, so
+    that changed packages lead to a new folder. It is renamed into place once it is complete, and a
+    lock makes other processes wait.
 
     Args:
-      cache: where to build, by default `cache_dir()`.
+        cache: folder to build in; by default `cache_dir()`.
+
+    Returns:
+        The folder of the data, for `tfds.builder_from_directory`.
 
     Raises:
-      MissingPackageError: a data package is not installed.
-      UserError: the cache folder cannot be written.
+        MissingPackageError: a package is not installed.
+        UserError: the cache folder cannot be written.
     """
     sources = art.source_versions(with_noto=art.why_no_noto() is None)
     digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
@@ -181,22 +178,22 @@ def build(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         with (home / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # Released when the file closes, even by a crash.
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes
             if not final.exists():
                 _build_into(final, sources)
     except OSError as error:
         raise UserError(
-            f"cannot build the emoji data in {home}: {error}. "
-            "Set VIT_JAX_CACHE to a folder that can be written and has 100 MB free."
+            f"cannot build the emoji data in {home} ({error}): set VIT_JAX_CACHE to a writable "
+            "folder with 100 MB of free space"
         ) from error
     return final
 
 
 def _build_into(final: pathlib.Path, sources: dict[str, str]) -> None:
     """Builds beside `final`, then renames. The caller holds the lock."""
-    for abandoned in final.parent.glob("building-*"):  # Of a process that was killed.
+    for abandoned in final.parent.glob("building-*"):  # by a process that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
-    logging.info("Building the emoji data once into %s, about 10 s.", final)
+    logging.info("Building the emoji data in %s, which takes about 10 s.", final)
     with tempfile.TemporaryDirectory(prefix="building-", dir=final.parent) as scratch:
         builder = Emoji(data_dir=scratch, file_format="array_record")
         with _quiet_tfds():
@@ -208,7 +205,7 @@ def _build_into(final: pathlib.Path, sources: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """No progress bars, and TFDS's announcements not on stdout, which may carry a user's JSON."""
+    """Suppresses progress bars, and TFDS's messages on stdout, which may be a user's JSON."""
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -218,19 +215,19 @@ def _quiet_tfds() -> Iterator[None]:
 
 
 def read_split(split: str, directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All rows of a split, features as declared by `Emoji`, but `image` still PNG bytes.
+    """Reads all rows of a split, with the features of `Emoji` except that `image` is PNG bytes.
 
     Args:
-      split: one of `sources.SPLITS["emoji"]`.
-      directory: what `build` returned.
+        split: one of `SPLITS`.
+        directory: result of `build`.
 
     Raises:
-      MissingPackageError: the data were built without Noto and `heldout_artist` is asked for.
+        MissingPackageError: the data was built without Noto, and the split is `heldout_artist`.
     """
     builder = tfds.builder_from_directory(directory)
     if split not in builder.info.splits:
-        reason = art.why_no_noto() or f"the data in {directory} were built without it"
-        raise art.MissingPackageError(
+        reason = art.why_no_noto() or f"the data in {directory} was built without it"
+        raise MissingPackageError(
             f"split {split!r} of the emoji data needs the Noto drawings: {reason}"
         )
     records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -238,7 +235,7 @@ def read_split(split: str, directory: str | os.PathLike[str]) -> list[dict[str, 
 
 
 def _text(value: Any) -> Any:
-    """TFDS gives text as bytes; PNG bytes stay what they are."""
+    """Decodes TFDS's bytes to text, except PNG bytes."""
     if isinstance(value, bytes) and not value.startswith(b"\x89PNG"):
         return value.decode()
     if isinstance(value, np.ndarray | list) and not isinstance(value, bytes):

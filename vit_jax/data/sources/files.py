@@ -16,11 +16,17 @@ _EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a path or URL, and the path within it.
+    """Opens the fsspec file system of a path or URL.
+
+    Returns:
+        The file system and the path within it.
 
     Raises:
-        UserError: no such kind of file system, or its package is not installed.
+        UserError: the path is empty, there is no such kind of file system, or its package is not
+            installed.
     """
+    if not path:
+        raise UserError("the path is empty: expected NAME:PATH, as tar:/data/*.tar")
     try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
@@ -30,15 +36,15 @@ def file_system(path: str) -> tuple[Any, str]:
 
 
 def is_local(fs: Any) -> bool:
-    """Whether the operating system sees the files."""
+    """Whether a file system is that of the operating system."""
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,))
 
 
 def is_file(fs: Any, path: str) -> bool:
-    """Whether the file is there.
+    """Whether there is a file.
 
     Raises:
-        UserError: that cannot be known; `fs.isfile` would take a refused bucket for an absent file.
+        UserError: access is refused, which `fs.isfile` would report as an absent file.
     """
     with explained(fs, path):
         try:
@@ -48,14 +54,18 @@ def is_file(fs: Any, path: str) -> bool:
 
 
 def expand(pattern: str) -> tuple[Any, list[str]]:
-    """Files of a pattern: `*`, `?`, `[...]` and `**` as in a shell; braces `{a,b}`, `{00..99}`.
+    """Lists the files of a pattern.
+
+    Args:
+        pattern: path or URL with `*`, `?`, `[...]` and `**` as in a shell, and braces `{a,b}` and
+            `{00..99}`.
 
     Returns:
-        The file system and the paths within it: sorted for each alternative of the braces, which
-        keep their order.
+        The file system and the paths within it, sorted within each alternative of the braces;
+        alternatives keep their order.
 
     Raises:
-        UserError: an alternative without files, which is named.
+        UserError: an alternative has no files.
     """
     fs, _ = file_system(pattern)
     paths: list[str] = []
@@ -78,7 +88,7 @@ def _absent(each: str, pattern: str) -> str:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`{a,b}` and `{00..99}` as in bash; a number keeps the width of the range's first."""
+    """Expands `{a,b}` and `{00..99}` as bash does; numbers have the width of the first one."""
     pieces = _BRACES.split(pattern)  # text, inside, text, inside, ..., text
     choices = [_alternatives(p) if i % 2 else [p] for i, p in enumerate(pieces)]
     return ["".join(choice) for choice in itertools.product(*choices)]
@@ -94,7 +104,13 @@ def _alternatives(inside: str) -> list[str]:
 
 
 def read(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
-    """Bytes of a file, `start` to `end` of them; one request of a bucket.
+    """Reads the bytes [start, end) of a file, with one request of a bucket.
+
+    Args:
+        fs: fsspec file system.
+        path: path within it.
+        start: first byte; None for the beginning.
+        end: byte after the last one; None for the end.
 
     Raises:
         UserError: the file is absent or cannot be read.
@@ -105,7 +121,12 @@ def read(fs: Any, path: str, start: int | None = None, end: int | None = None) -
 
 @contextlib.contextmanager
 def explained(fs: Any, path: str) -> Iterator[None]:
-    """What goes wrong within, as a UserError that names the path."""
+    """Converts the errors of a file system into a UserError that contains the path.
+
+    Args:
+        fs: fsspec file system.
+        path: path for the message.
+    """
     try:
         yield
     except UserError:
@@ -113,7 +134,7 @@ def explained(fs: Any, path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"no file {path!r}") from error
     except Exception as error:
-        # What buckets raise, as when credentials are refused, has no common class.
+        # The errors of buckets, as for refused credentials, have no common class.
         if is_local(fs) and not isinstance(error, OSError):
             raise
         raise UserError(f"cannot read {path}: {error or type(error).__name__}") from error

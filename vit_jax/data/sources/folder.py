@@ -1,5 +1,6 @@
-"""A folder of images: one sub-folder a class, or a flat folder with a file of names."""
+"""A folder of images: one sub-folder per class, or a flat folder with a file of names."""
 
+import dataclasses
 import os
 import posixpath
 from collections.abc import Iterable
@@ -9,62 +10,82 @@ import numpy as np
 
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files
-from vit_jax.data.sources.base import decode_text
+from vit_jax.data.sources.base import Source, decode_text
 from vit_jax.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-class ImageFolder:
-    """Images of a folder: one sub-folder a class, or a flat folder with a names file.
+class ImageFolder(Source):
+    """Images of a folder: one sub-folder per class, or a flat folder with a names file.
 
-    A line of the names file is `file.png<TAB>label name`; without a tab the first comma separates.
-    The images it names are the source, in its order; others in the folder are left out.
     An example has `image`, `label`, `name`, `captions` ([name]) and `key`, its path.
-
-    Raises:
-      UserError: no such folder or names file, no images, an empty class, a names file that cannot
-        be understood or names absent files.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        names_file: str | os.PathLike[str] | None = None,
-    ) -> None:
-        self._fs, root = files.file_system(os.fspath(folder))
-        with files.explained(self._fs, os.fspath(folder)):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec.
+
+        Attributes:
+            names_file: path or URL of a file with lines `file.png<TAB>label name`; in a line
+                without a tab the first comma separates. The source has the images that it names,
+                in its order, and no others. By default, sub-folders are classes.
+        """
+
+        names_file: str | None = None
+
+    def __init__(self, config: Config, place: str | os.PathLike[str]) -> None:
+        """Lists the images.
+
+        Args:
+            config: options of the spec.
+            place: path or URL of the folder.
+
+        Raises:
+            UserError: no such folder or names file, no images, a class without images, or a names
+                file that cannot be parsed or that names absent files.
+        """
+        self._fs, root = files.file_system(os.fspath(place))
+        with files.explained(self._fs, os.fspath(place)):
             present, is_folder = self._fs.exists(root), self._fs.isdir(root)
         if not present:
-            raise UserError(f"no image folder {folder}")
+            raise UserError(f"no image folder {place}")
         if not is_folder:
-            raise UserError(f"{folder} is a file, expected a folder of pictures")
-        paths = sorted(p for p in self._fs.find(root) if _is_shown(p, root))
+            raise UserError(f"{place} is a file, expected a folder of images")
+        paths = sorted(p for p in self._fs.find(root) if _is_visible(p, root))
         found = (
-            _read_names(os.fspath(names_file), root, set(paths))
-            if names_file
+            _read_names(config.names_file, root, set(paths))
+            if config.names_file
             else _read_classes(root, self._fs, paths)
         )
         self._paths = [path for path, _ in found]
-        self.class_names = sorted({name for _, name in found})
+        self.class_names: list[str] = sorted({name for _, name in found})
         index = {name: label for label, name in enumerate(self.class_names)}
-        self.labels = np.array([index[name] for _, name in found], np.int64)
+        self._labels = np.array([index[name] for _, name in found], np.int64)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """See `Source`."""
+        return self._labels
 
     def __len__(self) -> int:
+        """See `Source`."""
         return len(self._paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         path = self._paths[index]
         return {"image": EncodedImage(files.read(self._fs, path), path), **self.annotation(index)}
 
     def annotation(self, index: int) -> dict[str, Any]:
-        label = int(self.labels[index])
+        """See `Source`."""
+        label = int(self._labels[index])
         name = self.class_names[label]
         return {"label": label, "name": name, "captions": [name], "key": self._paths[index]}
 
 
-def _is_shown(path: str, root: str) -> bool:
-    """Whether neither the file nor a folder on the way to it is hidden."""
+def _is_visible(path: str, root: str) -> bool:
+    """Whether neither the file nor a folder between it and the root is hidden."""
     return not any(part.startswith(".") for part in _inside(path, root).split("/"))
 
 
@@ -73,22 +94,22 @@ def _inside(path: str, root: str) -> str:
 
 
 def _read_classes(root: str, fs: Any, paths: list[str]) -> list[tuple[str, str]]:
-    """(image, class name) of a folder with one sub-folder a class, sorted."""
-    pictures = _pictures(paths)
-    if loose := [path for path in pictures if "/" not in _inside(path, root)]:
+    """(image, class name) of a folder with one sub-folder per class, sorted."""
+    images = _images(paths)
+    if loose := [path for path in images if "/" not in _inside(path, root)]:
         raise UserError(
-            f"{root} has pictures outside class folders, as {posixpath.basename(loose[0])}: move "
-            "them into one sub-folder a class, or give a names file with lines "
-            "`file.png<TAB>label name`"
+            f"{root} has images outside of class folders, as {posixpath.basename(loose[0])}: move "
+            "them into one sub-folder per class, or give a names file with lines "
+            "`file.png<TAB>label name`, as folder:DIR?names_file=FILE"
         )
-    if not pictures:
+    if not images:
         expected = " ".join(sorted(SUFFIXES))
-        raise UserError(f"no pictures in {root}: expected sub-folders of {expected} files")
-    found = [(path, _inside(path, root).partition("/")[0]) for path in pictures]
+        raise UserError(f"no images in {root}: expected sub-folders of {expected} files")
+    found = [(path, _inside(path, root).partition("/")[0]) for path in images]
     folders = (posixpath.basename(p["name"]) for p in fs.ls(root, True) if p["type"] == "directory")
     full = {name for _, name in found}
     if empty := sorted(f for f in folders if not f.startswith(".") and f not in full):
-        raise UserError(f"class folders without pictures in {root}: {', '.join(empty[:5])}")
+        raise UserError(f"class folders without images in {root}: {', '.join(empty[:5])}")
     return sorted(found, key=lambda pair: (pair[1], pair[0]))
 
 
@@ -120,5 +141,5 @@ def _read_names(names_file: str, root: str, present: set[str]) -> list[tuple[str
     return list(found.items())
 
 
-def _pictures(paths: Iterable[str]) -> list[str]:
+def _images(paths: Iterable[str]) -> list[str]:
     return [p for p in paths if posixpath.splitext(p)[1].lower() in SUFFIXES]

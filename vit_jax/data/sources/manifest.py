@@ -1,4 +1,4 @@
-"""`manifest.json` of a prepared set: what the shards of its folder hold."""
+"""`manifest.json` of a prepared set, which describes the shards of its folder."""
 
 import json
 import posixpath
@@ -12,7 +12,18 @@ FILE_NAME = "manifest.json"
 
 
 def load(fs: Any, folder: str) -> dict[str, Any] | None:
-    """The manifest of a folder, None where there is none of ours."""
+    """Reads the manifest of a folder.
+
+    Args:
+        fs: fsspec file system.
+        folder: path within it.
+
+    Returns:
+        The manifest; None where the folder has none that `data.prepare` wrote.
+
+    Raises:
+        UserError: the file is not JSON or cannot be read.
+    """
     path = posixpath.join(folder, FILE_NAME)
     if not files.is_file(fs, path):
         return None
@@ -24,7 +35,20 @@ def load(fs: Any, folder: str) -> dict[str, Any] | None:
 
 
 def class_names(fs: Any, shards: list[str], classes: str | None) -> list[str] | None:
-    """Names of the classes: of a file, one a line, or of the first shard's manifest."""
+    """Names of the classes of shards.
+
+    Args:
+        fs: fsspec file system of the shards.
+        shards: paths within it.
+        classes: path or URL of a file with one name per line; None to use the manifest beside the
+            first shard.
+
+    Returns:
+        One name per label; None where there is neither file nor manifest.
+
+    Raises:
+        UserError: a line of the file is empty, or a file cannot be read.
+    """
     if classes is not None:
         own, path = files.file_system(classes)
         names = decode_text(files.read(own, path), classes).splitlines()

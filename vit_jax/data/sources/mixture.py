@@ -8,18 +8,24 @@ import numpy as np
 from vit_jax.data.sources.base import Source, check_index
 
 
-class Mixture:
+class Mixture(Source):
     """The examples of several sources, one source after the other.
 
-    Sources with classes must all have the same ones, else the mixture has none.
+    It has classes where all sources have the same ones.
 
     Attributes:
-      parts: the range of indices of each source.
-      weights: fraction of each source in every batch, which training draws by; None to take every
-        example once an epoch.
+        parts: range of indices of each source.
+        weights: fraction of each source in every training batch; None to take every example once
+            per epoch.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None) -> None:
+        """Concatenates sources.
+
+        Args:
+            sources: the sources.
+            weights: relative weight of each source; None for no weights.
+        """
         self._sources = tuple(sources)
         ends = np.cumsum([len(source) for source in sources]).tolist()
         self.parts = [range(end - len(s), end) for s, end in zip(sources, ends, strict=True)]
@@ -29,22 +35,26 @@ class Mixture:
 
     @property
     def labels(self) -> np.ndarray | None:
+        """See `Source`."""
         found = [source.labels for source in self._sources] if self.class_names else [None]
         labels = [each for each in found if each is not None]
         return np.concatenate(labels) if len(labels) == len(found) else None
 
     def __len__(self) -> int:
+        """See `Source`."""
         return self.parts[-1].stop
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         source, inner = self._find(index)
         example = source[inner]
-        return example if self.class_names else _without_class(example)
+        return example if self.class_names else _without_label(example)
 
     def annotation(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         source, inner = self._find(index)
         example = source.annotation(inner)
-        return example if self.class_names else _without_class(example)
+        return example if self.class_names else _without_label(example)
 
     def _find(self, index: int) -> tuple[Source, int]:
         index = check_index(index, len(self))
@@ -52,6 +62,6 @@ class Mixture:
         return self._sources[number], index - self.parts[number].start
 
 
-def _without_class(example: dict[str, Any]) -> dict[str, Any]:
-    """Labels of one source mean nothing in another; a class name still is a caption."""
+def _without_label(example: dict[str, Any]) -> dict[str, Any]:
+    """Drops the label, which differs between sources; the class name still serves as a caption."""
     return {key: value for key, value in example.items() if key != "label"}

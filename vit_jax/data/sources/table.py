@@ -1,18 +1,17 @@
 """A table of images: CSV, TSV, JSON lines or Parquet, with captions or labels."""
 
 import csv
+import dataclasses
 import io
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-import numpy as np
 
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files
-from vit_jax.data.sources.base import Rows, check_caption, decode_text, labelled
-from vit_jax.errors import UserError, unknown
+from vit_jax.data.sources.base import Rows, Source, check_caption, decode_text, label_fields
+from vit_jax.errors import MissingPackageError, UserError, check_name
 
 _USUAL = {
     "image": ("image", "path", "image_path", "filepath", "file_name", "file"),
@@ -21,47 +20,54 @@ _USUAL = {
 }
 
 
-class Table:
-    """One example a row. A relative path starts at the table's folder.
+class Table(Source):
+    """One example per row. Relative paths start at the table's folder.
 
-    Labels are whole numbers, indices of classes, or names of classes. Captions of one row can be a
-    list (JSON lines, Parquet) or come from several columns. A row that cannot be understood
-    counts as an example that cannot be read.
+    Labels are indices or names of classes. The captions of a row may be a list (JSON lines,
+    Parquet) or come from several columns. A row that cannot be parsed counts as a broken example.
     """
 
-    def __init__(
-        self,
-        path: str,
-        image: str | None = None,
-        caption: str | None = None,
-        label: str | None = None,
-    ) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec.
+
+        Attributes:
+            image: column with the paths or URLs of the images; by default the first of image, path,
+                image_path, filepath, file_name, file.
+            caption: columns of captions; by default the first of caption, captions, text, title.
+            label: column of labels; by default the first of label, class, class_name.
+        """
+
+        image: str | None = None
+        caption: tuple[str, ...] | None = None
+        label: str | None = None
+
+    def __init__(self, config: Config, place: str) -> None:
         """Reads the table.
 
         Args:
-          path: of the table: .csv, .tsv, .jsonl, .ndjson or .parquet.
-          image: column of the images' paths; by default the first of a few usual names.
-          caption: column of the captions, or several, joined by `,`; likewise, or none.
-          label: column of the labels; likewise, or none.
+            config: options of the spec.
+            place: path or URL of a .csv, .tsv, .jsonl, .ndjson or .parquet file.
 
         Raises:
-          UserError: no such file or column, another kind of file, no rows.
+            UserError: no such file or column, another kind of file, no rows.
         """
-        self._spec = (path, image, caption, label)
+        path = place
+        self._config, self._place = config, place
         self._fs, inner = files.file_system(path)
         if not files.is_file(self._fs, inner):
             raise UserError(f"no table {path}")
         self._path, self._root = inner, posixpath.dirname(inner)
         columns, rows = _read(self._fs, inner)
-        picture = _columns("image", image, columns, path)
-        if not picture:
+        images = _columns("image", config.image and (config.image,), columns, path)
+        if not images:
             raise UserError(
-                f"{path} has the columns {', '.join(columns)}: name the one with the pictures' "
+                f"{path} has the columns {', '.join(columns)}: name the column of the images' "
                 "paths, as ?image=COLUMN"
             )
-        captions = _columns("caption", caption, columns, path)
-        classes = _columns("label", label, columns, path)
-        self._rows = Rows(_example(row, picture, captions, classes) for row in rows)
+        captions = _columns("caption", config.caption, columns, path)
+        classes = _columns("label", config.label and (config.label,), columns, path)
+        self._rows = Rows(_example(row, images[0], captions, classes) for row in rows)
         if not len(self._rows):
             raise UserError(f"{path} has no rows")
         self.class_names = (
@@ -69,23 +75,19 @@ class Table:
         )
         self._index = {name: i for i, name in enumerate(self.class_names or ())}
 
-    @property
-    def labels(self) -> np.ndarray | None:
-        if self.class_names is None:
-            return None
-        rows = (self.annotation(i) for i in range(len(self)))
-        return np.array([row["label"] for row in rows], np.int64)
-
     def __len__(self) -> int:
+        """See `Source`."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         example = self.annotation(index)
         path = example["key"]
         fs, inner = files.file_system(path) if "://" in path else (self._fs, path)
         return {"image": EncodedImage(files.read(fs, inner), path), **example}
 
     def annotation(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         row = self._rows[index]
         where = f"{self._path}, row {index % len(self) + 1}"
         if "broken" in row:
@@ -97,22 +99,23 @@ class Table:
         if self.class_names is not None:
             found = row.get("label")
             label = self._index.get(found) if isinstance(found, str) else found
-            example |= labelled(label, self.class_names, where)
+            example |= label_fields(label, self.class_names, where)
         return example
 
     def __reduce__(self) -> tuple:
-        return Table, self._spec
+        """Pickles the spec."""
+        return Table, (self._config, self._place)
 
 
 def _example(
-    row: dict[str, Any] | str, image: list[str], captions: list[str], label: list[str]
+    row: dict[str, Any] | str, image: str, captions: Sequence[str], label: Sequence[str]
 ) -> dict[str, Any]:
-    """A row as it is kept."""
+    """A row as it is stored: its image, captions and label, or the reason why it is broken."""
     if isinstance(row, str):
         return {"broken": row}
-    path = row.get(image[0])
+    path = row.get(image)
     if not isinstance(path, str) or not path.strip():
-        return {"broken": f"{image[0]} is {path!r}, expected a path"}
+        return {"broken": f"{image} is {path!r}, expected a path"}
     texts: list[Any] = []
     for name in captions:
         value = row.get(name)
@@ -131,31 +134,32 @@ def _whole_number(value: Any) -> Any:
 
 
 def _class_names(rows: list[dict[str, Any]]) -> list[str]:
-    """Names in the order of their labels; for numbers, the numbers."""
+    """Names of the classes in the order of their labels; numbers are their own names."""
     found = {row["label"] for row in rows if "label" in row}
     numbers = {label for label in found if isinstance(label, int)}
     if numbers == found:
         return [str(label) for label in range(max(found, default=-1) + 1)]
     if numbers:
         raise UserError(
-            f"labels are names, as {min(found - numbers)!r}, and numbers, as {min(numbers)}: "
-            "expected one or the other"
+            f"some labels are names, as {min(found - numbers)!r}, and some are numbers, as "
+            f"{min(numbers)}: expected only names or only numbers"
         )
     return sorted(found)
 
 
-def _columns(role: str, asked: str | None, columns: list[str], path: str) -> list[str]:
-    if asked is not None:
-        names = asked.split(",") if role == "caption" else [asked]
-        for name in names:
-            if name not in columns:
-                raise unknown(name, columns, f"column of {path}")
-        return names
+def _columns(
+    role: str, given: Sequence[str] | None, columns: list[str], path: str
+) -> Sequence[str]:
+    """The given columns, or the first one with a usual name."""
+    if given:
+        for name in given:
+            check_name(name, columns, f"column of {path}")
+        return given
     return [name for name in _USUAL[role] if name in columns][:1]
 
 
 def _read(fs: Any, path: str) -> tuple[list[str], Iterator[dict[str, Any] | str]]:
-    """Column names and rows; in place of a row that is broken, the reason."""
+    """Reads column names and rows; instead of a broken row, the reason."""
     suffix = posixpath.splitext(path)[1].lower()
     if suffix == ".parquet":
         return _read_parquet(fs, path)
@@ -199,7 +203,9 @@ def _read_parquet(fs: Any, path: str) -> tuple[list[str], Iterator[dict[str, Any
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise UserError(f"{path} needs pyarrow: pip install 'vit_jax[parquet]'") from error
+        raise MissingPackageError(
+            f"{path} needs pyarrow: run `pip install 'vit_jax[parquet]'`"
+        ) from error
     try:
         file = parquet.ParquetFile(fs.open(path, "rb"))
     except (ArrowException, OSError) as error:

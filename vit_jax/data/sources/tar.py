@@ -1,5 +1,6 @@
 """Tar shards in the layout of WebDataset, img2dataset and DataComp, with random access."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -10,7 +11,13 @@ import numpy as np
 
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files, manifest
-from vit_jax.data.sources.base import check_caption, check_index, decode_text, labelled
+from vit_jax.data.sources.base import (
+    Source,
+    check_caption,
+    check_index,
+    decode_text,
+    label_fields,
+)
 from vit_jax.data.sources.tar_index import (
     BAD_LABEL,
     DAMAGED,
@@ -22,25 +29,40 @@ from vit_jax.data.sources.tar_index import (
 from vit_jax.errors import UserError
 
 
-class TarShards:
-    """Images with `.txt`, `.json` or `.cls` members of the same key, in one or many tar files.
+class TarShards(Source):
+    """Images with `.txt`, `.json` or `.cls` members of the same key, in one or several tar files.
 
-    An example has `image` and `key`; `captions` from the `.txt` member, or `captions` or `caption`
-    of the `.json` member; `label` from `.cls`, or `label` of `.json`, with `name` where classes
-    have names. An example is one read of its shard. A place where a shard is cut or damaged
-    counts as one more example, that cannot be read.
+    An example has `image` and `key`; `captions` from `captions` or `caption` of the `.json` member
+    or from the `.txt` member; `label` from the `.cls` member or `label` of the `.json` member, with
+    `name` where classes have names. Reading an example takes one read of its shard. A place where a
+    shard is truncated or damaged counts as one more example, which is broken.
     """
 
-    def __init__(self, pattern: str, classes: str | None = None) -> None:
-        """Args: pattern, of the shards, see `files.expand`; classes, a file of names, one a line.
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec.
+
+        Attributes:
+            classes: path or URL of a file with one class name per line; by default the names in
+                the manifest beside the first shard, or else the numbers themselves.
+        """
+
+        classes: str | None = None
+
+    def __init__(self, config: Config, place: str) -> None:
+        """Opens the shards and indexes those without an index.
+
+        Args:
+            config: options of the spec.
+            place: pattern of the shards, see `files.expand`.
 
         Raises:
-          UserError: no shard, one that is compressed or no tar file, none with an image.
+            UserError: no such shard, a shard that is compressed or no tar file, no images.
         """
-        fs, paths = files.expand(pattern)
-        self._open(fs, paths, index_shards(fs, paths), classes)
+        fs, paths = files.expand(place)
+        self._open(fs, paths, index_shards(fs, paths), config.classes)
         if not len(self._rows):
-            raise UserError(f"no pictures in {pattern}: expected members as 0001.jpg and 0001.txt")
+            raise UserError(f"no images in {place}: expected members as 0001.jpg and 0001.txt")
 
     def _open(self, fs: Any, paths: list[str], index: pathlib.Path, classes: str | None) -> None:
         self._state = (fs, paths, index, classes)
@@ -51,18 +73,21 @@ class TarShards:
 
     @property
     def labels(self) -> np.ndarray | None:
+        """See `Source`."""
         if self.class_names is None:
             return None
         found = np.array(self._rows["label"], np.int64)
         if (found < 0).any():
             where = self._where(int(np.argmin(found)))
-            raise UserError(f"{where} and {(found < 0).sum() - 1} others have no class in a .cls")
+            raise UserError(f"{where} and {(found < 0).sum() - 1} others have no .cls with a class")
         return found
 
     def __len__(self) -> int:
+        """See `Source`."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         members, key = self._members(index)
         where = f"{self._where(index)}: {key}"
         example = self._annotation(members, where, index)
@@ -70,6 +95,7 @@ class TarShards:
         return {"image": EncodedImage(members[suffix], where), **example, "key": key}
 
     def annotation(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
         members, key = self._members(index)
         return {**self._annotation(members, f"{self._where(index)}: {key}", index), "key": key}
 
@@ -86,15 +112,15 @@ class TarShards:
         if label == BAD_LABEL:
             raise UserError(f"the .cls of {where} is {members['cls'][:20]!r}, expected a number")
         if label is not None:
-            example |= labelled(label, self.class_names, where)
+            example |= label_fields(label, self.class_names, where)
         return example
 
     def _members(self, index: int) -> tuple[dict[str, bytes], str]:
-        """Contents by suffix, and the key."""
+        """Contents of an example's members by suffix, and its key."""
         index = check_index(index, len(self))
         row = self._rows[index]
         if row["label"] == DAMAGED:
-            raise UserError(f"{self._where(index)}: the shard is cut or damaged here")
+            raise UserError(f"{self._where(index)}: the shard is truncated or damaged here")
         start, length = int(row["start"]), int(row["length"])
         data = files.read(self._fs, self._paths[row["shard"]], start, start + length)
         members: dict[str, bytes] = {}
@@ -116,6 +142,7 @@ class TarShards:
         return f"{self._paths[row['shard']]} at byte {row['start']}"
 
     def __reduce__(self) -> tuple:
+        """Pickles the path of the index, which reader processes map into memory."""
         return _opened, self._state
 
 

@@ -1,9 +1,9 @@
-"""Where the examples of tar shards lie: found once, kept, and mapped into memory.
+"""Index of the examples of tar shards, built once and mapped into memory.
 
-A shard's index is kept beside it as `SHARD.index`, or in the cache folder where the shard's folder
-cannot be written: a line of JSON with the shard's size and time of change, by which an index that
-has gone stale is noticed, then the rows of `ROW`, little-endian. The rows of all shards are joined
-in one file of the cache folder; processes map it, so that they share its memory.
+The index of a shard lies beside it as `SHARD.index`, or in the cache folder where the shard's
+folder cannot be written. It is a line of JSON with the shard's size and time of change, which make
+a stale index detectable, and the rows of `ROW`, little-endian. The rows of all shards are joined in
+one file of the cache folder, which processes map into memory and so share.
 """
 
 import concurrent.futures
@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.cache import cache_dir
+from vit_jax.data.progress import progress
 from vit_jax.data.sources.files import explained, is_local
 from vit_jax.data.sources.folder import SUFFIXES
 from vit_jax.errors import UserError
@@ -26,22 +28,29 @@ from vit_jax.errors import UserError
 logger = logging.getLogger(__name__)
 
 ROW = np.dtype([("start", "<u8"), ("length", "<u8"), ("shard", "<i4"), ("label", "<i4")])
-"""An example's place: first byte of its first tar header and length to the end of its last member,
-the shard's number, and the class of its `.cls` member. 24 bytes an example."""
+"""Place of an example, in 24 bytes: first byte of its first tar header, length to the end of its
+last member, number of the shard, and class of its `.cls` member."""
 
 NO_LABEL, BAD_LABEL, DAMAGED = -1, -2, -3
-"""In place of a label: no `.cls` member, one that is no number, and a row that is no example but
-the place where a shard could not be read further."""
+"""Values instead of a label: no `.cls` member; a `.cls` member that is no number; a row that stands
+for the place where the rest of a shard cannot be read."""
 
 _FORMAT = "vit_jax tar index 1"
 _BLOCK = tarfile.BLOCKSIZE
 
 
 def index_shards(fs: Any, paths: list[str]) -> pathlib.Path:
-    """Indexes shards that are not indexed yet; returns the file of the joined rows.
+    """Indexes the shards that have no index yet.
+
+    Args:
+        fs: fsspec file system.
+        paths: paths of the shards within it.
+
+    Returns:
+        Path of the file with the rows of all shards.
 
     Raises:
-        UserError: a shard is absent, compressed or no tar file; the cache cannot be written.
+        UserError: a shard is absent, compressed or no tar file.
     """
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         stamps = list(pool.map(lambda path: _stamp(fs, path), paths))
@@ -49,8 +58,9 @@ def index_shards(fs: Any, paths: list[str]) -> pathlib.Path:
         joined = _cache() / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.rows"
         if joined.exists():
             return joined
-        logger.info("Indexing %d tar shards, once.", len(paths))
-        parts = list(pool.map(lambda job: _shard_rows(fs, *job), zip(paths, stamps, strict=True)))
+        jobs = zip(paths, stamps, strict=True)
+        found = pool.map(lambda job: _shard_rows(fs, *job), jobs)
+        parts = list(progress(found, "Indexing tar shards", total=len(paths)))
     for number, rows in enumerate(parts):
         rows["shard"] = number
     _write(joined, b"".join(rows.tobytes() for rows in parts))
@@ -58,20 +68,22 @@ def index_shards(fs: Any, paths: list[str]) -> pathlib.Path:
 
 
 def read_index(path: pathlib.Path) -> np.ndarray:
-    """The joined rows, (N,) of `ROW`, mapped and not read."""
+    """Maps the rows of all shards, (N,) of `ROW`, into memory.
+
+    Args:
+        path: result of `index_shards`.
+    """
     if path.stat().st_size == 0:
         return np.zeros(0, ROW)
     return np.memmap(path, ROW, mode="r")
 
 
 def _cache() -> pathlib.Path:
-    from vit_jax.data.embedded.emoji import cache_dir
-
     return cache_dir() / "tar_index"
 
 
 def _stamp(fs: Any, path: str) -> dict[str, Any]:
-    """What changes when a shard is written anew."""
+    """Size and time of change of a shard."""
     with explained(fs, path):
         info = fs.info(path)
     changed = next(
@@ -81,7 +93,7 @@ def _stamp(fs: Any, path: str) -> dict[str, Any]:
 
 
 def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> np.ndarray:
-    """A shard's rows, read where they are kept or found now."""
+    """Reads the rows of a shard from its index, or builds the index."""
     beside = f"{path}.index"
     digest = hashlib.sha256(f"{fs.to_json()}{path}".encode()).hexdigest()[:32]
     cached = _cache() / f"{digest}.index"
@@ -101,8 +113,8 @@ def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> np.ndarray:
             _write(pathlib.Path(beside), data)
         else:
             fs.pipe_file(beside, data)
-    except Exception as error:  # A bucket's refusal has no common class.
-        logger.info("%s is kept in %s: %s", beside, cached, error)
+    except Exception as error:  # the errors of buckets have no common class
+        logger.info("Cannot write %s (%s), wrote %s instead", beside, error, cached)
         _write(cached, data)
     return rows
 
@@ -112,19 +124,30 @@ def _header(stamp: dict[str, Any], examples: int) -> dict[str, Any]:
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
-    """Appears whole or not at all, also when several processes write the same."""
+    """Writes a file atomically, even when several processes write the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(data)
-    os.chmod(file.name, 0o644)  # Temporary files are for their owner alone.
+    os.chmod(file.name, 0o644)  # temporary files are private to their owner
     os.replace(file.name, path)
 
 
 def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
-    """Rows of one shard: neighbours of the same key are one example, as for WebDataset.
+    """Finds the examples of a shard: adjacent members with the same key, as in WebDataset.
 
-    Examples without an image are left out. A shard that is cut or damaged gives the examples
-    before that place, and a row `DAMAGED`.
+    Examples without an image are skipped. A truncated or damaged shard has the examples before that
+    place and one row `DAMAGED`.
+
+    Args:
+        fs: fsspec file system.
+        path: path of the shard within it.
+        size: size of the shard, bytes.
+
+    Returns:
+        (N,) rows of `ROW`, with shard number 0.
+
+    Raises:
+        UserError: the shard is compressed or cannot be read.
     """
     rows: list[tuple[int, int, int, int]] = []
     key, start, label, has_image = None, 0, NO_LABEL, False
@@ -135,14 +158,16 @@ def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
 
     with fs.open(path, "rb") as file:
         if file.read(6)[:2] == b"\x1f\x8b":
-            raise UserError(f"{path} is compressed: gunzip it, its parts cannot be read alone")
+            raise UserError(
+                f"{path} is compressed, so single examples cannot be read: decompress it"
+            )
         file.seek(0)
         end = 0
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    tar.members.clear()  # type: ignore[attr-defined]  # It would remember every one.
-                    if member.size < 0:  # It would go back, without end.
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep every one
+                    if member.size < 0:  # it would loop forever
                         raise tarfile.ReadError(f"{member.name} has a negative size")
                     if member.isfile():
                         own, suffix = split_name(member.name)
@@ -156,7 +181,7 @@ def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
         except (tarfile.TarError, EOFError, ValueError) as error:
             logger.warning("%s: %s at byte %d", path, error, end)
         finish(min(end, size))
-        # `tarfile` takes a header that is cut or damaged for the end.
+        # `tarfile` treats a truncated or damaged header as the end of the file.
         if end < size:
             file.seek(end)
             if any(file.read(_BLOCK)):
@@ -167,7 +192,7 @@ def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and suffix of a member: WebDataset cuts at the first dot of the last part."""
+    """Key and suffix of a member: as in WebDataset, the first dot of the file name separates."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return f"{folder}{slash}{stem}", suffix.lower()

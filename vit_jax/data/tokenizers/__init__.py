@@ -1,15 +1,29 @@
-"""Text to token ids. `Tokenizer` is what the rest of vit_jax sees, `make_tokenizer` makes one.
+"""Tokenizers: text to token ids.
+
+`Tokenizer` lays out token ids in rows of one length. `open_tokenizer` opens one by a short spec:
 
 | spec | vocabulary |
 |---|---|
-| `clip` | OpenAI's byte-pair encoding, 49408 ids |
-| `sentencepiece:FILE[?options]` | a SentencePiece model, as of SigLIP or T5 |
+| `clip` | OpenAI's byte-pair encoding, 49,408 ids |
+| `sentencepiece:FILE[?options]` | a SentencePiece model, as those of SigLIP and T5 |
 | `huggingface:FILE?end=TOKEN&pad=TOKEN` | a `tokenizer.json` of Hugging Face tokenizers |
-| `saved:DIR` | whatever was saved there, by a run or by `vit_jax.data.train_tokenizer` |
-| `trained` | learned from the captions of the run by `Tokenizer.train` |
+| `saved:DIR` | saved by a run or by `vit_jax.data.train_tokenizer` |
+| `package.module:Name[:PLACE][?options]` | an `Encoder` from outside this package |
+
+The spec `trained` is a vocabulary learned from the training captions, see `learn_tokenizer`.
 """
 
-from vit_jax.data.tokenizers.factory import check_spec, make_tokenizer
+from vit_jax.data.tokenizers.encoder import Encoder
+from vit_jax.data.tokenizers.factory import TRAINED, learn_tokenizer, open_tokenizer
+from vit_jax.data.tokenizers.layout import Layout
 from vit_jax.data.tokenizers.tokenizer import FILE_NAME, Tokenizer
 
-__all__ = ["FILE_NAME", "Tokenizer", "check_spec", "make_tokenizer"]
+__all__ = [
+    "FILE_NAME",
+    "TRAINED",
+    "Encoder",
+    "Layout",
+    "Tokenizer",
+    "learn_tokenizer",
+    "open_tokenizer",
+]

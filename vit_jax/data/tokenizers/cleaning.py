@@ -1,4 +1,4 @@
-"""What happens to a text before it is cut into tokens: the four cleanings of open_clip."""
+"""Cleaning of texts before tokenization: the four functions of open_clip."""
 
 import functools
 import html
@@ -11,25 +11,25 @@ _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
 def lower(text: str) -> str:
-    """Repaired, white space collapsed, lower-cased: OpenAI's CLIP."""
+    """Repairs the encoding, collapses white space and lower-cases, as OpenAI's CLIP."""
     return " ".join(_repair(text).split()).lower()
 
 
 def canonicalize(text: str) -> str:
-    """Repaired, without ASCII punctuation, lower-cased, white space collapsed: SigLIP.
+    """Repairs the encoding, removes ASCII punctuation, lower-cases, collapses space, as SigLIP.
 
-    `_` is a space (big_vision, evaluators/proj/image_text/prompt_engineering.py).
+    `_` becomes a space (big_vision, evaluators/proj/image_text/prompt_engineering.py).
     """
     return " ".join(_repair(text).translate(_NO_PUNCTUATION).lower().split())
 
 
 def whitespace(text: str) -> str:
-    """Repaired, white space collapsed; case is kept."""
+    """Repairs the encoding and collapses white space; case is kept."""
     return " ".join(_repair(text).split())
 
 
 def none(text: str) -> str:
-    """As it is, but for surrogates, which no encoder takes: pairs are joined, others replaced."""
+    """Keeps the text, except surrogates, which no encoder accepts: joins pairs, replaces others."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -44,21 +44,21 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
 
 
 def _repair(text: str) -> str:
-    """Mends encoding errors (ftfy) and resolves HTML entities, twice for doubly escaped texts."""
-    # Nothing that ftfy mends is in printable ASCII, which most captions are, but entities.
+    """Repairs encoding errors (ftfy) and resolves HTML entities, twice for doubly escaped texts."""
+    # In printable ASCII, which most captions are, ftfy changes nothing except entities.
     if not (text.isascii() and text.isprintable()) or ("&" in text and ";" in text):
         text = _fix_text(text)
     return html.unescape(html.unescape(text)) if "&" in text else text
 
 
 def _fix_text(text: str) -> str:
-    """`ftfy.fix_text`, which takes longer than all else, only where it does more than quotes."""
-    # Imported where it is needed: runs with a vocabulary of their own never do.
+    """`ftfy.fix_text`, which is slow, called only where it changes more than quotes."""
+    # Imported here, because runs with other tokenizers never need it.
     from ftfy import badness, chardata, fix_text
 
     straight = chardata.SINGLE_QUOTE_RE.sub("'", chardata.DOUBLE_QUOTE_RE.sub('"', text))
     if (
-        _mended_characters().search(straight)
+        _repaired_characters().search(straight)
         or not unicodedata.is_normalized("NFC", straight)
         or badness.is_bad(text)
         or (straight != text and badness.is_bad(straight))  # ftfy repeats until nothing changes
@@ -68,8 +68,8 @@ def _fix_text(text: str) -> str:
 
 
 @functools.cache
-def _mended_characters() -> re.Pattern[str]:
-    """Characters on which the steps of ftfy act one by one, line ends and entities included."""
+def _repaired_characters() -> re.Pattern[str]:
+    """Characters that ftfy's steps replace, including line ends and the start of entities."""
     from ftfy import chardata
 
     tables = {*chardata.LIGATURES, *chardata.WIDTH_MAP, *chardata.CONTROL_CHARS}

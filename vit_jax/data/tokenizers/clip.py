@@ -8,33 +8,41 @@ import functools
 import gzip
 import importlib.resources
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 
 import tokenizers as hf
 
 from vit_jax.data.tokenizers import cleaning
+from vit_jax.data.tokenizers.encoder import Encoder
 from vit_jax.data.tokenizers.layout import Layout
+from vit_jax.errors import UserError
 
 VOCAB_SIZE = 49408
-# A caption that spells one of these out gets its id, as in the original.
+# A caption that contains one of these as text gets its id, as in the original.
 SPECIAL = {"<start_of_text>": 49406, "<end_of_text>": 49407}
 
-# The original ignores case. After lower-casing that still matters to two characters: the long s
-# (U+017F) counts as an s, and the iota below (U+0345), a mark whose other case is a letter, falls
-# into none of the classes and is lost.
+# The original matches without regard to case. After lower-casing, this affects two characters: the
+# long s (U+017F) matches s, and the combining iota (U+0345), a mark whose upper case is a letter,
+# matches no class and is dropped.
 _PIECES = (
     r"<[s\x{17F}]tart_of_text>|<end_of_text>|'[s\x{17F}]|'t|'re|'ve|'m|'ll|'d"
     r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
 )
 
 
-class ClipEncoder:
+class ClipEncoder(Encoder):
     """Byte-pair encoding with OpenAI's merges."""
 
-    kind = "clip"
-
     def __init__(self) -> None:
+        """Loads the merges."""
         self._words = _Words(_model())
+
+    @classmethod
+    def open(cls, place: str, config: Encoder.Config) -> Self:
+        """See `Encoder`."""
+        if place:
+            raise UserError(f"tokenizer 'clip:{place}': expected clip")
+        return cls()
 
     def size(self) -> int:
         """See `Encoder`."""
@@ -42,33 +50,33 @@ class ClipEncoder:
 
     def layout(self, vocab_size: int) -> Layout:
         """See `Encoder`."""
-        del vocab_size  # ids are OpenAI's, whatever the table
+        del vocab_size  # the ids are OpenAI's
         return Layout(start=SPECIAL["<start_of_text>"], end=SPECIAL["<end_of_text>"], pad=0)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """See `Encoder`."""
-        # No piece of the pattern holds white space: the ids of a text are those of its words.
+        # No piece of the pattern contains white space, so words can be encoded one by one.
         ids = self._words.__getitem__
         return [[*chain.from_iterable(map(ids, cleaning.lower(text).split()))] for text in texts]
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """See `Encoder`."""
         return {}
 
     @classmethod
-    def from_state(cls, state: dict) -> Self:
+    def from_state(cls, state: dict[str, Any]) -> Self:
         """See `Encoder`."""
         del state
         return cls()
 
 
 class _Words(dict[str, list[int]]):
-    """Words to ids. What was seen before is looked up, at a tenth of the time."""
+    """A cache from words to ids; a look-up takes a tenth of the time of encoding."""
 
-    # At most some 20 MB, however many texts go by; longer words seldom come twice.
+    # These limits keep it below about 20 MB; longer words rarely repeat.
     MAX_WORDS, MAX_LETTERS = 1 << 16, 32
 
-    def __init__(self, model: hf.Tokenizer):
+    def __init__(self, model: hf.Tokenizer) -> None:
         super().__init__()
         self._model = model
 
@@ -84,8 +92,8 @@ class _Words(dict[str, list[int]]):
         return ids
 
     def _with_specials(self, word: str) -> list[int]:
-        # Not by the library's own special tokens: it looks for them anywhere, the original only
-        # where a piece begins, so that "!<end_of_text>" is no end of text.
+        # The library would match special tokens anywhere; the original matches them only at the
+        # start of a piece, so that "!<end_of_text>" contains no end of text.
         ids = []
         for piece, _ in self._model.pre_tokenizer.pre_tokenize_str(word):
             if piece in SPECIAL:
@@ -118,10 +126,10 @@ def _model() -> hf.Tokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """A letter for each of the 256 bytes, in the order of OpenAI's ids.
+    """One letter for each of the 256 bytes, in the order of OpenAI's ids.
 
-    Bytes that print in Latin-1 stand for themselves and come first; the others follow as the
-    letters from U+0100 on.
+    Bytes that are printable in Latin-1 come first, as themselves. The others follow, as letters
+    from U+0100.
     """
     printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = 256 - len(printing)

@@ -1,67 +1,78 @@
-"""From a short spec, as it stands in configs and in the model registry, to a tokenizer.
+"""Opens tokenizers by a short spec, as in configs and in the model registry.
 
-    clip
-    sentencepiece:/models/c4_en.model                          SigLIP
-    sentencepiece:/models/gemma.model?pad=<pad>                SigLIP 2
-    sentencepiece:/models/t5.model?clean=none&pad=<pad>        T5
-    huggingface:/models/tokenizer.json?end=[SEP]&pad=[PAD]&start=[CLS]
-    saved:/runs/a                                              that of another run
-
-Options after `?` are keyword arguments of the encoders.
+clip
+sentencepiece:/models/c4_en.model                          SigLIP
+sentencepiece:/models/gemma.model?pad=<pad>                SigLIP 2
+sentencepiece:/models/t5.model?clean=none&pad=<pad>        T5
+huggingface:/models/tokenizer.json?end=[SEP]&pad=[PAD]&start=[CLS]
+saved:/runs/a                                              the tokenizer of another run
+my_project.text:Words:/models/words.txt                    an `Encoder` of your own
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from vit_jax.data.tokenizers.clip import ClipEncoder
-from vit_jax.data.tokenizers.huggingface import HuggingFaceEncoder
-from vit_jax.data.tokenizers.layout import Encoder
-from vit_jax.data.tokenizers.sentencepiece import SentencePieceEncoder
+from vit_jax.components import Registry
+from vit_jax.data.progress import progress
+from vit_jax.data.sources.base import Source, captions_of
+from vit_jax.data.specs import parse_options, parse_spec
+from vit_jax.data.tokenizers.encoder import ENCODERS
 from vit_jax.data.tokenizers.tokenizer import Tokenizer, load_encoder
-from vit_jax.errors import UserError, lookup, unknown
+from vit_jax.data.tokenizers.trained import TrainedEncoder
+from vit_jax.errors import UserError, unknown
 
-TRAINED = "trained"  # learned by the caller, who has the captions
+TRAINED = "trained"
+"""Spec of a tokenizer that is learned from the training captions, see `learn_tokenizer`."""
 
-_FROM_FILE: dict[str, Callable[..., Encoder]] = {
-    "huggingface": HuggingFaceEncoder.from_file,
-    "saved": load_encoder,
-    "sentencepiece": SentencePieceEncoder.from_file,
-}
-_SPECS = ("clip", TRAINED, *_FROM_FILE)
-_OPTIONS = ("clean", "end", "pad", "start")  # of files, which say too little about themselves
+_SAVED = "saved"
+_SPECS = Registry(ENCODERS.kind, {**ENCODERS.table, _SAVED: ""})
 
 
-def make_tokenizer(spec: str, *, vocab_size: int, context_length: int) -> Tokenizer:
-    """The tokenizer of a spec, for one text tower.
+def open_tokenizer(spec: str, *, vocab_size: int, context_length: int) -> Tokenizer:
+    """Opens a tokenizer for a text tower.
 
     Args:
-        spec: see the top of this file. "trained" is no spec for here: `Tokenizer.train` learns
-            it, "saved:DIR" reads it back.
-        vocab_size: rows of the text tower's table.
-        context_length: tokens a text is padded or cut to.
+        spec: short spec, see the module's docstring.
+        vocab_size: number of rows of the tower's embedding table.
+        context_length: number of tokens to which texts are padded or truncated.
+
+    Raises:
+        UserError: an unknown spec or option, a file that cannot be read, a table that is too small
+            for the vocabulary.
     """
-    kind, path, options = check_spec(spec)
-    if kind == TRAINED:
+    parsed = parse_spec(spec, _SPECS)
+    if parsed.name == TRAINED:
         raise UserError(
-            "tokenizer 'trained' is learned from captions; to read one that was, give saved:DIR"
+            "the tokenizer 'trained' is learned from captions; open a learned one as saved:DIR"
         )
-    encoder = _FROM_FILE[kind](path, **options) if path else ClipEncoder()
+    if parsed.name == _SAVED:
+        if not parsed.place:
+            raise UserError(f"tokenizer {spec!r}: expected saved:DIR")
+        if parsed.options:
+            raise unknown(next(iter(parsed.options)), (), "option of saved:")
+        encoder = load_encoder(parsed.place)
+    else:
+        component = ENCODERS.resolve(parsed.name)
+        encoder = component.open(parsed.place, parse_options(component.Config, parsed))
     return Tokenizer(encoder, vocab_size=vocab_size, context_length=context_length)
 
 
-def check_spec(spec: str) -> tuple[str, str, dict[str, str]]:
-    """The kind, path and options of a spec, without reading any file; or an error."""
-    kind, _, rest = spec.partition(":")
-    lookup(dict.fromkeys(_SPECS), kind, "tokenizer")
-    path, _, query = rest.partition("?")
-    if (kind in _FROM_FILE) != bool(path):
-        expected = f"{kind}:PATH" if kind in _FROM_FILE else kind
-        raise UserError(f"tokenizer {spec!r}: expected {expected}")
-    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
-    for name, value in options.items():
-        if name not in _OPTIONS or kind == "saved":
-            raise unknown(
-                name, () if kind == "saved" else _OPTIONS, f"option of tokenizer {spec!r}:"
-            )
-        if not value:
-            raise UserError(f"tokenizer {spec!r}: expected a value, as {name}=VALUE")
-    return kind, path, options
+def learn_tokenizer(
+    source: Source, templates: Sequence[str], *, vocab_size: int, context_length: int
+) -> Tokenizer:
+    """Learns a byte-level BPE vocabulary from the captions of a source.
+
+    Args:
+        source: training source.
+        templates: prompt templates with one `{}`.
+        vocab_size: number of rows of the text tower's embedding table, at least 258.
+        context_length: number of tokens to which texts are padded or truncated.
+
+    Raises:
+        UserError: an example without captions, or a table that is too small.
+    """
+    rows = progress(range(len(source)), "Reading captions")
+    captions = {caption for row in rows for caption in captions_of(source.annotation(row))}
+    # The words of templates occur in most texts; without them they would be encoded as bytes.
+    words = [template.format("") for template in templates for _ in range(len(captions) // 10)]
+    encoder = TrainedEncoder.train([*captions, *words], vocab_size)
+    return Tokenizer(encoder, vocab_size=vocab_size, context_length=context_length)

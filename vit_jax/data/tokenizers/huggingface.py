@@ -1,5 +1,6 @@
-"""Files of the library `tokenizers` (`tokenizer.json`) as a user gives them."""
+"""`tokenizer.json` files of the Hugging Face library `tokenizers`."""
 
+import dataclasses
 import json
 from typing import Any, Self
 
@@ -7,63 +8,73 @@ import tokenizers as hf
 from etils import epath
 
 from vit_jax.data.tokenizers.cleaning import CLEANINGS
+from vit_jax.data.tokenizers.encoder import Encoder
 from vit_jax.data.tokenizers.layout import Layout, token_id
 from vit_jax.errors import UserError, lookup
 
 
-class HuggingFaceEncoder:
-    """A `tokenizer.json`, normaliser and pre-tokenizer included.
+class HuggingFaceEncoder(Encoder):
+    """A `tokenizer.json`, including its normaliser and pre-tokenizer.
 
-    Start, end and padding are named by the user: files differ in whether and where they declare
-    them, and a guess would only show as a loss of accuracy.
-
-    Args:
-        model: content of the file.
-        source: the file's name, for messages.
-        end: token that closes a text.
-        pad: token that fills a row.
-        start: token that opens a text; none by default.
-        clean: a name of `CLEANINGS`, applied before what the file itself does.
+    The user names the start, end and padding tokens. Files differ in whether and where they declare
+    them, and a wrong guess would only show as a loss of accuracy.
     """
 
-    kind = "huggingface"
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec.
 
-    def __init__(
-        self,
-        model: str,
-        source: str,
-        *,
-        end: str | None = None,
-        pad: str | None = None,
-        start: str | None = None,
-        clean: str = "none",
-    ):
-        self._model, self._source = load(model, source), source
+        Attributes:
+            end: token that closes a text; required.
+            pad: token that fills a row; required.
+            start: token that opens a text; none by default.
+            clean: name of `CLEANINGS`, applied before the file's own normaliser.
+        """
+
+        end: str | None = None
+        pad: str | None = None
+        start: str | None = None
+        clean: str = "none"
+
+    def __init__(self, config: Config, model: str, source: str) -> None:
+        """Parses a file.
+
+        Args:
+            config: options of the spec.
+            model: content of the file.
+            source: name of the file, for messages.
+
+        Raises:
+            UserError: the content cannot be parsed, or a token is missing.
+        """
+        self._model, self._source, self._config = load(model, source), source, config
         self._model.no_truncation()
         self._model.no_padding()
-        self._options = {"end": end, "pad": pad, "start": start, "clean": clean}
-        self._clean = lookup(CLEANINGS, clean, "cleaning")
+        self._clean = lookup(CLEANINGS, config.clean, "cleaning")
         ids = self._model.get_vocab(with_added_tokens=True)
-        if end is None or pad is None:
+        if config.end is None or config.pad is None:
             added = self._model.get_added_tokens_decoder().values()
             raise UserError(
-                f"{source}: say which tokens close and fill a row, as ?end=</s>&pad=<pad>; "
-                f"added tokens there: {', '.join(token.content for token in added) or 'none'}"
+                f"{source}: the tokens that close and fill a row are not set, expected "
+                f"?end=TOKEN&pad=TOKEN; its added tokens: "
+                f"{', '.join(token.content for token in added) or 'none'}"
             )
         self._size = max(ids.values()) + 1  # ids may have gaps
         self._layout = Layout(
-            end=token_id(end, ids, "end", source),
-            pad=token_id(pad, ids, "pad", source),
-            start=None if start is None else token_id(start, ids, "start", source),
+            end=token_id(config.end, ids, "end", source),
+            pad=token_id(config.pad, ids, "pad", source),
+            start=None if config.start is None else token_id(config.start, ids, "start", source),
         )
 
     @classmethod
-    def from_file(cls, path: str, **options: Any) -> Self:
-        """Reads a `tokenizer.json`; options as of the class."""
-        file = epath.Path(path)
+    def open(cls, place: str, config: Config) -> Self:
+        """See `Encoder`; `place` is the path of a `tokenizer.json`."""
+        if not place:
+            raise UserError("tokenizer 'huggingface': expected huggingface:PATH")
+        file = epath.Path(place)
         if not file.is_file():
-            raise UserError(f"no tokenizer file at {path}")
-        return cls(file.read_bytes().decode("utf-8", "replace"), path, **options)
+            raise UserError(f"no tokenizer file at {place}")
+        return cls(config, file.read_bytes().decode("utf-8", "replace"), place)
 
     def size(self) -> int:
         """See `Encoder`."""
@@ -71,7 +82,7 @@ class HuggingFaceEncoder:
 
     def layout(self, vocab_size: int) -> Layout:
         """See `Encoder`."""
-        del vocab_size  # ids are the file's, whatever the table
+        del vocab_size  # the file determines the ids
         return self._layout
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -79,20 +90,30 @@ class HuggingFaceEncoder:
         texts = [self._clean(text) for text in texts]
         return [e.ids for e in self._model.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def state(self) -> dict:
-        """See `Encoder`. The file is part of it, so that a run outlives it."""
-        return {"source": self._source, **self._options, "model": json.loads(self._model.to_str())}
+    def state(self) -> dict[str, Any]:
+        """See `Encoder`. The state contains the file."""
+        options = dataclasses.asdict(self._config)
+        return {"source": self._source, **options, "model": json.loads(self._model.to_str())}
 
     @classmethod
-    def from_state(cls, state: dict) -> Self:
+    def from_state(cls, state: dict[str, Any]) -> Self:
         """See `Encoder`."""
         options = dict(state)
-        return cls(json.dumps(options.pop("model")), options.pop("source"), **options)
+        model, source = json.dumps(options.pop("model")), options.pop("source")
+        return cls(cls.Config(**options), model, source)
 
 
 def load(model: str, source: str) -> hf.Tokenizer:
-    """Parses a `tokenizer.json`; `source` names it in the error."""
+    """Parses a `tokenizer.json`.
+
+    Args:
+        model: content of the file.
+        source: name of the file, for messages.
+
+    Raises:
+        UserError: the content cannot be parsed.
+    """
     try:
         return hf.Tokenizer.from_str(model)
     except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{source} is no file of Hugging Face tokenizers: {error}") from error
+        raise UserError(f"{source} is not a file of Hugging Face tokenizers: {error}") from error

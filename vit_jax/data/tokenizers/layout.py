@@ -1,22 +1,22 @@
-"""Tokens of texts to rows of one length."""
+"""Layout of the tokens of texts in rows of one length."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, Self
 
 import numpy as np
+from jaxtyping import Int32
 
 from vit_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A row is `[start,] tokens, end, pad, pad, ...`. Truncation cuts tokens, never the end.
+    """A row is `[start,] tokens, end, pad, pad, ...`. Truncation drops tokens, never the end.
 
     Attributes:
         end: id that closes a text.
         pad: id that fills a row.
-        start: id that opens a text, if any.
+        start: id that opens a text; None for no such id.
     """
 
     end: int
@@ -25,11 +25,16 @@ class Layout:
 
     @property
     def marks(self) -> int:
-        """Ids of a row that are no tokens of the text."""
+        """Number of ids in a row besides tokens and padding."""
         return 1 if self.start is None else 2
 
-    def rows(self, tokens: Sequence[list[int]], length: int) -> np.ndarray:
-        """Ids (B, length), int32, of B texts of any number of tokens."""
+    def rows(self, tokens: Sequence[list[int]], length: int) -> Int32[np.ndarray, "batch length"]:
+        """Lays out the tokens of texts.
+
+        Args:
+            tokens: token ids of each text.
+            length: length of a row.
+        """
         first, room = self.marks - 1, length - self.marks
         ids = np.full((len(tokens), length), self.pad, np.int32)
         if self.start is not None:
@@ -41,45 +46,22 @@ class Layout:
         return ids
 
 
-class Encoder(Protocol):
-    """A vocabulary: what a `Tokenizer` is built on. One class a kind.
-
-    Attributes:
-        kind: name in specs and in saved files.
-    """
-
-    kind: str
-
-    def size(self) -> int:
-        """Smallest table of a text tower that has a row for every id."""
-
-    def layout(self, vocab_size: int) -> Layout:
-        """How rows are laid out for a table of that size."""
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without start, end and padding."""
-
-    def state(self) -> dict:
-        """Everything there is to save, as JSON."""
-
-    @classmethod
-    def from_state(cls, state: dict) -> Self:
-        """The encoder that `state` came from."""
-
-
-def token_id(name: str, ids: dict[str, int], what: str, source: str) -> int:
-    """The id of a token that a user named.
+def token_id(name: str, ids: dict[str, int], option: str, source: str) -> int:
+    """Looks up the id of a token.
 
     Args:
-        name: the token's text.
+        name: text of the token.
         ids: ids of the vocabulary.
-        what: the option that names it.
-        source: the file that the vocabulary is from.
+        option: name of the option that holds the token, for messages.
+        source: file of the vocabulary, for messages.
+
+    Raises:
+        UserError: the vocabulary has no such token; the message lists its special tokens.
     """
     if name not in ids:
         special = [token for token in ids if token[:1] + token[-1:] in ("<>", "[]")][:12]
         raise UserError(
-            f"{what}={name}: no such token in {source}; special tokens there: "
+            f"{option}={name}: no such token in {source}; its special tokens: "
             f"{', '.join(special) or 'none'}"
         )
     return ids[name]

@@ -1,48 +1,57 @@
-"""SentencePiece models (Kudo and Richardson 2018) from a user's file: SigLIP, T5.
+"""SentencePiece models (Kudo and Richardson 2018), as those of SigLIP and T5.
 
-The defaults are SigLIP's as open_clip runs it (`ViT-B-16-SigLIP`: clean "canonicalize", end of
-text kept by truncation, padding with the end of text, which is id 1). big_vision's training
-pipeline lays rows out in the same way (`eos="sticky", pad_value=1`) but lower-cases only; it
-removes punctuation in its zero-shot evaluation.
+The defaults are SigLIP's in open_clip (`ViT-B-16-SigLIP`): cleaning "canonicalize", truncation that
+keeps the end of text, padding with the end of text, which is id 1. big_vision's training pipeline
+uses the same layout (`eos="sticky", pad_value=1`), but only lower-cases; it removes punctuation in
+its zero-shot evaluation.
 """
 
 import base64
+import dataclasses
 from typing import Any, Self
 
 from etils import epath
 
 from vit_jax.data.tokenizers.cleaning import CLEANINGS
+from vit_jax.data.tokenizers.encoder import Encoder
 from vit_jax.data.tokenizers.layout import Layout, token_id
-from vit_jax.errors import UserError, lookup
+from vit_jax.errors import MissingPackageError, UserError, lookup
 
 
-class SentencePieceEncoder:
-    """A SentencePiece model.
+class SentencePieceEncoder(Encoder):
+    """A SentencePiece model."""
 
-    Args:
-        model: content of the model's file.
-        source: the file's name, for messages.
-        clean: a name of `CLEANINGS`.
-        start: token that opens a text; none by default.
-        end: token that closes a text; the model's own by default.
-        pad: token that fills a row; by default that which closes a text.
-    """
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec.
 
-    kind = "sentencepiece"
+        Attributes:
+            clean: name of `CLEANINGS`.
+            start: token that opens a text; none by default.
+            end: token that closes a text; by default the model's own.
+            pad: token that fills a row; by default the token that closes a text.
+        """
 
-    def __init__(
-        self,
-        model: bytes,
-        source: str,
-        *,
-        clean: str = "canonicalize",
-        start: str | None = None,
-        end: str | None = None,
-        pad: str | None = None,
-    ):
+        clean: str = "canonicalize"
+        start: str | None = None
+        end: str | None = None
+        pad: str | None = None
+
+    def __init__(self, config: Config, model: bytes, source: str) -> None:
+        """Parses a model.
+
+        Args:
+            config: options of the spec.
+            model: content of the model's file.
+            source: name of the file, for messages.
+
+        Raises:
+            UserError: the content cannot be parsed, or a token is missing.
+        """
         self._model, self._bytes, self._source = _load(model, source), model, source
-        self._options = {"clean": clean, "start": start, "end": end, "pad": pad}
-        self._clean = lookup(CLEANINGS, clean, "cleaning")
+        self._config = config
+        self._clean = lookup(CLEANINGS, config.clean, "cleaning")
+        end, pad, start = config.end, config.pad, config.start
         if end is None and self._model.eos_id() < 0:
             raise UserError(f"{source}: the model has no end of text; name a token, as ?end=</s>")
         ids = {self._model.id_to_piece(i): i for i in range(self._model.get_piece_size())}
@@ -54,12 +63,14 @@ class SentencePieceEncoder:
         )
 
     @classmethod
-    def from_file(cls, path: str, **options: Any) -> Self:
-        """Reads a model file; options as of the class."""
-        file = epath.Path(path)
+    def open(cls, place: str, config: Config) -> Self:
+        """See `Encoder`; `place` is the path of a model."""
+        if not place:
+            raise UserError("tokenizer 'sentencepiece': expected sentencepiece:PATH")
+        file = epath.Path(place)
         if not file.is_file():
-            raise UserError(f"no SentencePiece model at {path}")
-        return cls(file.read_bytes(), path, **options)
+            raise UserError(f"no SentencePiece model at {place}")
+        return cls(config, file.read_bytes(), place)
 
     def size(self) -> int:
         """See `Encoder`."""
@@ -67,35 +78,36 @@ class SentencePieceEncoder:
 
     def layout(self, vocab_size: int) -> Layout:
         """See `Encoder`."""
-        del vocab_size  # ids are the file's, whatever the table
+        del vocab_size  # the file determines the ids
         return self._layout
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """See `Encoder`."""
         return self._model.encode([self._clean(text) for text in texts], out_type=int)
 
-    def state(self) -> dict:
-        """See `Encoder`. The model is part of it, so that a run outlives the user's file."""
+    def state(self) -> dict[str, Any]:
+        """See `Encoder`. The state contains the model."""
         model = base64.b64encode(self._bytes).decode("ascii")
-        return {"source": self._source, **self._options, "model": model}
+        return {"source": self._source, **dataclasses.asdict(self._config), "model": model}
 
     @classmethod
-    def from_state(cls, state: dict) -> Self:
+    def from_state(cls, state: dict[str, Any]) -> Self:
         """See `Encoder`."""
         options = dict(state)
-        return cls(base64.b64decode(options.pop("model")), options.pop("source"), **options)
+        model, source = base64.b64decode(options.pop("model")), options.pop("source")
+        return cls(cls.Config(**options), model, source)
 
 
 def _load(model: bytes, source: str) -> Any:
     try:
         import sentencepiece
     except ImportError as error:
-        raise UserError(
+        raise MissingPackageError(
             f"{source} needs the package sentencepiece: pip install 'vit_jax[sentencepiece]'"
         ) from error
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError as error:
-        raise UserError(f"{source} is no SentencePiece model ({len(model)} bytes)") from error
+        raise UserError(f"{source} is not a SentencePiece model ({len(model)} bytes)") from error
     return processor

@@ -1,12 +1,13 @@
-"""Byte-level byte-pair encoding, learned from a user's captions."""
+"""Byte-level byte-pair encoding, learned from captions."""
 
 import json
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import tokenizers as hf
 
 from vit_jax.data.tokenizers import cleaning
+from vit_jax.data.tokenizers.encoder import Encoder
 from vit_jax.data.tokenizers.huggingface import load
 from vit_jax.data.tokenizers.layout import Layout
 from vit_jax.errors import UserError
@@ -14,21 +15,37 @@ from vit_jax.errors import UserError
 _MARKS = 2  # padding and end of text
 
 
-class TrainedEncoder:
+class TrainedEncoder(Encoder):
     """Byte-level BPE (Radford et al. 2019, section 2.2) of lower-cased text.
 
-    Any text has ids, seen or not: the 256 bytes are always in the vocabulary. Id 0 is padding, the
-    tower's last id is the end of text, the model's own ids are shifted by one.
+    Any text has ids, because the vocabulary contains all 256 bytes. Id 0 is padding, the tower's
+    last id is the end of text, and the model's own ids are shifted by one.
     """
 
-    kind = "trained"
+    def __init__(self, model: hf.Tokenizer) -> None:
+        """Stores a model.
 
-    def __init__(self, model: hf.Tokenizer):
+        Args:
+            model: tokenizer without special tokens.
+        """
         self._model = model
 
     @classmethod
+    def open(cls, place: str, config: Encoder.Config) -> Self:
+        """See `Encoder`; a learned vocabulary is opened as `saved:DIR`."""
+        raise UserError("the tokenizer 'trained' is learned from captions; open one as saved:DIR")
+
+    @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int) -> Self:
-        """Learns at most `vocab_size - 2` tokens; the order of captions does not matter."""
+        """Learns at most `vocab_size - 2` tokens.
+
+        Args:
+            captions: training texts, in any order.
+            vocab_size: number of rows of the text tower's embedding table, at least 258.
+
+        Raises:
+            UserError: the table is too small for the 256 bytes.
+        """
         alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
         if vocab_size < len(alphabet) + _MARKS:
             raise UserError(f"vocab_size={vocab_size}: expected at least {len(alphabet) + _MARKS}")
@@ -40,7 +57,7 @@ class TrainedEncoder:
         trainer = hf.trainers.BpeTrainer(
             vocab_size=vocab_size - _MARKS, initial_alphabet=alphabet, show_progress=False
         )
-        # Sorted, because ties between equally frequent merges fall by order of appearance.
+        # Sorted, because the order of appearance decides between equally frequent merges.
         model.train_from_iterator(sorted(cleaning.none(text) for text in captions), trainer)
         return cls(model)
 
@@ -57,11 +74,11 @@ class TrainedEncoder:
         texts = [cleaning.none(text) for text in texts]
         return [[i + 1 for i in e.ids] for e in self._model.encode_batch_fast(texts)]
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """See `Encoder`."""
         return {"model": json.loads(self._model.to_str())}
 
     @classmethod
-    def from_state(cls, state: dict) -> Self:
+    def from_state(cls, state: dict[str, Any]) -> Self:
         """See `Encoder`."""
         return cls(load(json.dumps(state["model"]), "the saved tokenizer"))
