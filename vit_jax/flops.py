@@ -1,6 +1,8 @@
-"""Floating-point operations of a training step, counted from its trace.
+"""Floating-point operations of a program, counted from its trace.
 
-As in `model_flops` only matmuls and convolutions count.
+A multiplication and an addition are two operations. Only matrix products and convolutions count, as
+in PaLM (Chowdhery et al. 2022, appendix B): on accelerators the other operations are bound by
+memory. Causal attention counts in full.
 """
 
 import math
@@ -8,10 +10,20 @@ from typing import Any
 
 
 def traced_flops(jaxpr: Any) -> int:
-    """FLOPs of everything that a jaxpr does, summed over all devices.
+    """Counts the FLOPs of a traced program, summed over all devices.
 
-    Loops count as often as they run; of a `cond` the costlier branch; a `while` of unknown length
-    once. Repeated work (rematerialisation) counts again.
+    The body of a loop counts once per iteration, that of a `while` loop, whose number of iterations
+    is unknown, once. A `cond` counts as its most expensive branch. Recomputation
+    (rematerialisation) counts again.
+
+    Args:
+        jaxpr: result of `jax.make_jaxpr`, or `jax.jit(f).trace(...).jaxpr`.
+
+    Example:
+        >>> import jax
+        >>> a, b = jax.numpy.ones((2, 3)), jax.numpy.ones((3, 4))
+        >>> traced_flops(jax.make_jaxpr(jax.numpy.matmul)(a, b))
+        48
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return sum(_equation_flops(equation) for equation in jaxpr.eqns)
@@ -26,7 +38,8 @@ def _equation_flops(equation: Any) -> int:
     if name == "conv_general_dilated":
         kernel, result = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        # The input's gradient of a stride is a convolution with zeros between: they cost nothing.
+        # The gradient of a strided convolution with respect to its input is a convolution of an
+        # input with zeros inserted. The zeros cost nothing.
         zeros = math.prod(params["lhs_dilation"])
         return 2 * math.prod(result) * math.prod(kernel) // features // zeros
     inner = [traced_flops(x) for x in _inner_jaxprs(params)]
@@ -46,7 +59,7 @@ def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
 def _repetitions(name: str, params: dict[str, Any]) -> int:
     if name == "scan":
         return params["length"]
-    if name == "shard_map":  # what is inside is the work of one device
+    if name == "shard_map":  # its body is the work of one device
         return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid)

@@ -1,116 +1,113 @@
-"""Compiles the very step that trains and measures it."""
+"""Compiles the training step ahead of time and analyses the compiled program."""
 
 import math
-import re
 import time
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vit_jax import config as config_lib
-from vit_jax import flops
-from vit_jax.parallel.mesh import batch_shards, make_mesh
+from vit_jax.experiment import Experiment, build
+from vit_jax.flops import traced_flops
+from vit_jax.parallel.mesh import batch_shards
 from vit_jax.planning import hlo
-from vit_jax.planning.collectives import bytes_by_kind, find_collectives, milliseconds_by_kind
-from vit_jax.planning.contents import Contents
-from vit_jax.planning.model_flops import training_flops
-from vit_jax.planning.report import Plan
-from vit_jax.planning.topologies import Slice
-from vit_jax.training import assembly
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_LISTED = 10
-_TIME_AND_TRAFFIC = (
-    "estimated_compute_ms",
-    "estimated_share_of_peak",
-    "collective_bytes",
-    "collective_ms",
-    "collective_contents",
-    "largest_collectives",
-    "slowest",
-    "unestimated",
+from vit_jax.planning.collectives import (
+    Contents,
+    bytes_by_kind,
+    find_collectives,
+    milliseconds_by_kind,
 )
+from vit_jax.planning.report import Plan
+from vit_jax.planning.topologies import Chip, Slice
+from vit_jax.planning.units import demanded_bytes
+
+_LISTED = 10
 
 
-def make_plan(config: ConfigDict, where: Slice) -> Plan:
-    """Plans a config's training step.
+def make_plan(config: ConfigDict, topology: Slice) -> Plan:
+    """Plans the training step of a config.
 
     Args:
-        config: of a run; `config.mesh` is laid over the slice as in training.
-        where: the devices.
+        config: config of a run; `config.mesh` is laid over the devices as in training.
+        topology: devices to compile for.
 
     Raises:
-        UserError: a config that training would refuse on these devices.
+        UserError: training would refuse the config on these devices.
     """
-    config_lib.validate(config)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=where.devices)
-    assembly.check_batch_sizes(config, mesh)
-    program = _program(config, mesh)
-    batch = assembly.batch_shapes(config)
-
+    experiment = build(config, devices=topology.devices, data=False)
+    model_flops = traced_flops(
+        trace_step(build(without_recomputation(config), devices=topology.devices, data=False)).jaxpr
+    )
     start = time.monotonic()
-    traced = program.step.trace(program.abstract, batch, *program.abstract_constants)
-    compiled, error = _compile(traced.lower())
+    traced = trace_step(experiment)
+    compiled, error = compile_or_error(traced.lower())
     seconds = time.monotonic() - start
 
-    executed = flops.traced_flops(traced.jaxpr)
-    counted = flops.traced_flops(_trace_without_repetition(config, mesh))
-    analytic = training_flops(program.model.architecture, config.batch_size)
-    model_flops = (counted if analytic is None else analytic) / mesh.size
-    hbm_bytes = where.chip.hbm_bytes if where.chip else None
+    state, mesh = experiment.abstract_state, experiment.mesh
+    contents = Contents(state.params, config.batch_size, batch_shards(mesh))
     return Plan(
-        topology=where.name,
-        num_slices=where.num_slices,
+        topology=topology.name,
+        num_slices=topology.num_slices,
         devices=mesh.size,
         mesh=dict(mesh.shape),
         batch_size=config.batch_size,
+        image_size=experiment.spec.inputs.size,
         remat=config.compute.remat,
         grad_accum_steps=config.grad_accum_steps,
-        hbm_bytes=hbm_bytes,
-        **_memory(compiled, error, hbm_bytes),
-        parameter_bytes=local_bytes(program.abstract.params),
-        optimizer_bytes=local_bytes((program.abstract.opt_state, program.abstract.ema)),
-        model_flops_per_chip=model_flops,
-        model_flops_source="traced" if analytic is None else "analytic",
-        traced_flops_per_chip=counted / mesh.size,
-        executed_flops_per_chip=executed / mesh.size,
-        **_time_and_traffic(
-            compiled,
-            where,
-            model_flops,
-            Contents(program.abstract.params, config.batch_size, batch_shards(mesh)),
-        ),
+        parameter_bytes=local_bytes(state.params),
+        optimizer_bytes=local_bytes((state.opt_state, state.ema)),
+        model_flops_per_device=model_flops / mesh.size,
+        executed_flops_per_device=traced_flops(traced.jaxpr) / mesh.size,
+        **memory_fields(compiled, error, topology.chip),
+        **_program_fields(compiled, topology, model_flops / mesh.size, contents),
         compile_seconds=seconds,
         error=error,
     )
 
 
+def trace_step(experiment: Experiment) -> jax.stages.Traced:
+    """Traces the training step of an experiment; nothing is computed.
+
+    Args:
+        experiment: experiment on any devices, built with or without data.
+    """
+    return experiment.train_step.trace(
+        experiment.abstract_state,
+        experiment.abstract_batch,
+        *experiment.objective.abstract_constants,
+    )
+
+
+def without_recomputation(config: ConfigDict) -> ConfigDict:
+    """Copies a config, with a step that computes nothing twice: the model FLOPs.
+
+    Args:
+        config: config of a run.
+    """
+    plain = config.copy_and_resolve_references()
+    plain.compute.remat, plain.grad_accum_steps = "none", 1
+    if plain.objective.name == "contrastive":
+        plain.objective.form = "gathered"  # ring and tiled recompute the logits
+    return plain
+
+
 def local_bytes(tree: Any) -> int:
-    """Bytes that one device holds of arrays, or of `ShapeDtypeStruct`s with shardings."""
+    """Bytes per device of a tree of arrays or `ShapeDtypeStruct`s with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 
-def _program(config: ConfigDict, mesh: Mesh) -> assembly.Program:
-    # The schedule's lengths follow from the data, which planning does not open; they are constants
-    # of the program, of no influence on what it takes.
-    return assembly.build_program(config, mesh, warmup_steps=1, total_steps=1000, resumed=True)
+def compile_or_error(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, str | None]:
+    """Compiles a program.
 
+    Args:
+        lowered: program for any devices.
 
-def _trace_without_repetition(config: ConfigDict, mesh: Mesh) -> Any:
-    """The step's jaxpr with nothing rematerialised: no policy, no accumulation, no ring."""
-    plain = config.copy_and_resolve_references()
-    plain.compute.remat, plain.grad_accum_steps, plain.objective.form = "none", 1, "gathered"
-    program = _program(plain, mesh)
-    batch = assembly.batch_shapes(plain)
-    return program.step.trace(program.abstract, batch, *program.abstract_constants).jaxpr
-
-
-def _compile(lowered: Any) -> tuple[Any, str | None]:
-    """The compiled step, or None and the compiler's message where memory does not suffice."""
+    Returns:
+        The compiled program and None; or None and the compiler's message where the program does not
+        fit into the memory.
+    """
     try:
         return lowered.compile(), None
     except jax.errors.JaxRuntimeError as error:
@@ -119,14 +116,21 @@ def _compile(lowered: Any) -> tuple[Any, str | None]:
         return None, str(error).splitlines()[0]
 
 
-def _memory(compiled: Any, error: str | None, hbm_bytes: int | None) -> dict[str, Any]:
-    """The fields of `Plan` on memory."""
+def memory_fields(
+    compiled: jax.stages.Compiled | None, error: str | None, chip: Chip | None
+) -> dict[str, Any]:
+    """Computes the fields of `Plan` about memory.
+
+    Args:
+        compiled: result of `compile_or_error`.
+        error: result of `compile_or_error`.
+        chip: specifications of a device; None for CPU devices.
+    """
+    limit = chip.hbm_bytes if chip else None
     if compiled is None:
-        unknown = dict.fromkeys(
-            ("argument_bytes", "temporary_bytes", "output_bytes", "program_bytes")
-        )
-        return {"fits": False, "peak_hbm_bytes": demanded_bytes(error or ""), **unknown}
+        return {"fits": False, "hbm_bytes": limit, "peak_hbm_bytes": demanded_bytes(error or "")}
     found = compiled.memory_analysis()
+    assert found is not None  # all backends with ahead-of-time compilation have it
     peak = (
         found.argument_size_in_bytes
         + found.temp_size_in_bytes
@@ -135,7 +139,8 @@ def _memory(compiled: Any, error: str | None, hbm_bytes: int | None) -> dict[str
         + found.generated_code_size_in_bytes
     )
     return {
-        "fits": None if hbm_bytes is None else peak <= hbm_bytes,
+        "fits": None if limit is None else peak <= limit,
+        "hbm_bytes": limit,
         "peak_hbm_bytes": peak,
         "argument_bytes": found.argument_size_in_bytes,
         "temporary_bytes": found.temp_size_in_bytes,
@@ -144,44 +149,34 @@ def _memory(compiled: Any, error: str | None, hbm_bytes: int | None) -> dict[str
     }
 
 
-def demanded_bytes(message: str) -> int | None:
-    """The memory that the compiler asked for in vain, from its message; None if it is silent."""
-    found = re.search(
-        r"\(([\d.]+)([KMGT]?)i?B?\) exceeds available|Used ([\d.]+)([KMGT]?)i?B? of", message
-    )
-    if found is None:
-        return None
-    number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
-    return int(float(number) * _UNITS[unit])
-
-
-def _time_and_traffic(
-    compiled: Any, where: Slice, model_flops: float, contents: Contents
+def _program_fields(
+    compiled: jax.stages.Compiled | None, topology: Slice, model_flops: float, contents: Contents
 ) -> dict[str, Any]:
-    """The fields of `Plan` on time and collectives, read off the compiled program."""
-    unknown: dict[str, Any] = dict.fromkeys(_TIME_AND_TRAFFIC)
+    """Computes the fields of `Plan` about time and communication."""
     if compiled is None:
-        return unknown
-    module = hlo.Module(compiled.as_text())
-    collectives = find_collectives(module, len(where.devices) // where.num_slices)
+        return {}
+    module = hlo.Module(compiled.as_text() or "")
+    collectives = find_collectives(module, len(topology.devices) // topology.num_slices)
     traffic = {
         "collective_bytes": bytes_by_kind(collectives),
-        "collective_contents": contents.bytes_by_content(collectives),
+        "collective_bytes_by_contents": contents.total_bytes(collectives),
         "largest_collectives": [contents.describe(c) for c in collectives[:_LISTED]],
     }
-    chip = where.chip
+    chip = topology.chip
     if chip is None:
-        return {**unknown, **traffic}
+        return traffic
     estimate = hlo.estimate(module)
     seconds = estimate.cycles / chip.clock
     return {
         **traffic,
         "estimated_compute_ms": 1e3 * seconds,
-        "estimated_share_of_peak": model_flops / (seconds * chip.peak_flops) if seconds else None,
+        "estimated_fraction_of_peak": (
+            model_flops / (seconds * chip.peak_flops) if seconds else None
+        ),
         "collective_ms": milliseconds_by_kind(
             collectives, chip.link_bandwidth, chip.network_bandwidth
         ),
-        "slowest": [
+        "slowest_operations": [
             {"source": name, "ms": 1e3 * cycles / chip.clock}
             for name, cycles in list(estimate.by_source.items())[:_LISTED]
         ],

@@ -1,6 +1,6 @@
-"""Reads a compiled program's text: loops, the compiler's cycle estimates, what it leaves open.
+"""Parser of a compiled program's HLO text: loops, and the compiler's cycle estimates.
 
-`compiled.cost_analysis()` is of no use here: it counts a loop's body once.
+`compiled.cost_analysis()` does not serve here, since it counts the body of a loop once.
 """
 
 import collections
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
-# Types hold capitals before a parenthesis (tilings), opcodes are lower-case.
+# In types a capital letter precedes a parenthesis (tiling); opcodes are lower-case.
 _OPCODE = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)"?')
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _CALLED_LIST = re.compile(r"(?:branch|called)_computations=\{([^}]*)\}")
 
-# Move or name data that is where it should be, or wait for an operation counted elsewhere.
+# No work: they name data, or wait for an operation that is counted elsewhere.
 _FREE = {
     "after-all", "bitcast", "constant", "copy-done", "copy-start", "get-tuple-element",
     "opt-barrier", "parameter", "partition-id", "recv", "recv-done", "replica-id", "send",
@@ -28,15 +28,15 @@ _COLLECTIVES = (
     "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute",
     "ragged-all-to-all", "reduce-scatter",
 )  # fmt: skip
-# Helpers of the TPU compiler that mark or reserve something and do no work.
+# Custom calls of the TPU compiler that mark or reserve something and do no work.
 _MARKERS = {
     "AllocateBuffer", "AssumeGatherIndicesInBound", "AsyncCollectiveDone", "AsyncCollectiveStart",
     "GatherScatterIndicesBitpacked", "Sharding", "SliceId",
 }  # fmt: skip
-# What runs other computations; from a `-start`, what the SparseCores do on the side (TPU7x).
+# Opcodes that run other computations. `-start`: asynchronous, on the SparseCores (TPU7x).
 _CALLERS_WITHIN = {"fusion", "custom-call-start", "call-start"}
 _CALLERS = {"call", "conditional", "async-start", *_CALLERS_WITHIN}
-# Results below this size are loop counters, random keys and the like.
+# Smaller results are loop counters, PRNG keys and the like.
 _SMALL_BYTES = 4096
 
 
@@ -45,10 +45,10 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-        name: without the leading %.
-        opcode: as "fusion".
-        result: text of the result's type.
-        text: the whole line after the equals sign.
+        name: name, without the leading %.
+        opcode: operation, as "fusion".
+        result: type of the result, as text.
+        text: the line after the equals sign.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Instruction:
 
     @property
     def operands(self) -> list[str]:
-        """Names of the operands."""
+        """The names of the operands."""
         inside = self.text[len(self.result) :].partition("(")[2].partition(")")[0]
         return re.findall(r"%([\w.\-]+)", inside)
 
     @property
     def arrays(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Bytes and shape of every array of the result."""
+        """Bytes and shape of each array of the result."""
         found = []
         for dtype, dimensions in _ARRAY.findall(self.result):
             shape = tuple(int(n) for n in dimensions.split(",") if n)
@@ -73,22 +73,21 @@ class Instruction:
 
 
 def dtype_bytes(dtype: str) -> float:
-    """Bytes of an element of an HLO type; 0 for tokens."""
+    """Bytes per element of an HLO type, as "bf16"; 0 for tokens."""
     if dtype == "pred":
         return 1
     bits = re.search(r"\d+", dtype)
-    # c64 is two f32, as its number says already.
     return int(bits[0]) / 8 if bits else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """An instruction with its place.
+    """An instruction and its executions.
 
     Attributes:
         instruction: the instruction.
-        computation: that it stands in.
-        times: how often it runs in a step.
+        computation: name of the computation that contains it.
+        times: executions per step.
         fused: whether it is part of a fusion, whose estimate includes it.
     """
 
@@ -101,8 +100,12 @@ class Visit:
 class Module:
     """A compiled program."""
 
-    def __init__(self, text: str):
-        """Parses `compiled.as_text()`."""
+    def __init__(self, text: str) -> None:
+        """Parses a program.
+
+        Args:
+            text: `compiled.as_text()`.
+        """
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry, self.unknown_loops = "", 0
         current: dict[str, Instruction] | None = None
@@ -118,7 +121,7 @@ class Module:
                 current = None
 
     def visits(self) -> Iterator[Visit]:
-        """Every instruction that runs, those within fusions too."""
+        """Iterates over all executed instructions, including those inside fusions."""
         self.unknown_loops = 0
         yield from self._walk(self.entry, 1, fused=False)
 
@@ -136,10 +139,14 @@ class Module:
                     yield from self._walk(called, times, inside)
 
     def trip_count(self, computation: str, loop: Instruction) -> int | None:
-        """Iterations of a `while`, or None where they cannot be read off.
+        """Number of iterations of a `while` instruction; None where it is unknown.
 
-        CPU and GPU write the number down. TPU does not; there it is read off the condition
-        `i < bound` and the increment in the body, the counter starting at 0 as JAX's loops do.
+        The CPU and GPU compilers write it into the text. For TPU it follows from the condition
+        `i < bound` and the increment in the body; the counters of JAX's loops start at 0.
+
+        Args:
+            computation: name of the computation that contains the instruction.
+            loop: `while` instruction.
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text):
             return int(known[1])
@@ -157,7 +164,7 @@ class Module:
         return math.ceil(limit / step) if step else None
 
     def _increment(self, body: dict[str, Instruction], index: int) -> int | None:
-        """What a loop's body adds to the number at a position of its state."""
+        """Number that the body of a loop adds to one element of the loop state."""
         root = next(reversed(body.values()), None)
         if root is None or root.opcode != "tuple" or index >= len(root.operands):
             return None
@@ -175,14 +182,14 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The compiler's own estimate.
+    """The compiler's estimate of a step.
 
     Attributes:
-        cycles: of a step, collectives and custom calls not included.
-        custom_calls: target -> how often it runs; no cycles are known of these.
-        other: opcode -> how often it runs without an estimate, results under 4 KiB left out.
-        loops: loops of unknown length, counted as one iteration.
-        by_source: operation in the model -> its part of `cycles`.
+        cycles: clock cycles, without collectives and custom calls.
+        custom_calls: target -> executions. The compiler estimates no cycles for these.
+        other: opcode -> executions without an estimate; results under 4 KiB are ignored.
+        loops: number of loops of unknown length, counted as one iteration.
+        by_source: operation of the model -> its part of `cycles`, the largest first.
     """
 
     cycles: int
@@ -193,7 +200,11 @@ class Estimate:
 
 
 def estimate(module: Module) -> Estimate:
-    """Sums the estimated cycles with the loops' trip counts; lists what has none."""
+    """Sums the compiler's cycle estimates, weighted with the trip counts of the loops.
+
+    Args:
+        module: compiled program.
+    """
     cycles: collections.Counter[str] = collections.Counter()
     calls: collections.Counter[str] = collections.Counter()
     other: collections.Counter[str] = collections.Counter()
@@ -207,7 +218,7 @@ def estimate(module: Module) -> Estimate:
             target = _attribute(instruction.text, "custom_call_target")
             if target not in _MARKERS:
                 calls[target] += visit.times
-        elif not _is_counted_elsewhere(module, instruction):
+        elif not _needs_no_estimate(module, instruction):
             other[instruction.opcode] += visit.times
     return Estimate(
         cycles=sum(cycles.values()),
@@ -219,17 +230,17 @@ def estimate(module: Module) -> Estimate:
 
 
 def source(instruction: Instruction) -> str:
-    """The operation of the model that an instruction comes from; its opcode where none is named."""
+    """Operation of the model that an instruction comes from; the opcode where it is unknown."""
     found = re.search(r'op_name="([^"]*)"', instruction.text)
     return found[1].removeprefix("jit(step)/") if found else instruction.opcode
 
 
 def is_collective(opcode: str) -> bool:
-    """Whether an opcode starts an exchange between devices."""
+    """Whether an opcode starts communication between devices."""
     return opcode.removesuffix("-start") in _COLLECTIVES
 
 
-def _is_counted_elsewhere(module: Module, instruction: Instruction) -> bool:
+def _needs_no_estimate(module: Module, instruction: Instruction) -> bool:
     opcode = instruction.opcode
     if opcode in _FREE or opcode in ("while", "call", "conditional") or is_collective(opcode):
         return True

@@ -1,47 +1,55 @@
-"""The result of planning: one dataclass, as a table to read and as JSON to compare."""
+"""The result of planning, as a table for people and as JSON for programs."""
 
 import dataclasses
 import json
 from typing import Any
 
-GIB, TERA = 2**30, 1e12
+from vit_jax.planning.units import GIB, format_bytes
+
+TERA = 1e12
+Rows = list[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a step takes, a device (TPU7x: half a chip; elsewhere: a chip). None: not known.
+    """Resources of one training step. Sizes, FLOPs and times are per device.
+
+    A device is a chip, on TPU7x half a chip. None stands for "unknown".
 
     Attributes:
         topology: slice, as "v5e:16x16".
-        num_slices: such slices.
-        devices: in all.
+        num_slices: number of slices.
+        devices: number of devices in all slices.
         mesh: axis -> size.
-        batch_size: global.
-        remat: policy that was compiled.
-        grad_accum_steps: parts in which the batch goes through the towers.
-        fits: whether it compiles within the memory; None on CPU devices, which have no limit.
-        hbm_bytes: a device's memory.
-        peak_hbm_bytes: arguments, temporaries, outputs that reuse no argument, and the program.
-        argument_bytes: state and batch as they lie in memory, padding included.
-        temporary_bytes: activations, gradients and what else lives within a step.
-        output_bytes: results, those that take an argument's place included.
-        program_bytes: the compiled code.
-        parameter_bytes: of the arguments.
-        optimizer_bytes: of the arguments, with the moving average of the weights.
-        model_flops_per_chip: of a step, without what rematerialisation repeats.
-        model_flops_source: "analytic", or "traced" for architectures without a formula.
-        traced_flops_per_chip: the same, counted from the traced step.
-        executed_flops_per_chip: traced, with what rematerialisation repeats.
-        estimated_compute_ms: the compiler's own estimate of everything but `unestimated`.
-        estimated_share_of_peak: model FLOPs in this time over the peak (bfloat16).
-        collective_bytes: kind -> bytes that a device receives in a step.
-        collective_ms: kind -> their time at link speed, one after the other.
-        collective_contents: parameters, activations, others -> their part of these bytes.
-        largest_collectives: the largest, with shapes and what they carry.
-        slowest: operations of the model with the largest parts of the estimated time.
-        unestimated: what `estimated_compute_ms` leaves out.
-        compile_seconds: lowering and compilation.
-        error: the compiler's message where it does not fit.
+        batch_size: global batch size, examples.
+        image_size: height and width of the model's input, px.
+        remat: rematerialisation policy.
+        grad_accum_steps: microbatches per batch.
+        fits: whether the step fits into the memory; None on CPU devices, which have no limit.
+        hbm_bytes: memory of a device.
+        peak_hbm_bytes: arguments, temporaries, program, and outputs that do not reuse the memory of
+            an argument.
+        argument_bytes: training state and batch in memory, including padding.
+        temporary_bytes: activations, gradients and workspaces.
+        output_bytes: results, including those that reuse the memory of an argument.
+        program_bytes: compiled code.
+        parameter_bytes: parameters, part of the arguments.
+        optimizer_bytes: optimizer state and moving average of the parameters, part of the
+            arguments.
+        model_flops_per_device: FLOPs of a step without recomputation.
+        executed_flops_per_device: FLOPs of the compiled step, including recomputation.
+        estimated_compute_ms: compiler's estimate of the time, without the parts in `unestimated`.
+        estimated_fraction_of_peak: model FLOPs per estimated time, relative to the bfloat16 peak.
+        collective_bytes: kind of collective -> bytes that a device receives per step.
+        collective_ms: kind of collective -> time at full link speed, without overlap.
+        collective_bytes_by_contents: parameters, activations or other -> bytes that a device
+            receives per step.
+        largest_collectives: largest collectives with shapes, contents and bytes.
+        slowest_operations: operations of the model with the largest estimated times.
+        unestimated: parts of the step without an estimate: numbers of collectives, custom calls,
+            other instructions, and loops of unknown length.
+        compile_seconds: time of lowering and compilation.
+        error: compiler's message where the step does not fit.
     """
 
     topology: str
@@ -49,46 +57,59 @@ class Plan:
     devices: int
     mesh: dict[str, int]
     batch_size: int
+    image_size: tuple[int, int]
     remat: str
     grad_accum_steps: int
     fits: bool | None
     hbm_bytes: int | None
-    peak_hbm_bytes: int | None
-    argument_bytes: int | None
-    temporary_bytes: int | None
-    output_bytes: int | None
-    program_bytes: int | None
+    peak_hbm_bytes: int | None = None
+    argument_bytes: int | None = None
+    temporary_bytes: int | None = None
+    output_bytes: int | None = None
+    program_bytes: int | None = None
     parameter_bytes: int
     optimizer_bytes: int
-    model_flops_per_chip: float
-    model_flops_source: str
-    traced_flops_per_chip: float
-    executed_flops_per_chip: float
-    estimated_compute_ms: float | None
-    estimated_share_of_peak: float | None
-    collective_bytes: dict[str, float] | None
-    collective_ms: dict[str, float] | None
-    collective_contents: dict[str, float] | None
-    largest_collectives: list[dict[str, Any]] | None
-    slowest: list[dict[str, Any]] | None
-    unestimated: dict[str, Any] | None
+    model_flops_per_device: float
+    executed_flops_per_device: float
+    estimated_compute_ms: float | None = None
+    estimated_fraction_of_peak: float | None = None
+    collective_bytes: dict[str, int] | None = None
+    collective_ms: dict[str, float] | None = None
+    collective_bytes_by_contents: dict[str, int] | None = None
+    largest_collectives: list[dict[str, Any]] | None = None
+    slowest_operations: list[dict[str, Any]] | None = None
+    unestimated: dict[str, Any] | None = None
     compile_seconds: float
-    error: str | None
+    error: str | None = None
+
+    @property
+    def recomputation(self) -> float:
+        """Executed FLOPs relative to model FLOPs."""
+        return self.executed_flops_per_device / self.model_flops_per_device
 
     def to_json(self) -> str:
-        """One JSON object."""
+        """Returns the fields as one JSON object."""
         return json.dumps(dataclasses.asdict(self))
 
 
 def table(plan: Plan) -> str:
-    """The plan as a table of two columns, and what to try next."""
+    """Formats a plan as a table of two columns, with suggestions at the end.
+
+    Args:
+        plan: result of `make_plan`.
+    """
     slices = f"{plan.num_slices} x " if plan.num_slices > 1 else ""
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
+    height, width = plan.image_size
     rows = [
         ("slice", f"{slices}{plan.topology}: {plan.devices} devices, mesh {mesh}"),
-        ("batch", f"{plan.batch_size:,} ({plan.batch_size // plan.devices:,} a device)"),
+        ("batch", f"{plan.batch_size:,} ({plan.batch_size // plan.devices:,} per device)"),
+        ("image", f"{height} x {width} px"),
         ("", ""),
-        ("fits", {True: "yes", False: "NO", None: "not known (no limit on CPU)"}[plan.fits]),
+        (
+            "fits",
+            {True: "yes", False: "NO", None: "unknown (CPU devices have no limit)"}[plan.fits],
+        ),
         *_memory_rows(plan),
         ("", ""),
         *_compute_rows(plan),
@@ -104,51 +125,48 @@ def table(plan: Plan) -> str:
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
 
 
-def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
-    of = f" of {plan.hbm_bytes / GIB:.0f} GiB" if plan.hbm_bytes else ""
+def _memory_rows(plan: Plan) -> Rows:
+    limit = f" of {plan.hbm_bytes / GIB:.0f} GiB" if plan.hbm_bytes else ""
     return [
-        ("peak HBM", _bytes(plan.peak_hbm_bytes) + of),
-        ("  arguments", _bytes(plan.argument_bytes)),
-        ("    parameters", _bytes(plan.parameter_bytes)),
-        ("    optimizer", _bytes(plan.optimizer_bytes)),
-        ("  temporaries", _bytes(plan.temporary_bytes)),
-        ("  program", _bytes(plan.program_bytes)),
+        ("peak HBM", format_bytes(plan.peak_hbm_bytes) + limit),
+        ("  arguments", format_bytes(plan.argument_bytes)),
+        ("    parameters", format_bytes(plan.parameter_bytes)),
+        ("    optimizer", format_bytes(plan.optimizer_bytes)),
+        ("  temporaries", format_bytes(plan.temporary_bytes)),
+        ("  program", format_bytes(plan.program_bytes)),
     ]
 
 
-def _compute_rows(plan: Plan) -> list[tuple[str, str]]:
-    repeated = plan.executed_flops_per_chip / plan.traced_flops_per_chip
+def _compute_rows(plan: Plan) -> Rows:
+    flops = plan.model_flops_per_device / TERA
     rows = [
-        (
-            "model FLOPs",
-            f"{plan.model_flops_per_chip / TERA:.3f} T a device ({plan.model_flops_source}; "
-            f"executed: {repeated:.2f} times as many)",
-        )
+        ("model FLOPs", f"{flops:.3f} T per device (executed: {plan.recomputation:.2f} times)"),
     ]
     if plan.estimated_compute_ms is None:
         return [*rows, ("compute time", "not estimated")]
-    share = plan.estimated_share_of_peak
+    fraction = plan.estimated_fraction_of_peak
     rows.append(("compute time", f"{plan.estimated_compute_ms:.1f} ms (compiler's estimate)"))
-    rows.append(("share of peak", "not known" if share is None else f"{share:.1%}"))
+    rows.append(("of peak FLOP/s", "unknown" if fraction is None else f"{fraction:.1%}"))
     return rows + [
-        ("  slowest", f"{each['ms']:.1f} ms  {each['source']}") for each in (plan.slowest or [])[:5]
+        ("  slowest", f"{each['ms']:.1f} ms  {each['source']}")
+        for each in (plan.slowest_operations or [])[:5]
     ]
 
 
-def _collective_rows(plan: Plan) -> list[tuple[str, str]]:
+def _collective_rows(plan: Plan) -> Rows:
     if plan.collective_bytes is None:
-        return [("collectives", "not known")]
+        return [("collectives", "unknown")]
     rows = [("collectives", "" if plan.collective_bytes else "none")]
     for kind, size in sorted(plan.collective_bytes.items(), key=lambda item: -item[1]):
         time = f", {plan.collective_ms[kind]:.2f} ms" if plan.collective_ms else ""
-        rows.append((f"  {kind}", f"{_bytes(size)}{time}"))
-    for content, size in (plan.collective_contents or {}).items():
-        rows.append((f"  of {content}", _bytes(size)))
+        rows.append((f"  {kind}", f"{format_bytes(size)}{time}"))
+    for contents, size in (plan.collective_bytes_by_contents or {}).items():
+        rows.append((f"  of {contents}", format_bytes(size)))
     for each in (plan.largest_collectives or [])[:3]:
         shapes = " ".join("x".join(map(str, shape)) for shape in each["shapes"][:2])
         more = " ..." if len(each["shapes"]) > 2 else ""
-        text = f"{each['kind']} of {each['carries']} {shapes}{more}, {each['times']} times"
-        rows.append(("  largest", f"{text}, {_bytes(each['bytes'])}"))
+        text = f"{each['kind']} of {each['contents']} {shapes}{more}, {each['times']} times"
+        rows.append(("  largest", f"{text}, {format_bytes(each['bytes'])}"))
     return rows
 
 
@@ -163,44 +181,51 @@ def _unestimated(found: dict[str, Any] | None) -> str:
 
 
 def suggestions(plan: Plan) -> list[str]:
-    """What to change where the step does not fit, or leaves most of the memory free."""
-    shards = plan.mesh["data"] * plan.mesh["fsdp"]
+    """Suggests changes of the config.
+
+    Args:
+        plan: result of `make_plan`.
+
+    Returns:
+        Flags with an explanation; none where the step fits and fills at least half the memory.
+    """
     if plan.fits is False:
-        tips = []
-        if plan.remat != "full":
-            less = "full" if plan.remat == "dots" else "dots"
-            tips.append(f"--config.compute.remat={less}: keeps less")
-        parts = 2 * plan.grad_accum_steps
-        tips.append(f"--config.grad_accum_steps={parts}: half the activations, all negatives kept")
-        if plan.batch_size // shards > 1:
-            half = plan.batch_size // shards // 2 * shards
-            tips.append(f"--config.batch_size={half}")
-        if plan.mesh["fsdp"] == 1 and plan.devices > plan.num_slices:
-            inner = plan.devices // plan.num_slices
-            tips.append(f"--config.mesh.fsdp={inner}: parameters and optimizer split")
-        return tips
+        return _to_save_memory(plan)
     if not plan.fits or plan.peak_hbm_bytes is None or plan.hbm_bytes is None:
         return []
     if plan.peak_hbm_bytes > 0.5 * plan.hbm_bytes or not plan.temporary_bytes:
         return []
-    # Temporaries grow with the batch, the rest does not; a tenth is left for fragmentation.
-    room = 0.9 * plan.hbm_bytes - (plan.peak_hbm_bytes - plan.temporary_bytes)
-    factor = room / plan.temporary_bytes
+    return _to_use_memory(plan, plan.peak_hbm_bytes, plan.temporary_bytes, plan.hbm_bytes)
+
+
+def _to_save_memory(plan: Plan) -> list[str]:
+    shards = plan.mesh["data"] * plan.mesh["fsdp"]
     tips = []
-    repeated = plan.executed_flops_per_chip / plan.traced_flops_per_chip - 1
+    if plan.remat != "full":
+        policy = "full" if plan.remat == "dots" else "dots"
+        tips.append(f"--config.compute.remat={policy}: keeps fewer activations")
+    tips.append(
+        f"--config.grad_accum_steps={2 * plan.grad_accum_steps}: halves the activations; the loss "
+        "still sees the whole batch"
+    )
+    if plan.batch_size // shards > 1:
+        tips.append(f"--config.batch_size={plan.batch_size // shards // 2 * shards}")
+    if plan.mesh["fsdp"] == 1 and plan.devices > plan.num_slices:
+        size = plan.devices // plan.num_slices
+        tips.append(f"--config.mesh.fsdp={size}: shards parameters and optimizer state")
+    return tips
+
+
+def _to_use_memory(plan: Plan, peak: int, temporary: int, limit: int) -> list[str]:
+    # Temporaries are proportional to the batch; the rest is constant. A tenth is kept free for
+    # fragmentation.
+    factor = (0.9 * limit - (peak - temporary)) / temporary
+    tips = []
+    repeated = plan.recomputation - 1
     if plan.remat != "none" and repeated > 0.05:
-        lighter = "dots" if plan.remat == "full" else "none"
-        tips.append(f"--config.compute.remat={lighter}: {repeated:.0%} of the work is repeated")
+        policy = "dots" if plan.remat == "full" else "none"
+        tips.append(f"--config.compute.remat={policy}: {repeated:.0%} of the work is recomputation")
     if factor >= 2:
         power = 2 ** (int(factor).bit_length() - 1)
         tips.append(f"--config.batch_size={plan.batch_size * power}, if the recipe allows")
     return tips
-
-
-def _bytes(size: float | None) -> str:
-    if size is None:
-        return "not known"
-    for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= scale:
-            return f"{size / scale:.2f} {unit}"
-    return f"{size:.0f} B"

@@ -1,4 +1,4 @@
-"""From the name of a slice to its devices, and what is known of a chip of each generation."""
+"""TPU slices by name: their devices, and the specifications of each chip generation."""
 
 import dataclasses
 import importlib.util
@@ -9,10 +9,11 @@ from typing import Any
 import jax
 
 from vit_jax.errors import UserError, unknown
+from vit_jax.planning.units import GIB
 
-GB, GIB, TERA = 1e9, 2**30, 1e12
+GB, TERA = 1e9, 1e12
 
-# Read when libtpu is loaded, which would otherwise ask the network what TPU host this is.
+# libtpu reads these when it is loaded. Without them it queries the metadata server for the host.
 LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -23,18 +24,18 @@ LIBTPU_ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Facts of one JAX device: a chip, or half of one where `cores` is 2.
+    """Specifications of one JAX device: a chip, or half of one where `cores` is 2.
 
     Attributes:
-        cores: JAX devices a chip.
-        hbm_bytes: memory.
+        cores: JAX devices per chip.
+        hbm_bytes: memory, bytes.
         peak_flops: dense bfloat16 FLOP/s.
-        hbm_bandwidth: bytes/s.
-        link_bandwidth: bytes/s one way over one of the chip's links to its neighbours.
-        network_bandwidth: bytes/s between slices, over the data centre's network.
-        clock: Hz, at which the compiler's cycles pass.
-        shapes: usual slices.
-        options: what libtpu has to be told besides the slice's name.
+        hbm_bandwidth: memory bandwidth, bytes/s.
+        link_bandwidth: bytes/s in one direction over one link to a neighbour.
+        network_bandwidth: bytes/s between slices, over the data-centre network.
+        clock: frequency of the compiler's cycles, Hz.
+        shapes: common slice shapes, for messages.
+        options: further options of `get_topology_desc`.
     """
 
     cores: int = 1
@@ -52,13 +53,13 @@ _SHAPES_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SHAPES_3D = (
     "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16",
 )  # fmt: skip
-# https://cloud.google.com/tpu/docs, the page of each generation. Links: "bidirectional ICI
-# bandwidth (per chip)" over its 4 (2-D torus) or 6 ports and two directions; v4: Jouppi et al. 2023
-# (https://arxiv.org/abs/2304.01433). Network: 25 Gbit/s a chip on v5e, 50 on v5p; of v4
-# (50), v6e and TPU7x (100) it is an assumption. Clock: the peak over the FLOPs of the MXUs in a
-# cycle, 2^17 on v5e, 2^18 on v4 and v5p. v6e and TPU7x are taken to do 2^19 a device (two MXUs of
-# 256^2 used twice a cycle): fewer are ruled out by the compiler's estimate of a matmul of 8192^3
-# (v6e: 0.7 x 2^19 a cycle).
+# Source: https://cloud.google.com/tpu/docs, the page of each generation.
+# link_bandwidth: "bidirectional ICI bandwidth (per chip)" divided by two directions and by 4 (2-D
+# torus) or 6 ports; v4 from Jouppi et al. 2023 (https://arxiv.org/abs/2304.01433).
+# network_bandwidth: 25 Gbit/s per chip on v5e, 50 on v5p; assumed for v4 (50), v6e and TPU7x (100).
+# clock: the peak divided by the FLOPs of the MXUs per cycle, 2^17 on v5e, 2^18 on v4 and v5p, and
+# assumed to be 2^19 per device on v6e and TPU7x (two MXUs of 256^2, used twice per cycle): the
+# compiler's estimate of a matmul of 8192^3 on v6e, 0.7 x 2^19 per cycle, excludes smaller values.
 CHIPS = {
     "v4": Chip(
         hbm_bytes=32 * GIB,
@@ -68,7 +69,7 @@ CHIPS = {
         network_bandwidth=6.25 * GB,
         clock=1.05e9,
         shapes=_SHAPES_3D,
-        # As on the machine: the two cores of a chip are one device.
+        # The two cores of a chip are one device.
         options={"chip_config_name": "megacore"},
     ),
     "v5e": Chip(
@@ -98,7 +99,7 @@ CHIPS = {
         clock=1.75e9,
         shapes=_SHAPES_2D,
     ),
-    # Two devices a chip, which share its links.
+    # Two devices per chip, which share its links.
     "tpu7x": Chip(
         cores=2,
         hbm_bytes=96 * GIB,
@@ -117,10 +118,10 @@ class Slice:
     """The devices to compile for.
 
     Attributes:
-        name: as given, such as "v5e:16x16" or "cpu-8".
-        devices: of all slices.
-        chip: their facts; None for CPU devices, of which nothing is estimated.
-        num_slices: equal slices.
+        name: topology, as "v5e:16x16" or "cpu-8".
+        devices: devices of all slices.
+        chip: specifications of a device; None for CPU devices, which have no estimates.
+        num_slices: number of equal slices.
     """
 
     name: str
@@ -130,14 +131,14 @@ class Slice:
 
 
 def find_slice(name: str, num_slices: int = 1) -> Slice:
-    """The devices of a topology.
+    """Returns the devices of a topology.
 
     Args:
         name: generation and shape in chips, as "v5e:16x16", or "cpu-N" for N simulated devices.
-        num_slices: slices of this shape, joined by the data centre's network.
+        num_slices: number of slices of this shape, connected by the data-centre network.
 
     Raises:
-        UserError: an unknown name, or libtpu is not installed.
+        UserError: unknown name, or libtpu is not installed.
     """
     if num_slices < 1:
         raise UserError(f"--num_slices={num_slices}: expected 1 or more")
@@ -151,7 +152,7 @@ def find_slice(name: str, num_slices: int = 1) -> Slice:
     try:
         devices = _describe(name, num_slices, chip)
     except jax.errors.JaxRuntimeError as error:
-        # The name is well formed, but there is no such slice.
+        # The name is well-formed, but libtpu has no such slice.
         raise UserError(
             f"{unknown(name, known, 'topology')} (libtpu: {str(error).splitlines()[0]})"
         ) from error
@@ -161,8 +162,8 @@ def find_slice(name: str, num_slices: int = 1) -> Slice:
 def _describe(name: str, num_slices: int, chip: Chip) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"compiling for {name} needs libtpu, no TPU: pip install 'vit_jax[plan]'; "
-            "--topology=cpu-8 needs nothing"
+            f"--topology={name} needs the package libtpu (but no TPU): pip install "
+            "'vit_jax[plan]'; --topology=cpu-8 works without it"
         )
     for key, value in LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -178,7 +179,9 @@ def _describe(name: str, num_slices: int, chip: Chip) -> list[Any]:
 
 def _simulated(name: str, count: int, num_slices: int) -> Slice:
     if count < 1 or num_slices > 1:
-        raise UserError(f"--topology={name}: expected cpu-N with N devices, in one slice")
+        raise UserError(
+            f"--topology={name}: expected cpu-N with 1 or more devices and --num_slices=1"
+        )
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(
@@ -189,9 +192,15 @@ def _simulated(name: str, count: int, num_slices: int) -> Slice:
 
 
 def prepare_platform(name: str) -> None:
-    """Keeps JAX to the CPU and gives it the devices of `cpu-N`; before JAX's first use of one."""
+    """Configures JAX for compilation only, with the devices of `cpu-N`.
+
+    Call it before JAX initialises its devices.
+
+    Args:
+        name: topology, see `find_slice`.
+    """
     jax.config.update("jax_platforms", "cpu")
-    # Programs for absent devices cannot be read back, and the time to compile is a result.
+    # Programs for devices that are not attached cannot be loaded from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     found = re.fullmatch(r"cpu-(\d+)", name)
     if found and int(found[1]):
