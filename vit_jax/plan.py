@@ -13,17 +13,15 @@ needed) or for simulated CPU devices. docs/plan.md explains the output.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from vit_jax import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as configs/clip_emoji.py.")
+_CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "Slice to plan for, as v5e:16x16 or cpu-8.", required=True
 )
 _SLICES = flags.DEFINE_integer("num_slices", 1, "Number of slices of that shape.", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
-flags.mark_flag_as_required("config")
 
 
 def main() -> None:
@@ -32,9 +30,10 @@ def main() -> None:
     from vit_jax.planning.compilation import make_plan
     from vit_jax.planning.report import table
 
-    topologies.prepare_platform(_TOPOLOGY.value)
-    topology = topologies.find_slice(_TOPOLOGY.value, _SLICES.value)
-    plan = make_plan(_CONFIG.value, topology)
+    config = cli.load_config(str(_CONFIG.value))
+    topologies.prepare_platform(str(_TOPOLOGY.value))
+    topology = topologies.find_slice(str(_TOPOLOGY.value), _SLICES.value)
+    plan = make_plan(config, topology)
     print(plan.to_json() if _JSON.value else table(plan))
 
 

@@ -18,10 +18,10 @@ from vit_jax.training import loop
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of ten steps and its metrics."""
-    from tests.conftest import tiny
+    from tests.helpers import tiny_clip
 
     workdir = tmp_path_factory.mktemp("run")
-    config = tiny()
+    config = tiny_clip()
     config.evals.probe = {"digits": {"train": "digits:train[:200]", "test": "digits:test[:50]"}}
     return workdir, loop.train(config, workdir)
 

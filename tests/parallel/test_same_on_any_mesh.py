@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tests.conftest import tiny
+from tests.helpers import tiny_clip
 from vit_jax.errors import UserError
 from vit_jax.models import families
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
@@ -26,7 +26,7 @@ TOWERS = {
 
 
 def with_tower(name):
-    config = tiny()
+    config = tiny_clip()
     fields = families.describe(TOWERS[name])
     with config.unlocked():
         config.model.image = ConfigDict(fields)
@@ -35,7 +35,7 @@ def with_tower(name):
 
 
 def losses(workdir, changes, config=None, steps=20):
-    config = config or tiny()
+    config = config or tiny_clip()
     config.total_steps = steps
     config.optim.grad_clip_norm = 1.0
     config.evals = {}
@@ -104,7 +104,7 @@ def test_batch_statistics_survive_accumulation_in_bfloat16(tmp_path):
 
 
 def program(**changes):
-    config = tiny()
+    config = tiny_clip()
     config.update_from_flattened_dict(changes)
     mesh = assembly.build_mesh(config)
     return assembly.build_program(config, mesh, warmup_steps=1, total_steps=5)
@@ -149,11 +149,11 @@ def test_accumulation_needs_less_memory():
 
 
 def test_a_mesh_that_leaves_parameters_whole_is_refused():
-    config = tiny()
+    config = tiny_clip()
     config.model.image.update(width=36, num_heads=3, mlp_dim=60)
     with pytest.raises(UserError, match=r"leaves \d+% of the parameters whole .*image/"):
         check_sharded(assembly.build_model(config), make_mesh(fsdp=8))
-    check_sharded(assembly.build_model(tiny()), make_mesh(fsdp=8))
+    check_sharded(assembly.build_model(tiny_clip()), make_mesh(fsdp=8))
 
 
 @pytest.mark.parametrize(

@@ -1,102 +1,78 @@
-"""FLOPs of a step: by hand, by formula and from the trace."""
+"""FLOPs of traced programs, against published costs and counts by hand."""
 
 import jax
+import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
-from tests.conftest import tiny
+from tests import helpers
+from vit_jax.experiment import build
 from vit_jax.flops import traced_flops
-from vit_jax.models import families
-from vit_jax.models.clip_resnet.model import CLIPResNetConfig
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
-from vit_jax.models.resnet.model import ResNetConfig
-from vit_jax.models.swin.model import SwinConfig
-from vit_jax.planning.compilation import _trace_without_repetition
-from vit_jax.planning.model_flops import image_tower, training_flops
-from vit_jax.training import assembly
-
-
-def step_jaxpr(config):
-    program = assembly.build_program(
-        config, assembly.build_mesh(config), warmup_steps=1, total_steps=10
-    )
-    return program, program.step.trace(program.abstract, assembly.batch_shapes(config)).jaxpr
+from vit_jax.planning.compilation import trace_step, without_recomputation
 
 
 def changed(**changes):
-    """The tiny recipe with `model__image__pool="class"` and the like."""
-    config = tiny()
-    with config.unlocked():
-        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    """The tiny CLIP with `model__image__pool="class"` and the like."""
+    config = helpers.tiny_clip()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"compute__scan": False},
-        {
-            "model__image__class_token": True,
-            "model__image__pool": "class",
-            "model__image__patch_dropout": 0.0,
-        },
-        {"model__image__pool": "map", "model__image__num_registers": 2},
-        {"model__image__patch_size": 2, "model__image__patch_dropout": 0.5},
-        {"model__image__pre_norm": True, "model__image__depth": 3, "model__text__causal": True},
-        {"model__image__drop_path": 0.1, "model__text__width": 64, "model__embed_dim": 48},
-        {"mesh__fsdp": 4, "mesh__tensor": 2},
-    ],
-)  # fmt: skip
-def test_formula_agrees_with_the_trace(changes):
-    config = changed(**changes)
-    program, jaxpr = step_jaxpr(config)
-    expected = training_flops(program.model.architecture, config.batch_size)
-    assert traced_flops(jaxpr) == pytest.approx(expected, rel=0.02)
+def step_flops(config):
+    return traced_flops(trace_step(build(config, data=False)).jaxpr)
 
 
-@pytest.mark.parametrize(
-    "tower",
-    [
-        SwinConfig(image_size=56, patch_size=2, width=16, depths=(2, 3, 2), num_heads=(2, 4, 8),
-                   window_size=5),  # 28, 14 and 7 positions a side: windows are filled up
-        SwinConfig(image_size=16, patch_size=2, width=16, depths=(1, 2), num_heads=(2, 4)),
-        ResNetConfig(image_size=75, depths=(2, 1, 2, 1), width=8),
-        CLIPResNetConfig(image_size=64, depths=(1, 2, 1, 2), width=8, num_heads=4, embed_dim=16),
-    ],
-    ids=lambda tower: f"{type(tower).__name__} {tower.image_size}",
-)  # fmt: skip
-def test_formula_of_other_towers(tower):
-    config = tiny()
-    with config.unlocked():
-        config.model.image = ConfigDict(families.describe(tower))
-        config.model.image_projection = not isinstance(tower, CLIPResNetConfig)
-    program, jaxpr = step_jaxpr(config)
-    expected = training_flops(program.model.architecture, config.batch_size)
-    assert traced_flops(jaxpr) == pytest.approx(expected, rel=0.02)
+def forward_flops(name):
+    """FLOPs of a registered model for one image."""
+    spec = model_spec(name)
+    model = ModelDef(spec.architecture)
+    image = jax.ShapeDtypeStruct((1, *spec.inputs.size, 3), jnp.float32)
+    return traced_flops(jax.make_jaxpr(lambda p, x: model.bind(p)(x))(model.shapes(), image))
 
 
 @pytest.mark.parametrize(
     ("name", "published"),
-    [("swin_t", 4.5e9), ("swin_b", 15.4e9), ("resnet50", 4.1e9), ("deit_b16", 17.6e9)],
+    [
+        ("swin_t", 4.5e9),  # Liu et al. 2021, table 1
+        ("swin_b", 15.4e9),
+        ("resnet50", 4.1e9),  # torchvision
+        ("deit_b16", 17.6e9),  # Touvron et al. 2021, table 5 (timm)
+    ],
 )
 def test_published_costs(name, published):
-    """Multiply-adds an image as the papers print them (Swin and DeiT, table 1; torchvision)."""
-    tower = image_tower(model_spec(name).architecture)
-    assert (tower.stem + tower.rest) / 2 == pytest.approx(published, rel=0.02)
+    """The papers print multiply-adds per image."""
+    assert forward_flops(name) / 2 == pytest.approx(published, rel=0.02)
 
 
-def test_hand_count():
-    config = changed(model__image__patch_dropout=0.5)
-    # Image: 4 patches of 4 x 4 x 3, of which 2 are kept; text: 8 tokens; both 2 blocks, 32 wide.
-    per_token = 4 * 32 * 32 + 2 * 32 * 64
-    image = 3 * 2 * (2 * (2 * per_token + 2 * (2 * 2 * 32))) + 2 * (2 * 4 * 48 * 32)
-    text = 3 * 2 * (2 * (8 * per_token + 2 * (8 * 8 * 32)))
-    projections = 3 * 2 * (2 * 32 * 16)
-    loss = 3 * 2 * 32 * 32 * 16
-    program, _ = step_jaxpr(config)
-    found = training_flops(program.model.architecture, 32)
-    assert found == 32 * (image + text + projections) + loss
+# The tiny CLIP by hand. A block of `tokens` tokens with width 32 and MLP width 64 has four
+# projections, two matrices of the MLP, and two products of attention.
+def block(tokens):
+    return 2 * (tokens * (4 * 32 * 32 + 2 * 32 * 64) + 2 * tokens * tokens * 32)
+
+
+# Training takes three products per product of the forward pass. The first convolution takes two:
+# images need no gradient. Patches have 4 x 4 x 3 values; there are 4.
+STEM = 2 * (2 * 4 * 48 * 32)
+TEXT = 3 * 2 * block(8)
+PROJECTIONS = 3 * 2 * (2 * 32 * 16)
+LOSS = 3 * 2 * 32 * 32 * 16  # all pairs of the batch
+
+
+@pytest.mark.parametrize(
+    ("changes", "image"),
+    [
+        ({}, 3 * 2 * block(4)),
+        ({"compute__scan": False}, 3 * 2 * block(4)),
+        ({"model__image__class_token": True, "model__image__pool": "class"}, 3 * 2 * block(5)),
+        ({"model__image__patch_dropout": 0.5}, 3 * 2 * block(2)),
+        ({"model__image__depth": 3, "model__image__num_registers": 2}, 3 * 3 * block(6)),
+        ({"mesh__fsdp": 4, "mesh__tensor": 2}, 3 * 2 * block(4)),
+    ],
+)
+def test_training_step_by_hand(changes, image):
+    expected = 32 * (STEM + image + TEXT + PROJECTIONS) + LOSS
+    assert step_flops(changed(**changes)) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +84,11 @@ def test_hand_count():
         {"objective__form": "ring"},
     ],
 )
-def test_repeated_work_is_executed_but_not_of_the_model(changes):
+def test_recomputation_is_executed_but_not_part_of_the_model(changes):
     config = changed(**changes)
-    _, executed = step_jaxpr(config)
-    _, plain = step_jaxpr(tiny())
-    model = traced_flops(_trace_without_repetition(config, assembly.build_mesh(config)))
-    assert model == traced_flops(plain)
-    assert traced_flops(executed) > model
+    plain = step_flops(helpers.tiny_clip())
+    assert step_flops(without_recomputation(config)) == plain
+    assert step_flops(config) > plain
 
 
 def test_loops_branches_and_convolutions():

@@ -1,12 +1,12 @@
-"""Reading compiled programs, from short texts as the compilers write them."""
+"""Parsing compiled programs, from short texts in the notations of the compilers."""
 
 import pytest
 
 from vit_jax.planning import hlo
 from vit_jax.planning.collectives import bytes_by_kind, find_collectives, group_size
 
-# TPU: no trip count is written; one exchange is spread over fusions; a reduce-scatter is a fusion;
-# an exchange may run on the SparseCores.
+# TPU: no trip counts; one collective is distributed over fusions; a reduce-scatter is a fusion; a
+# collective may run on the SparseCores.
 TPU = """\
 HloModule jit_step, is_scheduled=true
 
@@ -69,7 +69,7 @@ ENTRY %main (a: bf16[1,16,64]) -> f32[16,64] {
 }
 """  # noqa: E501
 
-# CPU and GPU: the trip count is written; asynchronous pairs are counted at their start.
+# CPU and GPU: with trip counts; asynchronous pairs are counted at their start.
 CPU = """\
 HloModule jit_step
 
@@ -95,22 +95,21 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 """  # noqa: E501
 
 
-def test_exchanges_of_a_tpu_program():
+def test_collectives_of_a_tpu_program():
     found = find_collectives(hlo.Module(TPU), devices=4)
     assert [(c.kind, c.group, c.times) for c in found] == [
         ("all-gather", 2, 12),
         ("reduce-scatter", 2, 1),
         ("all-gather", 4, 12),
     ]
-    # Half of the gathered 32 x 64 in bfloat16 comes from elsewhere, twelve times; of the 128 three
-    # quarters.
+    # A device receives half of 32 x 64 values in bfloat16, and three quarters of 128, twelve times.
     assert bytes_by_kind(found) == {
         "all-gather": 12 * (32 * 64 * 2 / 2 + 128 * 2 * 3 / 4),
         "reduce-scatter": 32 * 64 * 4 / 2,
     }
 
 
-def test_cycles_and_what_has_none():
+def test_cycles_and_operations_without_an_estimate():
     estimate = hlo.estimate(hlo.Module(TPU))
     assert estimate.cycles == 12 * 1000 + 500
     assert estimate.by_source == {"dot_general": 12_000, "convert": 500}
@@ -119,7 +118,7 @@ def test_cycles_and_what_has_none():
     assert estimate.loops == 0
 
 
-def test_exchanges_of_a_cpu_program():
+def test_collectives_of_a_cpu_program():
     size = 8 * 4 * 4
     assert bytes_by_kind(find_collectives(hlo.Module(CPU), devices=8)) == {
         "all-reduce": 3 * 2 * size * 3 / 4,
@@ -129,7 +128,7 @@ def test_exchanges_of_a_cpu_program():
     }
 
 
-def test_loops_of_unknown_length_are_said():
+def test_loops_of_unknown_length():
     assert hlo.estimate(hlo.Module(CPU)).loops == 1
 
 
@@ -148,6 +147,6 @@ def test_group_size(text, size):
 
 
 def test_link_time():
-    exchange = find_collectives(hlo.Module(TPU), devices=4)[0]
-    # A ring has two links a device: 12 x 2 KiB over 2 x 1 KiB/s.
-    assert exchange.seconds(1024.0, 1.0) == pytest.approx(12 * 2048 / 2048)
+    collective = find_collectives(hlo.Module(TPU), devices=4)[0]
+    # A ring has two links per device: 12 x 2 KiB over 2 x 1 KiB/s.
+    assert collective.seconds(1024.0, 1.0) == pytest.approx(12 * 2048 / 2048)

@@ -26,10 +26,10 @@ def parameters(workdir, step=None):
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     """One undisturbed run that the others are compared with."""
-    from tests.conftest import tiny
+    from tests.helpers import tiny_clip
 
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, loop.train(tiny(), workdir)
+    return workdir, loop.train(tiny_clip(), workdir)
 
 
 def test_same_seed_same_curve_bit_for_bit(tiny_config, whole_run, tmp_path):

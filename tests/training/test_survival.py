@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import tiny
+from tests.helpers import tiny_clip
 from vit_jax import workdir
 from vit_jax.checkpoint import resume
 from vit_jax.checkpoint.manager import Checkpoints
@@ -26,7 +26,7 @@ BAD = 4  # number of the batch that gives no finite loss
 @pytest.fixture
 def config():
     """One device, a checkpoint at every other step, no evaluation."""
-    config = tiny()
+    config = tiny_clip()
     config.mesh.data = 1
     config.evals = {}
     config.checkpoint_steps = 2
