@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from test_contrastive_loss import BIAS, make_pairs
 
-from vit_jax.objectives.contrastive.loss import FORMS, KINDS, contrastive_loss
+from vit_jax.objectives.contrastive import FORMS, LOSSES, contrastive_loss
 from vit_jax.parallel import processes
 from vit_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 
@@ -26,28 +26,28 @@ def main(output: str) -> None:
         for x in make_pairs()
     )
     found = {}
-    for kind in KINDS:
+    for loss in LOSSES:
         for form in FORMS:
 
-            def loss(image, text, scale, bias, kind=kind, form=form):
+            def value(image, text, scale, bias, loss=loss, form=form):
                 return contrastive_loss(
                     image,
                     text,
                     logit_scale=scale,
                     logit_bias=bias,
-                    kind=kind,
+                    loss=loss,
                     form=form,
                     tile_size=5,
                     mesh=mesh,
                     batch_axes=BATCH_AXES,
                 )
 
-            step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
-            (value, _), gradients = step(image, text, jnp.float32(10.0), jnp.float32(BIAS[kind]))
+            step = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2, 3), has_aux=True))
+            (result, _), gradients = step(image, text, jnp.float32(10.0), jnp.float32(BIAS[loss]))
             for name, x in zip(
-                ("loss", "image", "text", "scale", "bias"), (value, *gradients), strict=True
+                ("loss", "image", "text", "scale", "bias"), (result, *gradients), strict=True
             ):
-                found[f"{kind} {form} {name}"] = multihost_utils.process_allgather(x, tiled=True)
+                found[f"{loss} {form} {name}"] = multihost_utils.process_allgather(x, tiled=True)
     if jax.process_index() == 0:
         np.savez(output, **found)
 

@@ -1,4 +1,4 @@
-"""The contrastive losses and their gradients in float64 NumPy, worked out by hand."""
+"""Contrastive losses and their gradients in float64 NumPy, derived by hand."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ class Expected(NamedTuple):
     text_to_image_accuracy: float
 
 
-def contrastive(image: Array, text: Array, scale: float, bias: float, kind: str) -> Expected:
+def contrastive(image: Array, text: Array, scale: float, bias: float, loss: str) -> Expected:
     """Softmax (Radford et al. 2021, fig. 3) or sigmoid loss (Zhai et al. 2023, eq. 1).
 
     With z = scale * image @ text.T + bias, everything follows from the slope dL/dz:
@@ -31,21 +31,21 @@ def contrastive(image: Array, text: Array, scale: float, bias: float, kind: str)
     cosine = image @ text.T
     logits = scale * cosine + bias
     own = np.eye(batch)
-    if kind == "softmax":
+    if loss == "softmax":
         by_row, by_column = log_softmax(logits), log_softmax(logits.T).T
-        loss = -(np.diag(by_row) + np.diag(by_column)).mean() / 2
+        value = -(np.diag(by_row) + np.diag(by_column)).mean() / 2
         slope = (np.exp(by_row) + np.exp(by_column) - 2 * own) / (2 * batch)
     else:
         sign = 2 * own - 1
-        loss = np.logaddexp(0, -sign * logits).sum() / batch
+        value = np.logaddexp(0, -sign * logits).sum() / batch
         slope = -sign / (1 + np.exp(sign * logits)) / batch
     rivals = np.where(own, -np.inf, logits)
     return Expected(
-        loss=float(loss),
+        loss=float(value),
         image=scale * slope @ text,
         text=scale * slope.T @ image,
         scale=float((slope * cosine).sum()),
-        bias=float(slope.sum()) if kind == "sigmoid" else 0.0,
+        bias=float(slope.sum()) if loss == "sigmoid" else 0.0,
         image_to_text_accuracy=float((np.diag(logits) > rivals.max(1)).mean()),
         text_to_image_accuracy=float((np.diag(logits) > rivals.max(0)).mean()),
     )

@@ -1,4 +1,4 @@
-"""The contrastive loss against float64 by hand, on every kind of mesh, and what it holds in memory.
+"""The contrastive loss against float64 by hand, on every form of mesh, and the memory that it takes.
 
 Needs eight devices; on CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8.
 """
@@ -13,8 +13,8 @@ import pytest
 import reference
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax.objectives.contrastive import ring as contrastive_ring
-from vit_jax.objectives.contrastive.loss import FORMS, KINDS, contrastive_loss
+from vit_jax.objectives.contrastive import FORMS, LOSSES, contrastive_loss
+from vit_jax.parallel import ring
 
 BIAS = {"softmax": 0.0, "sigmoid": -10.0}
 # Mesh shape, mesh axes, batch axes.
@@ -96,11 +96,11 @@ def assert_matches(found, expected, tolerance, *, scale_tolerance=None, gradient
         assert float(value) == pytest.approx(getattr(expected, name), abs=1e-6), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_reference_gradients_are_derivatives(kind):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_reference_gradients_are_derivatives(loss):
     image, text = (x.astype(np.float64) for x in make_pairs(5, 3))
     arguments = [image, text, np.array(7.0), np.array(-3.0)]
-    gradients = reference.contrastive(*arguments, kind)[1:5]
+    gradients = reference.contrastive(*arguments, loss)[1:5]
     step = 1e-6
     for position, gradient in enumerate(gradients):
         for index in np.ndindex(np.shape(gradient)):
@@ -108,46 +108,46 @@ def test_reference_gradients_are_derivatives(kind):
             for sign in (1, -1):
                 moved = [x.copy() for x in arguments]
                 moved[position][index] += sign * step
-                losses.append(reference.contrastive(*moved, kind).loss)
+                losses.append(reference.contrastive(*moved, loss).loss)
             slope = (losses[0] - losses[1]) / (2 * step)
             assert slope == pytest.approx(np.asarray(gradient)[index], rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_equals_reference(kind, form, layout):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_equals_reference(loss, form, layout):
     image, text = make_pairs()
     found = loss_and_gradients(
-        image, text, 10, BIAS[kind], kind=kind, form=form, layout=layout, tile_size=5
+        image, text, 10, BIAS[loss], loss=loss, form=form, layout=layout, tile_size=5
     )
-    assert_matches(found, reference.contrastive(image, text, 10, BIAS[kind], kind), 1e-6)
+    assert_matches(found, reference.contrastive(image, text, 10, BIAS[loss], loss), 1e-6)
     assert found[0][0].dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
     ("layout", "tile_size"), [(None, 1), (None, 7), ("2 devices", 7), ("2 devices", 1000)]
 )
-@pytest.mark.parametrize("kind", KINDS)
-def test_any_tile_size(kind, layout, tile_size):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_any_tile_size(loss, layout, tile_size):
     image, text = make_pairs(26)
     found = loss_and_gradients(
-        image, text, 10, BIAS[kind], kind=kind, form="tiled", layout=layout, tile_size=tile_size
+        image, text, 10, BIAS[loss], loss=loss, form="tiled", layout=layout, tile_size=tile_size
     )
-    assert_matches(found, reference.contrastive(image, text, 10, BIAS[kind], kind), 1e-6)
+    assert_matches(found, reference.contrastive(image, text, 10, BIAS[loss], loss), 1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16(kind, form):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_bfloat16(loss, form):
     """The loss loses nothing, as products of bfloat16 are exact; gradients lose what rounding must.
 
     Slopes are rounded to bfloat16 (2**-9) before they multiply the embeddings, as are the results.
     """
     image, text = (jnp.asarray(x, jnp.bfloat16) for x in make_pairs())
-    expected = reference.contrastive(image, text, 10, BIAS[kind], kind)
+    expected = reference.contrastive(image, text, 10, BIAS[loss], loss)
     found = loss_and_gradients(
-        image, text, 10, BIAS[kind], kind=kind, form=form, layout="2 devices", tile_size=5
+        image, text, 10, BIAS[loss], loss=loss, form=form, layout="2 devices", tile_size=5
     )
     assert found[0][0].dtype == jnp.float32
     assert found[1][0].dtype == found[1][1].dtype == jnp.bfloat16
@@ -155,18 +155,18 @@ def test_bfloat16(kind, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_scale_100_and_trained_towers(kind, form):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_scale_100_and_trained_towers(loss, form):
     """At the customary limit of the scale, with a loss near zero, no digits may cancel away.
 
     A logit of 100 in float32 is itself only known to 4e-6.
     """
     image, text = make_pairs(32, 16, noise=0.7, seed=3)
-    bias = {"softmax": 0.0, "sigmoid": -70.0}[kind]
-    expected = reference.contrastive(image, text, 100, bias, kind)
+    bias = {"softmax": 0.0, "sigmoid": -70.0}[loss]
+    expected = reference.contrastive(image, text, 100, bias, loss)
     assert 0.01 < expected.loss < 1.5
     found = loss_and_gradients(
-        image, text, 100, bias, kind=kind, form=form, layout="2 devices", tile_size=5
+        image, text, 100, bias, loss=loss, form=form, layout="2 devices", tile_size=5
     )
     assert_matches(found, expected, 1e-5)
 
@@ -197,7 +197,7 @@ def test_one_pair(form):
 
 
 def test_any_route_round_the_ring(monkeypatch):
-    monkeypatch.setattr(contrastive_ring, "ring_route", lambda mesh, axes: [0, 5, 2, 7, 1, 3, 6, 4])
+    monkeypatch.setattr(ring, "ring_route", lambda mesh, axes: [0, 5, 2, 7, 1, 3, 6, 4])
     image, text = make_pairs()
     found = loss_and_gradients(image, text, 10, 0.0, form="ring", layout="8 devices")
     assert_matches(found, reference.contrastive(image, text, 10, 0.0, "softmax"), 1e-6)
@@ -230,35 +230,35 @@ def test_mixed_dtypes_are_multiplied_as_float32():
     np.testing.assert_allclose(gradients[1], expected.text, atol=1e-7)
 
 
-def compiled(form, batch, *, devices=8, width=12, tile_size=4, kind="softmax"):
+def compiled(form, batch, *, devices=8, width=12, tile_size=4, loss="softmax"):
     mesh = make_mesh((devices,), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     embeddings = jax.ShapeDtypeStruct((batch, width), jnp.float32, sharding=sharding)
 
-    def loss(image, text, scale, bias):
+    def value(image, text, scale, bias):
         return contrastive_loss(
             image,
             text,
             logit_scale=scale,
             logit_bias=bias,
-            kind=kind,
+            loss=loss,
             form=form,
             mesh=mesh,
             batch_axes=("data",),
             tile_size=tile_size,
         )[0]
 
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+    step = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2, 3)))
     return step.lower(embeddings, embeddings, jnp.float32(10), jnp.float32(-10)).compile()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_largest_array(kind):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_largest_array(loss):
     """What no device ever holds: N x L logits in a ring, L x L logits in tiles."""
     batch, local, width, tile = 256, 32, 12, 4
     shapes = {}
     for form in FORMS:
-        text = compiled(form, batch, width=width, tile_size=tile, kind=kind).as_text()
+        text = compiled(form, batch, width=width, tile_size=tile, loss=loss).as_text()
         found = {tuple(map(int, s.split(","))) for s in re.findall(r"\w\[([\d,]+)\]", text)}
         shapes[form] = max(math.prod(shape) for shape in found)
     assert shapes["gathered"] == batch * local  # so that the count is known to see them
@@ -284,13 +284,13 @@ def test_growth_of_memory():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "sofmax"}, "unknown kind 'sofmax'; did you mean 'softmax'"),
+        ({"loss": "sofmax"}, "unknown loss 'sofmax'; did you mean 'softmax'"),
         ({"form": "rings"}, "unknown form 'rings'; did you mean 'ring'"),
         ({"text_embeddings": np.ones((4, 3))}, r"found images \(4, 2\) and texts \(4, 3\)"),
         ({"text_embeddings": np.ones((3, 2))}, r"found images \(4, 2\) and texts \(3, 2\)"),
         ({"image_embeddings": np.ones(4)}, r"found images \(4,\)"),
         ({"text_embeddings": np.ones((4, 2), int)}, "text_embeddings: expected a floating.*int64"),
-        ({"kind": "sigmoid"}, "logit_bias: expected a scalar for the sigmoid loss, found None"),
+        ({"loss": "sigmoid"}, "logit_bias: expected a scalar for the sigmoid loss, found None"),
         ({"logit_scale": np.ones(1)}, r"logit_scale: expected a scalar, found shape \(1,\)"),
         ({"batch_axes": ("dota",)}, "axis in batch_axes, 'dota'; did you mean 'data'"),
         ({"batch_axes": ("data", "data")}, r"expected each axis once, found \('data', 'data'\)"),

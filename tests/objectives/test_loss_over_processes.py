@@ -11,7 +11,7 @@ import pytest
 import reference
 from test_contrastive_loss import BIAS, make_pairs
 
-from vit_jax.objectives.contrastive.loss import FORMS, KINDS
+from vit_jax.objectives.contrastive import FORMS, LOSSES
 
 HERE = pathlib.Path(__file__).parent
 
@@ -42,10 +42,10 @@ def test_equals_reference(tmp_path, count, devices):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     found = np.load(tmp_path / "found.npz")
-    for kind in KINDS:
-        expected = reference.contrastive(*make_pairs(), 10.0, BIAS[kind], kind)
+    for loss in LOSSES:
+        expected = reference.contrastive(*make_pairs(), 10.0, BIAS[loss], loss)
         for form in FORMS:
             for name in ("loss", "image", "text", "scale", "bias"):
                 wanted = np.asarray(getattr(expected, name))
-                error = np.linalg.norm(found[f"{kind} {form} {name}"] - wanted)
-                assert error <= 1e-6 * np.linalg.norm(wanted), f"{kind} {form} {name}: {error}"
+                error = np.linalg.norm(found[f"{loss} {form} {name}"] - wanted)
+                assert error <= 1e-6 * np.linalg.norm(wanted), f"{loss} {form} {name}: {error}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from vit_jax.objectives.contrastive.ring_schedule import neighbour_cycle, ring_route, snake
+from vit_jax.parallel.ring_schedule import neighbour_cycle, ring_route, snake
 
 
 def grid(*sides):
