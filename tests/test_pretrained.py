@@ -14,7 +14,7 @@ from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.clip import consumers
 from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD
-from vit_jax.weights import save_weights
+from vit_jax.pretrained.weight_files import save_weights
 
 IMAGE = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 3, "num_heads": 2, "mlp_dim": 48}
 

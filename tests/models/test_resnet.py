@@ -18,7 +18,7 @@ from vit_jax.models.vit.model import ViTConfig
 from vit_jax.training.freezing import frozen_mask
 from vit_jax.weights.containers.safetensors import open_safetensors
 
-DATA = pathlib.Path(__file__).parent.parent / "data"
+DATA = pathlib.Path(__file__).parent.parent / "fixtures" / "weights"
 DEPTHS = (3, 2, 1, 1)
 CONFIGS = {
     "resnet": ResNetConfig(image_size=64, depths=DEPTHS, width=4, num_classes=10),

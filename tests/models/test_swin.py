@@ -16,7 +16,7 @@ from vit_jax.models.swin.windows import Windows, resize_bias_table
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights.containers.safetensors import open_safetensors
 
-PATH = pathlib.Path(__file__).parent.parent / "data" / "swin_tiny.safetensors"
+PATH = pathlib.Path(__file__).parent.parent / "fixtures" / "weights" / "swin_tiny.safetensors"
 TINY = SwinConfig(
     image_size=32,
     patch_size=4,

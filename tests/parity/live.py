@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from vit_jax.weights.formats import FORMATS, recognise
 
 from tests.weights.reference import relative_error
 from vit_jax.models.definition import ModelDef
+from vit_jax.pretrained.weight_files import load_weights, save_weights
 from vit_jax.weights import checks as mismatch
-from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.containers.files import LazyTensor, TensorFile
-from vit_jax.weights.formats import FORMATS, recognise
+from vit_jax.weights.containers.tensors import LazyTensor, TensorFile
 from vit_jax.weights.mapping import flatten
 
 TOLERANCE = 1e-4
@@ -83,6 +83,6 @@ def check_names(theirs: torch.nn.Module, model: ModelDef, format: str) -> None:
     assert written | set(constants) == set(state)
 
 
-def pictures(*shape: int) -> np.ndarray:
+def random_images(*shape: int) -> np.ndarray:
     """Noise, channels last."""
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -6,8 +6,8 @@ pytest.importorskip("timm")
 
 import torch
 
-from tests.data.make_mae import MaskedAutoencoder, randomise_all_but_positions
-from tests.parity.live import compare, pictures
+from tests.fixtures.generators.make_mae import MaskedAutoencoder, randomise_all_but_positions
+from tests.parity.live import compare, random_images
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 
@@ -29,6 +29,6 @@ def test_mae(tmp_path):
         pixels, mask = module.reconstruct(images, noise, 0.75)
         return {"pixels": pixels, "mask": mask, "pooled": module.encode_image(images)}
 
-    inputs = pictures(1, 224, 224, 3), pictures(1, 196)
+    inputs = random_images(1, 224, 224, 3), random_images(1, 196)
     model = ModelDef(model_spec("mae_vit_b16").architecture)
     compare(theirs, forward, model, ours, inputs, "mae", tmp_path)

@@ -14,7 +14,7 @@ import timm
 import torch
 from open_clip.convert import load_big_vision_weights
 
-from tests.parity.live import check, pictures
+from tests.parity.live import check, random_images
 from tests.weights.activations import pair
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.registry import model_spec
@@ -53,7 +53,7 @@ def test_vit_b16(name, tmp_path):
     save_weights(params, model, tmp_path / "out.npz", kind)
     jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "out.npz", model), params)
 
-    images = pictures(2, 224, 224, 3)
+    images = random_images(2, 224, 224, 3)
     other = timm.create_model("vit_base_patch16_224", **theirs).eval()
     other.load_pretrained(str(tmp_path / "out.npz"))
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_siglip_b16(tmp_path):
     model = ModelDef(model_spec("ViT-B-16-SigLIP").architecture)
     params = random_params(model)
     save_weights(params, model, tmp_path / "out.npz", "big_vision")
-    images = pictures(2, 224, 224, 3)
+    images = random_images(2, 224, 224, 3)
     tokens = np.random.default_rng(1).integers(32_000, size=(2, 64))
     found = jax.jit(lambda params, x, y: pair(model.bind(params), x, y))(params, images, tokens)
 

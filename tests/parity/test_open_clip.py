@@ -8,8 +8,8 @@ pytest.importorskip("open_clip")
 import open_clip
 import torch
 
-from tests.data import make_resnet, make_timm
-from tests.parity.live import compare, pictures
+from tests.fixtures.generators import make_resnet, make_timm
+from tests.parity.live import compare, random_images
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 
@@ -36,7 +36,7 @@ def compare_pairs(theirs, config, tokens, format, folder):
         image, text = module.encode_image(images), module.encode_text(tokens)
         return {"image": image, "text": text, "logits": logits}
 
-    inputs = pictures(2, 224, 224, 3), tokens
+    inputs = random_images(2, 224, 224, 3), tokens
     compare(theirs, forward, ModelDef(config), ours, inputs, format, folder)
 
 

@@ -11,16 +11,16 @@ pytest.importorskip("timm")
 import timm
 import torch
 from timm.models.swin_transformer import checkpoint_filter_fn
+from vit_jax.weights.formats import FORMATS
 
-from tests.data import make_resnet, make_timm
-from tests.parity.live import check, check_names, compare, pictures
+from tests.fixtures.generators import make_resnet, make_timm
+from tests.parity.live import check, check_names, compare, random_images
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 from vit_jax.models.swin import zoo as swin
 from vit_jax.models.vit import zoo as vit
-from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.containers.files import open_weights
-from vit_jax.weights.formats import FORMATS
+from vit_jax.pretrained.weight_files import load_weights, save_weights
+from vit_jax.weights.containers.reading import open_weights
 
 pytestmark = pytest.mark.parity
 
@@ -73,7 +73,7 @@ def test_vit(name, tmp_path):
         outputs = {f"block_{i}": x for i, x in enumerate(module.features(images, range(depth)))}
         return outputs | {"outputs": module(images)}
 
-    compare(theirs, forward, model, ours, (pictures(1, 224, 224, 3),), "timm", tmp_path)
+    compare(theirs, forward, model, ours, (random_images(1, 224, 224, 3),), "timm", tmp_path)
 
 
 def outputs_of_stages(module, images):
@@ -94,7 +94,7 @@ def test_swin(name, size, tmp_path):
         stages = {f"stage_{i}": (x := layer(x)) for i, layer in enumerate(theirs.layers)}
         return stages | {"logits": theirs(channels_first(images))}
 
-    images = (pictures(1, *size, 3),)
+    images = (random_images(1, *size, 3),)
     compare(theirs, forward, model, outputs_of_stages, images, "timm", tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_official_swin(tmp_path):
     file = open_weights(tmp_path / "swin.safetensors")
     state = {key: torch.from_numpy(file.read(key)) for key in file}
     theirs.load_state_dict(checkpoint_filter_fn(state, theirs), strict=True)
-    images = pictures(1, 224, 224, 3)
+    images = random_images(1, 224, 224, 3)
     with torch.no_grad():
         expected = theirs.eval()(channels_first(torch.from_numpy(images))).numpy()
     found = model.bind(load_weights(tmp_path / "swin.safetensors", model))(images)
@@ -133,5 +133,5 @@ def test_resnet(tmp_path):
         }
         return stages | {"logits": theirs(x)}
 
-    images = (pictures(1, 224, 224, 3),)
+    images = (random_images(1, 224, 224, 3),)
     compare(theirs, forward, model, outputs_of_stages, images, "timm", tmp_path)

@@ -13,11 +13,11 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.data.make_transformers import compute, randomise
+from tests.fixtures.generators.make_transformers import compute, randomise
 from tests.parity.live import check
 from tests.weights.activations import activations
 from vit_jax.models.definition import ModelDef
-from vit_jax.weights import load_weights, read_architecture, save_weights
+from vit_jax.pretrained.weight_files import load_weights, read_architecture, save_weights
 
 pytestmark = pytest.mark.parity
 

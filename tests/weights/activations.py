@@ -1,4 +1,4 @@
-"""What is compared with other libraries, under the names that `tests/data/make_*.py` give it."""
+"""Outputs of models that are compared with those of other libraries."""
 
 from collections.abc import Mapping
 from typing import Any

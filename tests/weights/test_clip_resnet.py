@@ -7,19 +7,18 @@ projection cut to the size of the image tower's outputs.
 import numpy as np
 import pytest
 
-from tests.weights.reference import relative_error, split_reference
+from tests.weights.reference import format_of, relative_error, split_reference
 from tests.weights.test_openai_clip import TEXT
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.positions import resize_positions
-from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.containers.files import open_weights
+from vit_jax.pretrained.weight_files import load_weights, save_weights
+from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
-from vit_jax.weights.formats import recognise
 
-# As in tests/data/make_resnet.py.
+# As in tests/fixtures/generators/make_resnet.py.
 IMAGE = {"depths": (3, 2, 1, 1), "width": 4, "num_heads": 4, "embed_dim": 12}
 
 
@@ -43,7 +42,7 @@ def reference(tmp_path):
 
 def test_same_activations(reference):
     path, expected = reference
-    assert recognise(open_weights(path)).name == "openai_clip"
+    assert format_of(path) == "openai_clip"
     model = pair(64)
     clip = model.bind(load_weights(path, model))
     images = expected["images"].astype(np.float32)

@@ -12,7 +12,7 @@ import pytest
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 from vit_jax.pretrained import native
-from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.reading import open_weights
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAME = "vit_ti16"
@@ -73,7 +73,7 @@ def test_errors(saved, tmp_path):
         ({"--output": source}, f"error: {source} exists; --overwrite replaces it"),
         (
             {"--from": "openai_clip"},
-            "error: the format openai_clip holds models of the family clip",
+            "error: the format openai_clip holds models of CLIPConfig; found ViTConfig",
         ),
     ):
         args = [x for pair in (good | changes).items() for x in pair]
@@ -94,11 +94,11 @@ def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     model = vit_jax.create_model(weights=tmp_path / "elsewhere")
     run = open_run(tmp_path / "gone")
-    picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
-    expected = run.embedder.images(run.params, [{"image": picture}])
-    found = model.encode_image(model.preprocess(picture)[None], normalize=True)
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    expected = run.embedder.image_embeddings(run.params, [{"image": image}])
+    found = model.encode_image(model.preprocess(image)[None], normalize=True)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    expected = run.embedder.texts(run.params, ["seven"])
+    expected = run.embedder.text_embeddings(run.params, ["seven"])
     found = model.encode_text(model.tokenize("seven"), normalize=True)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -106,7 +106,7 @@ def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "give --input for a file of weights, or --workdir for a run"),
+        ((), "expected --input for a weight file, or --workdir for a run"),
         (("--workdir", "a", "--model", "vit_b16"), "--model and --from go with --input"),
         (("--input", "a", "--step", "3"), "--step goes with --workdir"),
     ],

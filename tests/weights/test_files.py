@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from tests.weights.reference import DATA
 from vit_jax.errors import UserError
-from vit_jax.weights.containers.files import open_weights
+from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,7 @@ TENSORS = {
 
 
 def assert_holds(file, expected):
-    """Same names, shapes and types, before reading and after; same values."""
+    """Same names, shapes and dtypes, before reading and after; same values."""
     assert set(file) == set(expected)
     assert file.keys() == list(file)
     for key, value in expected.items():
@@ -104,7 +104,7 @@ def test_torch_checkpoint():
     file = open_weights(DATA / "torch_checkpoint.pt")
     assert_holds(file, expected_of_torch("checkpoint"))
     assert file.part == "model"
-    assert str(file).endswith("torch_checkpoint.pt (its entry 'model')")
+    assert str(file).endswith("torch_checkpoint.pt (key 'model')")
 
 
 def test_torchscript_archive():
@@ -180,11 +180,11 @@ def test_damaged_torch_archives(tmp_path):
         open_weights(rewritten(source, path, data=b"\x80\x02}q"))
 
 
-@pytest.mark.parametrize("share", [0.999, 0.5, 0.01])
-def test_truncated_safetensors(safetensors, share):
+@pytest.mark.parametrize("fraction", [0.999, 0.5, 0.01])
+def test_truncated_safetensors(safetensors, fraction):
     data = safetensors.read_bytes()
-    safetensors.write_bytes(data[: int(len(data) * share)])
-    if share == 0.01:
+    safetensors.write_bytes(data[: int(len(data) * fraction)])
+    if fraction == 0.01:
         message = "found a file that starts with"
     else:
         message = r"weights.safetensors: truncated: expected .* bytes; found \d+"
@@ -220,11 +220,11 @@ def test_damaged_and_odd_npz(tmp_path):
         open_weights(path)
     np.savez(path, a=np.zeros(1000))
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match=r"x.npz: expected a whole zip archive"):
+    with pytest.raises(UserError, match=r"x.npz: expected a zip archive; found a damaged one"):
         open_weights(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", b"no array")
-    with pytest.raises(UserError, match=r"x.npz: a.npy is no array that can be read"):
+    with pytest.raises(UserError, match=r"x.npz: a.npy cannot be read as an array"):
         open_weights(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "")

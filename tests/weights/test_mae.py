@@ -5,17 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.weights.reference import relative_error, split_reference
+from tests.weights.reference import format_of, relative_error, split_reference
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.mae.model import MAEConfig
 from vit_jax.models.vit.model import ViTConfig
-from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.containers.files import open_weights
+from vit_jax.pretrained.weight_files import load_weights, save_weights
+from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
-from vit_jax.weights.formats import recognise
 
-# As in tests/data/make_mae.py.
+# As in tests/fixtures/generators/make_mae.py.
 IMAGE = ViTConfig(
     image_size=16,
     patch_size=4,
@@ -71,11 +70,11 @@ def test_same_activations(reference, model):
 def test_round_trip_is_exact(reference, model, tmp_path):
     """But for the fixed positions, which are computed anew."""
     path, _ = reference
-    assert recognise(open_weights(path)).name == "mae"
+    assert format_of(path) == "mae"
     save_weights(load_weights(path, model), model, tmp_path / "out.safetensors", "mae")
     before, after = open_weights(path), open_weights(tmp_path / "out.safetensors")
     assert set(after) == set(before)
-    assert recognise(after).name == "mae"
+    assert format_of(after) == "mae"
     for key in before:
         assert after.dtype(key) == before.dtype(key)
         found, expected = after.read(key), before.read(key)
@@ -90,7 +89,7 @@ def test_positions_that_learned_are_refused(reference, model, tmp_path, key):
     file = open_weights(reference[0])
     tensors = {k: file.read(k) for k in file}
     tensors[key] = tensors[key] + 0.1
-    with pytest.raises(UserError, match=rf": {key} is no parameter .*found values that differ"):
+    with pytest.raises(UserError, match=rf": {key} is not a parameter .*found values that differ"):
         load_weights(write(tmp_path / "learned.safetensors", tensors), model)
 
 
@@ -114,7 +113,7 @@ def test_an_encoder_alone_is_a_vit(reference, tmp_path, position_init):
     """Its positions stay fixed or learn on; there is no head to load."""
     path, expected = reference
     path = encoder_alone(path, tmp_path / "encoder.safetensors")
-    assert recognise(open_weights(path)).name == "timm"
+    assert format_of(path) == "timm"
     config = dataclasses.replace(IMAGE, position_init=position_init)
     vit = ModelDef(config)
     found = vit.bind(load_weights(path, vit)).encode_image(expected["images"])

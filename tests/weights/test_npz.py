@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 
 from tests.weights.activations import activations
-from tests.weights.reference import DATA, PREFIX, relative_error
+from tests.weights.reference import DATA, PREFIX, format_of, relative_error
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.vit.model import ViTConfig
-from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.containers.files import open_weights
+from vit_jax.models.vit.weights.big_vision import fixed_positions
+from vit_jax.pretrained.weight_files import load_weights, save_weights
+from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
-from vit_jax.weights.formats import recognise
-from vit_jax.weights.formats.big_vision import fixed_positions
 
-# As in tests/data/make_npz.py; timm and open_clip have the exact GELU.
+# As in tests/fixtures/generators/make_npz.py; timm and open_clip have the exact GELU.
 IMAGE = ViTConfig(image_size=16, patch_size=4, width=16, depth=3, num_heads=2, mlp_dim=24)
 CLASS = dataclasses.replace(IMAGE, num_classes=5)
 AFTER = dataclasses.replace(CLASS, prefix_positions=False)
@@ -48,12 +47,12 @@ SIGLIP = CLIPConfig(
 )
 # File: format, architecture.
 CASES = {
-    "vit_jax": ("vit_jax_npz", "vit", CLASS),
-    "big_vision_tok": ("big_vision", "vit", AFTER),
-    "big_vision_gap": ("big_vision_scanned", "vit", MEAN),
-    "big_vision_map": ("big_vision", "vit", MAP),
-    "siglip": ("big_vision", "clip", SIGLIP),
-    "siglip_scanned": ("big_vision_scanned", "clip", SIGLIP),
+    "vit_jax": ("vit_jax_npz", CLASS),
+    "big_vision_tok": ("big_vision", AFTER),
+    "big_vision_gap": ("big_vision_scanned", MEAN),
+    "big_vision_map": ("big_vision", MAP),
+    "siglip": ("big_vision", SIGLIP),
+    "siglip_scanned": ("big_vision_scanned", SIGLIP),
 }
 
 
@@ -94,9 +93,9 @@ def test_same_activations(name, write):
         if key.startswith(PREFIX)
     }
     path = write(weights(name))
-    kind, *architecture = CASES[name]
-    assert recognise(open_weights(path)).name == kind
-    model = ModelDef(*architecture)
+    kind, architecture = CASES[name]
+    assert format_of(path) == kind
+    model = ModelDef(architecture)
     compute = jax.jit(lambda params, given: activations(model.bind(params), given))
     found = compute(load_weights(path, model), expected)
     assert found.keys() == expected.keys() - {"images", "tokens"}
@@ -105,8 +104,8 @@ def test_same_activations(name, write):
 
 
 def test_round_trip_is_exact(name, write, tmp_path):
-    kind, *architecture = CASES[name]
-    model = ModelDef(*architecture)
+    kind, architecture = CASES[name]
+    model = ModelDef(architecture)
     expected = weights(name)
     save_weights(load_weights(write(expected), model), model, tmp_path / "out.npz", kind)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as found:
@@ -130,12 +129,12 @@ def test_stacked_and_numbered_blocks_are_the_same_model(write, tmp_path):
 
 @pytest.mark.parametrize("root", ["params/", "opt/target/"])
 def test_parameters_are_found_in_training_states(name, root, write):
-    kind, *architecture = CASES[name]
-    model = ModelDef(*architecture)
+    kind, architecture = CASES[name]
+    model = ModelDef(architecture)
     tensors = {f"{root}{key}": value for key, value in weights(name).items()}
     tensors |= {"opt/state/step": np.zeros((), np.int32), "opt/mu/head/bias": np.zeros(5)}
     path = write(tensors, "state.npz")
-    assert recognise(open_weights(path)).name == kind
+    assert format_of(path) == kind
     assert_same(load_weights(path, model), load_weights(write(weights(name)), model))
 
 
@@ -197,7 +196,7 @@ def test_a_layer_before_the_head_is_refused(write):
         "pre_logits/kernel": np.zeros((16, 16), np.float32),
         "pre_logits/bias": np.zeros(16, np.float32),
     }
-    with pytest.raises(UserError, match=r"found a layer between \(pre_logits \(16, 16\)\)"):
+    with pytest.raises(UserError, match=r"found a layer between them \(pre_logits \(16, 16\)\)"):
         load_weights(write(tensors), ModelDef(CLASS))
 
 
@@ -215,32 +214,29 @@ def test_what_does_not_fit_is_listed(write):
 
 
 @pytest.mark.parametrize(
-    ("kind", "family", "architecture", "message"),
+    ("kind", "architecture", "message"),
     [
-        ("vit_jax_npz", "vit", AFTER, "expected prefix_positions=True; found False"),
-        ("vit_jax_npz", "vit", MAP, "no names for .*map_head/probe"),
-        ("vit_jax_npz", "clip", SIGLIP, "holds models of the family vit; found 'clip'"),
+        ("vit_jax_npz", AFTER, "expected prefix_positions=True; found False"),
+        ("vit_jax_npz", MAP, "without a name in the format: .*map_head/probe"),
+        ("vit_jax_npz", SIGLIP, "holds models of ViTConfig; found CLIPConfig"),
         (
             "big_vision",
-            "vit",
             dataclasses.replace(MEAN, position_init="fixed_sincos"),
             "fixed positions of other wavelengths",
         ),
         (
             "big_vision",
-            "vit",
             dataclasses.replace(CLASS, distillation=True),
-            "no names for .*distillation_token",
+            "without a name in the format: .*distillation_token",
         ),
         (
             "big_vision_scanned",
-            "clip",
             dataclasses.replace(SIGLIP, text=dataclasses.replace(SIGLIP.text, causal=True)),
             "causal=False, pool='last'; found .True, 'last'",
         ),
     ],
 )
-def test_models_that_the_libraries_do_not_have(kind, family, architecture, message, tmp_path):
+def test_models_that_the_libraries_do_not_have(kind, architecture, message, tmp_path):
     model = ModelDef(architecture)
     with pytest.raises(UserError, match=message):
         save_weights(model.shapes(), model, tmp_path / "out.npz", kind)

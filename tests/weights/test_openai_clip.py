@@ -15,11 +15,11 @@ from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.vit.model import ViTConfig
-from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.containers.files import open_weights
+from vit_jax.pretrained.weight_files import load_weights, save_weights
+from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
 
-# As in tests/data/make_clip.py.
+# As in tests/fixtures/generators/make_clip.py.
 IMAGE = ViTConfig(
     image_size=16,
     patch_size=4,
@@ -138,7 +138,7 @@ def test_another_model_lists_all_that_does_not_fit(reference):
     other = changed(image=dataclasses.replace(IMAGE, depth=2, pre_norm=False, mlp_dim=64))
     with pytest.raises(UserError) as caught:
         load_weights(reference[0], other)
-    assert "names but the model lacks image/pre_norm/scale, image/pre_norm/bias" in str(
+    assert "parameters that the model lacks: image/pre_norm/scale, image/pre_norm/bias" in str(
         caught.value
     )
     other = changed(image=dataclasses.replace(IMAGE, depth=2, mlp_dim=64))
@@ -164,9 +164,9 @@ def test_a_misspelt_name_is_told_the_nearest(reference, model, tmp_path):
     ]
 
 
-def test_other_families_are_refused(reference, tmp_path):
+def test_other_architectures_are_refused(reference, tmp_path):
     vit = ModelDef(IMAGE)
-    message = "openai_clip holds models of the family clip; found 'vit'"
+    message = "openai_clip holds models of CLIPConfig; found ViTConfig"
     with pytest.raises(UserError, match=message):
         load_weights(reference[0], vit)
     with pytest.raises(UserError, match=message):
@@ -176,7 +176,7 @@ def test_other_families_are_refused(reference, tmp_path):
 
 def test_unknown_formats(model, reference, tmp_path):
     write_tensors(tmp_path / "odd.safetensors", {"odd": np.zeros(3, np.float32)})
-    with pytest.raises(UserError, match=r"vit_jax.*openai_clip.*none of them has these names: odd"):
+    with pytest.raises(UserError, match=r"vit_jax.*openai_clip.*matching: none; tensors: odd"):
         load_weights(tmp_path / "odd.safetensors", model)
     with pytest.raises(UserError, match="did you mean 'openai_clip'"):
         load_weights(reference[0], model, format="openai-clip")

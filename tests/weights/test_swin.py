@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.weights.reference import relative_error, split_reference
+from tests.weights.reference import format_of, relative_error, split_reference
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.models.swin.windows import resize_bias_table
-from vit_jax.weights import load_weights, save_weights
-from vit_jax.weights.containers.files import open_weights
+from vit_jax.pretrained.weight_files import load_weights, save_weights
+from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
-from vit_jax.weights.formats import recognise
 
-# As in tests/data/make_swin.py.
+# As in tests/fixtures/generators/make_swin.py.
 CONFIG = SwinConfig(
     image_size=32, width=8, depths=(5, 2), num_heads=(2, 4), window_size=4, num_classes=5
 )
@@ -52,7 +51,7 @@ def model():
 
 def test_same_activations(reference, model):
     path, expected = reference
-    assert recognise(open_weights(path)).name == "swin"
+    assert format_of(path) == "swin"
     module = model.bind(load_weights(path, model))
     images = expected["images"].astype(np.float32)
     found = dict(zip(("stage_0", "stage_1"), module.features(images, (0, 1)), strict=True))
@@ -67,7 +66,7 @@ def test_round_trip_is_exact_and_adds_the_buffers(reference, model, tmp_path):
     params = load_weights(path, model)
     save_weights(params, model, tmp_path / "out.safetensors", "swin")
     before, after = open_weights(path), open_weights(tmp_path / "out.safetensors")
-    assert recognise(after).name == "swin"
+    assert format_of(after) == "swin"
     for key in before:
         np.testing.assert_array_equal(after.read(key), before.read(key), strict=True)
     added = {key: after.shape(key) for key in after if key not in before}

@@ -63,7 +63,7 @@ def _read(
 ) -> list[np.ndarray]:
     """Reads the parameters of an entry, all layers of them."""
     whole = [_empty(shapes[p], d) for p, d in zip(entry.paths, dtypes, strict=True)]
-    expected = entry.our_shapes(shapes)
+    expected = entry.parameter_shapes(shapes)
     for layer, keys in entry.groups():
         arrays = entry.transform.load([file.read(key) for key in keys], expected)
         if entry.resize is not None:
