@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.parallel import processes
@@ -90,7 +91,7 @@ def _main(workdir: pathlib.Path, environment: dict[str, str], stop_at: int) -> N
 
     loop.Run.__post_init__ = noting  # type: ignore[method-assign]
     try:
-        loop.train(recipe(), workdir)
+        experiment.train(recipe(), workdir)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)

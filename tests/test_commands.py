@@ -121,7 +121,7 @@ import socket, sys
 def closed(*args, **kwargs): raise AssertionError("network")
 socket.socket.connect = socket.create_connection = closed
 from configs.clip_emoji import get_config
-from vit_jax.training.loop import train
+from vit_jax.experiment import train
 config = get_config()
 config.total_steps, config.batch_size = 1, 16
 config.model.image.depth = config.model.text.depth = 1

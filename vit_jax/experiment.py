@@ -40,6 +40,7 @@ from vit_jax.parallel.mesh import (
     replicated,
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
+from vit_jax.training import loop
 from vit_jax.training.freezing import frozen_mask
 from vit_jax.training.frozen_model import open_frozen_model
 from vit_jax.training.initialization import Initialization, build_initialization
@@ -90,6 +91,19 @@ def build(
     return Experiment(config, pathlib.Path(workdir) if workdir else None, devices, data)
 
 
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Trains a model from its config, see `vit_jax.training.loop.train`.
+
+    Args:
+        config: see `vit_jax.config`.
+        workdir: folder of the run.
+
+    Returns:
+        Metrics of the last evaluation.
+    """
+    return loop.train(build(config, workdir=workdir), pathlib.Path(workdir))
+
+
 class Experiment:
     """The parts of a run, each built on first use from the config and the parts that it needs."""
 
@@ -103,6 +117,10 @@ class Experiment:
         """See `build`."""
         self.config, self.workdir = config, workdir
         self._devices, self._data = devices, data
+
+    def with_config(self, config: ConfigDict) -> "Experiment":
+        """Another config on the same devices, without data."""
+        return build(config, devices=list(self.mesh.devices.flat), data=False)
 
     # --- model ------------------------------------------------------------------------------------
 

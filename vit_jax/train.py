@@ -17,8 +17,8 @@ _WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Trains and prints the metrics of the last evaluation."""
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
+    from vit_jax.experiment import train
     from vit_jax.parallel import processes
-    from vit_jax.training.loop import train
 
     config = cli.load_config(str(_CONFIG.value))
     processes.start()

@@ -5,14 +5,13 @@ import json
 import pytest
 from absl.testing import flagsaver
 
-from vit_jax import evaluate
+from vit_jax import evaluate, experiment
 from vit_jax import evaluation as restore
 from vit_jax.errors import UserError
 from vit_jax.evaluators import datasets
 from vit_jax.evaluators.results import Results
 from vit_jax.models.definition import ModelDef
 from vit_jax.pretrained import native
-from vit_jax.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = tiny_clip()
     config.evals.probe = {"digits": {"train": "digits:train[:200]", "test": "digits:test[:50]"}}
-    return workdir, loop.train(config, workdir)
+    return workdir, experiment.train(config, workdir)
 
 
 @pytest.fixture(scope="module")

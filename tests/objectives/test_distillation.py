@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
+from vit_jax.training.teacher import build_teacher
 
+from vit_jax import experiment
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
@@ -16,8 +18,7 @@ from vit_jax.models.definition import ModelDef
 from vit_jax.objectives.distillation import Distillation, distillation_loss
 from vit_jax.parallel.mesh import make_mesh
 from vit_jax.pretrained import native
-from vit_jax.training import assembly, loop
-from vit_jax.training.teacher import build_teacher
+from vit_jax.training import assembly
 
 
 def student_config(**changes):
@@ -149,7 +150,7 @@ def test_the_teacher_is_sharded_like_parameters_and_no_part_of_the_state(teacher
 @pytest.mark.slow
 def test_a_run_with_a_teacher(teacher_file, tmp_path):
     changes = {"teacher.weights": str(teacher_file), "mesh.fsdp": 2, "objective.mixup_alpha": 0.2}
-    loop.train(student_config(**changes), tmp_path)
+    experiment.train(student_config(**changes), tmp_path)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest_step() == 2
     checkpoints.close()
@@ -173,7 +174,7 @@ def test_distillation_with_the_wrong_config(changes, message, teacher_file, tmp_
     if "objective" in str(changes):
         changes = {**changes, "teacher.weights": str(teacher_file)}
     with pytest.raises(UserError, match=message):
-        loop.train(student_config(**changes), tmp_path / "run")
+        experiment.train(student_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -184,4 +185,4 @@ def test_distillation_needs_a_vit(tmp_path):
     config.data.train = "digits:train"
     config.objective.name = "distillation"
     with pytest.raises(UserError, match=r"needs a model of the family vit .*; found 'swin'"):
-        loop.train(config, tmp_path / "run")
+        experiment.train(config, tmp_path / "run")

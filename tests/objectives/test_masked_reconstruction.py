@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from vit_jax.training.objective import build_objective
 
+from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
 from vit_jax.flops import traced_flops
@@ -14,7 +15,7 @@ from vit_jax.models.definition import ModelDef
 from vit_jax.models.mae.model import patchify
 from vit_jax.objectives.masked_reconstruction import MaskedReconstruction
 from vit_jax.objectives.microbatches import Microbatches
-from vit_jax.training import assembly, loop
+from vit_jax.training import assembly
 
 
 def mae_config(**changes):
@@ -146,7 +147,7 @@ def test_the_encoder_costs_what_it_sees():
 @pytest.mark.slow
 def test_a_masked_autoencoder_learns(tmp_path):
     """The loss falls below that of predicting the mean, 1, and a probe reads digits."""
-    figures = loop.train(mae_config(**{"compute.scan": False}), tmp_path)
+    figures = experiment.train(mae_config(**{"compute.scan": False}), tmp_path)
     assert figures["probe/digits/top1"] > 0.5
     text = (tmp_path / "metrics.jsonl").read_text()
     losses = [float(line.split('"loss": ')[1].split(",")[0]) for line in text.splitlines()[:4]]
@@ -165,7 +166,7 @@ def test_a_masked_autoencoder_learns(tmp_path):
 )
 def test_a_masked_autoencoder_with_the_wrong_config(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        loop.train(mae_config(**changes), tmp_path / "run")
+        experiment.train(mae_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -174,4 +175,4 @@ def test_masked_reconstruction_needs_a_decoder(tmp_path):
     config.data.train, config.batch_size, config.total_steps = "digits:train", 8, 1
     config.objective.name = "masked_reconstruction"
     with pytest.raises(UserError, match="a model with a decoder, of the family mae; found 'swin'"):
-        loop.train(config, tmp_path / "run")
+        experiment.train(config, tmp_path / "run")

@@ -8,13 +8,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.helpers import tiny_clip
+from vit_jax import experiment
 from vit_jax.errors import UserError
 from vit_jax.models import families
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.parallel.mesh import make_mesh
 from vit_jax.parallel.sharding import check_sharded
-from vit_jax.training import assembly, loop
+from vit_jax.training import assembly
 
 # Image towers beside the recipe's ViT: small, of widths that eight devices divide.
 TOWERS = {
@@ -40,7 +41,7 @@ def losses(workdir, changes, config=None, steps=20):
     config.optim.grad_clip_norm = 1.0
     config.evals = {}
     config.update_from_flattened_dict(changes)
-    loop.train(config, workdir)
+    experiment.train(config, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run
-from vit_jax.training import loop
 
 
 def classifier_config(**changes):
@@ -30,7 +30,7 @@ def classifier_config(**changes):
 
 
 def test_a_classifier_learns_and_is_evaluated_alike_afterwards(tmp_path):
-    figures = loop.train(classifier_config(), tmp_path)
+    figures = experiment.train(classifier_config(), tmp_path)
     assert figures["classification/digits/top1"] > 0.6
     run = open_run(tmp_path)
     assert run.evaluate(run.config.evals.to_dict()) == figures
@@ -49,5 +49,5 @@ def test_a_classifier_learns_and_is_evaluated_alike_afterwards(tmp_path):
 )
 def test_a_classifier_with_the_wrong_config(changes, message, tmp_path):
     with pytest.raises((UserError, KeyError, AttributeError), match=message):
-        loop.train(classifier_config(**changes), tmp_path / "run")
+        experiment.train(classifier_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()

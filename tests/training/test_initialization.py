@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run
@@ -16,7 +17,7 @@ from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.swin.windows import resize_bias_table
 from vit_jax.parallel.mesh import make_mesh
 from vit_jax.pretrained import native
-from vit_jax.training import assembly, loop
+from vit_jax.training import assembly
 from vit_jax.training.initialization import build_start
 from vit_jax.weights import save_weights
 from vit_jax.weights.mapping import flatten
@@ -192,14 +193,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(changes, messag
     path, _ = save(tmp_path, "deit_ti16", num_classes=10)
     changes = {key: path if value == "FILE" else value for key, value in changes.items()}
     with pytest.raises(UserError, match=message):
-        loop.train(vit_config(**changes), tmp_path / "run")
+        experiment.train(vit_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_another_and_resumes_without_it(tmp_path):
     """Frozen parameters are those of the first run to the end."""
-    loop.train(vit_config(), tmp_path / "first")
+    experiment.train(vit_config(), tmp_path / "first")
     first = flatten(open_run(tmp_path / "first").params)
     changes = {
         "init.weights": str(tmp_path / "first"),
@@ -208,7 +209,7 @@ def test_a_run_goes_on_from_another_and_resumes_without_it(tmp_path):
         "model.head_norm": True,
         "init.fresh": ("head.*",),
     }
-    loop.train(vit_config(**changes), tmp_path / "second")
+    experiment.train(vit_config(**changes), tmp_path / "second")
     second = flatten(open_run(tmp_path / "second").params)
     for path, x in second.items():
         same = path in first and np.array_equal(x, first[path])
@@ -216,6 +217,6 @@ def test_a_run_goes_on_from_another_and_resumes_without_it(tmp_path):
     config = json.loads((tmp_path / "second" / "config.json").read_text())
     assert config["init"]["weights"] == str(tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "gone")
-    assert loop.train(vit_config(**changes), tmp_path / "second") == {}
+    assert experiment.train(vit_config(**changes), tmp_path / "second") == {}
     changes["optim.lr"] = 1e-5
-    assert loop.train(vit_config(**changes), tmp_path / "second") == {}
+    assert experiment.train(vit_config(**changes), tmp_path / "second") == {}

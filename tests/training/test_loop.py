@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from vit_jax import experiment
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluation import open_run
@@ -29,11 +30,11 @@ def whole_run(tmp_path_factory):
     from tests.helpers import tiny_clip
 
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, loop.train(tiny_clip(), workdir)
+    return workdir, experiment.train(tiny_clip(), workdir)
 
 
 def test_same_seed_same_curve_bit_for_bit(tiny_config, whole_run, tmp_path):
-    loop.train(tiny_config, tmp_path)
+    experiment.train(tiny_config, tmp_path)
     assert curve(tmp_path) == curve(whole_run[0])
     assert len(curve(tmp_path)) == 10
 
@@ -41,14 +42,14 @@ def test_same_seed_same_curve_bit_for_bit(tiny_config, whole_run, tmp_path):
 @pytest.mark.slow
 def test_another_seed_another_curve(tiny_config, whole_run, tmp_path):
     tiny_config.seed = 1
-    loop.train(tiny_config, tmp_path)
+    experiment.train(tiny_config, tmp_path)
     assert curve(tmp_path)[1] != curve(whole_run[0])[1]
 
 
 def test_one_device_and_eight_agree(tiny_config, whole_run, tmp_path):
     assert jax.device_count() == 8
     tiny_config.mesh.data = 1
-    loop.train(tiny_config, tmp_path)
+    experiment.train(tiny_config, tmp_path)
     one, eight = curve(tmp_path), curve(whole_run[0])
     np.testing.assert_allclose(list(one.values()), list(eight.values()), rtol=1e-5)
 
@@ -68,9 +69,9 @@ def test_stopped_and_resumed_equals_uninterrupted(
     with monkeypatch.context() as patch:
         patch.setattr(loop.MetricWriter, "write_scalars", send)
         with pytest.raises(Interrupted, match="the same command goes on"):
-            loop.train(tiny_config, tmp_path)
+            experiment.train(tiny_config, tmp_path)
     assert Checkpoints(tmp_path).latest_step() == 4
-    figures = loop.train(tiny_config, tmp_path)
+    figures = experiment.train(tiny_config, tmp_path)
     assert curve(tmp_path) == curve(whole_run[0])
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole_run[0]))
     assert figures == whole_run[1]
@@ -91,18 +92,18 @@ def test_resume_after_a_kill_rewrites_the_lines_since_the_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(loop.MetricWriter, "write_scalars", die)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(tiny_config, tmp_path)
+            experiment.train(tiny_config, tmp_path)
     assert max(curve(tmp_path)) == 8
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')  # a line that the kill cut short
-    loop.train(tiny_config, tmp_path)
+    experiment.train(tiny_config, tmp_path)
     steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "loss" in line] == list(range(1, 11))
     assert curve(tmp_path) == curve(whole_run[0])
 
 
 def test_a_finished_run_is_evaluated_again(tiny_config, whole_run):
-    assert loop.train(tiny_config, whole_run[0]) == whole_run[1]
+    assert experiment.train(tiny_config, whole_run[0]) == whole_run[1]
     assert open_run(whole_run[0]).run(tiny_config.evals.to_dict()) == whole_run[1]
 
 
@@ -113,7 +114,7 @@ def test_moving_average_is_what_is_evaluated(tiny_config, tmp_path):
     tiny_config.total_steps = 4
     tiny_config.checkpoint_percent = 25.0
     tiny_config.keep_checkpoints = 4
-    loop.train(tiny_config, tmp_path)
+    experiment.train(tiny_config, tmp_path)
     run = open_run(tmp_path)
     checkpoints = Checkpoints(tmp_path)
     abstract = jax.tree.map(
@@ -134,7 +135,7 @@ def test_temperature_stays_in_its_bounds(tiny_config, tmp_path):
     tiny_config.model.init_logit_scale = float(np.log(99.9))
     tiny_config.optim.lr = 0.5
     tiny_config.total_steps = 5
-    loop.train(tiny_config, tmp_path)
+    experiment.train(tiny_config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     scales = [line["logit_scale"] for line in lines if "logit_scale" in line]
     assert max(scales) <= 100.01
@@ -145,10 +146,10 @@ def test_temperature_stays_in_its_bounds(tiny_config, tmp_path):
 def test_siglip_learns_its_bias(tiny_config, tmp_path):
     tiny_config.objective.loss = "sigmoid"
     with pytest.raises(UserError, match=r"needs config\.model\.init_logit_bias"):
-        loop.train(tiny_config, tmp_path / "refused")
+        experiment.train(tiny_config, tmp_path / "refused")
     tiny_config.model.init_logit_bias = -10.0
     tiny_config.model.init_logit_scale = float(np.log(10.0))
-    loop.train(tiny_config, tmp_path / "run")
+    experiment.train(tiny_config, tmp_path / "run")
     assert float(parameters(tmp_path / "run")["logit_bias"]) != -10.0
 
 
@@ -171,7 +172,7 @@ def test_siglip_learns_its_bias(tiny_config, tmp_path):
 def test_refused_before_anything_is_written(tiny_config, tmp_path, change, message):
     tiny_config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
-        loop.train(tiny_config, tmp_path / "run")
+        experiment.train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -188,7 +189,7 @@ def test_refused_before_anything_is_written(tiny_config, tmp_path, change, messa
 def test_evaluation_blocks_are_checked_first(tiny_config, tmp_path, kind, block, message):
     tiny_config.evals[kind] = {"x": block}
     with pytest.raises(UserError, match=message):
-        loop.train(tiny_config, tmp_path / "run")
+        experiment.train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny_clip
-from vit_jax import workdir
-from vit_jax.checkpoint import resume
+from vit_jax import experiment, workdir
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.training import assembly, loop
+from vit_jax.training import assembly, loop, resume
 from vit_jax.training.hooks import watchdog
 from vit_jax.training.hooks.non_finite import NonFinite, Rollback
 
@@ -77,7 +76,7 @@ def test_stops_with_a_dump_of_the_step(config, poisoned, tmp_path):
     """Although only every tenth step is logged."""
     config.log_steps = 10
     with pytest.raises(UserError, match=r"step 4 is not finite \(loss nan.*non_finite_step_4.json"):
-        loop.train(config, tmp_path)
+        experiment.train(config, tmp_path)
     assert Checkpoints(tmp_path).latest_step() == 2
     dump = json.loads((tmp_path / "non_finite_step_4.json").read_text())
     assert dump["loss"] == "nan"
@@ -95,7 +94,7 @@ def test_stops_with_a_dump_of_the_step(config, poisoned, tmp_path):
 def test_skip_leaves_everything_as_it_was(config, poisoned, tmp_path):
     config.non_finite = "skip"
     config.checkpoint_steps = 1
-    loop.train(config, tmp_path)
+    experiment.train(config, tmp_path)
     before, after = state_of(config, tmp_path, 3), state_of(config, tmp_path, 4)
     assert_same(before.params, after.params)
     assert_same(before.opt_state, after.opt_state)
@@ -108,7 +107,7 @@ def test_skip_leaves_everything_as_it_was(config, poisoned, tmp_path):
 def test_rollback_goes_on_without_the_batch(config, poisoned, tmp_path, monkeypatch):
     """As a run that never had it; also when it is stopped on the way."""
     config.non_finite = "rollback"
-    loop.train(config, tmp_path / "whole")
+    experiment.train(config, tmp_path / "whole")
     assert steps_of(tmp_path / "whole", "non_finite_batches")[10] == 1.0
     save = loop.Run._save
 
@@ -120,8 +119,8 @@ def test_rollback_goes_on_without_the_batch(config, poisoned, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(loop.Run, "_save", save_and_stop)
         with pytest.raises(Interrupted):
-            loop.train(config, tmp_path / "stopped")
-    loop.train(config, tmp_path / "stopped")
+            experiment.train(config, tmp_path / "stopped")
+    experiment.train(config, tmp_path / "stopped")
     assert steps_of(tmp_path / "stopped") == steps_of(tmp_path / "whole")
     assert steps_of(tmp_path / "stopped", "non_finite_batches")[10] == 1.0
 
@@ -135,7 +134,7 @@ def test_rollback_goes_on_without_the_batch(config, poisoned, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Batches", WithoutBad)
         patch.setattr(assembly, "build_objective", poisoned)
-        loop.train(config, tmp_path / "never")
+        experiment.train(config, tmp_path / "never")
     assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "never")
     assert_same(state_of(config, tmp_path / "whole", 10), state_of(config, tmp_path / "never", 10))
 
@@ -172,7 +171,7 @@ def test_rollbacks_to_one_step_have_a_limit():
 def test_unknown_policy(config, tmp_path):
     config.non_finite = "skipp"
     with pytest.raises(UserError, match="did you mean 'skip'"):
-        loop.train(config, tmp_path / "run")
+        experiment.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -246,7 +245,7 @@ def test_two_runs_in_one_workdir(tmp_path):
 
 def test_a_workdir_in_use_is_left_alone(config, tmp_path):
     with workdir.locked(tmp_path), pytest.raises(UserError, match="is in use by process"):
-        loop.train(config, tmp_path)
+        experiment.train(config, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,7 +282,7 @@ def test_stopped_before_the_first_step(config, tmp_path, monkeypatch):
     )
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="before the first step"):
-        loop.train(config, tmp_path)
+        experiment.train(config, tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -293,7 +292,7 @@ def test_lost_permission_is_told(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop.MetricWriter, "write_scalars", refuse)
     with pytest.raises(UserError, match=r"x/metrics\.jsonl: Permission denied; the run has stop"):
-        loop.train(config, tmp_path)
+        experiment.train(config, tmp_path)
 
 
 def test_names_in_a_config_write_nowhere_else(config, tmp_path):
@@ -301,7 +300,7 @@ def test_names_in_a_config_write_nowhere_else(config, tmp_path):
     config.evals.zeroshot = {"/escape": {"data": "digits:test[:40]"}}
     config.total_steps = 3
     config.optim.warmup_steps = 0
-    loop.train(config, tmp_path / "a" / "b")
+    experiment.train(config, tmp_path / "a" / "b")
     assert "zeroshot//escape/top1" in (tmp_path / "a/b/metrics.jsonl").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]

@@ -85,7 +85,7 @@ def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
     """Trained here, used by name nowhere: the folder alone is enough."""
     import vit_jax
     from vit_jax.evaluation import open_run
-    from vit_jax.training.loop import train
+    from vit_jax.experiment import train
 
     tiny_config.total_steps = 3
     train(tiny_config, tmp_path / "run")

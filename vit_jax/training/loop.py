@@ -4,14 +4,12 @@ import contextlib
 import logging
 import pathlib
 import time
+from typing import TYPE_CHECKING
 
 import jax
-from ml_collections import ConfigDict
 
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import Checkpoints, Retention, set_damaged_aside
-from vit_jax.checkpoint.resume import check_resumable
-from vit_jax.experiment import Experiment, build
 from vit_jax.parallel import processes
 from vit_jax.tracking import Trackers
 from vit_jax.training.hooks import build_hooks
@@ -21,16 +19,20 @@ from vit_jax.training.hooks.non_finite import NonFinite, Rollback
 from vit_jax.training.hooks.preemption import stop_signals
 from vit_jax.training.hooks.progress import Progress
 from vit_jax.training.hooks.watchdog import Watchdog
+from vit_jax.training.resume import check_resumable
 from vit_jax.training.run import Run
+
+if TYPE_CHECKING:
+    from vit_jax.experiment import Experiment
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+def train(experiment: "Experiment", workdir: pathlib.Path) -> dict[str, float]:
     """Trains, evaluates and saves checkpoints; continues from the newest checkpoint of the workdir.
 
     Args:
-        config: see `vit_jax.config`.
+        experiment: objects of the run.
         workdir: folder of the run: `config.json`, `tokenizer.json`, `metrics.jsonl`,
             `tensorboard/` and `checkpoints/`.
 
@@ -42,8 +44,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
             a lost permission or a loss that is not finite, and the newest checkpoint is intact.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    started, workdir = time.monotonic(), pathlib.Path(workdir)
-    experiment = build(config, workdir=workdir)
+    started, config = time.monotonic(), experiment.config
     retention = Retention(config.keep_checkpoints, config.keep_every_steps, config.keep_best)
     non_finite = NonFinite(config.non_finite, config.non_finite_limit)
     user_hooks = build_hooks(config.hooks.to_dict())
@@ -98,7 +99,7 @@ def _train(run: Run, constants: tuple) -> None:
                 hook.after_step(run, run.step, metrics)
 
 
-def _check(experiment: Experiment, workdir: pathlib.Path) -> None:
+def _check(experiment: "Experiment", workdir: pathlib.Path) -> None:
     """Builds every part, so that any mistake is found before the workdir is touched."""
     Trackers.check(experiment.config.trackers.to_dict())
     for part in ("mesh", "objective", "source", "tokenizer", "loader", "abstract_state"):
@@ -109,7 +110,7 @@ def _check(experiment: Experiment, workdir: pathlib.Path) -> None:
 
 
 def _open_workdir(
-    experiment: Experiment, workdir: pathlib.Path, stack: contextlib.ExitStack
+    experiment: "Experiment", workdir: pathlib.Path, stack: contextlib.ExitStack
 ) -> None:
     """Locks the workdir and writes config and tokenizer; all processes fail together."""
     with processes.together():

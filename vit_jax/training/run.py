@@ -5,21 +5,29 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 from clu import parameter_overview
 
 from vit_jax.checkpoint.manager import Checkpoints
-from vit_jax.experiment import Experiment
 from vit_jax.parallel import processes
 from vit_jax.parallel.mesh import prefetch
 from vit_jax.tracking import Trackers
-from vit_jax.training.hooks.base import Hook
 from vit_jax.training.state import TrainState
 from vit_jax.training.throughput import Throughput
 
+if TYPE_CHECKING:
+    from vit_jax.experiment import Experiment
+
 logger = logging.getLogger(__name__)
+
+
+class Settles(Protocol):
+    """A hook, as far as a run needs it."""
+
+    def settle(self) -> None:
+        """See `hooks.base.Hook.settle`."""
 
 
 class Run:
@@ -47,10 +55,10 @@ class Run:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: "Experiment",
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
-        hooks: Sequence[Hook],
+        hooks: Sequence[Settles],
     ):
         """Declares a run; `restore` gives it a state."""
         self.experiment, self.workdir = experiment, workdir
@@ -95,8 +103,7 @@ class Run:
             UserError: the step was not finite, and the run stops.
         """
         for hook in self.hooks:
-            if hasattr(hook, "settle"):
-                hook.settle()
+            hook.settle()
 
     def counters(self) -> dict[str, float]:
         """Counts of what was left out so far; every process must ask."""

@@ -1,11 +1,10 @@
 """The interface of hooks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
-if TYPE_CHECKING:
-    from vit_jax.training.run import Run
+from vit_jax.training.run import Run
 
 
 class Hook:
@@ -30,10 +29,10 @@ class Hook:
     Hooks run on every process, in the same order.
     """
 
-    def on_start(self, run: "Run") -> None:
+    def on_start(self, run: Run) -> None:
         """Runs once the state is initialised or restored, before the first step."""
 
-    def after_step(self, run: "Run", step: int, metrics: dict[str, jax.Array]) -> None:
+    def after_step(self, run: Run, step: int, metrics: dict[str, jax.Array]) -> None:
         """Runs after a step was dispatched.
 
         Args:
@@ -42,7 +41,13 @@ class Hook:
             metrics: metrics of the step, on the devices. Reading one waits for the step.
         """
 
-    def on_end(self, run: "Run") -> None:
+    def settle(self) -> None:
+        """Runs before the state of the newest step is saved, evaluated or shown.
+
+        A hook that looks at steps with a delay catches up here, and raises if a step has failed.
+        """
+
+    def on_end(self, run: Run) -> None:
         """Runs when the run ends, also by an error."""
 
 

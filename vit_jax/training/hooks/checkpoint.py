@@ -1,15 +1,12 @@
 """Checkpoints during training, and the stop that a signal asks for."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 
 from vit_jax.errors import Interrupted
 from vit_jax.training.hooks.base import Hook, is_due
-
-if TYPE_CHECKING:
-    from vit_jax.training.run import Run
+from vit_jax.training.run import Run
 
 
 class Checkpoint(Hook):
@@ -23,7 +20,7 @@ class Checkpoint(Hook):
         """
         self._stop = stop
 
-    def after_step(self, run: "Run", step: int, metrics: dict[str, jax.Array]) -> None:
+    def after_step(self, run: Run, step: int, metrics: dict[str, jax.Array]) -> None:
         """Saves when it is due.
 
         Raises:

@@ -1,19 +1,15 @@
 """Evaluations during training."""
 
-from typing import TYPE_CHECKING
-
 import jax
 
 from vit_jax.training.hooks.base import Hook, is_due
-
-if TYPE_CHECKING:
-    from vit_jax.training.run import Run
+from vit_jax.training.run import Run
 
 
 class Evaluate(Hook):
     """Runs the evaluators of `config.evals` at their interval and after the last step."""
 
-    def after_step(self, run: "Run", step: int, metrics: dict[str, jax.Array]) -> None:
+    def after_step(self, run: Run, step: int, metrics: dict[str, jax.Array]) -> None:
         """Evaluates when it is due; `run.evaluation` holds the metrics of this step."""
         run.evaluation = {}
         if step == run.durations.total or is_due(step, run.durations.eval):

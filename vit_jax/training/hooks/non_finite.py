@@ -3,7 +3,7 @@
 import json
 import logging
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,10 +11,8 @@ import numpy as np
 from vit_jax.atomic_files import write_text
 from vit_jax.errors import UserError, check_name
 from vit_jax.training.hooks.base import Hook
+from vit_jax.training.run import Run
 from vit_jax.training.step import per_layer_names
-
-if TYPE_CHECKING:
-    from vit_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +46,11 @@ class NonFinite(Hook):
         self._pending: tuple[int, int, dict[str, Any]] | None = None
         self._failed_step, self._consecutive = 0, 0
 
-    def on_start(self, run: "Run") -> None:
+    def on_start(self, run: Run) -> None:
         """Keeps the run, whose batches and workdir a failure needs."""
         self._run, self._pending = run, None
 
-    def after_step(self, run: "Run", step: int, metrics: dict[str, jax.Array]) -> None:
+    def after_step(self, run: Run, step: int, metrics: dict[str, jax.Array]) -> None:
         """Checks the previous step.
 
         Raises:
@@ -96,7 +94,7 @@ def dump_name(step: int) -> str:
     return f"non_finite_step_{step}.json"
 
 
-def write_dump(run: "Run", step: int, batch_number: int, metrics: dict[str, Any]) -> None:
+def write_dump(run: Run, step: int, batch_number: int, metrics: dict[str, Any]) -> None:
     """Writes the examples, metrics and gradient norms of a failed step, for debugging.
 
     Args:

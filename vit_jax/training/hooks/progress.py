@@ -4,16 +4,14 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import tqdm
 
 from vit_jax.training.hooks.base import Hook, is_due, scalars
+from vit_jax.training.run import Run
 from vit_jax.training.throughput import Throughput
-
-if TYPE_CHECKING:
-    from vit_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ class Progress(Hook):
         """
         self._started = started
 
-    def on_start(self, run: "Run") -> None:
+    def on_start(self, run: Run) -> None:
         """Starts the clock and wraps the reading of batches with it."""
         self.throughput = run.throughput = Throughput(run.config.batch_size)
         self._first_step = run.step
@@ -52,7 +50,7 @@ class Progress(Hook):
                 return
             yield batch
 
-    def after_step(self, run: "Run", step: int, metrics: dict[str, jax.Array]) -> None:
+    def after_step(self, run: Run, step: int, metrics: dict[str, jax.Array]) -> None:
         """Counts the step; logs it when it is due."""
         self.throughput.dispatched(metrics)
         if step == self._first_step + 1:
@@ -75,6 +73,6 @@ class Progress(Hook):
             run.trackers.write_scalars(step, values)
         self._bar.update()
 
-    def on_end(self, run: "Run") -> None:
+    def on_end(self, run: Run) -> None:
         """Closes the progress bar."""
         self._bar.close()

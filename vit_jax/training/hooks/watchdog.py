@@ -5,14 +5,12 @@ import platform
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, Self
 
 import jax
 
 from vit_jax.training.hooks.base import Hook
-
-if TYPE_CHECKING:
-    from vit_jax.training.run import Run
+from vit_jax.training.run import Run
 
 
 class Watchdog(Hook):
@@ -43,7 +41,7 @@ class Watchdog(Hook):
     def __exit__(self, *exception: object) -> None:
         self._closed.set()
 
-    def after_step(self, run: "Run", step: int, metrics: dict[str, jax.Array]) -> None:
+    def after_step(self, run: Run, step: int, metrics: dict[str, jax.Array]) -> None:
         """Restarts the clock."""
         self.saw(step)
 

@@ -2,18 +2,20 @@
 
 import logging
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from ml_collections import ConfigDict
 
 from vit_jax import workdir as workdir_lib
-from vit_jax.experiment import Experiment, build
+
+if TYPE_CHECKING:
+    from vit_jax.experiment import Experiment
 
 logger = logging.getLogger(__name__)
 
 
-def check_resumable(workdir: pathlib.Path, experiment: Experiment) -> None:
+def check_resumable(workdir: pathlib.Path, experiment: "Experiment") -> None:
     """Logs which keys have changed since the last start of a run.
 
     Args:
@@ -34,7 +36,7 @@ def check_resumable(workdir: pathlib.Path, experiment: Experiment) -> None:
         logger.warning("Changed since the last start: %s: %s.", key, change)
 
 
-def _previous_config(workdir: pathlib.Path, experiment: Experiment) -> ConfigDict:
+def _previous_config(workdir: pathlib.Path, experiment: "Experiment") -> ConfigDict:
     """The saved config; keys that its version lacked have the values of this start."""
     merged = ConfigDict(experiment.config.to_dict())
     for key, value in workdir_lib.load_config(workdir).items():
@@ -42,10 +44,9 @@ def _previous_config(workdir: pathlib.Path, experiment: Experiment) -> ConfigDic
     return merged
 
 
-def _difference(previous: ConfigDict, experiment: Experiment) -> str | None:
+def _difference(previous: ConfigDict, experiment: "Experiment") -> str | None:
     """The first array in which the state of a config differs from the experiment's, or None."""
-    devices = list(experiment.mesh.devices.flat)
-    before = build(previous, devices=devices, data=False).abstract_state
+    before = experiment.with_config(previous).abstract_state
     old, new = _shapes(before), _shapes(experiment.abstract_state)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
