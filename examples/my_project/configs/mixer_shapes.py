@@ -2,7 +2,7 @@
 
     python -m vit_jax train --config configs/mixer_shapes.py --workdir runs/mixer_shapes
 
-Result: 99% top-1 on 300 other drawings. Time: a minute on two CPU cores.
+Result: 98.3% top-1 on 300 other drawings (one seed). Time: one minute on two CPU cores.
 """
 
 from ml_collections import ConfigDict
