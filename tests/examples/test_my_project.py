@@ -18,7 +18,7 @@ def train(workdir, recipe, *overrides):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return subprocess.run(
         [sys.executable, "-m", "vit_jax", "train", "--config", f"configs/{recipe}.py",
-         "--workdir", str(workdir), "--config.total_epochs=0", *overrides],
+         "--workdir", str(workdir), *overrides],
         cwd=PROJECT, env=env, text=True, capture_output=True, timeout=600, check=False,
     )  # fmt: skip
 
