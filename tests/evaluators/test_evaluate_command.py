@@ -1,172 +1,158 @@
-"""`vit_jax.evaluate` within this process: runs, files of weights, names; what it refuses."""
+"""`vit_jax.evaluate` within this process: runs, weight files, registered names, wrong flags."""
 
+import contextlib
 import json
 
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 
 from vit_jax import evaluate, experiment
-from vit_jax import evaluation as restore
 from vit_jax.errors import UserError
-from vit_jax.evaluators import datasets
-from vit_jax.evaluators.results import Results
-from vit_jax.models.definition import ModelDef
+from vit_jax.evaluation import check_tokenizer, open_run, open_weights
+from vit_jax.evaluators.results import EvaluationLog
 from vit_jax.pretrained import native
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of ten steps and its metrics."""
+    """The folder of a run of ten steps, and its metrics."""
     from tests.helpers import tiny_clip
 
     workdir = tmp_path_factory.mktemp("run")
     config = tiny_clip()
     config.evals.probe = {"digits": {"train": "digits:train[:200]", "test": "digits:test[:50]"}}
+    config.evals.validation_loss = {"digits": {"data": "digits:test", "examples": 64}}
     return workdir, experiment.train(config, workdir)
 
 
 @pytest.fixture(scope="module")
 def weights(run, tmp_path_factory):
-    """The same weights as a file that carries its description."""
-    opened = restore.restore(run[0])
+    """The weights of the run as a file with its description."""
+    opened = open_run(run[0])
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     native.save(path, opened.params, opened.spec)
     return path
 
 
-def evaluated(capsys, **flags):
-    """The metrics that the command prints."""
-    with flagsaver.flagsaver(json=True, **flags):
-        evaluate.main()
-    return json.loads(capsys.readouterr().out)
-
-
 @pytest.fixture(autouse=True)
 def parsed_flags():
-    from absl import flags
-
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
 
-def test_a_run_has_the_figures_of_its_training(run, capsys, tmp_path):
-    """Digit for digit, from the checkpoint and from cached features."""
-    workdir, figures = run
+def evaluated(capsys, **values):
+    """The metrics that the command prints."""
+    with flagsaver.flagsaver(json=True, **values):
+        evaluate.main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_run_has_the_metrics_of_its_training(run, capsys, tmp_path):
+    """To the last digit, from the checkpoint and from kept embeddings."""
+    workdir, metrics = run
     last = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()][-1]
-    assert last == {"step": 10, **figures}
+    assert last == {"step": 10, **metrics}
+    assert "validation_loss/digits/loss" in metrics
     for _ in range(2):
-        assert evaluated(capsys, workdir=str(workdir), cache=str(tmp_path)) == figures
-    assert len(list(tmp_path.glob("*.npy"))) == 4  # images, classes, features of two sources
+        assert evaluated(capsys, workdir=str(workdir), cache=str(tmp_path)) == metrics
+    # Images, classes, and the features of two sources.
+    assert len(list(tmp_path.glob("*.npy"))) == 4
 
 
-def test_a_file_of_weights_has_the_figures_of_its_run(run, weights, capsys, tmp_path):
+def test_a_run_whose_training_batch_does_not_fit_the_devices(run, tmp_path):
+    """As a run of other hardware: evaluation has no training batches."""
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run[0], copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["batch_size"] = 31
+    (copy / "config.json").write_text(json.dumps(config))
+    evals = {"zeroshot": config["evals"]["zeroshot"]}
+    found = open_run(copy).run(evals)
+    assert found == {name: run[1][name] for name in found}
+
+
+def test_a_weight_file_has_the_metrics_of_its_run(run, weights, capsys, tmp_path):
     evals = tmp_path / "evals.py"
     block = {"data": "digits:test[:100]"}
     evals.write_text(f"def get_evals():\n    return {{'zeroshot': {{'digits': {block}}}}}\n")
-    found = evaluated(
-        capsys, weights=str(weights), evals=str(evals), batch_size=64, output=str(tmp_path / "out")
-    )
+    for _ in range(2):  # the second evaluation is appended
+        found = evaluated(
+            capsys, weights=str(weights), evals=str(evals), batch_size=64, output=str(tmp_path)
+        )
     assert found == {k: v for k, v in run[1].items() if k.startswith("zeroshot")}
-    lines = (tmp_path / "out" / "evaluations.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"weights": str(weights), "step": 0, **found}]
-    assert list((tmp_path / "out" / "tensorboard").iterdir())
+    lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"weights": str(weights), "step": 0, **found}
+    ] * 2
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_weights_have_no_objective(weights):
+    opened = open_weights(None, str(weights), batch_size=64)
+    evals = {"validation_loss": {"digits": {"data": "digits:test"}}}
+    with pytest.raises(UserError, match=r"validation_loss\.digits needs the objective of a run"):
+        opened.run(evals)
 
 
 def test_data_sets_by_name(weights, capsys):
     found = evaluated(
         capsys, weights=str(weights), datasets=["digits"], evaluators=["zeroshot", "knn", "fewshot"]
     )
-    assert {"zeroshot/digits/top1", "knn/digits/knn20_top1", "fewshot/digits/1shot_top1"} < set(
-        found
-    )
-
-
-def test_every_data_set_makes_blocks():
-    everything = datasets.blocks(
-        datasets.KINDS, [n for n, d in datasets.DATA_SETS.items() if d.test]
-    )
-    assert len(everything["zeroshot"]) == len(datasets.DATA_SETS) - 2
-    assert "train" in everything["probe"]["vtab/eurosat"]
-    vtab = datasets.blocks(["zeroshot"], ["vtab/*"])["zeroshot"]
-    assert len(vtab) == 14
-    assert all(name.startswith("vtab/") for name in vtab)
-    own = datasets.blocks(["zeroshot", "probe"], ["pets=folder:/data/pets"])
-    assert own["zeroshot"]["pets"]["data"] == "folder:/data/pets"
-    assert "probe" not in own  # training images of another place would not go with it
-    captions = datasets.blocks(["zeroshot", "retrieval"], ["coco_retrieval=table:x.csv"])
-    assert captions == {
-        "retrieval": {
-            "coco_retrieval": {
-                "data": "table:x.csv", "captions": "all", "equal_captions": "apart",
-            }
-        }
-    }  # fmt: skip
-
-
-def test_names_and_templates_of_every_data_set_exist():
-    from vit_jax.evaluators import prompts
-
-    for name, data in datasets.DATA_SETS.items():
-        assert prompts.templates(data.templates), name
-        if data.class_names and data.class_names != "imagenet":
-            stored = prompts._named(data.class_names)
-            assert prompts.class_names(data.class_names, stored) == stored
+    expected = {"zeroshot/digits/top1", "knn/digits/knn20_top1", "fewshot/digits/1shot_top1"}
+    assert expected < set(found)
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("values", "message"),
     [
-        ({}, "nothing to evaluate"),
+        ({}, "no model to evaluate"),
         ({"workdir": "x", "weights": "y"}, "give one of them"),
         ({"weights": "y"}, "give --datasets or --evals"),
-        ({"weights": "y", "step": 3}, "--step goes with --workdir"),
-        ({"weights": "y", "evals": "e.py", "datasets": ["pets"]}, "--evals and --datasets say"),
-        ({"workdir": "x", "evaluators": ["probe"]}, "--evaluators goes with --datasets"),
+        ({"weights": "y", "step": 3}, "--step applies to --workdir"),
+        ({"weights": "y", "evals": "e.py", "datasets": ["pets"]}, "--evals and --datasets exclude"),
+        ({"workdir": "x", "evaluators": ["probe"]}, "--evaluators applies to --datasets"),
+        ({"workdir": "x", "names": "n.tsv"}, "--names applies to --images"),
+        ({"workdir": "x", "labels": "a,b"}, "--image needs --labels"),
+        ({"workdir": "x", "image": "a.png", "labels": " , "}, "--labels is empty"),
+        ({"workdir": "x", "image": "a.png", "labels": "a,a"}, "a label twice"),
         ({"weights": "y", "evals": "absent.py"}, "no file of evaluations absent.py"),
         ({"weights": "absent.safetensors", "datasets": ["pets"]}, "absent.safetensors"),
     ],
 )
-def test_wrong_flags(flags, message):
-    with flagsaver.flagsaver(**flags), pytest.raises(UserError, match=message):
+def test_wrong_flags(values, message):
+    with flagsaver.flagsaver(**values), pytest.raises(UserError, match=message):
         evaluate.main()
 
 
-@pytest.mark.parametrize(
-    ("names", "kinds", "message"),
-    [
-        (["pet"], ["zeroshot"], "did you mean 'pets'"),
-        (["pets"], ["probes"], "did you mean 'probe'"),
-        (["vtap/*"], ["zeroshot"], "expected a group"),
-        (["coco_retrieval"], ["retrieval"], "has to be given a source"),
-        (["imagenet_v2"], ["probe"], "training data are missing"),
-    ],
-)
-def test_wrong_data_sets(names, kinds, message):
-    with pytest.raises(UserError, match=message):
-        datasets.blocks(kinds, names)
+def test_a_model_without_text_and_head_needs_a_choice_of_evaluators():
+    values = {"model": "mae_vit_b16", "datasets": ["digits"]}
+    with flagsaver.flagsaver(**values), pytest.raises(UserError, match="--evaluators=probe,knn"):
+        evaluate.main()
 
 
-def test_another_tokenizer_than_the_weights_is_refused(run, tmp_path):
-    opened = restore.restore(run[0])
-    model: ModelDef = opened.model
-    tokenizer = opened.embedder._tokenizer
-    restore.check_tokenizer(tokenizer, "trained", model, "x")
+def test_tokenizers_with_other_ids_are_refused(run):
+    opened = open_run(run[0])
+    tokenizer = opened.embedder.tokenizer
+    check_tokenizer(tokenizer, "trained", opened.spec, "x")
     with pytest.raises(UserError, match="kind 'clip', found 'trained'"):
-        restore.check_tokenizer(tokenizer, "clip", model, "x")
+        check_tokenizer(tokenizer, "clip", opened.spec, "x")
 
 
-def test_a_registered_name_alone(run, caplog):
+def test_a_registered_name_alone(run):
     saved = f"saved:{run[0]}"
-    opened = restore.open_weights("clip_vit_emoji", None, batch_size=8, tokenizer=saved)
-    assert opened.embedder.texts(opened.params, ["a cat"]).shape[0] == 1
+    opened = open_weights("clip_vit_emoji", None, batch_size=8, tokenizer=saved)
+    assert opened.embedder.text_embeddings(opened.params, ["a cat"]).shape[0] == 1
     with pytest.raises(UserError, match="--batch_size=9 is not a multiple"):
-        restore.open_weights("clip_vit_emoji", None, batch_size=9, tokenizer=saved)
+        open_weights("clip_vit_emoji", None, batch_size=9, tokenizer=saved)
 
 
-def test_results_are_there_once_an_evaluation_is_done(tmp_path):
-    with Results(str(tmp_path), "x", 7) as results:
-        results.write({"a/b/top1": 0.5})
+def test_results_are_written_as_soon_as_an_evaluation_is_done(tmp_path):
+    with contextlib.closing(EvaluationLog(str(tmp_path), "x", 7)) as log:
+        log.write({"a/b/top1": 0.5})
         line = json.loads((tmp_path / "evaluations.jsonl").read_text())
         assert line == {"weights": "x", "step": 7, "a/b/top1": 0.5}
-    with Results(None, "x", 7) as results:
-        results.write({"a/b/top1": 0.5})
+    with contextlib.closing(EvaluationLog(None, "x", 7)) as log:
+        log.write({"a/b/top1": 0.5})

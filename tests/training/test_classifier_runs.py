@@ -33,7 +33,7 @@ def test_a_classifier_learns_and_is_evaluated_alike_afterwards(tmp_path):
     figures = experiment.train(classifier_config(), tmp_path)
     assert figures["classification/digits/top1"] > 0.6
     run = open_run(tmp_path)
-    assert run.evaluate(run.config.evals.to_dict()) == figures
+    assert run.run(run.evals) == figures
     assert not (tmp_path / "tokenizer.json").exists()
 
 

@@ -15,8 +15,6 @@ from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import open_train_and_test
 from vit_jax.models.definition import Params
 
-_QUERIES, _KEYS = 1024, 65536  # rows whose similarities are on a device at once
-
 
 class NearestNeighbors:
     """Accuracy of a vote of the k training images with the most similar features (cosine).
@@ -76,7 +74,12 @@ class NearestNeighbors:
 
 
 def nearest(
-    queries: Float[np.ndarray, "queries width"], keys: Float[np.ndarray, "keys width"], k: int
+    queries: Float[np.ndarray, "queries width"],
+    keys: Float[np.ndarray, "keys width"],
+    k: int,
+    *,
+    query_chunk: int = 1024,
+    key_chunk: int = 65536,
 ) -> tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]:
     """Finds the k keys with the largest scalar products.
 
@@ -84,18 +87,20 @@ def nearest(
         queries: Vectors of the queries.
         keys: Vectors of the keys, at least k.
         k: Number of keys per query.
+        query_chunk: Number of queries whose products are on a device at once.
+        key_chunk: Number of keys whose products are on a device at once.
 
     Returns:
         Products, float32, in descending order, and rows of the keys. Among equal products the
         first key comes first.
     """
     products, rows = [], []
-    for start in range(0, len(queries), _QUERIES):
-        part = queries[start : start + _QUERIES]
+    for start in range(0, len(queries), query_chunk):
+        part = queries[start : start + query_chunk]
         best = np.empty((len(part), 0), np.float32)
         best_rows = np.empty((len(part), 0), np.int64)
-        for first in range(0, len(keys), _KEYS):
-            block = keys[first : first + _KEYS]
+        for first in range(0, len(keys), key_chunk):
+            block = keys[first : first + key_chunk]
             new, index = jax.device_get(_top_k(part, block, min(k, len(block))))
             best = np.concatenate([best, new], axis=1)
             best_rows = np.concatenate([best_rows, index + first], axis=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vit_jax.data.examples import captions_of
+from vit_jax.data.sources import captions_of
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
@@ -14,7 +14,6 @@ from vit_jax.models.definition import Params
 
 CAPTIONS = ("first", "all")
 EQUAL_CAPTIONS = ("shared", "apart")
-_CHUNK = 1024  # queries whose scores are in memory at once
 
 
 class Retrieval:
@@ -95,6 +94,8 @@ def nearest_rank(
     candidates: Float[np.ndarray, "candidates width"],
     query: Int[np.ndarray, " pairs"],
     candidate: Int[np.ndarray, " pairs"],
+    *,
+    chunk: int = 1024,
 ) -> Int[np.ndarray, " queries"]:
     """Computes the rank of each query's nearest correct candidate by scalar product.
 
@@ -103,15 +104,16 @@ def nearest_rank(
         candidates: Embeddings of the candidates.
         query: Query of each correct pair; every query occurs.
         candidate: Candidate of each correct pair.
+        chunk: Number of queries whose scores are in memory at once.
 
     Returns:
         Ranks, 0 for the nearest.
     """
     ranks = []
-    for start in range(0, len(queries), _CHUNK):
-        scores = queries[start : start + _CHUNK] @ candidates.T
+    for start in range(0, len(queries), chunk):
+        scores = queries[start : start + chunk] @ candidates.T
         correct = np.zeros(scores.shape, bool)
-        inside = (query >= start) & (query < start + _CHUNK)
+        inside = (query >= start) & (query < start + chunk)
         correct[query[inside] - start, candidate[inside]] = True
         ranks.append(best_rank(scores, correct))
     return np.concatenate(ranks)

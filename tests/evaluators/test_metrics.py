@@ -1,8 +1,9 @@
-"""Metrics from scores against scikit-learn and brute force."""
+"""Metrics and classifiers on features, against scikit-learn, SciPy and brute force."""
 
 import jax
 import numpy as np
 import pytest
+from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import (
     average_precision_score,
@@ -20,7 +21,7 @@ from vit_jax.parallel.mesh import make_mesh
 
 @pytest.fixture(scope="module")
 def scored():
-    """Scores (500, 12) with ties, targets of 11 of the 12 classes."""
+    """Scores (500, 12) with ties, and targets of 11 of the 12 classes."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 11, 500)
     scores = rng.normal(size=(500, 12)) + 1.5 * np.eye(12)[targets]
@@ -31,42 +32,42 @@ def test_classification_equals_scikit_learn():
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 12, 500)
     scores = rng.normal(size=(500, 12)) + 1.5 * np.eye(12)[targets]
-    probabilities = metrics.softmax(scores)
+    probabilities = softmax(scores, axis=1)
     found = dict(metrics.classification(scores, targets, probabilities))
     for k in (1, 5):
         expected = top_k_accuracy_score(targets, scores, k=k, labels=np.arange(12))
         assert abs(found[f"top{k}"] - expected) < 1e-12
     predicted = scores.argmax(1)
     assert abs(found["mean_per_class_recall"] - balanced_accuracy_score(targets, predicted)) < 1e-12
-    # Guo et al., equation 3, bin by bin.
-    confidence, right = probabilities.max(1), predicted == targets
+    # Guo et al. 2017, equation 3, bin by bin.
+    confidence, correct = probabilities.max(1), predicted == targets
     error = 0.0
     for low in np.arange(15) / 15:
         inside = (confidence > low) & (confidence <= low + 1 / 15)
         if inside.any():
-            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+            error += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     assert abs(found["ece"] - error) < 1e-12
 
 
 def test_recall_is_the_mean_over_classes_that_occur(scored):
     _, targets = scored
-    right = np.random.default_rng(1).random(500) < 0.5
-    expected = np.mean([right[targets == c].mean() for c in range(11)])
-    assert abs(metrics.mean_per_class_recall(right, targets) - expected) < 1e-12
+    correct = np.random.default_rng(1).random(500) < 0.5
+    expected = np.mean([correct[targets == c].mean() for c in range(11)])
+    assert abs(metrics.mean_per_class_recall(correct, targets) - expected) < 1e-12
 
 
-def test_a_constant_model_scores_nothing():
+def test_a_constant_model_has_the_worst_ranks():
     ranks = metrics.rank_of_target(np.zeros((7, 10)), np.arange(7))
     assert (ranks == 9).all()
 
 
 def test_average_precision_equals_scikit_learn_with_ties(scored):
     scores, _ = scored
-    right = np.random.default_rng(2).random(scores.shape) < 0.2
-    right[:, 3] = False  # a class without a positive example does not count
+    positive = np.random.default_rng(2).random(scores.shape) < 0.2
+    positive[:, 3] = False  # a class without a positive example does not count
     present = [c for c in range(12) if c != 3]
-    expected = average_precision_score(right[:, present], scores[:, present], average="macro")
-    assert abs(metrics.mean_average_precision(scores, right) - expected) < 1e-12
+    expected = average_precision_score(positive[:, present], scores[:, present], average="macro")
+    assert abs(metrics.mean_average_precision(scores, positive) - expected) < 1e-12
 
 
 def test_confusion_matrix_equals_scikit_learn(scored, tmp_path):
@@ -78,24 +79,24 @@ def test_confusion_matrix_equals_scikit_learn(scored, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_rounding_changes_no_rank():
-    """Columns that are the same up to rounding: the metrics of the same columns."""
+def test_rounding_errors_do_not_change_ranks():
+    """Columns that are equal up to rounding errors have the ranks of equal columns."""
     rng = np.random.default_rng(4)
     unit = rng.normal(size=(30, 16))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     scores, targets = (unit[:20] @ unit.T)[:, np.arange(30) // 3], rng.integers(0, 30, 20)
-    right = rng.random(scores.shape) < 0.2
-    right[:, 0] = True
-    ranks = metrics.rank_of_target(scores, targets), retrieval.best_rank(scores, right)
-    assert (ranks[0] % 3 == 2).all()  # the two others of the same score come before
+    correct = rng.random(scores.shape) < 0.2
+    correct[:, 0] = True
+    ranks = metrics.rank_of_target(scores, targets), retrieval.best_rank(scores, correct)
+    assert (ranks[0] % 3 == 2).all()  # the two others of equal score come first
     for seed in range(20):
         rounded = scores + np.random.default_rng(seed).normal(0, 1e-7, scores.shape)
         np.testing.assert_array_equal(metrics.rank_of_target(rounded, targets), ranks[0])
-        np.testing.assert_array_equal(retrieval.best_rank(rounded, right), ranks[1])
+        np.testing.assert_array_equal(retrieval.best_rank(rounded, correct), ranks[1])
         np.testing.assert_array_equal(metrics.predictions(rounded), metrics.predictions(scores))
 
 
-def test_classes_that_do_not_compete_change_no_rank(scored):
+def test_excluded_classes_do_not_change_ranks(scored):
     scores, targets = scored
     wider = np.concatenate([np.full((len(scores), 2), -np.inf), scores], axis=1)
     ranks = metrics.rank_of_target(scores, targets)
@@ -104,32 +105,31 @@ def test_classes_that_do_not_compete_change_no_rank(scored):
 
 
 @pytest.mark.parametrize("equal", ["shared", "apart"])
-def test_retrieval_equals_brute_force(monkeypatch, equal):
-    """Ties, several captions an image, a caption of several images, more queries than a part."""
-    monkeypatch.setattr(retrieval, "_CHUNK", 7)
+def test_retrieval_equals_brute_force(equal):
+    """Ties, several captions per image, a caption of several images, more queries than a chunk."""
     rng = np.random.default_rng(1)
     images = rng.integers(-1, 2, (40, 4)).astype(float)
-    picture = np.repeat(np.arange(40), 5)
+    image = np.repeat(np.arange(40), 5)
     caption = rng.integers(0, 60, 200) if equal == "shared" else np.arange(200)
     _, caption = np.unique(caption, return_inverse=True)
     texts = rng.integers(-1, 2, (caption.max() + 1, 4)).astype(float)
-    for queries, answers, query, answer in (
-        (images, texts, picture, caption),
-        (texts, images, caption, picture),
+    for queries, candidates, query, candidate in (
+        (images, texts, image, caption),
+        (texts, images, caption, image),
     ):
-        ranks = retrieval.nearest_rank(queries, answers, query, answer)
+        ranks = retrieval.nearest_rank(queries, candidates, query, candidate, chunk=7)
         for i, rank in enumerate(ranks):
-            right = set(answer[query == i])
-            # Sorted by score; among equal scores wrong answers come first.
+            correct = set(candidate[query == i])
+            # Sorted by score; among equal scores incorrect candidates come first.
             order = sorted(
-                range(len(answers)), key=lambda j: (-queries[i] @ answers[j], j in right)
+                range(len(candidates)), key=lambda j: (-queries[i] @ candidates[j], j in correct)
             )
-            assert rank == next(place for place, j in enumerate(order) if j in right)
+            assert rank == next(place for place, j in enumerate(order) if j in correct)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_logistic_regression_equals_scikit_learn(devices):
-    """At a penalty near 0 as well; 397 rows are no multiple of the devices."""
+    """At a penalty near 0 as well; 397 rows are not a multiple of the devices."""
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(5, 8))
     labels = rng.integers(0, 5, 397)
@@ -141,21 +141,21 @@ def test_logistic_regression_equals_scikit_learn(devices):
         weights, bias = fitted.fit(l2)
 
         def objective(w, b, l2=l2):
-            p = metrics.softmax(features.astype(np.float64) @ w + b)
+            p = softmax(features.astype(np.float64) @ w + b, axis=1)
             return log_loss(labels, p) + l2 / 2 * (w**2).sum()
 
         expected = objective(reference.coef_.T, reference.intercept_)
         assert abs(objective(weights, bias) - expected) < 1e-6
         scores = np.sort(reference.decision_function(features.astype(np.float64)), axis=1)
-        decided = scores[:, -1] - scores[:, -2] > 0.005  # the others float32 may put either way
+        decided = scores[:, -1] - scores[:, -2] > 0.005  # beyond the rounding errors of float32
         assert decided.mean() > 0.99
         agree = logistic.predict(features, weights, bias) == reference.predict(features)
         assert agree[decided].all()
-    assert abs(weights).max() > 1  # the small penalty is felt
+    assert abs(weights).max() > 1  # the small penalty allows large weights
 
 
-def test_lars_behind_a_batch_norm_equals_numpy():
-    """Step by step in float64; the trust ratio is on the matrix alone (You et al. 2017)."""
+def test_lars_after_a_batch_norm_equals_numpy():
+    """Step by step in float64; the trust ratio scales the matrix only (You et al. 2017)."""
     rng = np.random.default_rng(6)
     x, y = rng.normal(3, 2, (50, 6)).astype(np.float32), rng.integers(0, 3, 50)
     options = {
@@ -175,7 +175,7 @@ def test_lars_behind_a_batch_norm_equals_numpy():
         mean = 0.9 * mean + 0.1 * batch.mean(0)
         var = 0.9 * var + 0.1 * batch.var(0, ddof=1)
         normal = (batch - batch.mean(0)) / np.sqrt(batch.var(0) + 1e-6)
-        error = (metrics.softmax(normal @ head[0] + head[1]) - np.eye(3)[y[rows]]) / 16
+        error = (softmax(normal @ head[0] + head[1], axis=1) - np.eye(3)[y[rows]]) / 16
         grads = [normal.T @ error, error.sum(0)]
         grads[0] *= 0.001 * np.linalg.norm(head[0]) / np.linalg.norm(grads[0])
         lr = 12.5 * (step / 3 if step < 3 else (1 + np.cos(np.pi * (step - 3) / 9)) / 2)
@@ -186,7 +186,7 @@ def test_lars_behind_a_batch_norm_equals_numpy():
     np.testing.assert_allclose(bias, head[1] - mean @ expected, rtol=1e-3, atol=1e-4)
 
 
-def test_joined_rows_are_those_of_the_whole():
+def test_joined_rows_equal_concatenated_rows():
     arrays = [np.arange(12.0).reshape(4, 3), np.arange(12.0, 27.0).reshape(5, 3)]
     rows = np.array([0, 3, 4, 8, 1])
     joined = logistic.Joined(arrays, rows)
@@ -197,16 +197,16 @@ def test_joined_rows_are_those_of_the_whole():
     np.testing.assert_allclose(std, np.concatenate(arrays).std(0), rtol=1e-6)
 
 
-def test_the_sweep_finds_the_best_of_eight_steps_a_decade():
-    asked = []
+def test_the_sweep_finds_the_best_of_eight_steps_per_decade():
+    penalties = []
 
     def accuracy(penalty):
-        asked.append(penalty)
+        penalties.append(penalty)
         return -abs(np.log10(penalty) - 1.37)
 
     assert abs(np.log10(sweep(accuracy)) - 1.375) < 1e-9
-    assert len(asked) == 7 + 8
-    assert sweep(lambda penalty: 0.5) == 1e6  # among equals the larger
+    assert len(penalties) == 7 + 8
+    assert sweep(lambda penalty: 0.5) == 1e6  # among equally good ones the largest
 
 
 def test_ridge_equals_scikit_learn():
@@ -226,10 +226,10 @@ def test_ridge_equals_scikit_learn():
         np.testing.assert_allclose(found, reference.predict(b), atol=1e-8)
 
 
-def test_shots_are_drawn_of_every_class():
+def test_shots_are_drawn_from_every_class():
     labels = np.random.default_rng(4).integers(0, 3, 50)
     labels[labels == 2] = 0
-    labels[7] = 2  # one example alone
+    labels[7] = 2  # the only example of its class
     rows = few_shot.draw(labels, 5, seed=0)
     assert sorted(labels[rows]) == [0] * 5 + [1] * 5 + [2]
     assert len(set(rows)) == 11
@@ -237,16 +237,14 @@ def test_shots_are_drawn_of_every_class():
     assert set(few_shot.draw(labels, 5, seed=1)) != set(rows)
 
 
-def test_neighbours_equal_scikit_learn(monkeypatch):
-    monkeypatch.setattr(knn, "_QUERIES", 9)
-    monkeypatch.setattr(knn, "_KEYS", 40)
+def test_neighbors_equal_scikit_learn():
     rng = np.random.default_rng(5)
     train, test = (rng.normal(size=(n, 6)).astype(np.float32) for n in (100, 30))
     train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
     labels = rng.integers(0, 4, 100)
-    similarity, rows = knn.nearest(test, train, 11)
+    similarity, rows = knn.nearest(test, train, 11, query_chunk=9, key_chunk=40)
     for weights, ours in (("uniform", np.ones_like(similarity)), ("dino", similarity)):
-        share = np.exp(ours.astype(np.float64) / 0.07) if weights == "dino" else ours
+        votes = np.exp(ours.astype(np.float64) / 0.07) if weights == "dino" else ours
 
         def dino(distance):
             return np.exp((1 - distance) / 0.07)
@@ -255,10 +253,10 @@ def test_neighbours_equal_scikit_learn(monkeypatch):
             11, metric="cosine", weights=dino if weights == "dino" else weights
         )
         expected = reference.fit(train, labels).predict(test)
-        np.testing.assert_array_equal(knn.vote(labels[rows], share, 4), expected)
+        np.testing.assert_array_equal(knn.vote(labels[rows], votes, 4), expected)
 
 
 def test_sigmoid_and_softmax_do_not_overflow():
     logits = np.array([[-1e4, 0.0, 1e4]])
-    np.testing.assert_allclose(metrics.sigmoid(logits), [[0, 0.5, 1]])
-    np.testing.assert_allclose(metrics.softmax(logits), [[0, 0, 1]])
+    np.testing.assert_allclose(metrics.sigmoid(logits), expit(logits))
+    np.testing.assert_allclose(metrics.softmax(logits), softmax(logits, axis=1))

@@ -1,0 +1,40 @@
+"""Fixtures of the evaluator tests."""
+
+import jax
+import pytest
+
+from vit_jax.experiment import build
+
+
+@pytest.fixture
+def make_embedder(tiny_config, tmp_path):
+    """Returns a function that builds the embedder and fresh parameters of the tiny model."""
+
+    def make(devices=8, batch_size=64, cache=None, **changes):
+        tiny_config.update_from_flattened_dict(changes)
+        tiny_config.eval_batch_size = batch_size
+        tiny_config.mesh.data = devices
+        experiment = build(tiny_config, workdir=tmp_path / "run")
+        return experiment.embedder(cache), experiment.model.init(jax.random.key(0))
+
+    return make
+
+
+class CountedSource:
+    """A source that counts how many images are read, and can fail after some."""
+
+    def __init__(self, source, fail_after=None):
+        self._source, self._fail_after = source, fail_after
+        self.reads = 0
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        if self._fail_after is not None and self.reads > self._fail_after:
+            raise KeyboardInterrupt
+        return self._source[index]

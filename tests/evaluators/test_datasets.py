@@ -1,0 +1,79 @@
+"""Data sets, prompt templates and class names by name."""
+
+import pytest
+
+from vit_jax.errors import UserError
+from vit_jax.evaluators import prompts
+from vit_jax.evaluators.datasets import DATA_SETS, SUPPORTED_EVALUATORS, evaluation_blocks
+from vit_jax.evaluators.suite import EVALUATORS
+
+
+def test_blocks_of_every_data_set_have_valid_keys():
+    names = [name for name, data in DATA_SETS.items() if data.test]
+    blocks = evaluation_blocks(SUPPORTED_EVALUATORS, names)
+    for evaluator, by_name in blocks.items():
+        for name, keys in by_name.items():
+            EVALUATORS.select({"name": evaluator, **keys}, f"{evaluator}/{name}")
+    assert len(blocks["zeroshot"]) == len(DATA_SETS) - 2  # two are for retrieval
+    assert "train" in blocks["probe"]["vtab/eurosat"]
+
+
+def test_groups_and_other_sources():
+    vtab = evaluation_blocks(["zeroshot"], ["vtab/*"])["zeroshot"]
+    assert len(vtab) == 14
+    assert all(name.startswith("vtab/") for name in vtab)
+    own = evaluation_blocks(["zeroshot", "probe"], ["pets=folder:/data/pets"])
+    assert own["zeroshot"]["pets"]["data"] == "folder:/data/pets"
+    assert "probe" not in own  # the training images of the original source are not used with it
+    assert evaluation_blocks(["zeroshot", "retrieval"], ["coco_retrieval=table:x.csv"]) == {
+        "retrieval": {
+            "coco_retrieval": {"data": "table:x.csv", "captions": "all", "equal_captions": "apart"}
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "evaluators", "message"),
+    [
+        (["pet"], ["zeroshot"], "did you mean 'pets'"),
+        (["pets"], ["probes"], "did you mean 'probe'"),
+        (["vtap/*"], ["zeroshot"], "expected a group"),
+        (["coco_retrieval"], ["retrieval"], "needs a source"),
+        (["coco_retrieval=table:x.csv"], ["zeroshot"], "it is for retrieval"),
+        (["imagenet_v2"], ["probe"], "it has no training data"),
+    ],
+)
+def test_wrong_data_sets(names, evaluators, message):
+    with pytest.raises(UserError, match=message):
+        evaluation_blocks(evaluators, names)
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_templates_and_class_names_of_every_data_set_exist(name):
+    data = DATA_SETS[name]
+    assert all(t.count("{}") == 1 for t in prompts.templates(data.templates))
+    if data.class_names:
+        # As many classes as the list has names are accepted, and no other number.
+        with pytest.raises(UserError, match=r"has [0-9]+ names") as error:
+            prompts.class_names(data.class_names, ["x"])
+        count = int(str(error.value).split("has ")[1].split()[0])
+        assert len(prompts.class_names(data.class_names, ["x"] * count)) == count
+
+
+def test_prompts_by_name():
+    assert len(prompts.templates("clip_imagenet")) == 80
+    assert len(prompts.templates("clip_imagenet_7")) == 7
+    assert prompts.templates("pets") == ("a photo of a {}, a type of pet.",)
+    names = prompts.class_names("imagenet", [f"{i}" for i in range(1000)])
+    assert (names[0], names[999]) == ("tench", "toilet paper")
+    assert prompts.class_names("", ["great_white_shark"]) == ["great white shark"]
+
+
+def test_imagenet_identifiers_select_names():
+    """In any order, and for a subset of the classes."""
+    assert prompts.class_names("imagenet", ["n15075141", "n01440764"]) == ["toilet paper", "tench"]
+
+
+def test_class_names_from_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    assert prompts.class_names(str(tmp_path / "names.txt"), ["a", "b"]) == ["one", "two"]
