@@ -28,7 +28,7 @@ def test_images_equal_the_model_called_directly(make_embedder):
     # The definition: ((x / 255) - mean) / std in NumPy, one batch of all images.
     pixels = np.stack([inputs(source[i]["image"]) for i in range(len(source))]) / 255.0
     images = jnp.asarray((pixels - np.array(inputs.mean)) / np.array(inputs.std), jnp.float32)
-    expected = np.asarray(model.encode_image(images))
+    expected = np.array(model.encode_image(images))
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     found = embedder.image_embeddings(params, source)
     assert found.shape == (359, 16)

@@ -1,11 +1,12 @@
 """The interface of an evaluation."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vit_jax.models.definition import Params
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """An evaluation of parameters.
 

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ _SAMPLED = 64  # images per source that are read for its fingerprint
 _SAVE_SECONDS = 15.0  # interval of flushes to disk
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Storage of rows (N, D), filled in order.
 
