@@ -1,10 +1,10 @@
-"""Memory of a process that reads tar shards: flat, however many examples it has read.
+"""Memory of a process that reads tar shards, after increasing numbers of examples.
 
     python benchmarks/data_memory.py [--examples 200000] [--rows 10] [--workers 0]
 
-Writes shards of small JPEGs with captions into a temporary folder, reads, decodes and batches them
-as training does, and prints the resident memory on the way: of this process, which reads with
-threads, or with --workers of the largest of the processes that read for it.
+Writes shards of small JPEGs with captions into a temporary folder, and reads, decodes and batches
+them as in training. Prints the resident memory of this process, which reads with threads; with
+--workers that of the largest reader process.
 """
 
 import io
@@ -28,12 +28,12 @@ from vit_jax.inputs import ImageInputs
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to read.", lower_bound=1000)
 _WORKERS = flags.DEFINE_integer("workers", 0, "Reader processes.", lower_bound=0)
-_ROWS = flags.DEFINE_integer("rows", 10, "Lines of the table.", lower_bound=1)
+_ROWS = flags.DEFINE_integer("rows", 10, "Rows of the table.", lower_bound=1)
 _SHARDS, _PER_SHARD, _BATCH = 10, 500, 100
 
 
 def main() -> None:
-    """Reads and prints."""
+    """Reads examples and prints the memory."""
     with tempfile.TemporaryDirectory() as folder:
         write_shards(pathlib.Path(folder))
         source = open_source(f"tar:{folder}/*.tar")
@@ -50,7 +50,11 @@ def main() -> None:
 
 
 def write_shards(folder: pathlib.Path) -> None:
-    """Shards of noise, 40 x 30 px."""
+    """Writes shards of noise, 40 x 30 px.
+
+    Args:
+        folder: destination.
+    """
     rng = np.random.default_rng(0)
     for shard in range(_SHARDS):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
@@ -61,7 +65,7 @@ def write_shards(folder: pathlib.Path) -> None:
 
 
 def resident() -> float:
-    """Resident memory of the largest process that reads, MiB (Linux)."""
+    """Resident memory of the largest process that reads, MiB (Linux only)."""
     readers = [process.pid for process in multiprocessing.active_children()] or ["self"]
     status = [pathlib.Path(f"/proc/{reader}/status").read_text() for reader in readers]
     return max(int(text.partition("VmRSS:")[2].split()[0]) for text in status) / 1024

@@ -1,13 +1,13 @@
-"""Reading, decoding and cropping JPEGs, beside open_clip's WebDataset pipeline and a Pillow loader.
+"""Speed of the input pipeline compared with open_clip's WebDataset pipeline and a Pillow loop.
 
-    pip install open_clip_torch webdataset==0.2.86   # else open_clip's rows are left out
+    pip install open_clip_torch webdataset==0.2.86   # without them open_clip is skipped
     python benchmarks/decode_speed.py [--scale 0.08]
 
-Tar shards of 500 x 375 JPEGs with captions, parts of scikit-learn's two photos; random resized crop
-to 224 px, flip, batches of 256. Each pipeline reads the same shards with one worker and with two,
-in turn, each time in a process of its own. Printed are images a second from the second batch on,
-the best of the rounds. The Pillow loader has no worker and no captions: it opens, decodes, crops
-and resizes (bicubic, antialiased, as open_clip does) and stacks uint8, in a plain loop.
+The data are tar shards of 500 x 375 JPEGs with captions, cropped from scikit-learn's two photos.
+Each pipeline applies a random resized crop to 224 px and a flip, in batches of 256, with one and
+with two workers, each time in a new process. The table shows images per second from the second
+batch on, the best of several rounds. The Pillow loop has no workers and no captions: it opens,
+decodes, crops and resizes (bicubic with antialias, as open_clip) and stacks uint8.
 """
 
 import argparse
@@ -38,18 +38,18 @@ from vit_jax.data.sources import open_source
 from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.inputs import ImageInputs
 
-_SCALE = flags.DEFINE_float("scale", 0.08, "Smallest share of a crop; open_clip's default is 0.9.")
-_BATCHES = flags.DEFINE_integer("batches", 12, "Batches a measurement, after the first.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each, of which the best counts.")
-_PIPELINE = flags.DEFINE_string("pipeline", "", "Measures this one alone, on --shards.")
-_SHARDS = flags.DEFINE_string("shards", "", "Folder, for --pipeline.")
+_SCALE = flags.DEFINE_float("scale", 0.08, "Smallest area of a crop, fraction of the image; open_clip's default is 0.9.")
+_BATCHES = flags.DEFINE_integer("batches", 12, "Batches per measurement, after the first.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each pipeline; the best counts.")
+_PIPELINE = flags.DEFINE_string("pipeline", "", "Measures only this pipeline, on --shards.")
+_SHARDS = flags.DEFINE_string("shards", "", "Folder of shards, for --pipeline.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Worker processes, for --pipeline.")
 _COUNT, _PER_SHARD, _BATCH, _SIZE = 8, 640, 256, 224
 _INPUTS = ImageInputs(size=(_SIZE, _SIZE))
 
 
 def vit_jax(folder: pathlib.Path, workers: int) -> Iterator[Any]:
-    """Tar index, reduced decoding, CLIP's tokenizer; as `train` reads."""
+    """Input pipeline of `train`: tar index, reduced decoding, CLIP's tokenizer."""
     augment = parse_augmentation(f"random_resized_crop(({_SCALE.value}, 1.0))|flip", _INPUTS)
     tokenizer = open_tokenizer("clip", context_length=77, vocab_size=49408)
     transform = example_transform(("image", "tokens"), augment, tokenizer)
@@ -58,7 +58,7 @@ def vit_jax(folder: pathlib.Path, workers: int) -> Iterator[Any]:
 
 
 def open_clip(folder: pathlib.Path, workers: int) -> Iterator[Any]:
-    """Its own training pipeline, with the flip that torchvision adds."""
+    """Training pipeline of open_clip, with torchvision's flip."""
     import open_clip
     from open_clip_train.data import get_wds_dataset
 
@@ -80,7 +80,7 @@ def open_clip(folder: pathlib.Path, workers: int) -> Iterator[Any]:
 
 
 def pillow(folder: pathlib.Path, workers: int) -> Iterator[Any]:
-    """A plain loop."""
+    """Plain loop with Pillow."""
     crop, rng = RandomResizedCrop((_SCALE.value, 1.0), inputs=_INPUTS), np.random.default_rng(0)
     source = open_source(f"tar:{folder}/*.tar")
     files = [source[i]["image"].data for i in range(len(source))]
@@ -90,18 +90,18 @@ def pillow(folder: pathlib.Path, workers: int) -> Iterator[Any]:
 
 
 def _pillow_crop(data: bytes, crop: RandomResizedCrop, rng: np.random.Generator) -> np.ndarray:
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    top, left, height, width = crop.box(picture.height, picture.width, rng)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    top, left, height, width = crop.box(image.height, image.width, rng)
     box = (left, top, left + width, top + height)
-    picture = picture.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(picture)[:, ::-1] if rng.random() < 0.5 else np.asarray(picture)
+    image = image.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image)[:, ::-1] if rng.random() < 0.5 else np.asarray(image)
 
 
 PIPELINES = {"vit_jax": vit_jax, "open_clip": open_clip, "pillow": pillow}
 
 
 def main() -> None:
-    """Measures one, or all in turn."""
+    """Measures one pipeline, or all of them."""
     if _PIPELINE.value:
         print(measure(_PIPELINE.value, pathlib.Path(_SHARDS.value), _WORKERS.value))
         return
@@ -113,14 +113,14 @@ def main() -> None:
         write_shards(pathlib.Path(folder))
         for _, case in itertools.product(range(_ROUNDS.value), cases):
             best[case] = max(best[case], apart(folder, *case))
-    print("| pipeline | workers | images a second | vit_jax with one worker, times |")
+    print("| pipeline | workers | images per second | speed-up of vit_jax with one worker |")
     print("|---|--:|--:|--:|")
     for case, rate in best.items():
         print(f"| {case[0]} | {case[1]} | {rate:.0f} | {best['vit_jax', 1] / rate:.2f} |")
 
 
 def apart(folder: str, pipeline: str, workers: int) -> float:
-    """Images a second, measured in a process of its own."""
+    """Images per second, measured in a new process."""
     options = {"pipeline": pipeline, "workers": workers, "shards": folder}
     options |= {"scale": _SCALE.value, "batches": _BATCHES.value}
     command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in options.items())]
@@ -129,7 +129,7 @@ def apart(folder: str, pipeline: str, workers: int) -> float:
 
 
 def measure(pipeline: str, folder: pathlib.Path, workers: int) -> float:
-    """Images a second."""
+    """Images per second of a pipeline."""
     batches = PIPELINES[pipeline](folder, workers)
     next(batches)
     start = time.perf_counter()
@@ -139,7 +139,7 @@ def measure(pipeline: str, folder: pathlib.Path, workers: int) -> float:
 
 
 def write_shards(folder: pathlib.Path) -> None:
-    """Microbatches of two photos, quality 90."""
+    """Writes shards of random crops of two photos, JPEG quality 90."""
     photos, rng = load_sample_images().images, np.random.default_rng(0)
     for shard in range(_COUNT):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:

@@ -1,32 +1,42 @@
-"""Logistic regression of a linear probe beside scikit-learn's, on the same data and cores.
+"""Speed of the linear probe's logistic regression compared with scikit-learn's.
 
-env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/probe_speed.py
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/probe_speed.py
 
-Features are drawn from one normal distribution a class, with columns of unequal size as those of a
-network. Both start from zero with their defaults; times include sending the data and compiling.
+Both fit the same data on the same cores, from zero and with their defaults. Features are drawn from
+one normal distribution per class, with columns of different scales as in a network. Times include
+data transfer and compilation.
 """
 
 import time
 import warnings
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression as Reference
 
+from vit_jax import cli
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.logistic import LogisticRegression, predict
 from vit_jax.parallel.mesh import make_mesh
 
-_EXAMPLES = flags.DEFINE_integer("examples", 50_000, "Training examples; a fifth more for testing.")
-_WIDTH = flags.DEFINE_integer("width", 768, "Features.")
-_CLASSES = flags.DEFINE_integer("classes", 100, "Classes.")
-_L2 = flags.DEFINE_float("l2", 1e-4, "Penalty beside the mean cross-entropy.")
-_MAX_ITERATIONS = flags.DEFINE_integer("max_iterations", 1000, "Of either.")
+_EXAMPLES = flags.DEFINE_integer("examples", 50_000, "Training examples; a fifth of that for testing.")
+_WIDTH = flags.DEFINE_integer("width", 768, "Number of features.")
+_CLASSES = flags.DEFINE_integer("classes", 100, "Number of classes.")
+_L2 = flags.DEFINE_float("l2", 1e-4, "Weight of the L2 penalty.")
+_MAX_ITERATIONS = flags.DEFINE_integer("max_iterations", 1000, "Limit for both solvers.")
 
 
 def features(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features (count, width), float32, and labels (count,)."""
+    """Draws features and labels.
+
+    Args:
+        rng: generator.
+        count: number of examples.
+
+    Returns:
+        Features (count, width), float32, and labels (count,).
+    """
     fixed = np.random.default_rng(0)
     centres = fixed.normal(size=(_CLASSES.value, _WIDTH.value))
     size, offset = np.exp(0.5 * fixed.normal(size=(2, _WIDTH.value)))
@@ -35,9 +45,8 @@ def features(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarr
     return x.astype(np.float32), labels
 
 
-def main(argv: list[str]) -> None:
-    """Fits both and prints a line each."""
-    del argv
+def main() -> None:
+    """Fits both and prints one line for each."""
     rng = np.random.default_rng(1)
     x, y = features(rng, _EXAMPLES.value)
     test, test_y = features(rng, _EXAMPLES.value // 5)
@@ -68,4 +77,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -1,20 +1,18 @@
-"""Speed of the CLIP tokenizer against open_clip's SimpleTokenizer, on one core.
+"""Speed of the CLIP tokenizer compared with open_clip's SimpleTokenizer, on one core.
 
     pip install -e ".[parity]"
     python benchmarks/tokenizer_speed.py [--captions 20000] [--rounds 7]
 
-Both get the same captions, in turn, in one process, a batch at a time; CPU time is counted, so
-that other work on the machine matters little, and the median of the rounds is printed as a table.
-Every round draws new captions, so that what a tokenizer remembers of words is what it would
-remember in training. Ids are compared on the way.
+Both tokenize the same captions alternately, in one process and in batches. The table shows the
+median CPU time of the rounds, which depends little on other processes. Every round draws new
+captions, so that caches of words are as effective as in training. The ids of both are compared.
 
-Captions are English words of CLIP's own vocabulary, drawn by Zipf's law in the order in which
-byte-pair encoding found them, with capitals and punctuation. `web` is like captions of the web:
-some (--odd) have an accent, a curly quote, an emoji or an entity. `other scripts` is Chinese,
-Russian and French.
+Captions are English words of CLIP's vocabulary, drawn by Zipf's law in the order of the byte-pair
+merges, with capitals and punctuation. In `web`, some captions (--odd) have an accent, a curly
+quote, an emoji or an HTML entity. `other scripts` is Chinese, Russian and French.
 """
 
-# ruff: noqa: RUF001 (characters that look like others belong to captions)
+# ruff: noqa: RUF001 (captions contain characters that look like others)
 
 import gzip
 import importlib.resources
@@ -30,10 +28,10 @@ from vit_jax import cli
 from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
 
-_CAPTIONS = flags.DEFINE_integer("captions", 20_000, "Captions a round.", lower_bound=1)
+_CAPTIONS = flags.DEFINE_integer("captions", 20_000, "Captions per round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds; the first warms up.", lower_bound=2)
-_BATCH = flags.DEFINE_integer("batch", 256, "Captions a call.", lower_bound=1)
-_ODD = flags.DEFINE_float("odd", 0.1, "Share of web captions that are not plain ASCII.")
+_BATCH = flags.DEFINE_integer("batch", 256, "Captions per call.", lower_bound=1)
+_ODD = flags.DEFINE_float("odd", 0.1, "Fraction of web captions that are not plain ASCII.")
 
 ODDITIES = ["café", "“quoted”", "it’s", "🌅", "–", "AT&amp;T", "señor", "é", "®", "❤️"]
 FOREIGN = [
@@ -49,7 +47,7 @@ FOREIGN = [
 
 
 def main() -> None:
-    """Times both on each sort of captions and prints the table."""
+    """Times both on each kind of captions and prints the table."""
     try:
         from open_clip.tokenizer import SimpleTokenizer
     except ImportError as error:
@@ -57,15 +55,15 @@ def main() -> None:
     ours, theirs = open_tokenizer("clip", vocab_size=49408, context_length=77), SimpleTokenizer()
     rng = random.Random(0)
     draw = _english(rng)
-    sorts: dict[str, Callable[[], str]] = {
+    kinds: dict[str, Callable[[], str]] = {
         "plain ASCII": draw,
         "web": lambda: f"{draw()} {rng.choice(ODDITIES)}" if rng.random() < _ODD.value else draw(),
         "other scripts": lambda: " ".join(rng.choices(FOREIGN, k=rng.randint(2, 8))),
     }
-    print("| captions | vit_jax, us a caption | open_clip, us a caption | ratio |")
+    print("| captions | vit_jax, us per caption | open_clip, us per caption | ratio |")
     print("|---|--:|--:|--:|")
-    for name, sort in sorts.items():
-        fast, slow = _race(ours, lambda batch: theirs(batch).numpy(), sort)
+    for name, draw_caption in kinds.items():
+        fast, slow = _race(ours, lambda batch: theirs(batch).numpy(), draw_caption)
         print(f"| {name} | {fast:.1f} | {slow:.1f} | {slow / fast:.1f} |", flush=True)
 
 
@@ -86,12 +84,12 @@ def _english(rng: random.Random) -> Callable[[], str]:
 def _race(
     ours: Callable[[list[str]], np.ndarray],
     theirs: Callable[[list[str]], np.ndarray],
-    sort: Callable[[], str],
+    draw_caption: Callable[[], str],
 ) -> tuple[float, float]:
-    """CPU microseconds a caption, median of the rounds after the first, of each."""
+    """CPU microseconds per caption of both, medians without the first round."""
     times: list[tuple[float, float]] = []
     for _ in range(_ROUNDS.value):
-        texts = [sort() for _ in range(_CAPTIONS.value)]
+        texts = [draw_caption() for _ in range(_CAPTIONS.value)]
         fast, ids = _time(ours, texts)
         slow, expected = _time(theirs, texts)
         if not np.array_equal(ids, expected):
