@@ -38,13 +38,16 @@ from vit_jax.data.sources import open_source
 from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.inputs import ImageInputs
 
-_SCALE = flags.DEFINE_float("scale", 0.08, "Smallest area of a crop, fraction of the image; open_clip's default is 0.9.")
+_SCALE = flags.DEFINE_float(
+    "scale", 0.08, "Smallest area of a crop, fraction of the image; open_clip's default is 0.9."
+)
 _BATCHES = flags.DEFINE_integer("batches", 12, "Batches per measurement, after the first.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements of each pipeline; the best counts.")
 _PIPELINE = flags.DEFINE_string("pipeline", "", "Measures only this pipeline, on --shards.")
 _SHARDS = flags.DEFINE_string("shards", "", "Folder of shards, for --pipeline.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Worker processes, for --pipeline.")
 _COUNT, _PER_SHARD, _BATCH, _SIZE = 8, 640, 256, 224
+_INPUTS = ImageInputs(size=(_SIZE, _SIZE))
 _INPUTS = ImageInputs(size=(_SIZE, _SIZE))
 
 

@@ -20,7 +20,9 @@ from vit_jax.evaluators import metrics
 from vit_jax.evaluators.logistic import LogisticRegression, predict
 from vit_jax.parallel.mesh import make_mesh
 
-_EXAMPLES = flags.DEFINE_integer("examples", 50_000, "Training examples; a fifth of that for testing.")
+_EXAMPLES = flags.DEFINE_integer(
+    "examples", 50_000, "Training examples; a fifth of that for testing."
+)
 _WIDTH = flags.DEFINE_integer("width", 768, "Number of features.")
 _CLASSES = flags.DEFINE_integer("classes", 100, "Number of classes.")
 _L2 = flags.DEFINE_float("l2", 1e-4, "Weight of the L2 penalty.")

@@ -1,13 +1,13 @@
-"""Runs that are killed, stopped, damaged and starved of disk, each compared with one that was not.
+"""Fault injection: runs that are killed, preempted, damaged or out of disk space.
 
     python benchmarks/survival.py [--seed 0]
 
-Prints a table in Markdown, and ends with 1 where anything was lost. Of every run it checks:
-  - the loss of every step is that of the undisturbed run, bit for bit (on other devices or
-    processes, within 1e-5);
-  - it goes on from the newest checkpoint that was complete when it was disturbed;
-  - in every epoch each example is seen exactly once, by what the training step was given.
-Needs Linux; the full disk is a small tmpfs, and left out where none may be mounted.
+Prints a Markdown table; the exit code is 1 if anything was lost. For each run it checks that
+  - every loss equals that of an undisturbed run, bit for bit (within 1e-5 on other devices or
+    processes);
+  - it resumes from the newest checkpoint that was complete at the time of the fault;
+  - the batches of every epoch contain each example exactly once.
+Linux only. The full disk is a small tmpfs; it is skipped where none can be mounted.
 """
 
 import collections
@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import app, flags
 
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments and files that are hit.")
-_KILLS = flags.DEFINE_integer("kills", 50, "Times that a run is killed.")
-_SIGTERMS = flags.DEFINE_integer("sigterms", 20, "Times that a run is told to stop.")
-_DAMAGES = flags.DEFINE_integer("damages", 10, "Checkpoints that are damaged.")
+_SEED = flags.DEFINE_integer("seed", 0, "PRNG seed for the times of faults and the damaged files.")
+_KILLS = flags.DEFINE_integer("kills", 50, "Number of kill -9.")
+_SIGTERMS = flags.DEFINE_integer("sigterms", 20, "Number of SIGTERMs.")
+_DAMAGES = flags.DEFINE_integer("damages", 10, "Number of damaged checkpoints.")
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _PREEMPTED = 75
@@ -37,7 +37,16 @@ _PREEMPTED = 75
 
 @dataclasses.dataclass
 class Row:
-    """What happened to the runs of one kind of disturbance."""
+    """Results of one kind of fault.
+
+    Attributes:
+        name: description of the fault.
+        runs: number of runs.
+        hits: number of faults.
+        in_a_save: number of faults during a save.
+        most_repeated: largest number of steps that were repeated after a fault.
+        problems: failed checks.
+    """
 
     name: str
     runs: int = 0
@@ -47,22 +56,27 @@ class Row:
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def check(self, good: bool, problem: str) -> None:
-        """Notes a problem unless something is good."""
+        """Records a problem unless `good`."""
         if not good:
             self.problems.append(problem)
 
     def markdown(self) -> str:
-        """The row of the table."""
+        """Formats the row of the table."""
         cells = (self.name, self.runs, self.hits, self.in_a_save, self.most_repeated)
         verdict = "; ".join(self.problems) or "nothing lost"
         return "| " + " | ".join(map(str, (*cells, verdict))) + " |"
 
 
 class Campaign:
-    """Runs one after another, each compared with the undisturbed one."""
+    """Runs with faults, each compared with the undisturbed run."""
 
-    def __init__(self, folder: pathlib.Path, seed: int):
-        """Makes the undisturbed run, the second time with all programs compiled."""
+    def __init__(self, folder: pathlib.Path, seed: int) -> None:
+        """Completes the undisturbed run, twice: the second time all programs are compiled.
+
+        Args:
+            folder: parent folder of the workdirs.
+            seed: PRNG seed for the faults.
+        """
         import survival_run
 
         self.tools, self.folder = survival_run, folder
@@ -76,19 +90,27 @@ class Campaign:
         self.losses = self.tools.losses(self.undisturbed)
 
     def workdir(self) -> pathlib.Path:
-        """A fresh one."""
+        """Returns a new workdir."""
         self.number += 1
         return self.folder / f"run{self.number}"
 
     def finish(self, workdir: pathlib.Path, **options: int) -> list[int | None]:
-        """Starts a run and waits for it; gives the exit codes of its processes."""
+        """Starts a run, waits for it and returns the exit codes of its processes."""
         running = self.tools.start(workdir, **options)
         for process in running:
             process.join()
         return [process.exitcode for process in running]
 
     def hit(self, workdir: pathlib.Path, how: Callable) -> int | None:
-        """Starts a run and hits it at a random moment; its exit code, or None if it was faster."""
+        """Starts a run and injects a fault at a random time.
+
+        Args:
+            workdir: folder of the run.
+            how: fault, a function of the process.
+
+        Returns:
+            Exit code; None if the run was complete before the fault.
+        """
         (process,) = self.tools.start(workdir)
         process.join(self.random.uniform(0, self.seconds))
         if not process.is_alive():
@@ -98,30 +120,30 @@ class Campaign:
         return process.exitcode
 
     def compare(self, row: Row, workdir: pathlib.Path, *, exactly: bool = True) -> None:
-        """Losses and examples of a run that has ended."""
+        """Checks losses and examples of a complete run."""
         row.runs += 1
         found = self.tools.losses(workdir)
         if exactly:
-            row.check(found == self.losses, f"{workdir.name}: other losses")
+            row.check(found == self.losses, f"{workdir.name}: losses differ")
         else:
             close = len(found) == len(self.losses) and np.allclose(found, self.losses, rtol=1e-5)
-            row.check(close, f"{workdir.name}: other losses")
+            row.check(close, f"{workdir.name}: losses differ")
         mine, whole = self.tools.noted(workdir), self.tools.noted(self.undisturbed)
-        row.check(mine == whole, f"{workdir.name}: other examples")
-        row.check(each_once(mine), f"{workdir.name}: an example missed or seen twice")
+        row.check(mine == whole, f"{workdir.name}: examples differ")
+        row.check(each_once(mine), f"{workdir.name}: an example is missing or seen twice")
 
     def resumed(self, row: Row, workdir: pathlib.Path, expected: int, reached: int) -> None:
-        """Whether the last start went on from `expected`, after `reached` steps."""
+        """Checks that the last start resumed at step `expected`, after `reached` steps."""
         resumed = [0, *self.tools.resumed_at(workdir)][-1] if expected else 0
-        row.check(resumed == expected, f"{workdir.name}: from {resumed}, not {expected}")
+        row.check(resumed == expected, f"{workdir.name}: resumed at {resumed}, expected {expected}")
         row.most_repeated = max(row.most_repeated, reached - expected)
 
     def reached(self, workdir: pathlib.Path) -> int:
-        """Steps that were begun."""
+        """Newest step that was started."""
         return max(self.tools.noted(workdir), default=0)
 
     def kill(self) -> Row:
-        """kill -9 at any moment, also within a save."""
+        """Kills runs at random times, also during a save."""
         row = Row("kill -9 at a random moment")
         while row.hits < _KILLS.value:
             workdir = self.workdir()
@@ -133,14 +155,14 @@ class Campaign:
         return row
 
     def _next_start(self, row: Row, workdir: pathlib.Path) -> None:
-        """Stops at the first step of the next start, to see where it went on."""
+        """Stops at the first step of the next start, to check where it resumed."""
         newest = max(self.tools.checkpoints(workdir), default=0)
         reached = self.reached(workdir)
         self.finish(workdir, stop_at=newest + 1)
         self.resumed(row, workdir, newest, reached)
 
     def stop(self) -> Row:
-        """SIGTERM at any moment: saved at the step at hand, so that none is done again."""
+        """Stops runs at random times: the current step is saved, so no step is repeated."""
         row = Row("SIGTERM at a random moment")
         while row.hits < _SIGTERMS.value:
             workdir = self.workdir()
@@ -148,8 +170,8 @@ class Campaign:
                 row.hits += 1
                 newest = max(self.tools.checkpoints(workdir), default=0)
                 reached = self.reached(workdir)
-                # Before it listens the signal ends it at once, and there is nothing to save; so it
-                # does within the first step of a start.
+                # Before the handler is installed the signal ends the process at once. During the
+                # first step of a start there is nothing to save.
                 row.check(code in (_PREEMPTED, -15), f"{workdir.name}: exit code {code}")
                 row.check(newest >= reached - 1, f"{workdir.name}: lost {reached - newest} steps")
                 row.most_repeated = max(row.most_repeated, reached - newest)
@@ -157,7 +179,7 @@ class Campaign:
         return row
 
     def damage(self) -> Row:
-        """Files of the newest checkpoint are cut short, changed or removed."""
+        """Truncates, changes or removes a file of the newest checkpoint."""
         row = Row("newest checkpoint damaged")
         while row.hits < _DAMAGES.value:
             workdir = self.workdir()
@@ -173,11 +195,11 @@ class Campaign:
         return row
 
     def fill(self) -> Row:
-        """A disk that is full in the middle of the run, and has room again afterwards."""
+        """Fills the disk during a run, and frees it before the next start."""
         row = Row("disk full (tmpfs)")
         with small_disk(self.folder / "disk") as workdir:
             if workdir is None:
-                return Row("disk full: no tmpfs may be mounted here")
+                return Row("disk full: skipped, no tmpfs can be mounted")
             (process,) = self.tools.start(workdir)
             while len(self.tools.checkpoints(workdir)) < 2:
                 time.sleep(0.01)
@@ -190,8 +212,8 @@ class Campaign:
             row.check(process.exitcode == 2, f"exit code {process.exitcode}")
             newest = max(self.tools.checkpoints(workdir))
             filler.unlink()
-            said = (workdir / "log").read_text()
-            row.check("No space left on device" in said, "the message does not name the cause")
+            log = (workdir / "log").read_text()
+            row.check("No space left on device" in log, "the message does not contain the cause")
             reached = self.reached(workdir)
             self.finish(workdir)
             self.resumed(row, workdir, newest, reached)
@@ -199,7 +221,12 @@ class Campaign:
         return row
 
     def move(self, name: str, places: list[dict[str, int]]) -> Row:
-        """The same run in one place after another."""
+        """Continues a run on other devices or with other numbers of processes.
+
+        Args:
+            name: description for the table.
+            places: options of `survival_run.start`, one for each part of the run.
+        """
         row, workdir = Row(name), self.workdir()
         for number, place in enumerate(places[:-1], start=1):
             stop_at = number * self.tools.STEPS // len(places)
@@ -213,15 +240,17 @@ class Campaign:
 
 
 def each_once(noted: dict[int, list[str]]) -> bool:
-    """Whether each whole epoch holds every example of the source once."""
+    """Whether every complete epoch contains each example of the source once.
+
+    Args:
+        noted: digests of the examples by step.
+    """
     import survival_run
 
     from vit_jax.data.sources import open_source
 
     source = open_source(survival_run.recipe().data.train)
-    size = survival_run.recipe().model.image_size
-    assert source[0]["image"].shape == (size, size, 3)
-    every = collections.Counter(survival_run.digest(row["image"]) for row in source)  # type: ignore
+    every = collections.Counter(survival_run.digest(source[i]["image"]) for i in range(len(source)))
     seen = [name for step in sorted(noted) for name in noted[step]]
     epochs = len(seen) // len(source)
     return epochs > 0 and all(
@@ -231,8 +260,14 @@ def each_once(noted: dict[int, list[str]]) -> bool:
 
 
 def spoil(checkpoint: pathlib.Path, how: int, rng: random.Random) -> None:
-    """Damages one file of a checkpoint: cuts, changes or removes it."""
-    # The marker that Orbax leaves for file systems without renaming holds nothing of the state.
+    """Damages one file of a checkpoint.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        how: number of the damage: truncate, change or remove, in turn.
+        rng: source of randomness.
+    """
+    # The marker file of Orbax for file systems without renaming contains no part of the state.
     files = [
         path
         for path in sorted(checkpoint.rglob("*"))
@@ -251,7 +286,7 @@ def spoil(checkpoint: pathlib.Path, how: int, rng: random.Random) -> None:
 
 @contextlib.contextmanager
 def small_disk(place: pathlib.Path) -> Iterator[pathlib.Path | None]:
-    """A tmpfs of 4 MB; None where none may be mounted."""
+    """Mounts a tmpfs of 4 MB; yields None where that is not permitted."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -264,8 +299,8 @@ def small_disk(place: pathlib.Path) -> Iterator[pathlib.Path | None]:
 
 
 def main(argv: list[str]) -> None:
-    """Runs all and prints the table."""
-    # Children are forked from a server that has imported everything: they start in a second.
+    """Injects all faults and prints the table."""
+    # Processes are forked from a server that has imported everything, and start within a second.
     os.environ["PYTHONPATH"] = f"{_HERE}:{_HERE.parent}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -275,12 +310,12 @@ def main(argv: list[str]) -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/jax_cache"
         started = time.monotonic()
         campaign = Campaign(pathlib.Path(folder), _SEED.value)
-        print("| disturbance | runs | times | within a save | steps done again, at most | result |")
+        print("| fault | runs | faults | during a save | most steps repeated | result |")
         print("|---|--:|--:|--:|--:|---|")
         bad = 0
         devices = [{"devices": 1}, {"devices": 8}, {"devices": 4}]
         processes = [{"count": 2}, {"count": 1}]
-        for disturb in (
+        for inject in (
             campaign.kill,
             campaign.stop,
             campaign.damage,
@@ -288,13 +323,13 @@ def main(argv: list[str]) -> None:
             lambda: campaign.move("1, then 8, then 4 devices", devices),
             lambda: campaign.move("2 processes, then 1", processes),
         ):
-            row = disturb()
+            row = inject()
             bad += len(row.problems)
             print(row.markdown(), flush=True)
         minutes = (time.monotonic() - started) / 60
         print(
-            f"\n{campaign.number} runs of {campaign.tools.STEPS} steps, a checkpoint each "
-            f"{campaign.tools.EVERY}; {minutes:.0f} minutes."
+            f"\n{campaign.number} runs of {campaign.tools.STEPS} steps, a checkpoint every "
+            f"{campaign.tools.EVERY} steps; {minutes:.0f} minutes."
         )
     sys.exit(bad > 0)
 

@@ -1,9 +1,9 @@
-"""One run of the campaign of `survival.py`, in a process of its own that anything may happen to.
+"""One run of `survival.py`, in its own process.
 
-Beside what a run always leaves, it notes for every step which examples went into it.
+Besides the files of every run it writes a log with the examples of each step.
 """
 
-import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -22,27 +22,27 @@ from ml_collections import ConfigDict
 from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import Interrupted, UserError
+from vit_jax.experiment import Experiment
 from vit_jax.parallel import processes
 from vit_jax.training import loop
 
 STEPS, EVERY, BATCH = 120, 5, 32
-EXAMPLES = "examples-{}.jsonl"  # of a process: {"step", "examples": a digest each}
+EXAMPLES = "examples-{}.jsonl"  # one file per process: {"step", "examples": digests}
 
 
 def recipe() -> ConfigDict:
-    """A ViT of 5,000 parameters on scikit-learn's digits, a checkpoint each 5 steps."""
-    config = default_config(model="deit_ti16")
+    """ViT with 5,000 parameters on scikit-learn's digits, a checkpoint every 5 steps."""
+    config = default_config(model="deit_ti16", objective="classification")
     config.model.update(
         image_size=8, patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=32, num_classes=10
     )
-    config.preprocess.crop_fraction = 1.0
+    config.model.inputs.crop_fraction = 1.0
     config.data.train = "digits:train"
     config.batch_size = BATCH
     config.total_steps = STEPS
     config.log_steps = 1
     config.checkpoint_percent = 0.0
     config.checkpoint_steps = EVERY
-    config.objective.name = "classification"
     config.optim.lr = 3e-3
     return config
 
@@ -50,13 +50,16 @@ def recipe() -> ConfigDict:
 def start(
     workdir: pathlib.Path, *, devices: int = 1, count: int = 1, stop_at: int = 0
 ) -> list[BaseProcess]:
-    """Starts a run, or goes on with it; gives its processes.
+    """Starts or resumes a run.
 
     Args:
-        workdir: of the run.
-        devices: simulated, a process.
-        count: processes.
-        stop_at: step after which it sends SIGTERM to itself; 0 for none.
+        workdir: folder of the run.
+        devices: number of simulated devices per process.
+        count: number of processes.
+        stop_at: step at which the run sends SIGTERM to itself; 0 for none.
+
+    Returns:
+        The processes.
     """
     context = multiprocessing.get_context("forkserver")
     environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
@@ -76,20 +79,16 @@ def start(
 
 
 def _main(workdir: pathlib.Path, environment: dict[str, str], stop_at: int) -> None:
-    """As `vit_jax.train` does, with its exit codes."""
+    """Trains, with the exit codes of `vit_jax.train`."""
     os.environ.update(environment)
     log = os.open(workdir / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
     processes.start()
-    plain = loop.Run.__post_init__
-
-    def noting(run: loop.Run) -> None:
-        plain(run)
-        step = _noted(run.program.step, workdir, stop_at)
-        run.program = dataclasses.replace(run.program, step=step)
-
-    loop.Run.__post_init__ = noting  # type: ignore[method-assign]
+    plain = Experiment.train_step.func
+    noted_step = functools.cached_property(lambda e: _noted(plain(e), workdir, stop_at))
+    noted_step.__set_name__(Experiment, "train_step")
+    Experiment.train_step = noted_step
     try:
         experiment.train(recipe(), workdir)
     except Interrupted as stop:
@@ -101,7 +100,7 @@ def _main(workdir: pathlib.Path, environment: dict[str, str], stop_at: int) -> N
 
 
 def _noted(plain: Any, workdir: pathlib.Path, stop_at: int) -> Any:
-    """The training step, which first notes its number and its examples."""
+    """Wraps the training step: logs its number and its examples before it runs."""
     path = _outside(workdir) / EXAMPLES.format(jax.process_index())
 
     def step(state: Any, batch: dict[str, jax.Array]) -> Any:
@@ -117,25 +116,25 @@ def _noted(plain: Any, workdir: pathlib.Path, stop_at: int) -> Any:
 
 
 def _outside(workdir: pathlib.Path) -> pathlib.Path:
-    """Where notes go on: the disk of the workdir may be full."""
+    """Folder of the logs, outside the workdir, whose disk may be full."""
     folder = workdir.with_name(f"{workdir.name}-notes")
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def _rows(images: jax.Array) -> np.ndarray:
-    """This process's rows of a global batch, in order."""
+    """Rows of a global batch that lie on the devices of this process, in order."""
     shards = sorted(images.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def digest(image: np.ndarray) -> str:
-    """An image's name, from its bytes."""
+    """Digest of an image's pixels."""
     return hashlib.sha1(np.ascontiguousarray(image).tobytes()).hexdigest()[:12]
 
 
 def noted(workdir: pathlib.Path) -> dict[int, list[str]]:
-    """Examples of each step, as it was done last; a line that a kill cut short does not count."""
+    """Digests of the examples by step, from its last execution; truncated lines are ignored."""
     parts: list[dict[int, list[str]]] = []
     for path in sorted(_outside(workdir).glob(EXAMPLES.format("*"))):
         lines = [x for x in path.read_text(encoding="utf-8").splitlines() if x.endswith("]}")]
@@ -147,24 +146,24 @@ def noted(workdir: pathlib.Path) -> dict[int, list[str]]:
 
 
 def losses(workdir: pathlib.Path) -> list[float]:
-    """The loss of every step, from `metrics.jsonl`."""
+    """Losses of all steps, from `metrics.jsonl`."""
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [x["loss"] for x in map(json.loads, lines) if "loss" in x]
 
 
 def checkpoints(workdir: pathlib.Path) -> list[int]:
-    """Steps of the complete checkpoints."""
+    """Steps of the complete checkpoints, ascending."""
     folder = workdir / "checkpoints"
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted(int(path.name) for path in found if path.name.isdigit())
 
 
 def inside_a_save(workdir: pathlib.Path) -> bool:
-    """Whether a checkpoint lies there half-written."""
+    """Whether there is an incomplete checkpoint."""
     return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
 
 def resumed_at(workdir: pathlib.Path) -> list[int]:
-    """Steps at which the run was resumed, from its log."""
+    """Steps at which the run resumed, from its log."""
     text = (workdir / "log").read_text(encoding="utf-8", errors="replace")
     return [int(line.split()[-1].rstrip(".")) for line in text.splitlines() if "Resuming" in line]

@@ -126,10 +126,11 @@ def _set(block: ConfigDict, key: str, text: str, path: str, is_open: bool) -> No
         for other in UNITS:
             if other != unit and block.get(f"{stem}_{other}"):
                 block[f"{stem}_{other}"] = type(block[f"{stem}_{other}"])(0)
-    if key not in block:
-        block[key] = value
+    if is_open:  # the component checks the type
+        with block.ignore_type():
+            block[key] = value
         return
-    block[key] = value if is_open else _cast(value, block.get_type(key), text, path)
+    block[key] = _cast(value, block.get_type(key), text, path)
 
 
 def parse_value(text: str) -> Any:

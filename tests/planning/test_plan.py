@@ -14,6 +14,7 @@ from vit_jax.planning import compilation, report
 from vit_jax.planning.collectives import Contents
 from vit_jax.planning.topologies import CHIPS, find_slice
 from vit_jax.planning.units import demanded_bytes, format_bytes
+from vit_jax.recipes import apply_override
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_table(plan):
 
 def test_image_need_not_be_square():
     config = helpers.tiny_clip()
-    config.model.image.image_size = (8, 16)
+    apply_override(config, "model.image.image_size=(8, 16)")
     found = compilation.make_plan(config, find_slice("cpu-8"))
     assert found.image_size == (8, 16)
     assert "8 x 16 px" in report.table(found)
