@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains with several processes on this host:
 #   launch/local.sh 2 --config configs/clip_emoji.py --workdir runs/two
-# On CPU each process takes JAX_LOCAL_DEVICES simulated devices (default 1). The first process that
-# fails ends the others, and its exit code is this script's. Processes that were preempted (75) are
-# started again; SIGTERM or Ctrl-C to this script saves, and ends it with 75.
+# On CPU each process has JAX_LOCAL_DEVICES simulated devices (default 1). If a process fails, the
+# others are stopped, and the script exits with the code of the first one that failed. Preempted
+# processes (75) are restarted. On SIGTERM or Ctrl-C the run is saved and the script exits with 75.
 set -euo pipefail
 
 if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]] || [ $# -lt 2 ]; then
@@ -20,7 +20,7 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# Ctrl-C and SIGTERM go to all; each saves its part at the same step.
+# SIGTERM and Ctrl-C are forwarded to all processes; they save the same step.
 pids=()
 stopped=0
 trap 'stopped=1; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
@@ -40,7 +40,7 @@ run() {
   while ((left > 0)); do
     status=0
     wait -n "${pids[@]}" || status=$?
-    # A trapped signal interrupts `wait` while the processes go on.
+    # A trapped signal interrupts `wait` while the processes are still running.
     running=0
     for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && running=$((running + 1)); done
     ((running < left)) || continue
@@ -49,7 +49,7 @@ run() {
       code=$status
       if ((status != 75)); then
         kill -TERM "${pids[@]}" 2>/dev/null || true
-        # A process that waits for a dead one in a collective does not hear SIGTERM.
+        # A process that waits for a dead one in a collective ignores SIGTERM.
         (sleep 20 && kill -KILL "${pids[@]}") >/dev/null 2>&1 &
       fi
     fi
@@ -57,6 +57,6 @@ run() {
 }
 
 while run "$@" && ((code == 75 && stopped == 0)); do
-  echo "preempted: starting again" >&2
+  echo "preempted: restarting" >&2
 done
 exit "$code"

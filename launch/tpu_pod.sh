@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# A TPU slice through gcloud, from creation to deletion:
+# Creates, sets up, uses and deletes a TPU slice with gcloud:
 #   launch/tpu_pod.sh create --name b16 --zone us-west4-a --type v5litepod-64
 #   launch/tpu_pod.sh setup  --name b16 --zone us-west4-a --bucket my-runs
 #   launch/tpu_pod.sh run    --name b16 --zone us-west4-a -- --config configs/clip_vit_b16.py --workdir runs/b16
 #   launch/tpu_pod.sh delete --name b16 --zone us-west4-a
 #
-# create   makes the slice
-# setup    copies this checkout to all of its hosts, installs it, and mounts the bucket at `runs`
-# run      trains on all hosts; starts again when the run was preempted and saved (exit code 75)
-# resume   after Google has taken a spot slice away: deletes what is left, then create, setup, run
-# delete   gives the slice back; the bucket stays
+# create   create the slice
+# setup    copy this checkout to all hosts, install it, and mount the bucket at `runs`
+# run      train on all hosts; restart after a preemption (exit code 75)
+# resume   after a spot slice was reclaimed: delete what is left, then create, setup and run
+# delete   delete the slice; the bucket stays
 #
-# --project P   default: gcloud's own
-# --version V   of the TPU software, default tpu-ubuntu2204-base
-# --bucket B    with hierarchical namespace, so that a checkpoint gets its final name at once
-# --spot        a slice that may be taken away, at a lower price
-# --dry-run     prints the commands and runs none
+# --project P   project (default: that of gcloud)
+# --version V   TPU software (default: tpu-ubuntu2204-base)
+# --bucket B    bucket with hierarchical namespace, in which renaming a checkpoint is atomic
+# --spot        slice that can be reclaimed at any time, at a lower price
+# --dry-run     print the commands instead of running them
 set -euo pipefail
 
 usage() {
@@ -100,7 +100,7 @@ delete() {
 resume() {
   need name zone type bucket
   ((${#arguments[@]})) || { echo "error: $action needs the arguments of vit_jax.train after --" >&2 && exit 2; }
-  delete || true # It may be gone.
+  delete || true # it may not exist any more
   create
   setup
   run

@@ -1,4 +1,4 @@
-"""A classifier of digits that starts and trains in moments, for runs in processes of their own."""
+"""Recipe of a tiny classifier of digits, for runs in separate processes."""
 
 from ml_collections import ConfigDict
 
@@ -6,17 +6,16 @@ from vit_jax.config import default_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """A ViT of 5,000 parameters; every step is logged."""
-    config = default_config(model="deit_ti16")
+    """ViT with 5,000 parameters; every step is logged."""
+    config = default_config(model="deit_ti16", objective="classification")
     config.model.update(
         image_size=8, patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=32, num_classes=10
     )
-    config.preprocess.crop_fraction = 1.0
+    config.model.inputs.crop_fraction = 1.0
     config.data.train = "digits:train"
     config.batch_size = 32
     config.total_steps = 400
     config.log_steps = 1
     config.checkpoint_percent = 0.0
-    config.objective.name = "classification"
     config.optim.lr = 3e-3
     return config

@@ -1,4 +1,6 @@
-"""A Slurm of one controller and two nodes on the loopback device, from Debian's packages.
+"""A Slurm cluster with one controller and two nodes on the loopback device.
+
+It runs Debian's packages:
 
 apt-get install --no-install-recommends slurm-wlm munge
 """
@@ -12,14 +14,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "srun")
 _PATH = f"{os.environ['PATH']}:/usr/sbin"
 
 
-def why_not() -> str | None:
-    """What is missing for a cluster; None where nothing is."""
+def missing_requirement() -> str | None:
+    """Reason why no cluster can be started; None where one can."""
     if os.getuid():
         return "slurmd runs as root"
     missing = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
@@ -28,10 +30,13 @@ def why_not() -> str | None:
 
 @contextlib.contextmanager
 def cluster(folder: pathlib.Path) -> Iterator[dict[str, str]]:
-    """Gives the environment for Slurm's commands; all is ended with the block.
+    """Starts a cluster and yields the environment variables of Slurm's commands.
 
-    Nodes are called by addresses of the loopback device, 127.0.0.1 and 127.0.0.2, which resolve
-    without an entry in the machine's hosts file; JAX takes its coordinator from there.
+    The nodes have addresses of the loopback device, 127.0.0.1 and 127.0.0.2, as names. These
+    resolve without an entry in /etc/hosts, and JAX uses one as the address of its coordinator.
+
+    Args:
+        folder: folder for configuration, state and logs.
     """
     environment = {**os.environ, "PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf")}
     (folder / "slurm.conf").write_text(_configuration(folder))
@@ -63,7 +68,7 @@ def _idle(environment: dict[str, str]) -> int:
     return states.stdout.split().count("idle")
 
 
-def _wait(done, folder: pathlib.Path, seconds: float = 30) -> None:
+def _wait(done: Callable[[], bool], folder: pathlib.Path, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
@@ -81,7 +86,7 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# A job that is queued again waits until its old credential has expired.
+# A requeued job waits until its old credential has expired.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n

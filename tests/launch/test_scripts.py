@@ -1,4 +1,4 @@
-"""Scripts and manifests that start runs, as far as they can be tried without a cloud."""
+"""Scripts and manifests that start runs, tested without a cloud."""
 
 import copy
 import json
@@ -68,8 +68,8 @@ def test_setup_copies_the_checkout_and_mounts_the_bucket():
     subprocess.run(["bash", "-n", "-c", command], check=True)
 
 
-def test_run_starts_again_after_preemption_and_ends_otherwise(tmp_path):
-    """The command for the hosts is executed, with a Python that is preempted twice."""
+def test_run_restarts_after_preemption_only(tmp_path):
+    """Executes the command for the hosts, with a fake Python that is preempted twice."""
     (started,) = tpu_pod("run", *SLICE, *TRAIN)
     assert "--worker=all" in started
     python = tmp_path / "vit_jax" / ".venv" / "bin" / "python"
@@ -84,7 +84,7 @@ def test_run_starts_again_after_preemption_and_ends_otherwise(tmp_path):
 
 
 def fake_python(path, codes):
-    """Notes its arguments, and ends with one code after another."""
+    """Writes an executable that logs its arguments and exits with one code after another."""
     lines = "\n".join(f"  {i + 1}) exit {code} ;;" for i, code in enumerate(codes))
     path.write_text(
         "#!/usr/bin/env bash\n"
@@ -95,7 +95,7 @@ def fake_python(path, codes):
     path.chmod(0o755)
 
 
-def test_resume_makes_the_slice_anew():
+def test_resume_recreates_the_slice():
     options = ("--type", "v5litepod-64", "--bucket", "my-runs")
     commands = tpu_pod("resume", *SLICE, *options, *TRAIN)
     verbs = [line[4] for line in commands if line[0] == "gcloud"]
@@ -105,7 +105,7 @@ def test_resume_makes_the_slice_anew():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["destroy"], "create   makes the slice"),
+        (["destroy"], "create   create the slice"),
         (["run", *SLICE], "run needs the arguments of vit_jax.train after --"),
         (["create", "--name", "x", "--dry-run"], "create needs --zone"),
         (["create", "--nam", "x"], "--name b16"),
@@ -119,7 +119,7 @@ def test_wrong_tpu_commands(args, message):
 @pytest.mark.parametrize(
     ("codes", "code", "starts"), [([75, 75, 0], 0, 3), ([2], 2, 1), ([75, 137], 137, 2)]
 )
-def test_local_processes_start_again_after_preemption_alone(tmp_path, codes, code, starts):
+def test_local_processes_restart_after_preemption_only(tmp_path, codes, code, starts):
     fake_python(tmp_path / "python3", codes)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
@@ -147,7 +147,7 @@ def jobs_of(manifest):
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda m: m["metadata"]["name"])
-def test_manifest_fits_the_schemas(manifest):
+def test_manifest_matches_the_schemas(manifest):
     jsonschema.validate(manifest, SCHEMA)
     for job in jobs_of(manifest):
         kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
@@ -187,7 +187,7 @@ def test_the_job_schema_refuses():
 
 
 def test_all_start_the_same_command():
-    """By the container's entry point, where the manifest gives arguments alone."""
+    """Manifests contain only arguments; the command is the entry point of the container."""
     entry = re.search(r"ENTRYPOINT (\[.*\])", (LAUNCH / "Dockerfile").read_text())
     assert json.loads(entry[1]) == ["python", "-m", "vit_jax.train"]
     for script in ("local.sh", "slurm.sbatch", "tpu_pod.sh"):
@@ -199,7 +199,7 @@ def test_all_start_the_same_command():
             assert "--workdir" in container["args"]
 
 
-def test_the_container_copies_what_is_there():
+def test_the_container_copies_existing_files():
     for line in (LAUNCH / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY "):
             assert all((ROOT / name).exists() for name in line.split()[1:-1])

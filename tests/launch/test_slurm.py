@@ -1,4 +1,4 @@
-"""The Slurm script on a real Slurm: two tasks train, are preempted, queued again, and finish."""
+"""The Slurm script on a real Slurm: two tasks train, are preempted, requeued, and finish."""
 
 import json
 import os
@@ -18,6 +18,7 @@ RECIPE = ("--config", "tests/launch/recipe.py")
 
 
 def losses(workdir):
+    """Losses by step so far; the last line may be incomplete."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("}")]
@@ -34,16 +35,16 @@ def wait(done, log, state, seconds=120):
 
 
 @pytest.mark.slow
-def test_preempted_job_is_queued_again_and_ends_as_one_process(tmp_path):
-    if reason := slurm_cluster.why_not():
+def test_preempted_job_is_requeued_and_equals_one_process(tmp_path):
+    if reason := slurm_cluster.missing_requirement():
         pytest.skip(reason)
     environment = {**os.environ, "XLA_FLAGS": "", "VIT_JAX_PYTHON": sys.executable}
     one = [sys.executable, "-m", "vit_jax.train", *RECIPE, "--workdir", str(tmp_path / "one")]
     subprocess.run(one, cwd=ROOT, env=environment, check=True, capture_output=True)
 
     log = tmp_path / "job.log"
-    # A step's socket lies deep in the cluster's folder, and a socket's path has 107 characters at
-    # the most: those of `tmp_path` are too many under pytest-xdist.
+    # The path of a socket has at most 107 characters, and sockets of steps are deep in the folder of
+    # the cluster: `tmp_path` is too long under pytest-xdist.
     with (
         tempfile.TemporaryDirectory(prefix="slurm") as folder,
         slurm_cluster.cluster(pathlib.Path(folder)) as slurm,
@@ -69,7 +70,7 @@ def test_preempted_job_is_queued_again_and_ends_as_one_process(tmp_path):
 
     text = log.read_text()
     assert "2 processes (Slurm), 2 devices." in text
-    assert "preempted: queued again" in text
+    assert "preempted: requeued" in text
     stopped = int(text.partition("stopped and saved at step ")[2].split()[0])
     assert f"at step {stopped}." in text.partition("Resuming ")[2]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
