@@ -1,4 +1,4 @@
-"""The embedded emoji, built once into the user's cache and shared by all tests and workers."""
+"""The sample emoji, built once in the user's cache for all tests and workers."""
 
 import pathlib
 
@@ -9,4 +9,5 @@ from vit_jax.data.embedded import emoji
 
 @pytest.fixture(scope="session")
 def emoji_directory() -> pathlib.Path:
+    """Folder of the built emoji."""
     return emoji.build()

@@ -1,152 +1,241 @@
-"""Augmentation and preprocessing."""
+"""Parsing of augmentations, and the transforms for small drawings."""
+
+import dataclasses
+import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from vit_jax.data.augment import parse_augmentation
+from vit_jax.data.augment import TRANSFORMS, parse_augmentation
 from vit_jax.errors import UserError
-from vit_jax.inputs import composite, normalize, preprocess
+from vit_jax.inputs import ImageInputs
 
 FULL = "background|affine|color_shift(shade=0.1)|cutout(0.9)"
 
 
-def picture(channels=4, size=64):
-    return np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
+def noise(channels=4, height=64, width=64):
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def augment(text, image, seed=0, size=64, **inputs):
+    size = (size, size) if isinstance(size, int) else size
+    augmentation = parse_augmentation(text, ImageInputs(size=size, **inputs))
+    return augmentation(image, np.random.default_rng(seed))
+
+
+# --- parsing --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Solarize:
+    """A transform from outside the package."""
+
+    threshold: float = 0.5
+    levels: tuple[int, int] = (0, 255)
+
+    def __call__(self, image, rng):
+        return np.where(image < self.threshold * 255, image, 255 - image)
+
+
+@dataclasses.dataclass(frozen=True)
+class White:
+    """A transform that reads the model's preprocessing."""
+
+    inputs: ImageInputs = dataclasses.field(kw_only=True)
+
+    def __call__(self, image, rng):
+        return np.full((*self.inputs.size, 3), 255, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def my_project(monkeypatch):
+    module = types.ModuleType("my_project.transforms")
+    module.Solarize, module.White, module.function = Solarize, White, lambda image, rng: image
+    monkeypatch.setitem(sys.modules, "my_project", types.ModuleType("my_project"))
+    monkeypatch.setitem(sys.modules, "my_project.transforms", module)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"resize": "crop", "crop_fraction": 0.8},
+        {"resize": "squash", "interpolation": "bilinear"},
+        {"resize": "pad"},
+    ],
+    ids=lambda inputs: inputs["resize"],
+)
+@pytest.mark.parametrize("text", ["", " ", "resize"])
+def test_no_augmentation_is_the_models_preprocessing(text, inputs):
+    image = noise(4, 50, 80)
+    expected = ImageInputs(size=(24, 32), **inputs)(image)
+    np.testing.assert_array_equal(augment(text, image, size=(24, 32), **inputs), expected)
+
+
+def test_resize_with_a_mode():
+    image = noise(3, 50, 80)
+    expected = ImageInputs(size=(24, 32), resize="squash")(image)
+    np.testing.assert_array_equal(augment("resize('squash')", image, size=(24, 32)), expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my_project.transforms:Solarize(0.25)|flip(0)",
+        "flip(0) | my_project.transforms:Solarize(threshold=0.25)",
+    ],
+)
+def test_transform_from_outside_the_package(text):
+    image = noise(3)
+    np.testing.assert_array_equal(augment(text, image), Solarize(0.25)(image, None))
+
+
+def test_transform_from_outside_reads_the_models_preprocessing():
+    assert (augment("my_project.transforms:White", noise(3), size=(8, 16)) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("affin", "unknown augmentation 'affin'; did you mean 'affine'"),
+        (
+            "affine(rotat=3)",
+            "unknown argument 'rotat'; did you mean 'rotate'.*arguments of affine: rotate, scale, "
+            "aspect, shear, shift$",
+        ),
+        ("flip(1, 2)", "2 arguments without a name; arguments of flip: probability"),
+        ("flip(0.5, probability=1)", "probability is given twice"),
+        ("flip('often')", "flip.probability='often': expected float"),
+        ("resize(inputs=3)", "unknown argument 'inputs'"),
+        ("resize('fit')", "unknown mode of resize, 'fit'"),
+        ("affine(", "expected the form name"),
+        ("affine(__import__('os'))", "expected the form name"),
+        ("color_shift|", "expected the form name"),
+        ("my_project.transforms:Solarise", "unknown name in my_project.transforms 'Solarise'; did"),
+        ("my_project.transforms:Solarize(limit=3)", "arguments of .*: threshold, levels"),
+        ("my_project.transforms:function", "expected a dataclass"),
+        ("no_project.transforms:Solarize", "cannot be imported"),
+    ],
+)
+def test_wrong_text(text, message):
+    with pytest.raises(UserError, match=message):
+        augment(text, noise(3))
+
+
+def test_wrong_shape_of_the_result_is_explained():
+    with pytest.raises(UserError, match=r"shape \(64, 64, 4\), expected \(32, 32, 3\)"):
+        augment("cutout", noise(), size=32)
+
+
+def test_every_transform_of_the_registry_accepts_no_arguments():
+    image = noise(3, 48, 48)
+    for name in TRANSFORMS.table:
+        assert augment(name, image, size=48).shape == (48, 48, 3), name
+
+
+# --- all transforms -------------------------------------------------------------------------------
 
 
 def test_shape_and_determinism():
-    augment = parse_augmentation(FULL, size=32)
-    first, again, other = (augment(picture(), np.random.default_rng(s)) for s in (1, 1, 2))
+    first, again, other = (augment(FULL, noise(), seed, 32) for seed in (1, 1, 2))
     assert first.shape == (32, 32, 3)
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("text", [FULL, "background|random_resized_crop|flip|random_erasing(1)"])
+@pytest.mark.parametrize("size", [(24, 40), (40, 24)], ids=str)
+def test_sizes_that_are_not_square(text, size):
+    assert augment(text, noise(4, 50, 70), size=size).shape == (*size, 3)
+
+
+def test_pickled_augmentation_is_the_same():
+    augmentation = parse_augmentation(FULL, ImageInputs(size=(32, 32)))
+    copy = pickle.loads(pickle.dumps(augmentation))
+    results = [each(noise(), np.random.default_rng(3)) for each in (augmentation, copy)]
+    np.testing.assert_array_equal(*results)
+
+
 def test_input_is_not_changed():
-    image = picture()
+    image = noise()
     image.flags.writeable = False
-    parse_augmentation(FULL, size=32)(image, np.random.default_rng(0))
+    augment(FULL, image, size=32)
 
 
-def test_affine_without_movement_is_the_box_average():
+# --- affine ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 32)], ids=str)
+def test_affine_without_movement_is_the_mean_of_boxes(size):
     still = "affine(rotate=0, scale=(1, 1), aspect=0, shear=0, shift=0)"
-    image = picture(3)
-    found = parse_augmentation(still, size=32)(image, np.random.default_rng(0))
-    expected = image.reshape(32, 2, 32, 2, 3).astype(np.float64).mean(axis=(1, 3))
-    assert np.abs(found - expected).max() <= 0.5
+    image = noise(3, 2 * size[0], 2 * size[1])
+    boxes = image.reshape(size[0], 2, size[1], 2, 3).astype(np.float64)
+    assert np.abs(augment(still, image, size=size) - boxes.mean(axis=(1, 3))).max() <= 0.5
 
 
-def test_affine_scale_and_shift_act_as_said():
+def test_affine_scale_and_shift():
     """A white square of half the side: twice as large at scale 2, moved by up to `shift`."""
     image = np.zeros((64, 64, 3), np.uint8)
     image[16:48, 16:48] = 255
     still = "rotate=0, aspect=0, shear=0"
-    double = parse_augmentation(f"affine({still}, shift=0, scale=(2, 2))", size=64)
-    assert (double(image, np.random.default_rng(0)) == 255).all()
-    moved = parse_augmentation(f"affine({still}, shift=0.1, scale=(1, 1))", size=64)
+    assert (augment(f"affine({still}, shift=0, scale=(2, 2))", image) == 255).all()
     centres = []
     for seed in range(200):
-        rows = np.nonzero(moved(image, np.random.default_rng(seed))[..., 0] > 127)[0]
-        centres.append(rows.mean() - 31.5)
+        moved = augment(f"affine({still}, shift=0.1, scale=(1, 1))", image, seed)
+        centres.append(np.nonzero(moved[..., 0] > 127)[0].mean() - 31.5)
     assert 5.5 < max(np.abs(centres)) <= 7
     assert abs(np.mean(centres)) < 1
 
 
+# --- colours and erasing --------------------------------------------------------------------------
+
+
 def test_color_shift_moments():
-    """Uniform factors: the mean image stays, the spread is that of the ranges."""
+    """Brightness is uniform: the mean level stays, the deviation is that of the range."""
     grey = np.full((8, 8, 3), 128, np.uint8)
-    jitter = "color_shift(hue=0, saturation=0, contrast=0, grey=0, brightness=0.2)"
-    augment = parse_augmentation(jitter, size=8)
-    levels = np.asarray([augment(grey, np.random.default_rng(s))[0, 0, 0] for s in range(2000)])
+    text = "color_shift(hue=0, saturation=0, contrast=0, grey=0, brightness=0.2)"
+    levels = np.asarray([augment(text, grey, seed, 8)[0, 0, 0] for seed in range(2000)])
     assert abs(levels.mean() - 127.5) < 2
     np.testing.assert_allclose(levels.std(), 0.2 * 255 / np.sqrt(3), rtol=0.05)
 
 
 def test_grey_has_the_luma_of_rec_601():
-    augment = parse_augmentation(
-        "color_shift(hue=0, saturation=0, contrast=0, brightness=0, grey=1)", size=8
-    )
-    image = picture(3, 8)
-    found = augment(image, np.random.default_rng(0)).astype(float)
+    image = noise(3, 8, 8)
+    text = "color_shift(hue=0, saturation=0, contrast=0, brightness=0, grey=1)"
+    found = augment(text, image, size=8).astype(float)
     expected = image @ np.asarray([0.299, 0.587, 0.114])
     assert np.abs(found - expected[..., None]).max() <= 1
 
 
-def test_hue_rotation_keeps_grey_and_turns_a_third():
-    jitter = "color_shift(hue={}, saturation=0, contrast=0, brightness=0, grey=0)"
+def test_rotation_of_hue_keeps_grey():
     grey = np.full((4, 4, 3), 77, np.uint8)
-    augment = parse_augmentation(jitter.format(3.0), size=4)
-    assert np.abs(augment(grey, np.random.default_rng(0)).astype(int) - 77).max() <= 1
+    text = "color_shift(hue=3.0, saturation=0, contrast=0, brightness=0, grey=0)"
+    assert np.abs(augment(text, grey, size=4).astype(int) - 77).max() <= 1
 
 
-def test_cutout_and_background():
+def test_cutout_probability_and_area():
     image = np.zeros((20, 20, 3), np.uint8)
-    hidden = []
-    for seed in range(300):
-        out = parse_augmentation("cutout(0.5, (0.2, 0.4))", size=20)(
-            image, np.random.default_rng(seed)
-        )
-        hidden.append((out != 0).any(-1).mean())
+    text = "cutout(0.5, (0.2, 0.4))"
+    hidden = [(augment(text, image, seed, 20) != 0).any(-1).mean() for seed in range(300)]
     assert 0.4 < np.mean(np.asarray(hidden) > 0) < 0.6
     assert max(hidden) <= 0.4**2 + 1e-9
+
+
+def test_background_is_white_with_its_probability():
     clear = np.zeros((4, 4, 4), np.uint8)
-    whites = [
-        (
-            parse_augmentation("background(0.25)", size=4)(clear, np.random.default_rng(s)) == 255
-        ).all()
-        for s in range(400)
-    ]
+    whites = [(augment("background(0.25)", clear, seed, 4) == 255).all() for seed in range(400)]
     assert 0.18 < np.mean(whites) < 0.32
 
 
-def test_preprocess_modes():
-    wide = np.zeros((20, 40, 3), np.uint8)
-    wide[:, :20] = 255
-    assert preprocess(wide, size=10, resize="crop").shape == (10, 10, 3)
-    crop, squash, pad = (preprocess(wide, size=10, resize=m) for m in ("crop", "squash", "pad"))
-    assert (crop[:, :4] == 255).all()
-    assert (crop[:, 6:] == 0).all()
-    np.testing.assert_array_equal(
-        squash, Image.fromarray(wide).resize((10, 10), Image.Resampling.BICUBIC)
+def test_random_erasing_uses_the_models_normalisation():
+    """Noise with the mean and deviation of the preprocessing, (0.2, 0.5, 0.8) and 0.05."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    changed = {"mean": (0.2, 0.5, 0.8), "std": (0.05, 0.05, 0.05)}
+    images = np.stack(
+        [augment("random_erasing(1.0)", image, seed, **changed) for seed in range(50)]
     )
-    assert (pad[:2] == 255).all()
-    assert (pad[-2:] == 255).all()
-    assert (pad[4:6, 6:] == 0).all()
-    with pytest.raises(UserError, match=r"preprocess\.resize 'fit'; known: crop, pad, squash"):
-        preprocess(wide, size=10, resize="fit")
-
-
-def test_composite_equals_float_blend():
-    image = picture()
-    alpha = image[..., 3:].astype(np.float64) / 255
-    expected = image[..., :3] * alpha + 255 * (1 - alpha)
-    assert np.abs(composite(image) - expected).max() <= 0.5 + 1e-9
-
-
-def test_normalize():
-    images = picture(3)[None]
-    found = normalize(images, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    expected = (images / 255.0 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("affin", "did you mean 'affine'"),
-        ("affine(rotat=3)", "unexpected keyword argument 'rotat'"),
-        ("affine(", "expected the form name"),
-        ("affine(__import__('os'))", "expected the form name"),
-        ("color_shift|", "expected the form name"),
-    ],
-)
-def test_wrong_augmentation(text, message):
-    with pytest.raises(UserError, match=message):
-        parse_augmentation(text, size=8)
-
-
-def test_wrong_result_shape_is_explained():
-    with pytest.raises(UserError, match=r"shape \(64, 64, 4\), expected \(32, 32, 3\)"):
-        parse_augmentation("cutout", size=32)(picture(), np.random.default_rng(0))
+    pixels = images[(images != 0).any(-1)] / 255
+    np.testing.assert_allclose(pixels.mean(0), (0.2, 0.5, 0.8), atol=0.01)
+    np.testing.assert_allclose(pixels.std(0), 0.05, atol=0.01)

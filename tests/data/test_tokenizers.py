@@ -1,5 +1,6 @@
-"""Tokenizers: ids, layout, truncation, any text, saving, specs and their errors."""
+"""Tokenizers: ids, layout, truncation, any text, saving, specs, errors."""
 
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -9,27 +10,53 @@ import sys
 import numpy as np
 import pytest
 import tokenizers as hf
-from make_tokenizers import SAMPLE, captions
 
-from vit_jax.data.tokenizers import FILE_NAME, Tokenizer, check_spec, make_tokenizer
+from tests.fixtures.tokenizers.make_tokenizers import SAMPLE, captions
+from vit_jax.data.tokenizers import (
+    FILE_NAME,
+    Encoder,
+    Layout,
+    learn_tokenizer,
+    open_tokenizer,
+)
+from vit_jax.data.tokenizers.trained import TrainedEncoder
 from vit_jax.errors import UserError
 
 CAPTIONS = ["red apple", "green apple", "red car", "a photo of a red apple", "blue sky"]
 
 
+class Captions:
+    """A source of captions without images."""
+
+    def __init__(self, captions):
+        self.captions = captions
+
+    def __len__(self):
+        return len(self.captions)
+
+    def annotation(self, index):
+        return {"captions": [self.captions[index]]}
+
+
+def learn(captions, templates=(), vocab_size=300, context_length=6):
+    return learn_tokenizer(
+        Captions(list(captions)), templates, vocab_size=vocab_size, context_length=context_length
+    )
+
+
 @pytest.fixture(scope="module")
 def clip():
-    return make_tokenizer("clip", vocab_size=49408, context_length=77)
+    return open_tokenizer("clip", vocab_size=49408, context_length=77)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return Tokenizer.train(CAPTIONS, vocab_size=300, context_length=6)
+    return learn(CAPTIONS)
 
 
 @pytest.fixture(scope="module")
 def sentencepiece_file(tmp_path_factory):
-    """A model with T5's special ids: padding 0, end 1, unknown 2."""
+    """A model with the special ids of T5: padding 0, end 1, unknown 2."""
     package = pytest.importorskip("sentencepiece")
     folder = tmp_path_factory.mktemp("sentencepiece")
     package.SentencePieceTrainer.train(
@@ -53,7 +80,7 @@ def huggingface_file(tmp_path_factory):
     model.normalizer = hf.normalizers.Lowercase()
     model.pre_tokenizer = hf.pre_tokenizers.Whitespace()
     model.add_special_tokens(words[:4])
-    model.enable_truncation(3)  # what the file says of lengths is not followed
+    model.enable_truncation(3)  # lengths in the file are ignored
     model.enable_padding(length=9)
     path = tmp_path_factory.mktemp("huggingface") / "tokenizer.json"
     model.save(str(path))
@@ -67,10 +94,10 @@ def any_tokenizer(request):
         return request.getfixturevalue(request.param)
     file = request.getfixturevalue(f"{request.param}_file")
     options = "?end=[SEP]&pad=[PAD]&start=[CLS]" if request.param == "huggingface" else ""
-    return make_tokenizer(f"{request.param}:{file}{options}", vocab_size=64, context_length=8)
+    return open_tokenizer(f"{request.param}:{file}{options}", vocab_size=64, context_length=8)
 
 
-# CLIP
+# --- CLIP -----------------------------------------------------------------------------------------
 
 
 def test_clip_ids_equal_the_stored_ones(clip):
@@ -94,17 +121,7 @@ def test_clip_truncation_keeps_the_end(clip):
     assert (row == 49407).sum() == 1
 
 
-def test_clip_remembers_words_without_growing(clip):
-    words = type(clip._encoder._words)
-    for i in range(0, words.MAX_WORDS + 1000, 1000):
-        clip(" ".join(f"w{j}" for j in range(i, i + 1000)))
-    clip("x" * 10_000)
-    assert len(clip._encoder._words) <= words.MAX_WORDS
-    assert "x" * 10_000 not in clip._encoder._words
-    np.testing.assert_array_equal(clip("w1 w7"), clip(["w1 w7"]))
-
-
-# Trained on captions
+# --- learned from captions ------------------------------------------------------------------------
 
 
 def test_trained_layout(trained):
@@ -131,31 +148,48 @@ def test_trained_case_and_normal_form_do_not_matter(trained):
 
 
 def test_order_of_captions_does_not_matter(trained):
-    other = Tokenizer.train(reversed(CAPTIONS), vocab_size=300, context_length=6)
+    other = learn(reversed(CAPTIONS))
     np.testing.assert_array_equal(other(CAPTIONS), trained(CAPTIONS))
 
 
-def test_files_of_older_runs_load(trained, tmp_path):
-    # They hold the bare file of the library.
-    bare = json.dumps(trained._encoder.state()["model"])
+def test_words_of_templates_are_learned():
+    """A tenth of the captions' number of repetitions suffices to make words of a template."""
+    captions = [f"{first}{last}" for first in "abcdefghij" for last in "klmnopqrst"]
+    plain, prompted = (learn(captions, templates) for templates in ((), ["a photo of {}"]))
+    lengths = [(tokens("a photo of ak") != 0).sum() for tokens in (plain, prompted)]
+    assert lengths[1] < lengths[0] == 6
+
+
+def test_captions_are_class_names_where_there_are_none():
+    class Names(Captions):
+        def annotation(self, index):
+            return {"label": 0, "name": self.captions[index]}
+
+    tokens = learn_tokenizer(Names(CAPTIONS), (), vocab_size=300, context_length=6)
+    np.testing.assert_array_equal(tokens(CAPTIONS), learn(CAPTIONS)(CAPTIONS))
+
+
+def test_files_of_early_runs_can_be_opened(trained, tmp_path):
+    """They are bare files of the library."""
+    bare = json.dumps(TrainedEncoder.train(CAPTIONS, 300).state()["model"])
     (tmp_path / FILE_NAME).write_text(hf.Tokenizer.from_str(bare).to_str(pretty=True))
-    loaded = Tokenizer.load(tmp_path, vocab_size=300, context_length=6)
+    loaded = open_tokenizer(f"saved:{tmp_path}", vocab_size=300, context_length=6)
     assert loaded.kind == "trained"
     np.testing.assert_array_equal(loaded(CAPTIONS), trained(CAPTIONS))
 
 
-# SentencePiece
+# --- SentencePiece --------------------------------------------------------------------------------
 
 
 def test_sentencepiece_as_siglip(sentencepiece_file):
     sentencepiece = pytest.importorskip("sentencepiece")
-    tokenizer = make_tokenizer(
+    tokenizer = open_tokenizer(
         f"sentencepiece:{sentencepiece_file}", vocab_size=24, context_length=12
     )
     model = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_file))
     tokens = model.encode("red apple", out_type=int)
     expected = tokens + [1] * (12 - len(tokens))  # the end is 1, and so is the padding
-    # Case, punctuation and white space do not count; `_` is a space.
+    # Case, punctuation and white space are ignored; `_` is a space.
     for text in ("red apple", " Red,  APPLE!\n", "red_apple", "&quot;red&quot; apple"):
         assert tokenizer(text)[0].tolist() == expected, text
     long = tokenizer("red apple " * 9)[0]
@@ -166,7 +200,7 @@ def test_sentencepiece_as_siglip(sentencepiece_file):
 
 def test_sentencepiece_as_t5(sentencepiece_file):
     sentencepiece = pytest.importorskip("sentencepiece")
-    tokenizer = make_tokenizer(
+    tokenizer = open_tokenizer(
         f"sentencepiece:{sentencepiece_file}?clean=none&pad=<pad>", vocab_size=24, context_length=9
     )
     model = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_file))
@@ -176,7 +210,7 @@ def test_sentencepiece_as_t5(sentencepiece_file):
 
 def test_sentencepiece_errors(sentencepiece_file, tmp_path, monkeypatch):
     def make(spec):
-        return make_tokenizer(spec, vocab_size=24, context_length=8)
+        return open_tokenizer(spec, vocab_size=24, context_length=8)
 
     with pytest.raises(UserError, match="no SentencePiece model at /nowhere"):
         make("sentencepiece:/nowhere")
@@ -187,24 +221,26 @@ def test_sentencepiece_errors(sentencepiece_file, tmp_path, monkeypatch):
         sentencepiece_file.read_bytes()[:-100],
     ):
         (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(UserError, match=f"bad is no SentencePiece model.*{len(content)} bytes"):
+        with pytest.raises(
+            UserError, match=f"bad is not a SentencePiece model.*{len(content)} bytes"
+        ):
             make(f"sentencepiece:{tmp_path / 'bad'}")
     with pytest.raises(UserError, match=r"pad=<pat>: no such token.*<pad>, </s>, <unk>"):
         make(f"sentencepiece:{sentencepiece_file}?pad=<pat>")
     with pytest.raises(UserError, match=r"vocab_size=23 is too small.*at least 24"):
-        make_tokenizer(f"sentencepiece:{sentencepiece_file}", vocab_size=23, context_length=8)
+        open_tokenizer(f"sentencepiece:{sentencepiece_file}", vocab_size=23, context_length=8)
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(UserError, match="pip install"):
         make(f"sentencepiece:{sentencepiece_file}")
 
 
-# Hugging Face files
+# --- Hugging Face files ---------------------------------------------------------------------------
 
 
 def test_huggingface_layout(huggingface_file):
     def make(options):
         spec = f"huggingface:{huggingface_file}?{options}"
-        return make_tokenizer(spec, vocab_size=8, context_length=6)
+        return open_tokenizer(spec, vocab_size=8, context_length=6)
 
     bert = make("end=[SEP]&pad=[PAD]&start=[CLS]")
     assert bert("Red apple")[0].tolist() == [2, 4, 6, 3, 0, 0]
@@ -215,9 +251,11 @@ def test_huggingface_layout(huggingface_file):
 
 def test_huggingface_errors(huggingface_file, tmp_path):
     def make(spec):
-        return make_tokenizer(spec, vocab_size=8, context_length=6)
+        return open_tokenizer(spec, vocab_size=8, context_length=6)
 
-    with pytest.raises(UserError, match=r"say which tokens close and fill.*\[PAD\], \[UNK\]"):
+    with pytest.raises(
+        UserError, match=r"the tokens that close and fill a row are not set.*\[PAD\], \[UNK\]"
+    ):
         make(f"huggingface:{huggingface_file}?end=[SEP]")
     with pytest.raises(UserError, match=r"end=\[EOS\]: no such token in .*tokenizer.json"):
         make(f"huggingface:{huggingface_file}?end=[EOS]&pad=[PAD]")
@@ -227,15 +265,15 @@ def test_huggingface_errors(huggingface_file, tmp_path):
         make("huggingface:/nowhere?end=[SEP]&pad=[PAD]")
     for content in (b"", b"{}", b"[1]", b"\xff\xfe\x00", huggingface_file.read_bytes()[:-50]):
         (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(UserError, match="bad is no file of Hugging Face tokenizers"):
+        with pytest.raises(UserError, match="bad is not a file of Hugging Face tokenizers"):
             make(f"huggingface:{tmp_path / 'bad'}?end=[SEP]&pad=[PAD]")
 
 
-# All kinds
+# --- all kinds ------------------------------------------------------------------------------------
 
 
 def test_any_text_has_ids(any_tokenizer):
-    """Captions from every plane of Unicode, controls and lone surrogates among them."""
+    """Captions of every plane of Unicode, with control characters and lone surrogates."""
     texts = [*captions(600, seed=2, unassigned=True), "\x00", "\U0010ffff", "\ud800" * 50]
     texts += [
         "".join(map(chr, range(start, start + 0x400))) for start in range(0, 0x110000, 0x8000)
@@ -258,8 +296,7 @@ def test_saved_and_pickled(any_tokenizer, tmp_path):
     any_tokenizer.save(tmp_path)
     assert json.loads((tmp_path / FILE_NAME).read_text())["kind"] == any_tokenizer.kind
     others = [
-        Tokenizer.load(tmp_path, **sizes),
-        make_tokenizer(f"saved:{tmp_path}", **sizes),
+        open_tokenizer(f"saved:{tmp_path}", **sizes),
         pickle.loads(pickle.dumps(any_tokenizer)),
     ]
     for other in others:
@@ -267,8 +304,7 @@ def test_saved_and_pickled(any_tokenizer, tmp_path):
         np.testing.assert_array_equal(other(texts), any_tokenizer(texts))
 
 
-def test_end_is_where_a_tower_looks_for_it(any_tokenizer):
-    # The towers of CLIP take the largest id; in users' files that is any token.
+def test_end_is_the_largest_id_of_clip_and_learned_vocabularies(any_tokenizer):
     assert any_tokenizer.end_is_largest == (any_tokenizer.kind in ("clip", "trained"))
 
 
@@ -281,7 +317,8 @@ def test_one_text_and_many(any_tokenizer):
 
 def test_errors(trained, tmp_path):
     def load(vocab_size=300, context_length=6):
-        return Tokenizer.load(tmp_path, vocab_size=vocab_size, context_length=context_length)
+        sizes = {"vocab_size": vocab_size, "context_length": context_length}
+        return open_tokenizer(f"saved:{tmp_path}", **sizes)
 
     with pytest.raises(UserError, match="no tokenizer at"):
         load()
@@ -291,16 +328,16 @@ def test_errors(trained, tmp_path):
     with pytest.raises(UserError, match="context_length=1: expected at least 2"):
         load(context_length=1)
     with pytest.raises(UserError, match="expected at least 258"):
-        Tokenizer.train(CAPTIONS, vocab_size=100, context_length=6)
+        learn(CAPTIONS, vocab_size=100)
     bad = {
-        "": "is no saved tokenizer",
-        "[]": "is no saved tokenizer",
-        "{}": "unknown kind of tokenizer",
+        "": "is not a saved tokenizer",
+        "[]": "is not a saved tokenizer",
+        "{}": "unknown tokenizer in .*None",
         '{"kind": "trainde"}': "did you mean 'trained'",
-        '{"kind": "trained"}': "is no saved trained tokenizer",
-        '{"kind": "huggingface", "model": {}}': "is no saved huggingface tokenizer",
-        '{"kind": "sentencepiece", "source": "a", "model": "x"}': "is no saved sentencepiece",
-        '{"model": {}}': "no file of Hugging Face tokenizers",
+        '{"kind": "trained"}': "is not a saved trained tokenizer",
+        '{"kind": "huggingface", "model": {}}': "is not a saved huggingface tokenizer",
+        '{"kind": "sentencepiece", "source": "a", "model": "x"}': "is not a saved sentencepiece",
+        '{"model": {}}': "not a file of Hugging Face tokenizers",
     }
     for content, message in bad.items():
         (tmp_path / FILE_NAME).write_text(content)
@@ -319,20 +356,58 @@ def test_errors(trained, tmp_path):
         ("clip?pad=x", "unknown tokenizer"),
         ("sentencepiece:/a?padd=x", "unknown option .* 'padd'; did you mean 'pad'"),
         ("saved:/a?pad=x", "unknown option"),
-        ("huggingface:/a?end=", "expected a value, as end=VALUE"),
+        ("huggingface:/a?end=", "end has no value, expected end=VALUE"),
+        ("saved:", "expected saved:DIR"),
         ("trained", "learned from captions"),
+        ("no_project.text:Words:/a", "cannot be imported"),
     ],
 )
 def test_spec_errors(spec, message):
     with pytest.raises(UserError, match=message):
-        make_tokenizer(spec, vocab_size=300, context_length=8)
+        open_tokenizer(spec, vocab_size=300, context_length=8)
 
 
-def test_check_spec_reads_no_file():
-    spec = "huggingface:gs://nowhere/t.json?end=<|im=end|>&pad=<pad>"
-    options = {"end": "<|im=end|>", "pad": "<pad>"}
-    assert check_spec(spec) == ("huggingface", "gs://nowhere/t.json", options)
-    assert check_spec("trained") == ("trained", "", {})
+class Letters(Encoder):
+    """A vocabulary from outside the package: one id per letter."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec."""
+
+        first: str = "a"
+
+    def __init__(self, first, count):
+        self.first, self.count = first, count
+
+    @classmethod
+    def open(cls, place, config):
+        return cls(config.first, int(place))
+
+    def size(self):
+        return self.count + 2
+
+    def layout(self, vocab_size):
+        return Layout(end=1, pad=0)
+
+    def encode(self, texts):
+        return [[ord(letter) - ord(self.first) + 2 for letter in text] for text in texts]
+
+    def state(self):
+        return {"first": self.first, "count": self.count}
+
+    @classmethod
+    def from_state(cls, state):
+        return cls(**state)
+
+
+def test_vocabulary_from_outside_the_package(tmp_path):
+    tokenizer = open_tokenizer(f"{__name__}:Letters:4?first=c", vocab_size=6, context_length=5)
+    assert tokenizer(["cf", ""]).tolist() == [[2, 5, 1, 0, 0], [1, 0, 0, 0, 0]]
+    tokenizer.save(tmp_path)
+    loaded = open_tokenizer(f"saved:{tmp_path}", vocab_size=6, context_length=5)
+    for other in (loaded, pickle.loads(pickle.dumps(tokenizer))):
+        assert other.kind == f"{__name__}:Letters"
+        np.testing.assert_array_equal(other(["cf"]), tokenizer(["cf"]))
 
 
 def test_training_command(tmp_path):
@@ -347,9 +422,8 @@ def test_training_command(tmp_path):
     done = run(f"--captions={file}", f"--output={output}", "--vocab_size=300")
     assert done.returncode == 0, done.stderr
     assert "learned from 5 captions" in done.stdout
-    loaded = make_tokenizer(f"saved:{output}", vocab_size=300, context_length=6)
-    expected = Tokenizer.train(CAPTIONS, vocab_size=300, context_length=6)
-    np.testing.assert_array_equal(loaded(CAPTIONS), expected(CAPTIONS))
+    loaded = open_tokenizer(f"saved:{output}", vocab_size=300, context_length=6)
+    np.testing.assert_array_equal(loaded(CAPTIONS), learn(CAPTIONS)(CAPTIONS))
 
     file.write_bytes(b"red\xff\n")
     bad = run(f"--captions={file}", f"--output={output}")

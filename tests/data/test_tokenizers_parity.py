@@ -1,13 +1,13 @@
 """Token ids against the live open_clip and transformers: pytest -m parity.
 
-They come with `pip install -e ".[parity,test]"`; what is missing is skipped.
+Both come with `pip install -e ".[parity,test]"`; tests of a missing one are skipped.
 """
 
 import numpy as np
 import pytest
-from make_tokenizers import captions
+from tests.fixtures.tokenizers.make_tokenizers import captions
 
-from vit_jax.data.tokenizers import make_tokenizer
+from vit_jax.data.tokenizers import open_tokenizer
 
 pytestmark = pytest.mark.parity
 
@@ -16,7 +16,7 @@ COUNT = 100_000
 
 def test_clip_ids_equal_those_of_open_clip():
     reference = pytest.importorskip("open_clip.tokenizer").SimpleTokenizer()
-    tokenizer = make_tokenizer("clip", vocab_size=49408, context_length=77)
+    tokenizer = open_tokenizer("clip", vocab_size=49408, context_length=77)
     texts = list(captions(COUNT, seed=1))
     assert len(texts) == COUNT
     expected = reference(texts).numpy()
@@ -26,7 +26,7 @@ def test_clip_ids_equal_those_of_open_clip():
         if not np.array_equal(ours, theirs)
     ]
     assert not different, f"{len(different)} of {COUNT}, the first: {different[0]!a}"
-    # The comparison means something: all kinds of rows are there.
+    # Rows of all lengths occur.
     lengths = (expected != 0).sum(1)
     assert lengths.min() == 2
     assert (lengths == 77).sum() > COUNT // 100
@@ -50,7 +50,7 @@ def test_siglip_ids_equal_those_of_transformers(tmp_path):
         minloglevel=2,
     )
     file = str(tmp_path / "tiny.model")
-    ids = make_tokenizer(f"sentencepiece:{file}", vocab_size=600, context_length=64)(texts)
+    ids = open_tokenizer(f"sentencepiece:{file}", vocab_size=600, context_length=64)(texts)
     expected = transformers.SiglipTokenizer(file)(
         cleaned, padding="max_length", max_length=64, truncation=True
     )
@@ -58,8 +58,8 @@ def test_siglip_ids_equal_those_of_transformers(tmp_path):
     different = 0
     for ours, theirs in zip(ids.tolist(), expected.input_ids, strict=True):
         if ours != theirs:
-            # Only among segmentations of one score: transformers puts a prefix before the text,
-            # whose score rounds the sums otherwise.
+            # Only segmentations of equal score: transformers adds a prefix to the text, whose score
+            # changes the rounding of the sums.
             scores = [sum(map(processor.GetScore, row)) for row in (ours, theirs)]
             assert abs(scores[0] - scores[1]) < 1e-4, (ours, theirs)
             different += 1

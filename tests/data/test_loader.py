@@ -1,14 +1,14 @@
-"""Batches: same order for any number of workers and processes, exact position."""
+"""The loader: order, workers, processes, exact position, groups."""
 
 import numpy as np
 import pytest
 
-from vit_jax.data.loader import Batches
+from vit_jax.data.loader import Loader, group_rows
 from vit_jax.errors import UserError
 
 
 class Numbers:
-    """A source of its own indices."""
+    """Examples that are their own indices."""
 
     def __init__(self, count):
         self.count = count
@@ -26,15 +26,15 @@ def with_noise(example, rng):
 
 def take(count, **changes):
     options = {"batch_size": 6, "seed": 3, **changes}
-    batches = Batches(Numbers(20), with_noise, **options)
-    return [next(batches) for _ in range(count)]
+    loader = Loader(Numbers(20), with_noise, **options)
+    return [next(loader) for _ in range(count)]
 
 
 def same(a, b):
     return all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
 
 
-def test_every_example_once_an_epoch_in_a_new_order():
+def test_every_example_once_per_epoch_in_a_new_order():
     ids = np.concatenate([b["id"] for b in take(10)])
     epochs = ids.reshape(3, 20)
     for epoch in epochs:
@@ -54,7 +54,7 @@ def test_seed():
 
 
 def test_repeats_are_views_of_one_example_in_a_row():
-    """Three views differ; three epochs as long as before hold every example three times."""
+    """The three views differ; three epochs contain every example three times."""
     batches = take(10, repeats=3)
     ids = np.concatenate([b["id"] for b in batches]).reshape(20, 3)
     assert (ids == ids[:, :1]).all()
@@ -70,31 +70,31 @@ def test_worker_processes_change_nothing(workers):
     assert same(take(8), take(8, workers=workers))
 
 
-def test_training_processes_share_each_global_batch():
+def test_training_processes_read_parts_of_the_same_global_batches():
     whole = take(5)
-    shares = [take(5, process_index=i, process_count=3) for i in range(3)]
+    parts = [take(5, process_index=i, process_count=3) for i in range(3)]
     for k in range(5):
         for field in ("id", "noise"):
-            together = np.concatenate([share[k][field] for share in shares])
+            together = np.concatenate([part[k][field] for part in parts])
             np.testing.assert_array_equal(together, whole[k][field])
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 2), (1, 0)])
 def test_resume_sees_the_very_next_example(before, after):
-    """Also in the middle of an epoch, and with another number of workers."""
+    """In the middle of an epoch, and with another number of workers."""
     whole = take(9)
-    first = Batches(Numbers(20), with_noise, batch_size=6, seed=3, workers=before)
+    first = Loader(Numbers(20), with_noise, batch_size=6, seed=3, workers=before)
     for _ in range(4):
         next(first)
-    second = Batches(Numbers(20), with_noise, batch_size=6, seed=3, workers=after)
+    second = Loader(Numbers(20), with_noise, batch_size=6, seed=3, workers=after)
     second.set_state(first.get_state())
     assert same([next(second) for _ in range(5)], whole[4:])
 
 
-def test_groups_give_one_member_each_an_epoch():
+def test_an_epoch_has_one_member_of_each_group():
     groups = [[0, 1, 2], [3], [4, 5]]
-    batches = Batches(Numbers(6), with_noise, batch_size=3, seed=0, groups=groups)
-    seen = [next(batches)["id"] for _ in range(40)]
+    loader = Loader(Numbers(6), with_noise, batch_size=3, seed=0, groups=groups)
+    seen = [next(loader)["id"] for _ in range(40)]
     assert all({0 if i < 3 else 1 if i == 3 else 2 for i in ids} == {0, 1, 2} for ids in seen)
     assert set(np.concatenate(seen)) == set(range(6))
 
@@ -103,4 +103,27 @@ def test_errors():
     with pytest.raises(UserError, match="batch_size=6 is not a multiple of the 4 processes"):
         take(1, process_count=4)
     with pytest.raises(UserError, match="source is empty"):
-        Batches(Numbers(0), with_noise, batch_size=1, seed=0)
+        Loader(Numbers(0), with_noise, batch_size=1, seed=0)
+
+
+class Annotations(list):
+    """Examples whose images must not be read."""
+
+    annotation = list.__getitem__
+
+    def __getitem__(self, index):
+        raise AssertionError("an image was decoded")
+
+
+def test_rows_are_grouped_by_the_values_of_fields():
+    names, toned = "abab", (False, False, True, False)
+    source = Annotations(
+        {"name": name, "toned": tone, "captions": [name, "x"]}
+        for name, tone in zip(names, toned, strict=True)
+    )
+    assert group_rows((), source) is None
+    assert group_rows(("name",), source) == [[0, 2], [1, 3]]
+    assert group_rows(("name", "toned"), source) == [[0], [1, 3], [2]]
+    assert group_rows(("captions",), source) == [[0, 2], [1, 3]]
+    with pytest.raises(UserError, match=r"config.data.group_by, 'tone'; did you mean 'toned'"):
+        group_rows(("tone",), source)

@@ -1,0 +1,93 @@
+"""Transforms from examples to the fields of a batch."""
+
+import numpy as np
+import pytest
+
+from vit_jax.data.augment import parse_augmentation
+from vit_jax.data.examples import captions_of, check_classes, example_transform
+from vit_jax.data.tokenizers import open_tokenizer
+from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
+
+INPUTS = ImageInputs(size=(4, 6))
+AUGMENT = parse_augmentation("affine|flip", INPUTS)
+EXAMPLE = {
+    "image": np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8),
+    "label": 3,
+    "captions": ["a cat", "an animal"],
+    "key": "shard/7",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return open_tokenizer("clip", vocab_size=49408, context_length=12)
+
+
+def test_fields_have_the_types_and_shapes_of_a_batch(tokenizer):
+    transform = example_transform(("image", "label", "tokens"), AUGMENT, tokenizer)
+    found = transform(EXAMPLE, np.random.default_rng(0))
+    shapes = {name: (value.shape, value.dtype) for name, value in found.items()}
+    assert shapes == {
+        "image": ((4 * 6 * 3,), np.uint8),
+        "label": ((), np.int32),
+        "tokens": ((12,), np.int32),
+    }
+    assert found["label"] == 3
+
+
+@pytest.mark.parametrize("fields", [("image",), ("image", "label"), ("label",)])
+def test_only_the_given_fields_are_read(fields):
+    example = {name: EXAMPLE[name] for name in fields}
+    assert set(example_transform(fields, AUGMENT)(example, np.random.default_rng(0))) == set(fields)
+
+
+def test_captions_and_templates_are_drawn(tokenizer):
+    templates = ("{}", "a photo of {}")
+    transform = example_transform(("tokens",), AUGMENT, tokenizer, templates)
+    rng = np.random.default_rng(0)
+    found = {transform(EXAMPLE, rng)["tokens"].tobytes() for _ in range(50)}
+    texts = [template.format(text) for template in templates for text in EXAMPLE["captions"]]
+    assert found == {row.tobytes() for row in tokenizer(texts)}
+
+
+def test_captions_are_drawn_before_the_augmentation(tokenizer):
+    """The order of draws is part of a run's reproducibility."""
+    transform = example_transform(("image", "tokens"), AUGMENT, tokenizer, ("{}", "a {}"))
+    found = transform(EXAMPLE, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    caption = EXAMPLE["captions"][int(rng.integers(2))]
+    template = ("{}", "a {}")[int(rng.integers(2))]
+    np.testing.assert_array_equal(found["tokens"], tokenizer(template.format(caption))[0])
+    np.testing.assert_array_equal(found["image"], AUGMENT(EXAMPLE["image"], rng).reshape(-1))
+
+
+def test_class_names_are_captions_where_there_are_none():
+    assert captions_of({"name": "cat"}) == ["cat"]
+    assert captions_of({"name": "cat", "captions": ["a cat"]}) == ["a cat"]
+    with pytest.raises(UserError, match="no captions and no name among the fields"):
+        captions_of({"label": 1})
+
+
+def test_errors(tokenizer):
+    with pytest.raises(UserError, match="unknown field of a batch, 'labels'; did you mean 'label'"):
+        example_transform(("labels",), AUGMENT)
+    with pytest.raises(UserError, match="reads tokens, but the model has no tokenizer"):
+        example_transform(("tokens",), AUGMENT)
+    with pytest.raises(UserError, match="templates is empty"):
+        example_transform(("tokens",), AUGMENT, tokenizer, ())
+    read_label = example_transform(("label",), AUGMENT)
+    with pytest.raises(UserError, match="shard/7 has no label"):
+        read_label({"key": "shard/7"}, np.random.default_rng(0))
+
+
+def test_number_of_classes_is_checked():
+    class Classes:
+        class_names = ("cat", "dog")
+
+    check_classes(Classes(), 2, "data")
+    with pytest.raises(UserError, match=r"data has 2 classes, config.model.num_classes is 3: set"):
+        check_classes(Classes(), 3, "data")
+    Classes.class_names = None
+    with pytest.raises(UserError, match="data has no labels"):
+        check_classes(Classes(), 2, "data")
