@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,9 +19,10 @@ from orbax.checkpoint import checkpoint_managers
 
 from vit_jax.checkpoint import integrity
 from vit_jax.errors import UserError, check_name
-from vit_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
+
+State = TypeVar("State")  # see training.state.TrainState
 
 DIRECTORY = "checkpoints"  # within a workdir
 # Items of a checkpoint. Evaluation reads the parameters without the optimizer.
@@ -119,7 +120,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        state: TrainState,
+        state: Any,
         *,
         data: dict[str, Any],
         config: dict[str, Any],
@@ -130,7 +131,7 @@ class Checkpoints:
 
         Args:
             step: steps done.
-            state: state after that step.
+            state: state after that step: a dataclass with step, params, opt_state and ema.
             data: position in the data.
             config: config of the run, saved beside the state.
             metrics: evaluation metrics of this very step; empty where there are none.
@@ -181,23 +182,24 @@ class Checkpoints:
         with self._readable_errors():
             self._manager.check_for_errors()
 
-    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """Reads the whole state and the position in the data.
 
         Args:
             step: step of a checkpoint.
-            abstract: `ShapeDtypeStruct`s with the shardings of the result.
+            abstract: state of `ShapeDtypeStruct`s with the shardings of the result.
         """
         self.wait()
-        parts = {part: getattr(abstract, part) for part in _PARTS}
+        old: Any = abstract
+        parts = {part: getattr(old, part) for part in _PARTS}
         items = {k: ocp.args.StandardRestore(v) for k, v in parts.items() if v is not None}
         found = self._manager.restore(
             step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
         )
         values: dict[str, Any] = {part: found[part] for part in items}
         values.setdefault("ema", None)
-        counter = jax.device_put(np.asarray(step, abstract.step.dtype), abstract.step.sharding)
-        return TrainState(step=counter, **values), found["data"]
+        counter = jax.device_put(np.asarray(step, old.step.dtype), old.step.sharding)
+        return dataclasses.replace(old, step=counter, **values), found["data"]
 
     def restore_params(
         self, abstract: Any, *, ema: bool, step: int | None = None
