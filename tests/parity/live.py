@@ -1,4 +1,4 @@
-"""The original libraries at published sizes: weights there and back, outputs beside ours."""
+"""Comparison with the original libraries at published sizes, in both directions."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -8,14 +8,13 @@ import jax
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from vit_jax.weights.formats import FORMATS, recognise
 
 from tests.weights.reference import relative_error
 from vit_jax.models.definition import ModelDef
-from vit_jax.pretrained.weight_files import load_weights, save_weights
-from vit_jax.weights import checks as mismatch
+from vit_jax.pretrained.weight_files import known_formats, load_weights, save_weights
 from vit_jax.weights.containers.tensors import LazyTensor, TensorFile
-from vit_jax.weights.mapping import flatten
+from vit_jax.weights.loading import check_fit
+from vit_jax.weights.recognition import choose_format
 
 TOLERANCE = 1e-4
 Outputs = Mapping[str, Any]
@@ -30,16 +29,16 @@ def compare(
     format: str,
     folder: pathlib.Path,
 ) -> None:
-    """Same weights in, same outputs out, in both directions.
+    """Checks that weights give the same outputs here, and again in the original library.
 
     Args:
-        theirs: with random weights; they are erased on the way.
-        forward: (inputs, as tensors) -> their outputs.
-        model: ours.
-        ours: (bound module, inputs) -> our outputs, of the same names.
-        inputs: images channels last, tokens, noise.
-        format: a key of `formats.FORMATS`, which must also be the one that is recognised.
-        folder: for the files.
+        theirs: model of the original library with random weights, which are overwritten.
+        forward: (inputs as tensors) -> outputs of the original library by name.
+        model: model of this library.
+        ours: (bound module, inputs) -> outputs of this library by the same names.
+        inputs: inputs of both: images (B, H, W, 3), tokens or noise.
+        format: name of the format.
+        folder: folder for the files.
     """
     theirs.eval()
     tensors = [torch.from_numpy(x) for x in inputs]
@@ -61,7 +60,7 @@ def compare(
 
 
 def check(name: str, found: Outputs, expected: Outputs) -> None:
-    """Every output within the tolerance; the largest error is printed (pytest -rP)."""
+    """Compares all outputs; the largest error is printed (pytest -rP)."""
     assert found.keys() == expected.keys()
     errors = {key: relative_error(np.asarray(found[key]), expected[key]) for key in expected}
     print(f"{name}: largest relative error {max(errors.values()):.1e}")
@@ -69,20 +68,25 @@ def check(name: str, found: Outputs, expected: Outputs) -> None:
 
 
 def check_names(theirs: torch.nn.Module, model: ModelDef, format: str) -> None:
-    """Their state dict has the names and shapes that we read, and all that we would write."""
-    chosen = FORMATS[format]
-    entries = chosen.checked_entries(model.family, model.architecture)
-    constants = chosen.constants(model.family, model.architecture)
+    """Checks that the names and shapes of a state dict are those of the format, without values.
+
+    Args:
+        theirs: model of the original library, possibly on the device "meta".
+        model: model of this library.
+        format: name of the format.
+    """
     state = {key: np.broadcast_to(np.float32(0), x.shape) for key, x in theirs.state_dict().items()}
     tensors = {key: LazyTensor(x.shape, x.dtype, lambda x=x: x) for key, x in state.items()}
     file = TensorFile(pathlib.Path(format), tensors)
-    assert recognise(file).name == format
-    shapes = {path: leaf.shape for path, leaf in flatten(model.shapes()).items()}
-    mismatch.check(entries, file, shapes, (*chosen.ignored, *constants))
-    written = {key for entry in entries for _, keys in entry.groups() for key in keys}
-    assert written | set(constants) == set(state)
+    known = choose_format(file, model.architecture, known_formats())
+    assert known.name == format
+    check_fit(file, model, known)
+    written = {
+        key for e in known.entries(model.architecture) for _, keys in e.groups() for key in keys
+    }
+    assert written | set(known.constants(model.architecture)) == set(state)
 
 
 def random_images(*shape: int) -> np.ndarray:
-    """Noise, channels last."""
+    """Returns noise in the shape of images (B, H, W, 3)."""
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -12,13 +12,14 @@ import numpy as np
 import open_clip
 import timm
 import torch
+from flax import traverse_util
 from open_clip.convert import load_big_vision_weights
 
 from tests.parity.live import check, random_images
 from tests.weights.activations import pair
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.registry import model_spec
-from vit_jax.weights import load_weights, mapping, save_weights
+from vit_jax.pretrained.weight_files import load_weights, save_weights
 
 pytestmark = pytest.mark.parity
 
@@ -34,14 +35,16 @@ CASES = {
 
 
 def random_params(model: ModelDef) -> Params:
-    """Fresh parameters with noise on all, so that none is a zero or a one."""
+    """Returns fresh parameters with noise, so that none is zero or one."""
     generator = np.random.default_rng(0)
-    leaves = mapping.flatten(jax.jit(model.init)(jax.random.key(0)))
+    leaves = traverse_util.flatten_dict(jax.jit(model.init)(jax.random.key(0)), sep="/")
     noisy = {
         path: leaf + generator.normal(0, 0.01 if "kernel" in path else 0.2, leaf.shape)
         for path, leaf in leaves.items()
     }
-    return mapping.unflatten({k: v.astype(np.float32) for k, v in noisy.items()})
+    return traverse_util.unflatten_dict(
+        {path: leaf.astype(np.float32) for path, leaf in noisy.items()}, sep="/"
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

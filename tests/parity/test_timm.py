@@ -11,13 +11,13 @@ pytest.importorskip("timm")
 import timm
 import torch
 from timm.models.swin_transformer import checkpoint_filter_fn
-from vit_jax.weights.formats import FORMATS
 
 from tests.fixtures.generators import make_resnet, make_timm
 from tests.parity.live import check, check_names, compare, random_images
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 from vit_jax.models.swin import zoo as swin
+from vit_jax.models.swin.weights import OfficialSwin
 from vit_jax.models.vit import zoo as vit
 from vit_jax.pretrained.weight_files import load_weights, save_weights
 from vit_jax.weights.containers.reading import open_weights
@@ -38,7 +38,7 @@ def channels_first(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", [*vit.ALIASES, *swin.ALIASES, *RESNETS])
 def test_names_and_shapes(name):
-    """Of every registered name of timm's, without computing anything."""
+    """Of all registered names of timm, without computing anything."""
     spec = model_spec(name)
     with torch.device("meta"):
         # Some names have no head by default.
@@ -99,7 +99,7 @@ def test_swin(name, size, tmp_path):
 
 
 def test_official_swin(tmp_path):
-    """timm reads what we write under the original names; our buffers are timm's."""
+    """Timm reads exported weights under the original names; the buffers equal those of timm."""
     name = SWINS[0]
     theirs = timm.create_model(name)
     model = ModelDef(architecture(name))
@@ -114,7 +114,7 @@ def test_official_swin(tmp_path):
     found = model.bind(load_weights(tmp_path / "swin.safetensors", model))(images)
     check("swin", {"logits": found}, {"logits": expected})
     buffers = {key: value.numpy() for key, value in theirs.named_buffers()}
-    ours = FORMATS["swin"].constants("swin", model.architecture)
+    ours = OfficialSwin().constants(model.architecture)
     assert ours.keys() == buffers.keys()
     for key, value in ours.items():
         np.testing.assert_array_equal(value, buffers[key], strict=True)

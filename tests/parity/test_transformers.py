@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parity
 
 T = transformers
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
-# What a config leaves out are the sizes that the library assumes, those of the base models.
+# The library's default sizes are those of the base models.
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "clip": lambda: T.CLIPModel(T.CLIPConfig()),  # ViT-B/32
     "siglip": lambda: T.SiglipModel(T.SiglipConfig()),  # B/16
@@ -45,7 +45,7 @@ def test_published_size(name, tmp_path):
     given = {key: value.numpy() for key, value in compute(name, theirs).items()}
     expected = {k: v for k, v in given.items() if k not in ("images", "tokens", "noise")}
     theirs.save_pretrained(tmp_path / "in")
-    model = ModelDef(*read_architecture(tmp_path / "in"))
+    model = ModelDef(read_architecture(tmp_path / "in"))
     params = load_weights(tmp_path / "in", model)
     found = jax.jit(lambda params, given: activations(model.bind(params), given))(params, given)
     check(f"{name}, in", found, expected)

@@ -59,7 +59,7 @@ def check_both_ways(transform, theirs, ours):
 
 
 def test_convolution_means_the_same():
-    """torch's kernel (O, I, H, W) at one place is the sum over inputs, rows and columns."""
+    """Torch's kernel (O, I, H, W) at one place is the sum over inputs, rows and columns."""
     kernel, patch = random(5, 3, 2, 4), random(2, 4, 3)
     (ours,) = t.CONV.load([kernel], [(2, 4, 3, 5)])
     expected = np.einsum("oihw,hwi->o", kernel, patch)

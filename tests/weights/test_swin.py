@@ -29,7 +29,7 @@ BUFFERS = ("relative_position_index", "attn_mask")
 
 @pytest.fixture
 def reference(tmp_path):
-    """timm's weights under the original names, and what timm computes with them."""
+    """Timm's weights under the original names, and what timm computes with them."""
     path, expected = split_reference("swin_tiny.safetensors", tmp_path)
     file = open_weights(path)
 

@@ -178,7 +178,7 @@ def test_positions_are_resized_on_their_grid(name, tmp_path):
 
 
 def test_the_class_tokens_position_is_folded_into_it(tmp_path):
-    """timm's DINOv2 with registers has none; a model from elsewhere computes the same there."""
+    """Timm's DINOv2 with registers has none; a model from elsewhere computes the same there."""
     path, expected = split_reference("timm_dinov2.safetensors", tmp_path)
     model = ModelDef(CONFIGS["dinov2"])
     params = load_weights(path, model)

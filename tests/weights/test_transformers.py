@@ -276,9 +276,7 @@ def test_only_the_head_is_missing_from_a_tower(folders):
 
 def test_other_positions_than_the_models_fixed_ones_are_refused(folders):
     fixed = dataclasses.replace(VIT, position_init="fixed_sincos")
-    with pytest.raises(
-        UserError, match=r"position_embeddings is not .* differ by up to"
-    ):
+    with pytest.raises(UserError, match=r"position_embeddings is not .* differ by up to"):
         load_weights(folders["vit"][0], ModelDef(fixed))
     large = dataclasses.replace(MAE, image=dataclasses.replace(MAE.image, image_size=24))
     with pytest.raises(UserError, match=r"expected the computed values \(1, 37, 16\); found shape"):

@@ -41,7 +41,7 @@ class PretrainedModel:
         params: nested dict of arrays.
     """
 
-    def __init__(self, spec: ModelSpec, definition: ModelDef, params: Params):
+    def __init__(self, spec: ModelSpec, definition: ModelDef, params: Params) -> None:
         """Initializes the model.
 
         Args:

@@ -36,7 +36,7 @@ class TensorFile:
         tensors: Mapping[str, LazyTensor],
         metadata: Mapping[str, str] | None = None,
         part: str | None = None,
-    ):
+    ) -> None:
         """Initializes the file.
 
         Args:

@@ -43,7 +43,7 @@ class Holder(dict):
     def __new__(cls, *args: Any, **kwargs: Any) -> "Holder":
         return super().__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
 
     def __setstate__(self, state: Any) -> None:
@@ -67,7 +67,7 @@ HOLDERS = (
 class _Storage:
     """A zip member as a flat array of elements of one dtype."""
 
-    def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, member: str, dtype: np.dtype):
+    def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, member: str, dtype: np.dtype) -> None:
         self.path, self.archive, self.member, self.dtype = path, archive, member, dtype
         try:
             size = archive.getinfo(member).file_size
@@ -139,7 +139,7 @@ REBUILDERS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, member: str):
+    def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> None:
         super().__init__(io.BytesIO(archive.read(member)), encoding="utf-8")
         self.path, self.archive = path, archive
         self.prefix = member.removesuffix("data.pkl")
