@@ -5,8 +5,8 @@ Both come with `pip install -e ".[parity,test]"`; tests of a missing one are ski
 
 import numpy as np
 import pytest
-from tests.fixtures.tokenizers.make_tokenizers import captions
 
+from tests.fixtures.tokenizers.make_tokenizers import captions
 from vit_jax.data.tokenizers import open_tokenizer
 
 pytestmark = pytest.mark.parity

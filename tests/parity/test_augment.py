@@ -11,19 +11,22 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from vit_jax.data.augment import parse_augmentation
+from vit_jax.inputs import ImageInputs
 
 pytestmark = pytest.mark.parity
 
 SAMPLES, SIZE = 10_000, 48
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INPUTS = ImageInputs(size=(SIZE, SIZE), mean=MEAN, std=STD)
 PHOTO = Image.fromarray(load_sample_image("flower.jpg")).resize((96, 64), Image.Resampling.BOX)
 SQUARE = PHOTO.resize((SIZE, SIZE), Image.Resampling.BOX)
-# Resized by other filters: bilinear or bicubic, antialiased or not.
+# Tolerance in levels: the resizing filters differ.
 LEVELS = {"random_resized_crop": 1.5}
 
 
-def statistics(picture):
-    """Mean levels of 4 x 4 tiles of each channel, the deviation of each channel, its extremes."""
-    pixels = np.asarray(picture, np.float64)
+def statistics(image):
+    """Mean levels of 4 x 4 tiles of each channel, and its deviation and extremes."""
+    pixels = np.asarray(image, np.float64)
     tiles = pixels.reshape(4, SIZE // 4, 4, SIZE // 4, 3).mean((1, 3)).ravel()
     return np.concatenate([tiles, pixels.std((0, 1)), pixels.min((0, 1)), pixels.max((0, 1))])
 
@@ -37,11 +40,10 @@ def their_transform(name):
 
     fill = {"img_mean": (124, 116, 104)}
 
-    def erase(picture):
-        mean, std = np.asarray([0.485, 0.456, 0.406]), np.asarray([0.229, 0.224, 0.225])
-        normal = torch.tensor(((np.asarray(picture) / 255 - mean) / std).transpose(2, 0, 1))
+    def erase(image):
+        normal = torch.tensor(((np.asarray(image) / 255 - MEAN) / STD).transpose(2, 0, 1))
         RandomErasing(0.25, mode="pixel", device="cpu")(normal)
-        return np.clip((normal.numpy().transpose(1, 2, 0) * std + mean) * 255, 0, 255)
+        return np.clip((normal.numpy().transpose(1, 2, 0) * STD + MEAN) * 255, 0, 255)
 
     return {
         "random_resized_crop": RandomResizedCropAndInterpolation(SIZE, interpolation="bicubic"),
@@ -61,7 +63,7 @@ def their_transform(name):
 
 @pytest.fixture
 def posterize_to_black(monkeypatch):
-    """Pillow 13 refuses to keep no bits; timm was written for one that made the image black."""
+    """Pillow 13 refuses to keep no bits; timm expects a black image."""
     posterize = ImageOps.posterize
     monkeypatch.setattr(
         ImageOps,
@@ -84,14 +86,14 @@ def posterize_to_black(monkeypatch):
     ],
 )
 def test_moments(name, posterize_to_black):
-    """Mean and deviation of every statistic within five standard errors, and a level."""
+    """Mean and deviation of every statistic agree within five standard errors and a level."""
     import torch
 
     source = PHOTO if name == "random_resized_crop" else SQUARE
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - timm draws from it
     torch.manual_seed(0)
-    theirs_of, ours_of = their_transform(name), parse_augmentation(name, size=SIZE)
+    theirs_of, ours_of = their_transform(name), parse_augmentation(name, INPUTS)
     theirs = np.asarray([statistics(theirs_of(source)) for _ in range(SAMPLES)])
     rng, pixels = np.random.default_rng(0), np.asarray(source)
     ours = np.asarray([statistics(ours_of(pixels, rng)) for _ in range(SAMPLES)])
@@ -101,7 +103,7 @@ def test_moments(name, posterize_to_black):
     error = np.sqrt((ours.var(0) + theirs.var(0)) / SAMPLES)
     squares = (ours - ours.mean(0)) ** 2, (theirs - theirs.mean(0)) ** 2
     spread = ours.std(0) - theirs.std(0)
-    # Of a deviation, by the delta method.
+    # Standard error of the deviation, by the delta method.
     spread_error = np.sqrt(sum(s.var(0) for s in squares) / SAMPLES) / (2 * theirs.std(0) + 1e-9)
     print(
         f"\n| `{name}` | {np.abs(means).max():.2f} | {error[np.abs(means).argmax()]:.2f} "

@@ -80,7 +80,7 @@ class TfdsSource(Source):
             ) from error
 
     @functools.cached_property
-    def labels(self) -> np.ndarray | None:  # type: ignore[override]
+    def labels(self) -> np.ndarray | None:
         """See `Source`."""
         if self._label is None:
             return None

@@ -1,0 +1,39 @@
+"""Preprocessing against timm's and torchvision's transforms: `pytest -m parity`."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.inputs import ImageInputs
+
+pytestmark = pytest.mark.parity
+
+SHAPES = [(1, 1), (1, 90), (90, 1), (375, 500), (500, 333), (60, 60), (233, 17), (41, 43)]
+SIZES = [(32, 32), (224, 224), (24, 40), (40, 24), (48, 12)]
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_fraction", [1.0, 0.95, 0.9, 0.875])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_crop_equals_timm(size, crop_fraction, interpolation):
+    """The pixels before normalisation are equal, whatever the aspect ratios."""
+    create_transform = pytest.importorskip("timm.data").create_transform
+    transform = create_transform(
+        (3, *size), interpolation=interpolation, crop_pct=crop_fraction, mean=(0,) * 3, std=(1,) * 3
+    )
+    inputs = ImageInputs(size=size, crop_fraction=crop_fraction, interpolation=interpolation)
+    for shape in SHAPES:
+        image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        theirs = transform(Image.fromarray(image)).numpy().transpose(1, 2, 0) * 255
+        np.testing.assert_array_equal(inputs(image), np.rint(theirs))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_squash_equals_torchvision(size):
+    transforms = pytest.importorskip("torchvision.transforms")
+    mode = transforms.InterpolationMode.BICUBIC
+    transform = transforms.Resize(size, interpolation=mode)
+    for shape in SHAPES:
+        image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        found = ImageInputs(size=size, resize="squash")(image)
+        np.testing.assert_array_equal(found, transform(Image.fromarray(image)))
