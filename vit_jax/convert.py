@@ -74,7 +74,7 @@ def _from_run() -> "tuple[ModelDef, Params, ModelSpec]":
     """Model, parameters and spec of a checkpoint of a run."""
     from vit_jax.evaluation import open_run
 
-    run = open_run(_WORKDIR.value, step=_STEP.value)
+    run = open_run(str(_WORKDIR.value), step=_STEP.value)
     return run.embedder.model, run.params, run.spec
 
 

@@ -41,6 +41,7 @@ class Holder(dict):
     """Placeholder for an object whose class is not imported. It keeps the object's attributes."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Holder":
+        """Accepts the arguments of any class."""
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +68,9 @@ HOLDERS = (
 class _Storage:
     """A zip member as a flat array of elements of one dtype."""
 
-    def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, member: str, dtype: np.dtype) -> None:
+    def __init__(
+        self, path: pathlib.Path, archive: zipfile.ZipFile, member: str, dtype: np.dtype
+    ) -> None:
         self.path, self.archive, self.member, self.dtype = path, archive, member, dtype
         try:
             size = archive.getinfo(member).file_size
