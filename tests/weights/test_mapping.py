@@ -10,7 +10,10 @@ import pytest
 from flax import traverse_util
 
 from vit_jax.errors import UserError
+from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.layers.weights import ResizePositions
+from vit_jax.models.swin.weights import ResizeBiasTable
+from vit_jax.models.swin.windows import num_offsets, resize_bias_table
 from vit_jax.weights import transforms as t
 from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
@@ -163,6 +166,38 @@ def test_positions_of_a_square_grid_fit_a_grid_of_any_shape(exported, tmp_path):
         write_tensors(tmp_path / "x", exported)
         with pytest.raises(UserError, match=rf"pos: expected \(1, 7, 6\), found \(1, {rows}, 6\)"):
             load(ENTRIES, open_weights(tmp_path / "x"), MODEL)
+
+
+@pytest.mark.parametrize("grid", [(3, 2), (1, 6), (2, 4)])
+def test_positions_of_a_known_grid(grid):
+    """Resized from the grid of the file's model, even if the number of patches is the same."""
+    resize = ResizePositions((2, 3), num_prefix=1).resized_from(ResizePositions(grid, 1))
+    table = random(1 + grid[0] * grid[1], 6)
+    assert resize.accepts(table.shape, (7, 6))
+    expected = resize_positions(jnp.asarray(table), grid, (2, 3), 1)
+    np.testing.assert_array_equal(resize(table, (7, 6)), expected)
+
+
+def test_positions_that_fit_neither_known_grid():
+    """The table belongs to the model, or else to a square grid."""
+    resize = ResizePositions((2, 3)).resized_from(ResizePositions((3, 4)))
+    table = random(6, 5)
+    np.testing.assert_array_equal(resize(table, (6, 5)), table)
+    table = random(16, 5)
+    expected = resize_positions(jnp.asarray(table), (4, 4), (2, 3), 0)
+    np.testing.assert_array_equal(resize(table, (6, 5)), expected)
+    assert not resize.accepts((15, 5), (6, 5))
+
+
+def test_bias_tables_of_a_known_window():
+    """Of a window of 2 x 4, to one of 3 x 3 and to one of 4 x 2."""
+    table = random(3 * 7, 2)
+    for window in ((3, 3), (4, 2)):
+        resize = ResizeBiasTable(window, "bicubic").resized_from(ResizeBiasTable((2, 4), ""))
+        shape = (num_offsets(window), 2)
+        assert resize.accepts(table.shape, shape)
+        expected = resize_bias_table(jnp.asarray(table), (2, 4), window, "bicubic")
+        np.testing.assert_array_equal(resize(table, shape), expected)
 
 
 def test_nothing_is_read_before_all_fits(exported, tmp_path, monkeypatch):

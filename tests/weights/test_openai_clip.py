@@ -180,3 +180,16 @@ def test_unknown_formats(model, reference, tmp_path):
         load_weights(tmp_path / "odd.safetensors", model)
     with pytest.raises(UserError, match="did you mean 'openai_clip'"):
         load_weights(reference[0], model, format="openai-clip")
+
+
+def test_ambiguous_files(model, reference, tmp_path):
+    """A file with the names of two libraries; the format can be named."""
+    file = open_weights(reference[0])
+    extra = {"decoder_embed.weight": np.zeros(2), "patch_embed.proj.weight": np.zeros(2)}
+    tensors = {key: file.read(key) for key in file}
+    write_tensors(tmp_path / "both.safetensors", tensors | extra)
+    message = r"matching: openai_clip \(OpenAIClip\), mae \(OfficialMAE\)"
+    with pytest.raises(UserError, match=message):
+        load_weights(tmp_path / "both.safetensors", model)
+    with pytest.raises(UserError, match=r"unexpected: decoder_embed.weight \(2,\)"):
+        load_weights(tmp_path / "both.safetensors", model, format="openai_clip")
