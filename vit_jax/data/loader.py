@@ -55,7 +55,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             batch_size: global batch size, over all processes.
             seed: PRNG seed for the order, augmentation and every other choice.
             groups: rows of `source` per group, of which an epoch takes one each; None for all rows.
-            repeats: number of times in a row that an example comes, transformed anew each time; an
+            repeats: number of times in a row that an example comes, each time transformed again; an
                 epoch has as many examples as without.
             max_broken_fraction: maximum fraction of broken examples, that is, examples that raise
                 UserError or OSError. Each is replaced by the next good one.

@@ -19,7 +19,7 @@ A transform is a frozen dataclass; its fields are the arguments:
 It maps an image, uint8 (H, W, C), and a NumPy generator to an image. It must not change its input.
 A keyword-only field `inputs` receives the model's `ImageInputs`: size, interpolation, mean, std. A
 transform from outside this package is named by its module: `flip|my_project.augment:Solarize(96)`.
-Numbers depend on the generator alone, so they are the same for any number of workers.
+All randomness comes from the generator, so results are the same for any number of workers.
 """
 
 import ast
