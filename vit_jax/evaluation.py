@@ -28,7 +28,7 @@ from vit_jax.pretrained.model import create_model
 
 logger = logging.getLogger(__name__)
 
-Cache = str | os.PathLike[str] | None
+Cache = str | pathlib.Path | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,8 @@ def open_run(
     spec = experiment.spec
     if spec.tokenizer is not None:
         _check_saved_tokenizer(workdir)
-        check_tokenizer(experiment.tokenizer, spec.tokenizer, spec, str(workdir))
+    if (tokenizer := experiment.tokenizer) is not None:
+        check_tokenizer(tokenizer, str(spec.tokenizer), spec, str(workdir))
         spec = dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}")
     model, mesh = experiment.model, experiment.mesh
     params, found_step = read_params(

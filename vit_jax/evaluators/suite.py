@@ -42,7 +42,7 @@ class Suite:
         self.skipped: dict[str, str] = {}
         self._embedder = embedder
         for full_name, path, component, config, optional in _parse_blocks(evals):
-            arguments = (config, embedder)
+            arguments: tuple[Any, ...] = (config, embedder)
             if getattr(component, "needs_objective", False):
                 arguments += (_check_objective(objective, path),)
             try:
