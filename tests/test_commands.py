@@ -188,13 +188,13 @@ def test_wrong_training_commands(args, message, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--labels", "a,b"], "--image and --labels go together"),
+        (["--labels", "a,b"], "--image needs --labels"),
         (["--image", "x.png", "--labels", " , "], "--labels is empty"),
         (["--image", "x.png", "--labels", "a,a"], "a label twice"),
         (["--image", "absent.png", "--labels", "a,b"], "no picture absent.png"),
         (["--image", "setup.py", "--labels", "a,b"], "cannot read the picture setup.py"),
         (["--images", "absent"], "no image folder"),
-        (["--names", "n.tsv"], "--names goes with --images"),
+        (["--names", "n.tsv"], "--names applies to --images"),
         (["--step", "7"], "no checkpoint of step 7"),
     ],
 )
