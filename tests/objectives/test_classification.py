@@ -173,7 +173,7 @@ def test_unknown_loss():
 def test_a_key_of_another_objective():
     with pytest.raises(
         UserError,
-        match="config.objective.mask_ratio does not apply to the objective 'classification': it "
+        match=r"config\.objective\.mask_ratio does not apply to the objective 'classification': it "
         "is a key of masked_reconstruction",
     ):
         objective(mask_ratio=0.5)

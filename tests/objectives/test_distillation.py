@@ -250,5 +250,5 @@ def test_a_model_with_one_head():
         image_size=8, patch_size=1, width=8, depths=(1, 1), num_heads=(2, 2), window_size=4,
         num_classes=3,
     )  # fmt: skip
-    with pytest.raises(UserError, match="needs a model with a second head, .*; found SwinConfig"):
+    with pytest.raises(UserError, match=r"needs a model with a second head, .*; found SwinConfig"):
         build("distillation", context(swin), teacher_model="vit_ti16")
