@@ -9,10 +9,10 @@ import pytest
 from contexts import MEAN, STD, build, context, random_images, small_vit
 from scipy.special import log_softmax, softmax
 
+from vit_jax import experiment
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
-from vit_jax.experiment import build as build_experiment
 from vit_jax.inputs import ImageInputs
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef
@@ -20,7 +20,6 @@ from vit_jax.models.spec import ModelSpec
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.objectives.distillation import KINDS, distillation_loss
 from vit_jax.pretrained import native
-from vit_jax.training import loop
 
 
 def test_both_losses_in_float64():
@@ -199,9 +198,9 @@ def teacher_file(tmp_path_factory):
 
 def test_the_teacher_is_sharded_like_parameters_and_no_part_of_the_state(teacher_file):
     config = student_config(**{"objective.teacher_weights": str(teacher_file), "mesh.fsdp": 2})
-    experiment = build_experiment(config)
-    shapes = {x.shape for x in jax.tree.leaves(experiment.abstract_state)}
-    (abstract,) = experiment.objective.abstract_constants
+    run = experiment.build(config)
+    shapes = {x.shape for x in jax.tree.leaves(run.abstract_state)}
+    (abstract,) = run.objective.abstract_constants
     kernel = abstract["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
     assert kernel.shape not in shapes
     assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", None)
@@ -214,7 +213,7 @@ def test_a_run_with_a_teacher(teacher_file, tmp_path):
         "objective.mixup_alpha": 0.2,
         "mesh.fsdp": 2,
     }
-    loop.train(student_config(**changes), tmp_path)
+    experiment.train(student_config(**changes), tmp_path)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest_step() == 2
     checkpoints.close()
@@ -241,7 +240,7 @@ def test_distillation_with_the_wrong_config(changes, message, teacher_file, tmp_
     if "objective.distillation" in str(changes):
         changes = {**changes, "objective.teacher_weights": str(teacher_file)}
     with pytest.raises(UserError, match=message):
-        loop.train(student_config(**changes), tmp_path / "run")
+        experiment.train(student_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

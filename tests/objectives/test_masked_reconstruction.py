@@ -6,28 +6,17 @@ import numpy as np
 import pytest
 from contexts import PATCH, build, context, random_images, small_vit
 
-<<<<<<< HEAD
-from vit_jax import experiment
-=======
 from tests.helpers import metrics_of
->>>>>>> f4ec2ad (Tests of objectives build them from contexts of small models)
+from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
 from vit_jax.flops import traced_flops
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef
-<<<<<<< HEAD
-from vit_jax.models.mae.model import patchify
-from vit_jax.objectives.masked_reconstruction import MaskedReconstruction
-from vit_jax.objectives.microbatches import Microbatches
-from vit_jax.training import assembly
-=======
 from vit_jax.models.mae.model import MAEConfig, num_shown, patchify
 from vit_jax.objectives.masked_reconstruction import normalize_patches
-from vit_jax.training import loop
 
 PATCHES = 4 * 6  # of 8 x 12 px
->>>>>>> f4ec2ad (Tests of objectives build them from contexts of small models)
 
 
 def small_mae():
@@ -185,20 +174,12 @@ def mae_config(**changes):
 @pytest.mark.slow
 def test_a_masked_autoencoder_learns(tmp_path):
     """The loss falls below that of predicting the mean, 1, and a probe reads digits."""
-<<<<<<< HEAD
-    figures = experiment.train(mae_config(**{"compute.scan": False}), tmp_path)
-    assert figures["probe/digits/top1"] > 0.5
-    text = (tmp_path / "metrics.jsonl").read_text()
-    losses = [float(line.split('"loss": ')[1].split(",")[0]) for line in text.splitlines()[:4]]
-    assert losses[-1] < 0.8 < losses[0]
-=======
     config = mae_config()
     config.compute.scan = False
-    metrics = loop.train(config, tmp_path)
+    metrics = experiment.train(config, tmp_path)
     assert metrics["probe/digits/top1"] > 0.5
     losses = metrics_of(tmp_path)
     assert losses[40] < 0.8 < losses[10]
->>>>>>> f4ec2ad (Tests of objectives build them from contexts of small models)
 
 
 @pytest.mark.parametrize(
@@ -212,18 +193,6 @@ def test_a_masked_autoencoder_learns(tmp_path):
 )
 def test_wrong_keys(keys, message):
     with pytest.raises(UserError, match=message):
-<<<<<<< HEAD
-        experiment.train(mae_config(**changes), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_masked_reconstruction_needs_a_decoder(tmp_path):
-    config = default_config(model="swin_t")
-    config.data.train, config.batch_size, config.total_steps = "digits:train", 8, 1
-    config.objective.name = "masked_reconstruction"
-    with pytest.raises(UserError, match="a model with a decoder, of the family mae; found 'swin'"):
-        experiment.train(config, tmp_path / "run")
-=======
         objective(**keys)
 
 
@@ -236,6 +205,5 @@ def test_a_wrong_config_leaves_no_workdir(tmp_path):
     config = mae_config()
     config.objective.name = "masked_reconstructoin"
     with pytest.raises(UserError, match="did you mean 'masked_reconstruction'"):
-        loop.train(config, tmp_path / "run")
+        experiment.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
->>>>>>> f4ec2ad (Tests of objectives build them from contexts of small models)
