@@ -94,7 +94,7 @@ def test_mlp(implementation, shape):
 
 
 def test_softmax_in_bfloat16_is_as_exact_as_its_scores():
-    """Half a unit in the last place of a probability is 2^-9; a score of 8 is itself off by 2^-6."""
+    """Rounding a probability is an error of 2^-9; a score of 8 is itself off by 2^-6."""
     scores = jnp.asarray(np.random.default_rng(0).normal(0, 3, (64, 196)), jnp.bfloat16)
     expected = scipy_softmax(np.asarray(scores, np.float64), axis=-1)
     found = np.asarray(softmax(scores), np.float64)
