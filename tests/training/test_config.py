@@ -46,7 +46,7 @@ def test_validate_refuses_foreign_configs(tiny_config):
         ("batch_size", 0, "batch_size is not set"),
         ("total_steps", 0, "no length is set"),
         ("model.family", "clop", "did you mean 'clip'"),
-        ("model.image.patch_size", 3, "patch_size=3 does not divide image_size=8"),
+        ("model.image.patch_size", 3, r"patch_size=3 does not divide image_size=\(8, 8\)"),
     ],
 )
 def test_validate_refuses_values(tiny_config, path, value, message):
