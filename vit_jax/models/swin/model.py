@@ -4,6 +4,8 @@ Attention stays within windows: the cost grows linearly with the area of the ima
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ from vit_jax.models.layers.parameters import LayersAbove, check_layers
 from vit_jax.models.layers.patch_embedding import PatchEmbedding
 from vit_jax.models.sizes import as_size, grid_of
 from vit_jax.models.swin.stage import WEIGHT_INIT, Stage, StageConfig
+from vit_jax.models.swin.windows import resize_bias_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,28 @@ class SwinConfig:
             )
             for i, (depth, num_heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
         )
+
+    def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
+        """Makes a parameter of this model from that of another configuration, for fine-tuning.
+
+        Bias tables are resized geometrically to the windows of this model.
+
+        Args:
+            path: path of the parameter.
+            value: parameter of the source; None if it has none at this path.
+            source: config of the source.
+
+        Returns:
+            The parameter, or None if the source's own value applies.
+        """
+        stage = re.fullmatch(r"stage(\d+)/.*/bias_table", path)
+        if stage is None or value is None or not isinstance(source, SwinConfig):
+            return None
+        old, new = (config.stages[int(stage[1])].table_window for config in (source, self))
+        resize = functools.partial(resize_bias_table, old=old, new=new, method="geometric")
+        for _ in value.shape[:-2]:  # stacks of blocks
+            resize = jax.vmap(resize)
+        return resize(value)
 
 
 def _ceil(size: int, divisor: int) -> int:

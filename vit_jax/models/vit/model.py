@@ -133,6 +133,34 @@ class ViTConfig:
         shared = {field.name for field in dataclasses.fields(BlockConfig)} - {"causal"}
         return BlockConfig(**{name: getattr(self, name) for name in shared})
 
+    @property
+    def num_position_rows(self) -> int:
+        """Leading rows of the position table, which belong to class and distillation token."""
+        return self.num_special if self.prefix_positions else 0
+
+    def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
+        """Makes a parameter of this model from that of another configuration, for fine-tuning.
+
+        Learned positions are resized to the grid of this model. Fixed positions of the source
+        initialise learned ones, with zeros for class and distillation token.
+
+        Args:
+            path: path of the parameter.
+            value: parameter of the source; None if it has none at this path.
+            source: config of the source.
+
+        Returns:
+            The parameter, or None if the source's own value applies.
+        """
+        if path != "positions" or not isinstance(source, ViTConfig):
+            return None
+        rows = source.num_position_rows
+        if source.width != self.width or rows != self.num_position_rows:
+            return None
+        if value is None and source.position_init == "fixed_sincos":
+            value = jnp.pad(sincos_positions(source.grid, source.width), ((rows, 0), (0, 0)))
+        return None if value is None else resize_positions(value, source.grid, self.grid, rows)
+
 
 class ViT(nnx.Module):
     """Images (B, H, W, 3) to features (B, D), or to logits (B, num_classes) with a head."""
