@@ -1,23 +1,20 @@
 """Whole runs on a tiny recipe: reproducible, the same on any mesh, exactly resumable."""
 
 import json
-import os
 import signal
 
 import jax
 import numpy as np
 import pytest
 
+from tests import helpers
 from vit_jax import experiment
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluation import open_run
-from vit_jax.training import assembly, loop
 
-
-def curve(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+COMPONENTS = "tests.training.components"
+curve = helpers.metrics_of
 
 
 def parameters(workdir, step=None):
@@ -55,44 +52,28 @@ def test_one_device_and_eight_agree(tiny_config, whole_run, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_and_resumed_equals_uninterrupted(
-    tiny_config, whole_run, tmp_path, monkeypatch, number
-):
+def test_stopped_and_resumed_equals_uninterrupted(tiny_config, whole_run, tmp_path, number):
     """A signal during step 4 saves that step; the rest is the same bit for bit."""
-    write = loop.MetricWriter.write_scalars
-
-    def send(self, step, scalars):
-        write(self, step, scalars)
-        if step == 4:
-            os.kill(os.getpid(), number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.MetricWriter, "write_scalars", send)
-        with pytest.raises(Interrupted, match="the same command goes on"):
-            experiment.train(tiny_config, tmp_path)
+    tiny_config.hooks.stop = {"name": f"{COMPONENTS}:SendSignal", "step": 4, "signal": int(number)}
+    with pytest.raises(Interrupted, match="the same command continues"):
+        experiment.train(tiny_config, tmp_path)
     assert Checkpoints(tmp_path).latest_step() == 4
-    figures = experiment.train(tiny_config, tmp_path)
+    del tiny_config.hooks["stop"]
+    metrics = experiment.train(tiny_config, tmp_path)
     assert curve(tmp_path) == curve(whole_run[0])
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path), parameters(whole_run[0]))
-    assert figures == whole_run[1]
+    assert metrics == whole_run[1]
 
 
 def test_resume_after_a_kill_rewrites_the_lines_since_the_checkpoint(
-    tiny_config, whole_run, tmp_path, monkeypatch
+    tiny_config, whole_run, tmp_path
 ):
     """Killed at step 8 with a checkpoint of step 5: lines 6 to 8 are not there twice."""
     tiny_config.checkpoint_percent = 50.0
-    write = loop.MetricWriter.write_scalars
-
-    def die(self, step, scalars):
-        write(self, step, scalars)
-        if step == 8:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.MetricWriter, "write_scalars", die)
-        with pytest.raises(KeyboardInterrupt):
-            experiment.train(tiny_config, tmp_path)
+    tiny_config.hooks.crash = {"name": f"{COMPONENTS}:Crash", "step": 8}
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train(tiny_config, tmp_path)
+    del tiny_config.hooks["crash"]
     assert max(curve(tmp_path)) == 8
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')  # a line that the kill cut short
@@ -198,23 +179,3 @@ def test_evaluating_what_is_not_a_run(tmp_path, whole_run):
         open_run(tmp_path)
     with pytest.raises(UserError, match=r"no checkpoint of step 3 .*found \[10\]"):
         open_run(whole_run[0], step=3)
-
-
-class WithoutPictures(list):
-    """Examples of which only the annotations may be read."""
-
-    annotation = list.__getitem__
-
-    def __getitem__(self, index):
-        raise AssertionError("a picture was decoded")
-
-
-def test_rows_are_grouped_by_fields():
-    rows = WithoutPictures(
-        {"name": n, "toned": t} for n, t in zip("abab", (False, False, True, False), strict=True)
-    )
-    assert assembly.group_rows((), rows) is None
-    assert assembly.group_rows(("name",), rows) == [[0, 2], [1, 3]]
-    assert assembly.group_rows(("name", "toned"), rows) == [[0], [1, 3], [2]]
-    with pytest.raises(UserError, match="did you mean 'toned'"):
-        assembly.group_rows(("tone",), rows)

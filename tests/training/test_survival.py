@@ -2,21 +2,20 @@
 
 import json
 import multiprocessing
-import os
 import signal
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.helpers import tiny_clip
 from vit_jax import experiment, workdir
 from vit_jax.checkpoint.manager import Checkpoints
+from vit_jax.data.loader import Loader
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.training import assembly, loop, resume
-from vit_jax.training.hooks import watchdog
+from vit_jax.tracking.jsonl import JsonLines
+from vit_jax.training import resume
+from vit_jax.training.hooks import non_finite, watchdog
 from vit_jax.training.hooks.non_finite import NonFinite, Rollback
 
 BAD = 4  # number of the batch that gives no finite loss
@@ -33,43 +32,26 @@ def config():
     return config
 
 
-def steps_of(folder, kind="loss"):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line[kind] for line in lines if kind in line}
+steps_of = helpers.metrics_of
 
 
 def state_of(config, folder, step):
-    program = assembly.build_program(
-        config, assembly.build_mesh(config), warmup_steps=2, total_steps=10
-    )
-    return Checkpoints(folder).restore(step, program.abstract)[0]
+    abstract = experiment.build(config).abstract_state
+    return Checkpoints(folder).restore(step, abstract)[0]
 
 
-def assert_same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+assert_same = helpers.assert_trees_equal
 
 
 @pytest.fixture
-def poisoned(monkeypatch):
-    """The loss of batch number `BAD` is NaN, by what is in it. Gives what builds sound ones."""
-    build = assembly.build_objective
-
-    def build_poisoned(config, mesh, size, teacher=None):
-        objective = build(config, mesh, size, teacher)
-        source = loop.open_source(config.data.train)
-        tokenizer = assembly.build_tokenizer(config, source, "/nowhere")
-        batches = assembly.build_batches(config, source, tokenizer)
-        bad = [next(batches)["image"] for _ in range(BAD)][-1].astype(np.int64).sum()
-
-        def loss(model, batch, rng):
-            value, metrics = objective(model, batch, rng)
-            is_bad = jnp.sum(batch["image"].astype(jnp.int32)) == bad
-            return jnp.where(is_bad, jnp.nan, 1.0) * value, metrics
-
-        return loss
-
-    monkeypatch.setattr(assembly, "build_objective", build_poisoned)
-    return build
+def poisoned(config):
+    """The loss of batch number `BAD` is NaN, recognised by its pixels."""
+    loader = experiment.build(config).loader
+    bad = [next(loader) for _ in range(BAD)][-1]
+    config.objective = {
+        "name": "tests.training.components:PoisonedContrastive",
+        "poison": pixel_sum(bad),
+    }
 
 
 def test_stops_with_a_dump_of_the_step(config, poisoned, tmp_path):
@@ -85,9 +67,7 @@ def test_stops_with_a_dump_of_the_step(config, poisoned, tmp_path):
     assert set(norms.values()) == {"nan"}
     # Stacked layers one by one.
     assert sum(name.endswith("[1]") for name in norms) > 4
-    source = loop.open_source(config.data.train)
-    batches = assembly.build_batches(config, source, assembly.build_tokenizer(config, source, ""))
-    assert dump["rows"] == batches.rows(96, 128)
+    assert dump["rows"] == experiment.build(config).loader.rows(96, 128)
     assert len(set(dump["rows"])) == 32
 
 
@@ -104,68 +84,77 @@ def test_skip_leaves_everything_as_it_was(config, poisoned, tmp_path):
     assert steps_of(tmp_path, "non_finite_batches") == {n: float(n >= 4) for n in range(1, 11)}
 
 
-def test_rollback_goes_on_without_the_batch(config, poisoned, tmp_path, monkeypatch):
-    """As a run that never had it; also when it is stopped on the way."""
+def test_rollback_continues_without_the_batch(config, poisoned, tmp_path, monkeypatch):
+    """The run equals one that never had the batch, also when it is stopped on the way."""
     config.non_finite = "rollback"
     experiment.train(config, tmp_path / "whole")
     assert steps_of(tmp_path / "whole", "non_finite_batches")[10] == 1.0
-    save = loop.Run._save
-
-    def save_and_stop(self, step, *rest, **urgency):
-        save(self, step, *rest, **urgency)
-        if step == 6:
-            raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "_save", save_and_stop)
-        with pytest.raises(Interrupted):
-            experiment.train(config, tmp_path / "stopped")
+    config.hooks.stop = {
+        "name": "tests.training.components:SendSignal",
+        "step": 6,
+        "signal": int(signal.SIGTERM),
+    }
+    with pytest.raises(Interrupted):
+        experiment.train(config, tmp_path / "stopped")
+    del config.hooks["stop"]
     experiment.train(config, tmp_path / "stopped")
     assert steps_of(tmp_path / "stopped") == steps_of(tmp_path / "whole")
     assert steps_of(tmp_path / "stopped", "non_finite_batches")[10] == 1.0
 
-    class WithoutBad(loop.Batches):
+    class WithoutBad(Loader):
         drawn = 0
 
         def __next__(self):
             self.drawn += 1
             return super().__next__() if self.drawn != BAD else (super().__next__(), next(self))[1]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(assembly, "Batches", WithoutBad)
-        patch.setattr(assembly, "build_objective", poisoned)
-        experiment.train(config, tmp_path / "never")
+    monkeypatch.setattr(experiment, "Loader", WithoutBad)
+    config.objective = {"name": "contrastive"}
+    experiment.train(config, tmp_path / "never")
     assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "never")
     assert_same(state_of(config, tmp_path / "whole", 10), state_of(config, tmp_path / "never", 10))
+
+
+class FakeRun:
+    """The part of a run that the policy reads; it records dumps."""
+
+    def __init__(self, monkeypatch):
+        self.bad_batches, self.batch_number, self.dumped = set(), 0, []
+        record = lambda run, step, batch, metrics: self.dumped.append((step, batch))  # noqa: E731
+        monkeypatch.setattr(non_finite, "write_dump", record)
+
+    def step(self, policy, step, batch, finite):
+        self.batch_number = batch
+        policy.after_step(self, step, failing(finite))
 
 
 def failing(finite):
     return {"finite": np.bool_(finite), "loss": np.float32(1), "grad_norm": np.float32(1)}
 
 
-def test_skips_in_a_row_have_a_limit():
-    dumped = []
-    watch = NonFinite("skip", 2, lambda step, batch, metrics: dumped.append((step, batch)))
+def test_consecutive_skips_have_a_limit(monkeypatch):
+    run, policy = FakeRun(monkeypatch), NonFinite("skip", 2)
+    policy.on_start(run)
     for step, finite in enumerate([False, False, True, False, False, True], start=1):
-        watch.saw(step, step + 100, failing(finite))
-    watch.saw(7, 107, failing(False))
-    watch.saw(8, 108, failing(False))
-    watch.saw(9, 109, failing(False))
-    with pytest.raises(UserError, match="step 9 is not finite for the 3th time in a row"):
-        watch.settle()
-    assert watch.batches == {101, 102, 104, 105, 107, 108, 109}
-    assert dumped[-1] == (9, 109)
+        run.step(policy, step, step + 100, finite)
+    for step in (7, 8, 9):
+        run.step(policy, step, step + 100, False)
+    with pytest.raises(UserError, match=r"step 9 is not finite \(failure 3 in a row\)"):
+        policy.settle()
+    assert run.bad_batches == {101, 102, 104, 105, 107, 108, 109}
+    assert run.dumped[-1] == (9, 109)
 
 
-def test_rollbacks_to_one_step_have_a_limit():
-    watch = NonFinite("rollback", 2, lambda *args: None)
+def test_rollbacks_to_one_step_have_a_limit(monkeypatch):
+    run, policy = FakeRun(monkeypatch), NonFinite("rollback", 2)
+    policy.on_start(run)
     for batch in (5, 6):
-        watch.saw(3, batch, failing(False))
+        run.step(policy, 3, batch, False)
         with pytest.raises(Rollback):
-            watch.settle()
-    watch.saw(3, 7, failing(False))
+            policy.settle()
+    run.step(policy, 3, 7, False)
     with pytest.raises(UserError, match="in a row"):
-        watch.settle()
+        policy.settle()
 
 
 def test_unknown_policy(config, tmp_path):
@@ -178,15 +167,12 @@ def test_unknown_policy(config, tmp_path):
 @pytest.fixture
 def started(config, tmp_path):
     """A workdir that has seen a start."""
-    workdir.save_config(tmp_path, config)
+    workdir.save_config(tmp_path, experiment.build(config).resolved_config())
     return tmp_path
 
 
 def check(config, folder):
-    program = assembly.build_program(
-        config, assembly.build_mesh(config), warmup_steps=2, total_steps=10
-    )
-    resume.check_resumable(folder, config, program)
+    resume.check_resumable(folder, experiment.build(config))
 
 
 def test_a_changed_config_is_told(config, started, caplog):
@@ -201,10 +187,10 @@ def test_a_changed_config_is_told(config, started, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model.image.width": 64}, r"model\.image\.width: 32 -> 64\).*saved state is another"),
-        ({"optim.ema_decay": 0.9}, r"saved state is another \(ema/.*: absent -> float32"),
+        ({"model.image.width": 64}, r"model\.image\.width: 32 -> 64\).*saved state differs"),
+        ({"optim.ema_decay": 0.9}, r"saved state differs \(ema/.*: absent -> float32"),
         ({"optim.name": "muon"}, r"optim\.name: adamw -> muon"),
-        ({"batch_size": 64}, r"batch_size: 32 -> 64\).*position in the data"),
+        ({"batch_size": 64}, r"batch_size: 32 -> 64\).*data position"),
         ({"seed": 1}, r"seed: 0 -> 1"),
         ({"data.train": "digits:test"}, r"digits:train -> digits:test"),
     ],
@@ -257,9 +243,9 @@ def test_the_watchdog_says_where_a_process_hangs(tmp_path):
             dog.saw(8)
         file.seek(0)
         report = file.read()
-    assert 1 <= report.count("has done no step for") <= 3
+    assert 1 <= report.count("has completed no step for") <= 3
     assert "process 0 on " in report
-    assert "since step 7; its threads stand at:" in report
+    assert "since step 7; stacks of its threads:" in report
     assert "in sleep_long_enough" in report
 
 
@@ -276,21 +262,23 @@ def test_a_run_that_goes_on_is_not_reported(tmp_path):
         assert file.read() == ""
 
 
-def test_stopped_before_the_first_step(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        loop.Run, "finish", lambda self: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(30)
-    )
+def test_stopped_before_the_first_step(config, tmp_path):
+    config.hooks.stop = {
+        "name": "tests.training.components:SendSignal",
+        "step": 0,
+        "signal": int(signal.SIGTERM),
+    }
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="before the first step"):
         experiment.train(config, tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_lost_permission_is_told(config, tmp_path, monkeypatch):
+def test_lost_permission_is_reported(config, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied", "x/metrics.jsonl")
 
-    monkeypatch.setattr(loop.MetricWriter, "write_scalars", refuse)
+    monkeypatch.setattr(JsonLines, "write_scalars", refuse)
     with pytest.raises(UserError, match=r"x/metrics\.jsonl: Permission denied; the run has stop"):
         experiment.train(config, tmp_path)
 
