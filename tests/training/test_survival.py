@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.helpers import tiny_clip
+from tests import helpers
+from tests.training.components import pixel_sum
 from vit_jax import experiment, workdir
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.data.loader import Loader
@@ -24,7 +25,7 @@ BAD = 4  # number of the batch that gives no finite loss
 @pytest.fixture
 def config():
     """One device, a checkpoint at every other step, no evaluation."""
-    config = tiny_clip()
+    config = helpers.tiny_clip()
     config.mesh.data = 1
     config.evals = {}
     config.checkpoint_steps = 2
