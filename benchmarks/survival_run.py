@@ -19,12 +19,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.experiment import Experiment
+from vit_jax.experiment import Experiment, train
 from vit_jax.parallel import processes
-from vit_jax.training import loop
 
 STEPS, EVERY, BATCH = 120, 5, 32
 EXAMPLES = "examples-{}.jsonl"  # one file per process: {"step", "examples": digests}
@@ -90,7 +88,7 @@ def _main(workdir: pathlib.Path, environment: dict[str, str], stop_at: int) -> N
     noted_step.__set_name__(Experiment, "train_step")
     Experiment.train_step = noted_step
     try:
-        experiment.train(recipe(), workdir)
+        train(recipe(), workdir)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)

@@ -46,3 +46,12 @@ from tests import helpers
 def tiny_config() -> ConfigDict:
     """Config of a tiny CLIP, see `helpers.tiny_clip`."""
     return helpers.tiny_clip()
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, float]]:
+    """Workdir and metrics of a complete run of `helpers.tiny_clip`. Read-only."""
+    from vit_jax.experiment import train
+
+    workdir = tmp_path_factory.mktemp("finished_run")
+    return workdir, train(helpers.tiny_clip(), workdir)

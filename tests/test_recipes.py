@@ -116,3 +116,82 @@ def test_a_length_in_one_unit_unsets_the_others():
     config = load_recipe("clip_emoji")
     apply_override(config, "total_epochs=2")
     assert (config.total_epochs, config.total_steps) == (2.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "expected"),
+    [
+        ("batch_size=64", "batch_size", 64),
+        ("total_epochs=2", "total_epochs", 2.0),
+        ("data.train=emoji:train", "data.train", "emoji:train"),
+        ("data.templates='a {}',", "data.templates", ("a {}",)),
+        ("mesh.zero1=true", "mesh.zero1", True),
+        ("optim.lr=1e-3", "optim.lr", 1e-3),
+        ("optim.warmup_percent=5", "optim.warmup_percent", 5),
+        ("model.image.image_size=(64, 32)", "model.image.image_size", (64, 32)),
+        ("evals.knn.digits.train=digits:train", "evals.knn.digits.train", "digits:train"),
+        ("hooks.mine.name=my_project.hooks:Mine", "hooks.mine.name", "my_project.hooks:Mine"),
+    ],
+)
+def test_overrides(tiny_config, override, path, expected):
+    apply_override(tiny_config, override)
+    value = tiny_config
+    for part in path.split("."):
+        value = value[part]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "batchsize=1",
+            r"'config\.batchsize'; did you mean 'config\.batch_size'\? \(keys of config: batch_size,",
+        ),
+        ("data.trian=x", r"did you mean 'config\.data\.train'\? \(keys of config\.data: augment, "),
+        ("dta.train=x", r"did you mean 'config\.data'"),
+        ("batch_size=2.5", r"config\.batch_size=2\.5: expected int"),
+        ("mesh.zero1=maybe", r"config\.mesh\.zero1=maybe: expected bool"),
+        ("batch_size.x=1", r"config\.batch_size has no keys"),
+        ("batch_size", r"expected a value, as --config\.batch_size=VALUE"),
+    ],
+)
+def test_wrong_overrides(tiny_config, override, message):
+    with pytest.raises(UserError, match=message):
+        apply_override(tiny_config, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", r"did you mean 'config\.optim\.lr'"),
+        ("optim.momentum=0.9", "momentum does not apply to the optimizer 'adamw'"),
+        ("optim.name=adamv", "did you mean 'adam"),
+        ("optim.lr=fast", r"config\.optim\.lr='fast': expected float"),
+    ],
+)
+def test_wrong_keys_of_components(tiny_config, override, message):
+    apply_override(tiny_config, override)
+    with pytest.raises(UserError, match=message):
+        parse_optim(tiny_config.optim.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("optax:adabelief", "eps_root"), ("adabelief", "eps_root"), ("sgd", "nesterov")],
+)
+def test_any_optimizer_by_name(tiny_config, name, key):
+    apply_override(tiny_config, f"optim={name}")
+    apply_override(tiny_config, f"optim.{key}=1")
+    assert parse_optim(tiny_config.optim.to_dict()).as_block()["name"] == name
+
+
+def test_a_unit_of_a_component_replaces_the_one_of_the_recipe(tiny_config):
+    """Otherwise two units of the warm-up would be set."""
+    assert tiny_config.optim.warmup_steps == 2
+    apply_override(tiny_config, "optim.warmup_percent=10")
+    shared = parse_optim(tiny_config.optim.to_dict()).shared
+    assert (shared.warmup_percent, shared.warmup_steps) == (10, 0)
+    apply_override(tiny_config, "checkpoint_steps=3")
+    assert (tiny_config.checkpoint_steps, tiny_config.checkpoint_percent) == (3, 0.0)

@@ -89,9 +89,25 @@ def example_transform(
         check_name(field, _READERS, "field of a batch,")
     if "tokens" in fields and tokenizer is None:
         raise UserError("the objective reads tokens, but the model has no tokenizer")
-    if "tokens" in fields and not templates:
-        raise UserError("config.data.templates is empty: expected at least one, as '{}'")
+    if "tokens" in fields:
+        check_templates(templates)
     return ExampleTransform(tuple(fields), augment, tokenizer, tuple(templates))
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Checks prompt templates.
+
+    Args:
+        templates: templates, each with one `{}` for a caption or a class name.
+
+    Raises:
+        UserError: the list is empty, or a template does not have exactly one `{}`.
+    """
+    if not templates:
+        raise UserError("templates is empty: expected at least one prompt template, as '{}'")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f"prompt template {template!r}: expected exactly one {{}}")
 
 
 def check_classes(source: Source, num_classes: int, title: str) -> None:

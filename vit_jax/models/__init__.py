@@ -1,4 +1,1 @@
-"""Architectures, and registered models by name.
-
-Models do not depend on a mesh, a data set or an optimizer. See README.md for how to add one.
-"""
+"""Architectures. A model knows no mesh, no data set and no optimizer."""

@@ -4,7 +4,7 @@ A package of `ARCHITECTURES` has
 
     CONFIG    dataclass of the architecture; its method `make` builds the module
     MODELS    name -> ModelSpec of the published sizes
-    ALIASES   other libraries' names -> names of MODELS, see `names`
+    ALIASES   other libraries' names -> names of MODELS
 
 and optionally a module `weights` with `FORMATS`, the formats of other libraries' weight files.
 """
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from vit_jax.components import import_name, parse
 from vit_jax.errors import UserError, unknown
-from vit_jax.models import names
 from vit_jax.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ ARCHITECTURES: dict[str, str] = {
 
 
 def architecture_class(name: str, path: str = "architecture") -> type:
-    """Imports the dataclass of an architecture.
+    """The dataclass of an architecture.
 
     Args:
         name: key of `ARCHITECTURES`, or `package.module:Config`.
@@ -53,11 +52,7 @@ def architecture_class(name: str, path: str = "architecture") -> type:
 
 
 def architecture_name(architecture: Any) -> str:
-    """Returns the name of an architecture, the inverse of `architecture_class`.
-
-    Args:
-        architecture: dataclass of an architecture, or an instance.
-    """
+    """The name of an architecture's dataclass, the inverse of `architecture_class`."""
     config = architecture if isinstance(architecture, type) else type(architecture)
     for name in ARCHITECTURES:
         if _package(name).CONFIG is config:
@@ -66,13 +61,9 @@ def architecture_name(architecture: Any) -> str:
 
 
 def describe(architecture: Any) -> dict[str, Any]:
-    """Converts an architecture to plain fields, the inverse of `parse_architecture`.
+    """Plain fields of an architecture, each with `architecture`, its name.
 
-    Args:
-        architecture: dataclass of an architecture.
-
-    Returns:
-        Field -> value, and `architecture`, the name. Nested architectures are nested dicts.
+    `parse_architecture` is the way back.
     """
     fields: dict[str, Any] = {}
     if hasattr(architecture, "make"):
@@ -93,7 +84,7 @@ def parse_architecture(fields: Mapping[str, Any], path: str, base: Any = None) -
         base: architecture that absent fields are taken from, where it is the one named.
 
     Raises:
-        UserError: an unknown name, an unknown field, or an invalid value.
+        UserError: an unknown name, an unknown field, or a value that cannot be.
     """
     fields = dict(fields)
     if model := fields.pop("name", None):
@@ -137,37 +128,28 @@ def _parts(architecture: Any) -> Iterator[Any]:
 
 
 def model_names() -> list[str]:
-    """Lists the registered names, sorted."""
+    """Registered names, sorted."""
     return sorted(_models())
 
 
 def model_spec(name: str) -> ModelSpec:
-    """Finds the specification of a model.
+    """The model of a name.
 
     Args:
-        name: registered name; a name of timm, open_clip, transformers or big_vision in any
-            spelling, see `names`; or `package.module:Name` of a `ModelSpec` or of a function that
-            returns one.
+        name: registered name, an alias, or `package.module:Name` of a `ModelSpec` or of a function
+            that returns one.
 
     Raises:
-        UserError: an unknown name, with the nearest one, or an ambiguous name, with the candidates.
+        UserError: unknown name; the nearest one is given.
     """
-    if _is_import(name):
+    models, aliases = _models(), _aliases()
+    name = aliases.get(name, name)
+    if name in models:
+        return models[name]
+    if ":" in name:
         found = import_name(name, "model")
         return found if isinstance(found, ModelSpec) else found()
-    models = _models()
-    return models[names.resolve(name, models, aliases())]
-
-
-@functools.cache
-def aliases() -> dict[str, str]:
-    """Returns the names of other libraries, alias -> registered name."""
-    return {alias: name for package in _packages() for alias, name in package.ALIASES.items()}
-
-
-def _is_import(name: str) -> bool:
-    """Whether a name is `package.module:Name`, and not `hf-hub:owner/name`."""
-    return ":" in name and "/" not in name
+    raise unknown(name, [*models, *aliases], "model")
 
 
 def _package(name: str) -> Any:
@@ -181,3 +163,8 @@ def _packages() -> Iterator[Any]:
 @functools.cache
 def _models() -> dict[str, ModelSpec]:
     return {name: spec for package in _packages() for name, spec in package.MODELS.items()}
+
+
+@functools.cache
+def _aliases() -> dict[str, str]:
+    return {alias: name for package in _packages() for alias, name in package.ALIASES.items()}

@@ -1,1 +1,1 @@
-"""Mesh, sharding rules, collectives and the start of processes."""
+"""The mesh and what is sharded over it. The only room that names mesh axes."""

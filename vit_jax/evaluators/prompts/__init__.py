@@ -6,6 +6,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from vit_jax.data.examples import check_templates
 from vit_jax.errors import UserError, lookup
 
 _WNID = re.compile(r"n\d{8}")
@@ -15,10 +16,10 @@ def templates(spec: str | Sequence[str]) -> tuple[str, ...]:
     """Resolves a set of prompt templates, each with exactly one `{}`.
 
     Args:
-        spec: name of a set, as "clip_imagenet" or "pets", or the templates themselves.
+        spec: Name of a set, as "clip_imagenet" or "pets", or the templates themselves.
 
     Raises:
-        UserError: an unknown name, no template, or a template without exactly one `{}`.
+        UserError: An unknown name, no template, or a template without exactly one `{}`.
     """
     if isinstance(spec, str):
         if "{}" in spec:
@@ -28,34 +29,21 @@ def templates(spec: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(spec)
 
 
-def check_templates(templates: Sequence[str]) -> None:
-    """Checks prompt templates.
-
-    Raises:
-        UserError: the list is empty, or a template does not have exactly one `{}`.
-    """
-    if not templates:
-        raise UserError("templates is empty: expected at least one prompt template, as '{}'")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise UserError(f"prompt template {template!r}: expected exactly one {{}}")
-
-
 def class_names(spec: str | Sequence[str], own: Sequence[str]) -> list[str]:
     """Resolves the names of a source's classes, as used in prompts.
 
     Args:
-        spec: name of a stored list, path of a text file with one name per line, or the names
+        spec: Name of a stored list, path of a text file with one name per line, or the names
             themselves, in the order of the labels. "": the names of the source, with spaces for
             underscores.
-        own: class names of the source. If they are identifiers of ImageNet, as n01440764, the list
+        own: Class names of the source. If they are identifiers of ImageNet, as n01440764, the list
             "imagenet" is indexed by them, so that subsets of the classes in any order work.
 
     Returns:
         One name per class.
 
     Raises:
-        UserError: an unknown list, another number of names than of classes, or an empty name.
+        UserError: An unknown list, another number of names than of classes, or an empty name.
     """
     if not spec:
         names = [name.replace("_", " ") for name in own]

@@ -1,4 +1,4 @@
-"""Dual encoders: CLIP, OpenCLIP, SigLIP."""
+"""TODO."""
 
 from vit_jax.models.clip.model import CLIPConfig as CONFIG
 from vit_jax.models.clip.zoo import ALIASES, MODELS

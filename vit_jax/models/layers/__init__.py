@@ -1,1 +1,1 @@
-"""Layers that architectures share."""
+"""Layers that several architectures share."""

@@ -1,4 +1,4 @@
-"""Layer normalisation (Ba et al. 2016)."""
+"""Normalisation layers."""
 
 from typing import Any
 
@@ -10,21 +10,12 @@ from vit_jax.models.layers.parameters import metadata
 def layer_norm(
     width: int, *, epsilon: float, axis: str = "embed", dtype: Any, rngs: nnx.Rngs
 ) -> nnx.LayerNorm:
-    """Builds a LayerNorm whose statistics are float32 in every compute type.
-
-    Args:
-        width: number of features D.
-        epsilon: constant added to the variance.
-        axis: logical name of the feature dimension.
-        dtype: compute type.
-        rngs: source of the parameters' keys.
-    """
+    """LayerNorm with float32 statistics whatever the compute type."""
     return nnx.LayerNorm(
         width,
         epsilon=epsilon,
         dtype=dtype,
-        # E[x^2] - E[x]^2 cancels catastrophically for large means. Two passes cost nothing once
-        # they are fused.
+        # E[x^2] - E[x]^2 cancels catastrophically for large means; two passes cost nothing fused.
         use_fast_variance=False,
         scale_metadata=metadata(axis, decay=False),
         bias_metadata=metadata(axis, decay=False),

@@ -1,4 +1,4 @@
-"""Masked autoencoders (He et al. 2022)."""
+"""TODO."""
 
 from vit_jax.models.mae.model import MAEConfig as CONFIG
 from vit_jax.models.mae.zoo import ALIASES, MODELS

@@ -1,4 +1,4 @@
-"""Swin Transformer (Liu et al. 2021)."""
+"""TODO."""
 
 from vit_jax.models.swin.model import SwinConfig as CONFIG
 from vit_jax.models.swin.zoo import ALIASES, MODELS

@@ -1,4 +1,4 @@
-"""Vision Transformer: ViT, DeiT, DeiT III, DINOv2, and the encoders of MAE and CLIP."""
+"""TODO."""
 
 from vit_jax.models.vit.model import ViTConfig as CONFIG
 from vit_jax.models.vit.zoo import ALIASES, MODELS
