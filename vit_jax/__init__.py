@@ -4,15 +4,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vit_jax.models.clip.consumers import (
+        llava_features,
+        qwen_vl_features,
+        sdxl_states,
+        stable_diffusion_states,
+    )
     from vit_jax.pretrained.listing import list_models
     from vit_jax.pretrained.model import create_model
 
 __version__ = "0.2.0"
-__all__ = ["create_model", "list_models"]
+__all__ = [
+    "create_model",
+    "list_models",
+    "llava_features",
+    "qwen_vl_features",
+    "sdxl_states",
+    "stable_diffusion_states",
+]
 
+_CONSUMERS = "vit_jax.models.clip.consumers"
 _MODULES = {
     "create_model": "vit_jax.pretrained.model",
     "list_models": "vit_jax.pretrained.listing",
+    "llava_features": _CONSUMERS,
+    "qwen_vl_features": _CONSUMERS,
+    "sdxl_states": _CONSUMERS,
+    "stable_diffusion_states": _CONSUMERS,
 }
 
 

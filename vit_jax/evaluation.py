@@ -28,7 +28,7 @@ from vit_jax.pretrained.model import create_model
 
 logger = logging.getLogger(__name__)
 
-Cache = str | os.PathLike[str] | None
+Cache = str | pathlib.Path | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ class Evaluation:
     """A model with parameters, and everything that is needed to evaluate it.
 
     Attributes:
-        spec: Architecture, image preprocessing and tokenizer.
-        embedder: Runs the model over images and texts.
-        params: Parameters, a nested dict of arrays on the devices.
-        templates: Prompt templates of `classify`.
-        step: Training step of the parameters; 0 for weights without a run.
-        evals: Evaluation blocks of the run; empty for weights without a run.
-        build_objective: Returns the objective of the run; None for weights without a run.
+        spec: architecture, image preprocessing and tokenizer.
+        embedder: runs the model over images and texts.
+        params: parameters, a nested dict of arrays on the devices.
+        templates: prompt templates of `classify`.
+        step: training step of the parameters; 0 for weights without a run.
+        evals: evaluation blocks of the run; empty for weights without a run.
+        build_objective: returns the objective of the run; None for weights without a run.
     """
 
     spec: ModelSpec
@@ -57,7 +57,7 @@ class Evaluation:
         """Runs evaluation blocks.
 
         Args:
-            evals: Blocks by type and name, see `Suite`.
+            evals: blocks by type and name, see `Suite`.
 
         Returns:
             Metrics by their full names.
@@ -68,7 +68,7 @@ class Evaluation:
         """Runs evaluation blocks one after the other.
 
         Args:
-            evals: Blocks by type and name, see `Suite`.
+            evals: blocks by type and name, see `Suite`.
 
         Yields:
             Metrics of one block by their full names.
@@ -87,8 +87,8 @@ class Evaluation:
         """Computes the probability of each label for one image.
 
         Args:
-            image: Path or bytes of an image file.
-            labels: Labels, which the prompt templates complete to texts.
+            image: path or bytes of an image file.
+            labels: labels, which the prompt templates complete to texts.
 
         Returns:
             Probability of each label in descending order: softmax over the labels, or for a model
@@ -108,12 +108,12 @@ def open_run(
     """Opens a checkpoint of a run, without its optimizer state.
 
     Args:
-        workdir: Folder of the run.
-        step: Step of the checkpoint; None for the newest intact one.
-        cache: Folder in which embeddings are kept, see `Embedder`; None for none.
+        workdir: folder of the run.
+        step: step of the checkpoint; None for the newest intact one.
+        cache: folder in which embeddings are kept, see `Embedder`; None for none.
 
     Raises:
-        UserError: Not the folder of a run, or no such checkpoint.
+        UserError: not the folder of a run, or no such checkpoint.
     """
     workdir = pathlib.Path(workdir)
     saved = workdir_lib.load_config(workdir)
@@ -124,7 +124,8 @@ def open_run(
     spec = experiment.spec
     if spec.tokenizer is not None:
         _check_saved_tokenizer(workdir)
-        check_tokenizer(experiment.tokenizer, spec.tokenizer, spec, str(workdir))
+    if (tokenizer := experiment.tokenizer) is not None:
+        check_tokenizer(tokenizer, str(spec.tokenizer), spec, str(workdir))
         spec = dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}")
     model, mesh = experiment.model, experiment.mesh
     params, found_step = read_params(
@@ -158,18 +159,18 @@ def open_weights(
     """Opens a weight file, or a registered model with fresh parameters.
 
     Args:
-        name: Name of the model, as for `create_model`; None for weights that come with their
+        name: name of the model, as for `create_model`; None for weights that come with their
             description.
-        weights: Weight file; None for fresh parameters.
-        batch_size: Examples per batch over all devices.
-        format: Format of the file; None to recognize it.
-        tokenizer: Spec of the tokenizer, for a model whose tokenizer needs a file.
-        dtype: Compute type, "float32" or "bfloat16".
-        fsdp: Number of devices that share the parameters.
-        cache: Folder in which embeddings are kept, see `Embedder`; None for none.
+        weights: weight file; None for fresh parameters.
+        batch_size: examples per batch over all devices.
+        format: format of the file; None to recognize it.
+        tokenizer: spec of the tokenizer, for a model whose tokenizer needs a file.
+        dtype: compute type, "float32" or "bfloat16".
+        fsdp: number of devices that share the parameters.
+        cache: folder in which embeddings are kept, see `Embedder`; None for none.
 
     Raises:
-        UserError: Weights or a tokenizer that do not fit the model, or a batch size that the
+        UserError: weights or a tokenizer that do not fit the model, or a batch size that the
             devices do not divide.
     """
     mesh = make_mesh(fsdp=fsdp)
@@ -216,13 +217,13 @@ def check_tokenizer(tokenizer: Tokenizer, own: str, spec: ModelSpec, title: str)
     """Refuses a tokenizer whose ids have another meaning for the weights.
 
     Args:
-        tokenizer: Tokenizer to be used.
-        own: Spec of the tokenizer with which the weights were trained.
-        spec: Model of the weights.
-        title: Name of the weights in error messages.
+        tokenizer: tokenizer to be used.
+        own: spec of the tokenizer with which the weights were trained.
+        spec: model of the weights.
+        title: name of the weights in error messages.
 
     Raises:
-        UserError: The tokenizers differ in kind, or the model pools its text at a token that this
+        UserError: the tokenizers differ in kind, or the model pools its text at a token that this
             tokenizer does not put at the end.
     """
     kind = own.partition(":")[0]

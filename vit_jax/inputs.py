@@ -17,6 +17,7 @@ from vit_jax.errors import UserError, check_name
 
 RESIZES = ("crop", "squash", "pad")
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+AnyArray = Array | np.ndarray
 Channels = tuple[float, float, float]
 HALF: Channels = (0.5, 0.5, 0.5)
 
@@ -87,7 +88,7 @@ class ImageInputs:
         return self.size[0] * self.size[1] * 3
 
     def normalize(
-        self, pixels: UInt8[Array, "batch packed"] | UInt8[Array, "batch height width 3"]
+        self, pixels: UInt8[AnyArray, "batch packed"] | UInt8[AnyArray, "batch height width 3"]
     ) -> Float[Array, "batch height width 3"]:
         """Converts uint8 pixels to the model's input: ((x / 255) - mean) / std.
 

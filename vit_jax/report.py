@@ -19,8 +19,8 @@ def report(workdirs: Sequence[str], plots: str | None) -> None:
     """Prints the tables and draws the plots.
 
     Args:
-        workdirs: Folders of the runs.
-        plots: Folder for `curves.png`; None for no plots.
+        workdirs: folders of the runs.
+        plots: folder for `curves.png`; None for no plots.
     """
     if not workdirs:
         raise UserError("no run: expected one or more folders of runs")

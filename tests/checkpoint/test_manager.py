@@ -43,13 +43,13 @@ def make_state(step, count=8):
     )
 
 
-def save(workdir, steps, figures=None, urgent=False, **retention):
+def save(workdir, steps, metrics=None, urgent=False, **retention):
     """Saves states one after another, as a run does."""
     checkpoints = Checkpoints(workdir, retention=Retention(**{"last": 2, **retention}))
     for step in steps:
-        found = (figures or {}).get(step, {})
+        found = (metrics or {}).get(step, {})
         position = {"examples": 32 * step}
-        rest = {"config": {"seed": 0}, "figures": found, "urgent": urgent}
+        rest = {"config": {"seed": 0}, "metrics": found, "urgent": urgent}
         checkpoints.save(step, make_state(step), data=position, **rest)
     checkpoints.close()
 
@@ -83,8 +83,8 @@ def kept(workdir):
     ],
 )
 def test_what_is_kept(tmp_path, retention, expected):
-    figures = {2: {"top1": 0.9, "top5": 0.1}, 4: {"top1": 0.8, "top5": 0.2}}
-    save(tmp_path, range(1, 8), figures, **retention)
+    metrics = {2: {"top1": 0.9, "top5": 0.1}, 4: {"top1": 0.8, "top5": 0.2}}
+    save(tmp_path, range(1, 8), metrics, **retention)
     assert kept(tmp_path) == expected
 
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_read_back_does_not_become_a_checkpoint(tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(integrity, "seal", spoil)
-        with pytest.raises(UserError, match=r"step 2 was not saved.*read back.*step 1 is whole"):
+        with pytest.raises(UserError, match=r"step 2 was not saved.*verification failed.*step 1 is intact"):
             save(tmp_path, [2], last=1)
     assert kept(tmp_path) == [1]
     integrity.check(tmp_path / "checkpoints" / "1")

@@ -5,6 +5,7 @@ import pytest
 
 from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.examples import captions_of, check_classes, example_transform
+from vit_jax.data.sources import open_source
 from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
@@ -82,12 +83,10 @@ def test_errors(tokenizer):
 
 
 def test_number_of_classes_is_checked():
-    class Classes:
-        class_names = ("cat", "dog")
-
-    check_classes(Classes(), 2, "data")
-    with pytest.raises(UserError, match=r"data has 2 classes, config.model.num_classes is 3: set"):
-        check_classes(Classes(), 3, "data")
-    Classes.class_names = None
+    digits = open_source("digits:test")
+    check_classes(digits, 10, "data")
+    with pytest.raises(UserError, match=r"data has 10 classes, config.model.num_classes is 3: set"):
+        check_classes(digits, 3, "data")
+    digits.class_names = None
     with pytest.raises(UserError, match="data has no labels"):
-        check_classes(Classes(), 2, "data")
+        check_classes(digits, 10, "data")

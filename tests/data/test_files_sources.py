@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import tarfile
+import tempfile
 
 import fsspec
 import numpy as np
@@ -96,16 +97,14 @@ def test_tar_index_is_used_and_rebuilt_for_a_changed_shard(tars, monkeypatch):
 
 
 def test_tar_in_a_read_only_folder(tars, monkeypatch):
-    from vit_jax.data.sources import tar_index
+    real = tempfile.NamedTemporaryFile
 
-    real = tar_index._write
+    def refuse(dir, **options):
+        if dir == tars:
+            raise PermissionError(dir)
+        return real(dir=dir, **options)
 
-    def refuse(path, data):
-        if path.parent == tars:
-            raise PermissionError(path)
-        real(path, data)
-
-    monkeypatch.setattr(tar_index, "_write", refuse)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     assert len(open_source(f"tar:{tars}/*.tar")) == COUNT
     assert not list(tars.glob("*.index"))
 

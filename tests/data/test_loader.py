@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data.loader import Loader, group_rows
+from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
 
 
@@ -106,10 +107,17 @@ def test_errors():
         Loader(Numbers(0), with_noise, batch_size=1, seed=0)
 
 
-class Annotations(list):
+class Annotations(Source):
     """Examples whose images must not be read."""
 
-    annotation = list.__getitem__
+    def __init__(self, examples):
+        self.examples = list(examples)
+
+    def __len__(self):
+        return len(self.examples)
+
+    def annotation(self, index):
+        return self.examples[index]
 
     def __getitem__(self, index):
         raise AssertionError("an image was decoded")

@@ -12,6 +12,7 @@ import pytest
 import tokenizers as hf
 
 from tests.fixtures.tokenizers.make_tokenizers import SAMPLE, captions
+from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import (
     FILE_NAME,
     Encoder,
@@ -25,7 +26,7 @@ from vit_jax.errors import UserError
 CAPTIONS = ["red apple", "green apple", "red car", "a photo of a red apple", "blue sky"]
 
 
-class Captions:
+class Captions(Source):
     """A source of captions without images."""
 
     def __init__(self, captions):
@@ -34,7 +35,7 @@ class Captions:
     def __len__(self):
         return len(self.captions)
 
-    def annotation(self, index):
+    def __getitem__(self, index):
         return {"captions": [self.captions[index]]}
 
 
@@ -162,7 +163,7 @@ def test_words_of_templates_are_learned():
 
 def test_captions_are_class_names_where_there_are_none():
     class Names(Captions):
-        def annotation(self, index):
+        def __getitem__(self, index):
             return {"label": 0, "name": self.captions[index]}
 
     tokens = learn_tokenizer(Names(CAPTIONS), (), vocab_size=300, context_length=6)

@@ -1,4 +1,4 @@
-"""The contrastive loss against float64 by hand, on every form of mesh, and the memory that it takes.
+"""The contrastive loss against float64 by hand, on any mesh, and its memory.
 
 Needs eight devices; on CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8.
 """

@@ -1,23 +1,20 @@
-"""One recipe, any mesh: the losses of 20 steps agree; parameters really are sharded."""
-
-import json
+"""One recipe, any mesh: the losses of 20 steps agree, and parameters are sharded."""
 
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from tests.helpers import tiny_clip
+from tests.helpers import metrics_of, tiny_clip
 from vit_jax import experiment
 from vit_jax.errors import UserError
-from vit_jax.models import families
+from vit_jax.models import registry
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.swin.model import SwinConfig
-from vit_jax.parallel.mesh import make_mesh
+from vit_jax.parallel.mesh import check_batch_size, make_mesh
 from vit_jax.parallel.sharding import check_sharded
-from vit_jax.training import assembly
 
-# Image towers beside the recipe's ViT: small, of widths that eight devices divide.
+# Small image towers besides the recipe's ViT, of widths that eight devices divide.
 TOWERS = {
     "swin": SwinConfig(image_size=8, patch_size=1, width=16, depths=(2, 2), num_heads=(2, 4),
                        window_size=4),
@@ -26,12 +23,21 @@ TOWERS = {
 }  # fmt: skip
 
 
+def changed(config, changes):
+    """Sets keys by path, as {"mesh.fsdp": 8}."""
+    for path, value in changes.items():
+        *blocks, key = path.split(".")
+        block = config
+        for name in blocks:
+            block = block[name]
+        block[key] = value
+    return config
+
+
 def with_tower(name):
     config = tiny_clip()
-    fields = families.describe(TOWERS[name])
-    with config.unlocked():
-        config.model.image = ConfigDict(fields)
-        config.model.image_projection = name != "resnet"
+    config.model.image = registry.describe(TOWERS[name])
+    config.model.image_projection = name != "resnet"
     return config
 
 
@@ -40,10 +46,10 @@ def losses(workdir, changes, config=None, steps=20):
     config.total_steps = steps
     config.optim.grad_clip_norm = 1.0
     config.evals = {}
-    config.update_from_flattened_dict(changes)
-    experiment.train(config, workdir)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines]
+    experiment.train(changed(config, changes), workdir)
+    found = metrics_of(workdir)
+    assert list(found) == list(range(1, steps + 1))
+    return list(found.values())
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +110,8 @@ def test_batch_statistics_survive_accumulation_in_bfloat16(tmp_path):
     assert np.isfinite(found).all()
 
 
-def program(**changes):
-    config = tiny_clip()
-    config.update_from_flattened_dict(changes)
-    mesh = assembly.build_mesh(config)
-    return assembly.build_program(config, mesh, warmup_steps=1, total_steps=5)
+def declared(**changes):
+    return experiment.build(changed(tiny_clip(), {"total_steps": 5, **changes}))
 
 
 def bytes_on_one_device(tree):
@@ -116,55 +119,78 @@ def bytes_on_one_device(tree):
 
 
 def test_fsdp_splits_parameters_and_moments():
-    whole, split = program(), program(**{"mesh.fsdp": 8})
-    a, b = whole.init(), split.init()
-    # Where an initialiser is cut into parts, its last bit may round otherwise.
+    a, b = declared().init_state(), declared(**{"mesh.fsdp": 8}).init_state()
+    # An initialiser that is split over devices may round its last bit otherwise.
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7), a.params, b.params
     )
     for part in ("params", "opt_state"):
-        share = bytes_on_one_device(getattr(b, part)) / bytes_on_one_device(getattr(a, part))
-        assert share < 1 / 8 + 0.07  # vectors stay whole
+        fraction = bytes_on_one_device(getattr(b, part)) / bytes_on_one_device(getattr(a, part))
+        assert fraction < 1 / 8 + 0.07  # vectors stay whole
 
 
 def test_zero1_splits_the_moments_alone():
-    whole, split = program(), program(**{"mesh.zero1": True})
-    a, b = whole.init(), split.init()
+    a, b = declared().init_state(), declared(**{"mesh.zero1": True}).init_state()
     assert bytes_on_one_device(b.params) == bytes_on_one_device(a.params)
     assert bytes_on_one_device(b.opt_state) < 0.2 * bytes_on_one_device(a.opt_state)
 
 
 def test_accumulation_needs_less_memory():
-    """Temporaries of the step fall with the number of parts."""
+    """Temporaries of the step fall with the number of microbatches."""
 
     def temporaries(**changes):
-        p = program(batch_size=512, **{"mesh.data": 1}, **changes)
-        batch = {
-            "image": jax.ShapeDtypeStruct((512, 8 * 8 * 3), np.uint8),
-            "tokens": jax.ShapeDtypeStruct((512, 8), np.int32),
-        }
-        compiled = p.step.lower(p.abstract, batch).compile()
+        run = declared(**{"batch_size": 512, "mesh.data": 1, **changes})
+        compiled = run.train_step.lower(run.abstract_state, run.abstract_batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(grad_accum_steps=8) < 0.5 * temporaries()
 
 
+def moments_of(name):
+    """Shardings of an optimizer's arrays that have the shape of a matrix, and the matrix's own."""
+    run = declared(**{"mesh.fsdp": 2, "mesh.tensor": 2, "optim.name": name})
+    kernel = run.abstract_state.params["text"]["transformer"]["blocks"]["mlp"]["fc1"]["kernel"]
+    state = jax.tree_util.tree_leaves_with_path(run.abstract_state.opt_state)
+    return kernel.sharding.spec, [
+        x.sharding.spec
+        for path, x in state
+        if x.shape == kernel.shape
+        and "'text'" in jax.tree_util.keystr(path)
+        and "fc1" in jax.tree_util.keystr(path)
+    ]
+
+
+@pytest.mark.parametrize(("name", "moments"), [("adamw", 2), ("muon", 1), ("adabelief", 2)])
+def test_moments_are_sharded_like_their_parameters(name, moments):
+    kernel, found = moments_of(name)
+    assert kernel == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+    assert found == [kernel] * moments
+
+
 def test_a_mesh_that_leaves_parameters_whole_is_refused():
-    config = tiny_clip()
-    config.model.image.update(width=36, num_heads=3, mlp_dim=60)
+    image = {"model.image.width": 36, "model.image.num_heads": 3, "model.image.mlp_dim": 60}
     with pytest.raises(UserError, match=r"leaves \d+% of the parameters whole .*image/"):
-        check_sharded(assembly.build_model(config), make_mesh(fsdp=8))
-    check_sharded(assembly.build_model(tiny_clip()), make_mesh(fsdp=8))
+        declared(**image, **{"mesh.fsdp": 8}).mesh  # noqa: B018 - builds it
+    check_sharded(ModelDef(declared().spec.architecture), make_mesh(fsdp=8))
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
         ({"fsdp": 3}, "fsdp=3 x tensor=1 does not divide 8 devices"),
-        ({"data": 4, "fsdp": 4}, "is 16, there are 8 devices"),
-        ({"data": 0}, "not a mesh"),
+        ({"data": 4, "fsdp": 4}, "is 16, more than the 8 devices"),
+        ({"data": 0}, "expected positive numbers, or data=-1"),
     ],
 )
 def test_wrong_meshes(sizes, message):
     with pytest.raises(UserError, match=message):
         make_mesh(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("size", "hint"), [(12, "try 8 or 16"), (3, "try 8"), (0, "try 8"), (-8, "try 8")]
+)
+def test_batches_that_devices_do_not_divide(size, hint):
+    with pytest.raises(UserError, match=f"batch_size={size} is not a multiple of the 8 .*{hint}"):
+        check_batch_size(size, 8, "config.batch_size")
+    check_batch_size(16, 8, "config.batch_size")

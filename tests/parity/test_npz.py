@@ -1,4 +1,4 @@
-"""timm and open_clip read our `.npz` files at published sizes (pytest -m parity)."""
+"""timm and open_clip read exported `.npz` files at published sizes (pytest -m parity)."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.parity
 
 AFTER = {"prefix_positions": False}
 MAP = {"class_token": False, "pool": "map"}
-# Format, changes of our ViT-B/16, changes of timm's.
+# Format, changes of the ViT-B/16 here, changes of the one in timm.
 CASES = {
     "vit_jax": ("vit_jax_npz", {}, {}),
     "tok": ("big_vision", AFTER, {"no_embed_class": True}),

@@ -6,11 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from vit_jax.config import default_config
 from vit_jax.models.mae.model import patchify
 from vit_jax.objectives.distillation import distillation_loss
 from vit_jax.objectives.masked_reconstruction import hidden_error, normalize_patches
-from vit_jax.training.optimizers import make_optimizer
+from vit_jax.training.optimizers import make_optimizer, parse_optim
 
 pytestmark = pytest.mark.parity
 
@@ -59,7 +58,7 @@ def test_mae_loss():
 
 
 class Model:
-    """Stands for a ModelDef of one matrix."""
+    """Stands in for a ModelDef of one matrix."""
 
     def metadata(self, key):
         return {"x": {"decay": True, "axes": ("embed", "mlp")}[key]}
@@ -70,9 +69,13 @@ def test_optimizers(name):
     import torch
     from timm.optim import Lion
 
-    config = default_config("vit_ti16").optim
-    config.update(weight_decay=0.1, b1=0.9, b2=0.99, eps=1e-8)
-    config.update(name="sgd" if name == "nesterov" else name, nesterov=name == "nesterov")
+    keys = {
+        "adamw": {"b1": 0.9, "b2": 0.99, "eps": 1e-8},
+        "sgd": {"momentum": 0.9},
+        "nesterov": {"name": "sgd", "momentum": 0.9, "nesterov": True},
+        "lion": {"b1": 0.9, "b2": 0.99},
+    }[name]
+    optim = parse_optim({"name": name, "weight_decay": 0.1, **keys})
     rng = np.random.default_rng(0)
     start = rng.normal(size=(4, 5)).astype(np.float32)
     theirs = torch.nn.Parameter(torch.tensor(start))
@@ -82,7 +85,7 @@ def test_optimizers(name):
         "nesterov": lambda p: torch.optim.SGD(p, 0.01, 0.9, weight_decay=0.1, nesterov=True),
         "lion": lambda p: Lion(p, 0.01, (0.9, 0.99), weight_decay=0.1),
     }[name]([theirs])
-    optimizer = make_optimizer(config, lambda _: 0.01, Model())
+    optimizer = make_optimizer(optim, lambda _: 0.01, Model())
     params = {"x": jnp.asarray(start)}
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)

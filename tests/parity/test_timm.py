@@ -84,7 +84,7 @@ def outputs_of_stages(module, images):
 @pytest.mark.parametrize("size", [(224, 224), (320, 256)])
 @pytest.mark.parametrize("name", SWINS)
 def test_swin(name, size, tmp_path):
-    """All stages and logits, timm's model created for that size."""
+    """All stages and logits of a model that timm creates for that size."""
     theirs = timm.create_model(name, img_size=size)
     make_timm.randomise(theirs)
     model = ModelDef(architecture(name))
@@ -99,7 +99,7 @@ def test_swin(name, size, tmp_path):
 
 
 def test_official_swin(tmp_path):
-    """Timm reads exported weights under the original names; the buffers equal those of timm."""
+    """Exported weights are read by timm, and have the same buffers."""
     name = SWINS[0]
     theirs = timm.create_model(name)
     model = ModelDef(architecture(name))

@@ -7,24 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
-from vit_jax.config import default_config
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef
 from vit_jax.training.freezing import frozen_mask
-from vit_jax.training.optimizers import (
-    OPTIMIZERS,
-    make_optimizer,
-    matrix_dimensions,
-    project,
-    scale_by_layer,
-)
-from vit_jax.weights.mapping import flatten
+from vit_jax.training.optimizer_zoo import matrix_dimensions
+from vit_jax.training.optimizers import OPTIMIZERS, make_optimizer, parse_optim, scale_by_layer
+from vit_jax.training.step import clip_to_bounds
 
 
 class Model:
-    """Stands for a ModelDef: metadata by key."""
+    """Stands in for a ModelDef: metadata by key."""
 
     def __init__(self, **trees):
         self._trees = trees
@@ -41,8 +36,7 @@ def test_muon_orthogonalises_each_matrix_of_a_stack():
 
     Five Newton-Schulz iterations end between 0.68 and 1.13; updates have the size of AdamW's.
     """
-    config = default_config("vit_ti16").optim
-    config.update(name="muon", weight_decay=0.0, b1=0.9, b2=0.95)
+    optim = parse_optim({"name": "muon", "b1": 0.9, "b2": 0.95})
     rng = np.random.default_rng(0)
     shapes = {"kernel": (2, 6, 3, 2, 5), "bias": (2, 4)}
     params = {k: np.zeros(s, np.float32) for k, s in shapes.items()}
@@ -51,7 +45,7 @@ def test_muon_orthogonalises_each_matrix_of_a_stack():
         decay={"kernel": True, "bias": False},
         axes={"kernel": ("layers", "embed", "qkv", "heads", "head_dim"), "bias": ("layers", "mlp")},
     )
-    optimizer = make_optimizer(config, lambda _: 1.0, model)
+    optimizer = make_optimizer(optim, lambda _: 1.0, model)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     for layer in range(2):
         for i in range(3):
@@ -83,18 +77,41 @@ def test_matrices_by_their_dimensions(axes, expected):
     assert matrix_dimensions(axes, False) is None
 
 
-def test_unknown_optimizer():
-    config = default_config("vit_ti16").optim
-    config.name = "adam"
-    with pytest.raises(UserError, match=r"unknown config\.optim\.name, 'adam'"):
-        make_optimizer(config, lambda _: 1.0, Model())
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"name": "adamww"}, r"unknown config\.optim\.name, 'adamww'; did you mean 'adamw'"),
+        (
+            {"nesterov": True},
+            r"config\.optim\.nesterov does not apply to the optimizer 'adamw': it is a key of sgd; "
+            "keys of adamw: b1, b2, eps, mu_dtype",
+        ),
+        ({"name": "sgd", "b1": 0.9}, "it is a key of adamw, muon, lamb, lion; keys of sgd: mom"),
+        ({"name": "sgd", "momentun": 0.9}, r"did you mean 'config\.optim\.momentum'"),
+        ({"name": "adabelief", "momentum": 0.9}, "does not apply to the optimizer 'adabelief'"),
+        ({"lr": "1e-3"}, "config.optim.lr='1e-3': expected float"),
+        ({"mu_dtype": "bfloat17"}, "did you mean 'bfloat16'"),
+        ({"name": "no_such_module:adam"}, "cannot be imported"),
+    ],
+)
+def test_wrong_keys(block, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(parse_optim(block), lambda _: 1.0, Model(decay=True))
+
+
+def test_keys_of_a_block_and_back():
+    optim = parse_optim({"name": "sgd", "nesterov": True, "freeze": ["head/.*"], "lr": 1})
+    assert (optim.optimizer.nesterov, optim.optimizer.momentum) == (True, 0.9)
+    assert (optim.shared.freeze, optim.shared.weight_decay) == (("head/.*",), 0.0)
+    assert parse_optim(optim.as_block()) == optim
 
 
 def test_adamw_with_clipping_and_masked_decay():
-    config = default_config("vit_ti16").optim
-    config.update(b1=0.8, b2=0.95, eps=1e-6, weight_decay=0.1, grad_clip_norm=1.0)
+    optim = parse_optim(
+        {"b1": 0.8, "b2": 0.95, "eps": 1e-6, "weight_decay": 0.1, "grad_clip_norm": 1.0}
+    )
     params = {"kernel": np.asarray([1.0, -2.0]), "bias": np.asarray([0.5])}
-    optimizer = make_optimizer(config, lambda _: 0.01, Model(decay={"kernel": True, "bias": False}))
+    optimizer = make_optimizer(optim, lambda _: 0.01, Model(decay={"kernel": True, "bias": False}))
     state = optimizer.init(params)
     found, expected = params, {k: v.copy() for k, v in params.items()}
     m, v = ({k: np.zeros_like(x) for k, x in params.items()} for _ in range(2))
@@ -115,50 +132,51 @@ def test_adamw_with_clipping_and_masked_decay():
         np.testing.assert_allclose(found[k], expected[k], rtol=1e-5)
 
 
-def test_project_clips_what_has_bounds():
+def test_only_parameters_with_bounds_are_clipped():
     params = {"scale": jnp.asarray(7.0), "kernel": jnp.asarray([-9.0, 9.0])}
-    found = jax.jit(lambda p: project(p, {"scale": (0.0, 4.6), "kernel": None}))(params)
+    found = jax.jit(lambda p: clip_to_bounds(p, {"scale": (0.0, 4.6), "kernel": None}))(params)
     np.testing.assert_allclose(found["scale"], 4.6)
     np.testing.assert_array_equal(found["kernel"], [-9.0, 9.0])
 
 
-def adam(state, g, config):
-    state["m"] = config.b1 * state.get("m", 0) + (1 - config.b1) * g
-    state["v"] = config.b2 * state.get("v", 0) + (1 - config.b2) * g**2
+def adam(state, g, keys):
+    b1, b2 = keys.get("b1", 0.9), keys.get("b2", 0.999)
+    state["m"] = b1 * state.get("m", 0) + (1 - b1) * g
+    state["v"] = b2 * state.get("v", 0) + (1 - b2) * g**2
     t = state["t"] = state.get("t", 0) + 1
-    m, v = state["m"] / (1 - config.b1**t), state["v"] / (1 - config.b2**t)
-    return m / (np.sqrt(v) + config.eps)
+    m, v = state["m"] / (1 - b1**t), state["v"] / (1 - b2**t)
+    return m / (np.sqrt(v) + keys.get("eps", 1e-8))
 
 
-def lamb(state, g, p, decay, config):
-    update = adam(state, g, config) + decay * p
+def lamb(state, g, p, decay, keys):
+    update = adam(state, g, keys) + decay * p
     return update * np.linalg.norm(p) / np.linalg.norm(update)
 
 
-def lars(state, g, p, decay, config):
+def lars(state, g, p, decay, keys):
     g = g + decay * p
     if p.ndim > 1:
         g = g * 0.001 * np.linalg.norm(p) / np.linalg.norm(g)
-    state["m"] = config.b1 * state.get("m", 0) + g
+    state["m"] = keys["momentum"] * state.get("m", 0) + g
     return state["m"]
 
 
-def lion(state, g, p, decay, config):
+def lion(state, g, p, decay, keys):
     m = state.get("m", np.zeros_like(g))
-    state["m"] = config.b2 * m + (1 - config.b2) * g
-    return np.sign(config.b1 * m + (1 - config.b1) * g) + decay * p
+    state["m"] = keys["b2"] * m + (1 - keys["b2"]) * g
+    return np.sign(keys["b1"] * m + (1 - keys["b1"]) * g) + decay * p
 
 
-def sgd(state, g, p, decay, config):
+def sgd(state, g, p, decay, keys):
     g = g + decay * p
-    state["m"] = config.b1 * state.get("m", 0) + g
-    return g + config.b1 * state["m"] if config.nesterov else state["m"]
+    state["m"] = keys["momentum"] * state.get("m", 0) + g
+    return g + keys["momentum"] * state["m"] if keys.get("nesterov") else state["m"]
 
 
-def adafactor(state, g, p, decay, config):
+def adafactor(state, g, p, decay, keys):
     """Shazeer and Stern 2018, algorithm 4, without clipping and relative steps."""
     t = state["t"] = state.get("t", 0) + 1
-    b2 = min(config.b2, 1 - t**-0.8)
+    b2 = min(keys["b2_cap"], 1 - t**-0.8)
     squares = g**2 + 1e-30
     if g.ndim == 2 and min(g.shape) >= 32:
         rows = state["r"] = b2 * state.get("r", 0) + (1 - b2) * squares.mean(1)
@@ -166,59 +184,92 @@ def adafactor(state, g, p, decay, config):
         v = rows[:, None] * columns[None, :] / rows.mean()
     else:
         v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * squares
-    state["m"] = config.b1 * state.get("m", 0) + (1 - config.b1) * g / np.sqrt(v)
+    state["m"] = keys["momentum"] * state.get("m", 0) + (1 - keys["momentum"]) * g / np.sqrt(v)
     return state["m"] + decay * p
 
 
-REFERENCES = {"lamb": lamb, "lars": lars, "lion": lion, "sgd": sgd, "adafactor": adafactor}
+def adabelief(state, g, p, decay, keys):
+    """Zhuang et al. 2020, algorithm 1, as in optax; decay decoupled."""
+    t = state["t"] = state.get("t", 0) + 1
+    m = state["m"] = 0.8 * state.get("m", 0) + 0.2 * g
+    state["s"] = 0.95 * state.get("s", 0) + 0.05 * (g - m) ** 2 + 1e-16
+    m, s = m / (1 - 0.8**t), state["s"] / (1 - 0.95**t)
+    return m / (np.sqrt(s) + keys["eps"]) + decay * p
 
 
-@pytest.mark.parametrize(
-    ("name", "nesterov"), [*((name, False) for name in REFERENCES), ("sgd", True)]
-)
-def test_steps_by_hand(name, nesterov):
-    """Four steps of each optimizer; what is no matrix is not decayed."""
-    config = default_config("vit_ti16").optim
-    config.update(
-        name=name, b1=0.8, b2=0.95, eps=1e-6, weight_decay=0.1, nesterov=nesterov, layer_decay=0.5
-    )
+def adamw(state, g, p, decay, keys):
+    return adam(state, g, keys) + decay * p
+
+
+def signed(state, g, p, decay, keys):
+    return np.sign(g) + decay * p
+
+
+def sign_of(scale: float = 1.0) -> optax.GradientTransformation:
+    """An optimizer of one's own: a transformation without a learning rate."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda g: jnp.sign(g) * scale, updates))
+
+
+ADAM = {"b1": 0.8, "b2": 0.95}
+STEPS = {
+    "lamb": (lamb, {"name": "lamb", **ADAM, "eps": 1e-6}),
+    "lars": (lars, {"name": "lars", "momentum": 0.8}),
+    "lion": (lion, {"name": "lion", **ADAM}),
+    "sgd": (sgd, {"name": "sgd", "momentum": 0.8}),
+    "nesterov": (sgd, {"name": "sgd", "momentum": 0.8, "nesterov": True}),
+    "adafactor": (adafactor, {"name": "adafactor", "momentum": 0.8, "b2_cap": 0.95}),
+    # Of optax: without and with a weight decay of its own, and a transformation alone.
+    "adabelief": (adabelief, {"name": "adabelief", **ADAM, "eps": 1e-6}),
+    "optax's adamw": (adamw, {"name": "optax:adamw", **ADAM, "eps": 1e-6}),
+    "scale_by_adam": (adamw, {"name": "scale_by_adam", **ADAM, "eps": 1e-6}),
+    "one's own": (signed, {"name": f"{__name__}:sign_of"}),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_by_hand(name):
+    """Four steps of each optimizer, with layer-wise learning rates; only matrices are decayed."""
+    by_hand, keys = STEPS[name]
+    optim = parse_optim({**keys, "weight_decay": 0.1, "layer_decay": 0.5})
     rng = np.random.default_rng(1)
     expected = {"kernel": rng.normal(size=(40, 33)), "bias": rng.normal(size=40)}
     found = {k: x.astype(np.float32) for k, x in expected.items()}
     above = {"kernel": 2, "bias": 0}
     model = Model(decay={"kernel": True, "bias": False}, layers_above=above)
-    optimizer = make_optimizer(config, lambda _: 0.03, model)
+
+    def schedule(step):
+        return 0.03 / (1 + step)
+
+    optimizer = make_optimizer(optim, schedule, model)
     state, states = optimizer.init(found), {k: {} for k in found}
-    for _ in range(4):
+    for step in range(4):
         grads = {k: rng.normal(size=x.shape) for k, x in expected.items()}
         updates, state = optimizer.update(grads, state, found)
         found = optax.apply_updates(found, updates)
         for k, p in expected.items():
             decay = 0.1 if p.ndim > 1 else 0.0
-            update = REFERENCES[name](states[k], grads[k], p, decay, config)
-            expected[k] = p - 0.03 * 0.5 ** above[k] * update
+            update = by_hand(states[k], grads[k], p, decay, keys)
+            expected[k] = p - schedule(step) * 0.5 ** above[k] * update
     for k in expected:
         np.testing.assert_allclose(found[k], expected[k], rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS.table)
 def test_first_moment_in_bfloat16(name):
-    config = default_config("vit_ti16").optim
-    config.update(name=name, mu_dtype="bfloat16")
+    optim = parse_optim({"name": name, "mu_dtype": "bfloat16"})
     model = Model(decay={"x": True}, axes={"x": ("embed", "mlp")})
-    state = make_optimizer(config, lambda _: 1.0, model).init({"x": jnp.ones((4, 4))})
+    state = make_optimizer(optim, lambda _: 1.0, model).init({"x": jnp.ones((4, 4))})
     moments = [x.dtype for x in jax.tree.leaves(state) if x.shape == (4, 4)]
-    assert jnp.bfloat16 in moments
     assert moments.count(jnp.bfloat16) == 1
-    config.mu_dtype = "bfloat17"
-    with pytest.raises(UserError, match="did you mean 'bfloat16'"):
-        make_optimizer(config, lambda _: 1.0, model)
 
 
 def above(name):
     spec = registry.model_spec(name)
     model = ModelDef(spec.architecture)
-    return {path: np.ravel(x).tolist() for path, x in flatten(model.layers_above()).items()}
+    return {
+        path: np.ravel(x).tolist()
+        for path, x in flatten_dict(model.layers_above(), sep="/").items()
+    }
 
 
 def test_layers_of_mae_b():
@@ -273,13 +324,12 @@ def tiny_vit():
     return ModelDef(dataclasses.replace(spec.architecture, depth=2, width=6))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*OPTIMIZERS.table, "adabelief"])
 def test_frozen_parameters_have_no_state_and_no_update(name):
     model = tiny_vit()
     frozen = frozen_mask(("transformer/.*", "positions"), model)
-    config = default_config("vit_ti16").optim
-    config.update(name=name, weight_decay=0.1, grad_clip_norm=1.0, layer_decay=0.9)
-    optimizer = make_optimizer(config, lambda _: 1.0, model, frozen)
+    keys = {"name": name, "weight_decay": 0.1, "grad_clip_norm": 1.0, "layer_decay": 0.9}
+    optimizer = make_optimizer(parse_optim(keys), lambda _: 1.0, model, frozen)
     params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), model.shapes())
     state = jax.eval_shape(optimizer.init, params)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
@@ -287,7 +337,7 @@ def test_frozen_parameters_have_no_state_and_no_update(name):
     assert any("head" in path for path in paths)
     updates = jax.jit(lambda p: optimizer.update(p, optimizer.init(p), p)[0])(params)
     moved = jax.tree.map(lambda u: bool(jnp.any(u != 0)), updates)
-    assert flatten(moved) == {path: not f for path, f in flatten(frozen).items()}
+    assert flatten_dict(moved) == {path: not f for path, f in flatten_dict(frozen).items()}
 
 
 @pytest.mark.parametrize(
@@ -295,7 +345,7 @@ def test_frozen_parameters_have_no_state_and_no_update(name):
     [
         (("hed/.*",), "no path matches 'hed/.*'; did you mean 'head/"),
         (("head",), "no path matches 'head'"),
-        (("head/(",), "is no regular expression"),
+        (("head/(",), "is not a regular expression"),
         ((".*",), "leaves nothing to train"),
     ],
 )

@@ -5,16 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from vit_jax.config import default_config
 from vit_jax.errors import UserError
-from vit_jax.training.schedules import make_schedule
+from vit_jax.training.optimizers import make_schedule, parse_optim
 
 
-def schedule_of(*, warmup_steps=10, total_steps=110, cooldown_steps=0, **changes):
-    config = default_config("vit_ti16").optim
-    config.update(lr=0.3, **changes)
+def schedule_of(*, warmup_steps=10, total_steps=110, cooldown_steps=0, **keys):
     return make_schedule(
-        config,
+        parse_optim({"lr": 0.3, **keys}),
         warmup_steps=warmup_steps,
         total_steps=total_steps,
         cooldown_steps=cooldown_steps,
@@ -40,7 +37,7 @@ def test_decay_after_the_warm_up(name, decayed, min_lr):
 
 
 def test_rsqrt_with_warm_up_and_cooldown():
-    """big_vision's: base / sqrt((step + timescale - warmup) / timescale), then a line to 0."""
+    """As in big_vision: base / sqrt((step + timescale - warmup) / timescale), then a line to 0."""
     schedule = schedule_of(
         schedule="rsqrt", rsqrt_timescale=40, warmup_steps=10, total_steps=400, cooldown_steps=100
     )
@@ -50,21 +47,25 @@ def test_rsqrt_with_warm_up_and_cooldown():
         np.testing.assert_allclose(schedule(step), expected, rtol=1e-5, atol=1e-8)
 
 
-def test_rsqrt_does_not_fall_below_its_least():
+def test_rsqrt_does_not_fall_below_the_minimum():
     schedule = schedule_of(schedule="rsqrt", rsqrt_timescale=1, min_lr=0.1, total_steps=1000)
     np.testing.assert_allclose(schedule(900), 0.1)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("keys", "message"),
     [
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"warmup_steps": 110}, "warm-up of 110 steps is not shorter than the run of 110"),
         ({"cooldown_steps": 101}, r"warm-up and cooldown of 10 \+ 101 steps are longer"),
         ({"min_lr": 0.4}, "min_lr=0.4: expected a number from 0 to lr=0.3"),
         ({"schedule": "rsqrt", "rsqrt_timescale": 0}, "expected a positive number"),
+        (
+            {"rsqrt_timescale": 10},
+            "rsqrt_timescale does not apply to the schedule 'cosine': it is a key of rsqrt",
+        ),
     ],
 )
-def test_wrong_schedules(changes, message):
+def test_wrong_schedules(keys, message):
     with pytest.raises(UserError, match=message):
-        schedule_of(**changes)
+        schedule_of(**keys)

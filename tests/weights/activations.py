@@ -13,11 +13,11 @@ Arrays = Mapping[str, Any]
 
 
 def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
-    """All blocks, pooled features and logits.
+    """Computes the outputs of all blocks, pooled features and logits.
 
     Args:
-        module: a bound model.
-        given: `images`, with `tokens` for pairs of towers and `noise` for autoencoders.
+        module: bound model.
+        given: `images`, with `tokens` for dual encoders and `noise` for autoencoders.
     """
     images = given["images"]
     if isinstance(module, CLIP):
@@ -29,7 +29,7 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
     config = module.config
     if config.num_classes:
         found["logits"] = module(images)
-    if isinstance(module, Swin):  # others' maps are (B, h w, C)
+    if isinstance(module, Swin):  # other libraries' maps are (B, h w, C)
         stages = module.features(images, range(len(config.depths)))
         return found | numbered("block", [x.reshape(len(x), -1, x.shape[-1]) for x in stages])
     if config.num_classes and config.distillation:
@@ -38,7 +38,7 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
 
 
 def pair(module: CLIP, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
-    """Both towers' blocks and embeddings, and the logits."""
+    """Computes the outputs of the blocks of both towers, embeddings and logits."""
     z = module.encode_image(images, normalize=True)
     t = module.encode_text(tokens, normalize=True)
     scale, bias = module.logit_parameters()
@@ -50,5 +50,5 @@ def pair(module: CLIP, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Ar
 
 
 def numbered(name: str, arrays: list[jax.Array]) -> dict[str, jax.Array]:
-    """`name_0`, `name_1`, ..."""
+    """Returns the arrays under the names `name_0`, `name_1`, ..."""
     return {f"{name}_{i}": array for i, array in enumerate(arrays)}

@@ -57,7 +57,7 @@ def test_same_activations(reference):
 
 
 def test_round_trip_is_exact(reference, tmp_path):
-    """In float32, which holds the float16 of OpenAI's files; counters start again at zero."""
+    """Float16 is written as float32, and counters of batches as zero."""
     path, _ = reference
     model = pair(64)
     save_weights(load_weights(path, model), model, tmp_path / "out.safetensors", "openai_clip")

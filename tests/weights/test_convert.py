@@ -1,4 +1,4 @@
-"""The command that converts: both ways, and its errors on stderr with code 2."""
+"""The command `convert`: both directions, and errors on stderr with exit code 2."""
 
 import os
 import pathlib
@@ -40,7 +40,7 @@ def saved(tmp_path_factory):
 
 
 def test_there_and_back(saved, tmp_path):
-    """Into another library's names, and from those into ours, description included."""
+    """To the format of another library and back, with the description."""
     source, params = saved
     there, back = tmp_path / "there.npz", tmp_path / "back.safetensors"
     done = convert("--input", source, "--output", there, "--to", "vit_jax_npz")
@@ -52,8 +52,8 @@ def test_there_and_back(saved, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
-def test_without_a_description_the_model_is_asked_for(saved, tmp_path):
-    """In a folder of its own the file tells too little; with its name all is known."""
+def test_the_model_has_to_be_named_without_a_description(saved, tmp_path):
+    """A file without a config.json does not describe its architecture."""
     there = tmp_path / "there.npz"
     convert("--input", saved[0], "--output", there, "--to", "vit_jax_npz")
     done = convert(
@@ -81,8 +81,8 @@ def test_errors(saved, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_leaves_with_its_tokenizer(tmp_path, tiny_config):
-    """Trained here, used by name nowhere: the folder alone is enough."""
+def test_a_converted_run_contains_its_tokenizer(tmp_path, tiny_config):
+    """The converted folder is sufficient without the run."""
     import vit_jax
     from vit_jax.evaluation import open_run
     from vit_jax.experiment import train

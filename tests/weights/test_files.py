@@ -1,4 +1,4 @@
-"""Reading foreign files: what is read equals what was written, and nothing is executed."""
+"""Weight files of all containers: exact values, damaged files, and no code executed."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_shards_by_index_and_by_folder(tmp_path):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_npz(tmp_path, compressed):
-    """bfloat16 is two opaque bytes in NumPy's files."""
+    """NumPy stores bfloat16 as an opaque type of two bytes."""
     path = tmp_path / "weights.npz"
     arrays = {**TENSORS, "fortran": np.asfortranarray(TENSORS["a"])}
     (np.savez_compressed if compressed else np.savez)(path, **arrays)
@@ -100,7 +100,7 @@ def expected_of_torch(name):
 
 
 def test_torch_checkpoint():
-    """Views and shared storages; the entry `model` without `module.` in its names."""
+    """Views and shared storages, under the key `model`; the prefix `module.` is removed."""
     file = open_weights(DATA / "torch_checkpoint.pt")
     assert_holds(file, expected_of_torch("checkpoint"))
     assert file.part == "model"
@@ -127,7 +127,7 @@ def torch_archive(path, content, storages=()):
 
 
 class Calls:
-    """A pickle of it calls a function when it is read."""
+    """An object whose pickle calls a function when it is read."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -141,7 +141,7 @@ class Calls:
     [(os.system, "posix.system"), (eval, "builtins.eval"), (getattr, "builtins.getattr")],
 )
 def test_code_in_a_pickle_is_refused_before_it_runs(tmp_path, function, name):
-    """Whatever it is wrapped in; the file it would make does not appear."""
+    """The file that the code would create does not appear."""
     command = f"open({str(tmp_path / 'ran')!r}, 'w')"
     content = {"model": {"weight": Calls(function, command)}}
     path = torch_archive(tmp_path / "evil.pt", content)
@@ -157,7 +157,7 @@ def test_torch_archive_without_tensors(tmp_path):
 
 
 def rewritten(source, target, **changes):
-    """A copy of an archive with members replaced by their last names; None leaves one out."""
+    """Copies an archive with some members replaced, or left out if None."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             data = changes.get(name.rpartition("/")[2].partition(".")[0], old.read(name))

@@ -46,7 +46,7 @@ def write(path, tensors):
 
 
 def encoder_alone(path, target):
-    """What the authors publish for fine-tuning."""
+    """Writes the encoder only, as the authors publish it for fine-tuning."""
     file = open_weights(path)
     keys = [key for key in file if not key.startswith(("decoder", "mask_token"))]
     return write(target, {key: file.read(key) for key in keys})
@@ -68,7 +68,7 @@ def test_same_activations(reference, model):
 
 
 def test_round_trip_is_exact(reference, model, tmp_path):
-    """But for the fixed positions, which are computed anew."""
+    """Except for fixed positions, which are computed."""
     path, _ = reference
     assert format_of(path) == "mae"
     save_weights(load_weights(path, model), model, tmp_path / "out.safetensors", "mae")
@@ -85,7 +85,7 @@ def test_round_trip_is_exact(reference, model, tmp_path):
 
 
 @pytest.mark.parametrize("key", POSITIONS)
-def test_positions_that_learned_are_refused(reference, model, tmp_path, key):
+def test_learned_positions_are_refused(reference, model, tmp_path, key):
     file = open_weights(reference[0])
     tensors = {k: file.read(k) for k in file}
     tensors[key] = tensors[key] + 0.1
@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_listed(reference, model, tmp_path):
 
 @pytest.mark.parametrize("position_init", ["fixed_sincos", "normal"])
 def test_an_encoder_alone_is_a_vit(reference, tmp_path, position_init):
-    """Its positions stay fixed or learn on; there is no head to load."""
+    """With fixed or learned positions; it has no head."""
     path, expected = reference
     path = encoder_alone(path, tmp_path / "encoder.safetensors")
     assert format_of(path) == "timm"

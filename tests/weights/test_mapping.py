@@ -1,4 +1,4 @@
-"""The mapping's parts: transforms against their formulas, entries of every kind, memory."""
+"""Transforms against their formulas, entries of every kind, resizing, and memory."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ X, VECTOR = random(4, WIDTH), random(WIDTH)
 
 
 def heads(x):
-    """Features as torch splits them: head by head."""
+    """Splits features into heads as torch does."""
     return x.reshape(*x.shape[:-1], HEADS, HEAD_DIM)
 
 
@@ -62,7 +62,7 @@ def check_both_ways(transform, theirs, ours):
 
 
 def test_convolution_means_the_same():
-    """Torch's kernel (O, I, H, W) at one place is the sum over inputs, rows and columns."""
+    """A kernel (O, I, H, W) at one position is the sum over inputs, rows and columns."""
     kernel, patch = random(5, 3, 2, 4), random(2, 4, 3)
     (ours,) = t.CONV.load([kernel], [(2, 4, 3, 5)])
     expected = np.einsum("oihw,hwi->o", kernel, patch)
@@ -71,7 +71,7 @@ def test_convolution_means_the_same():
 
 
 def test_attention_projections_mean_the_same():
-    """Fused, separate and split: the same queries, keys and values; the same output."""
+    """Fused, separate and split projections give the same queries, keys, values and outputs."""
     fused, bias, out = random(3 * WIDTH, WIDTH), random(3 * WIDTH), random(WIDTH, WIDTH)
     parts, biases = np.split(fused, 3), np.split(bias, 3)
     expected = np.stack([heads(X @ w.T + b) for w, b in zip(parts, biases, strict=True)], 1)
@@ -91,7 +91,7 @@ def test_attention_projections_mean_the_same():
 
 
 def test_one_fused_tensor_of_theirs_is_several_of_ours():
-    """A query apart from keys and values, as in attention pooling."""
+    """The query is separate from keys and values, as in attention pooling."""
     fused = random(3 * WIDTH, WIDTH)
     shapes = [(WIDTH, HEADS, HEAD_DIM), (WIDTH, 2, HEADS, HEAD_DIM)]
     query, key_value = t.concatenate(t.LINEAR).load([fused], shapes)
@@ -100,8 +100,8 @@ def test_one_fused_tensor_of_theirs_is_several_of_ours():
     check_both_ways(t.concatenate(t.LINEAR), [fused], [query, key_value])
 
 
-# Every kind of entry: plain, stacked over all layers, over every other, several to one, one to
-# several, already stacked.
+# Every kind of entry: plain, stacked over all layers, stacked over every other layer, several
+# tensors, several parameters, already stacked.
 ENTRIES = [
     Entry("head/kernel", "head.weight", t.LINEAR),
     Entry("blocks/fc/kernel", "blocks.{i}.fc.weight", t.LINEAR, range(2, 5)),
@@ -224,7 +224,7 @@ def test_ignored_names_are_patterns(exported, tmp_path):
     assert str(caught.value).splitlines()[1:] == ["  unexpected: bn.1.odd (2,)"]
 
 
-# Peak resident memory of a fresh process while it loads; VmHWM is its high-water mark in kB.
+# Peak resident memory of a new process during loading. VmHWM is its maximum in kB.
 PEAK = """
 import pathlib, sys
 import jax
@@ -257,7 +257,7 @@ else:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_below_1_3_of_the_file(tmp_path):
-    """The parameters themselves, 200 MB, are counted."""
+    """The memory of the parameters, 200 MB, is included."""
     path = tmp_path / "large.safetensors"
     try:
         for action in ("write", "read"):

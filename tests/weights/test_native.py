@@ -1,4 +1,4 @@
-"""The library's own format: what is saved is all that is needed."""
+"""The library's own format: tensors and description."""
 
 import json
 
@@ -41,7 +41,7 @@ def params():
 
 @pytest.mark.parametrize("name", ["", "run", "run/clip.safetensors"])
 def test_saved_weights_need_nothing_else(params, tmp_path, name):
-    """A folder or a file; the model is rebuilt from the two files alone."""
+    """The model is rebuilt from the two files only."""
     native.save(tmp_path / name, params, SPEC)
     spec, loaded = native.load(tmp_path / name)
     assert spec == SPEC

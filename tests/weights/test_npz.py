@@ -1,4 +1,4 @@
-"""Files of google-research's vision_transformer and of big_vision: same activations, both ways."""
+"""Files of google-research/vision_transformer and of big_vision, in both directions."""
 
 import dataclasses
 
@@ -73,7 +73,7 @@ def weights(name):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes tensors to a file of that name."""
+    """Returns a function that writes tensors to a file."""
 
     def write(tensors, name="weights.npz"):
         write_tensors(tmp_path / name, tensors, "npz")
@@ -147,7 +147,7 @@ def test_bfloat16_as_numpy_stores_it(write):
 
 
 def test_class_token_without_a_position_fits_a_model_with_one(write, tmp_path):
-    """It gets a zero, and on the way back a position is added to the token."""
+    """The position becomes zero, and is added to the token on export."""
     tensors = weights("big_vision_tok")
     model, after = ModelDef(CLASS), ModelDef(AFTER)
     params = load_weights(write(tensors), model)
@@ -166,7 +166,7 @@ def test_class_token_without_a_position_fits_a_model_with_one(write, tmp_path):
     ("name", "prefix"), [("vit_jax", 1), ("big_vision_tok", 0), ("big_vision_tok", 1)]
 )
 def test_positions_are_resized_to_the_models_grid(name, prefix, write):
-    """With a position of the class token, and without, in file and model."""
+    """With and without a position of the class token."""
     small = CLASS if prefix else AFTER
     large = dataclasses.replace(small, image_size=24)
     path = write(weights(name))
@@ -175,8 +175,8 @@ def test_positions_are_resized_to_the_models_grid(name, prefix, write):
     np.testing.assert_array_equal(found, resize_positions(table, (4, 4), (6, 6), prefix))
 
 
-def test_files_without_positions_have_the_fixed_ones(write):
-    """In float64 by the formula of MoCo v3, appendix B.2, as big_vision has it."""
+def test_files_without_positions_get_fixed_ones(write):
+    """Against the formula of MoCo v3 (appendix B.2), as in big_vision, in float64."""
     tensors = weights("big_vision_gap")
     del tensors["pos_embedding"]
     found = load_weights(write(tensors), ModelDef(MEAN))["positions"]

@@ -1,4 +1,4 @@
-"""CLIP's ViT models against open_clip: the same weights give the same activations, both ways."""
+"""CLIP with a ViT against open_clip, in both directions."""
 
 import dataclasses
 
@@ -82,7 +82,7 @@ def test_round_trip_is_exact(reference, model, tmp_path):
 
 
 def test_settings_and_buffers_are_ignored_and_half_precision_is_widened(reference, model, tmp_path):
-    """What OpenAI's own files look like."""
+    """As in the files of OpenAI."""
     file = open_weights(reference[0])
     tensors = {key: file.read(key).astype(np.float16) for key in file}
     for name in ("input_resolution", "context_length", "vocab_size"):
@@ -116,7 +116,7 @@ def test_positions_are_resized_to_the_models_grid(reference, model):
 
 
 def test_lands_sharded(reference, model):
-    """Each parameter is split over the devices as told, with the values of a whole one."""
+    """Each parameter has the requested sharding and the same values."""
     mesh = Mesh(np.asarray(jax.devices()), ("fsdp",))
     count = len(jax.devices())
     assert count > 1
@@ -152,7 +152,7 @@ def test_another_model_lists_all_that_does_not_fit(reference):
     assert f"  another shape: {key}.{{0-1}}.mlp.c_fc.weight: {shapes}" in lines
 
 
-def test_a_misspelt_name_is_told_the_nearest(reference, model, tmp_path):
+def test_the_nearest_name_of_a_missing_tensor_is_given(reference, model, tmp_path):
     file = open_weights(reference[0])
     tensors = {key.replace("text_proj", "txt_proj"): file.read(key) for key in file}
     write_tensors(tmp_path / "misspelt.safetensors", tensors)

@@ -29,7 +29,7 @@ BUFFERS = ("relative_position_index", "attn_mask")
 
 @pytest.fixture
 def reference(tmp_path):
-    """Timm's weights under the original names, and what timm computes with them."""
+    """Weights under the original names, and outputs of timm."""
     path, expected = split_reference("swin_tiny.safetensors", tmp_path)
     file = open_weights(path)
 
@@ -61,7 +61,7 @@ def test_same_activations(reference, model):
 
 
 def test_round_trip_is_exact_and_adds_the_buffers(reference, model, tmp_path):
-    """Which are read again without a word, those of another resolution too."""
+    """The buffers are ignored on loading, also those of another resolution."""
     path, _ = reference
     params = load_weights(path, model)
     save_weights(params, model, tmp_path / "out.safetensors", "swin")

@@ -1,4 +1,4 @@
-"""timm's names, and those of open_clip's SigLIP, against the original libraries."""
+"""Formats of timm and of open_clip's SigLIP, against the original libraries."""
 
 import dataclasses
 
@@ -74,7 +74,7 @@ def case(request, tmp_path):
 
 
 def changed(path, target, **changes):
-    """A copy of a file with tensors replaced, added, or left out where None."""
+    """Copies a file with some tensors replaced or added, or left out if None."""
     file = open_weights(path)
     tensors = {key: file.read(key) for key in file} | changes
     write_tensors(target, {k: np.asarray(v) for k, v in tensors.items() if v is not None})
@@ -132,7 +132,7 @@ def test_siglip_has_the_same_activations(tmp_path):
 
 
 def test_round_trip_is_exact(case, tmp_path):
-    """Same names, types and bits; torch's counters of batches start again at zero."""
+    """Names, dtypes and values; counters of batches are written as zero."""
     name, architecture, path, _ = case
     assert format_of(path) == name
     model = ModelDef(architecture)
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_listed(case, tmp_path):
 
 @pytest.mark.parametrize("name", ["vit", "map", "deit", "deit3", "dinov2"])
 def test_positions_are_resized_on_their_grid(name, tmp_path):
-    """Whatever stands before the patches is kept."""
+    """Positions of tokens before the patches are kept."""
     path, _ = split_reference(f"timm_{name}.safetensors", tmp_path)
     small = ModelDef(CONFIGS[name])
     large = ModelDef(dataclasses.replace(CONFIGS[name], image_size=24))
@@ -178,7 +178,7 @@ def test_positions_are_resized_on_their_grid(name, tmp_path):
 
 
 def test_the_class_tokens_position_is_folded_into_it(tmp_path):
-    """Timm's DINOv2 with registers has none; a model from elsewhere computes the same there."""
+    """DINOv2 with registers has no such position in timm. The computation is preserved."""
     path, expected = split_reference("timm_dinov2.safetensors", tmp_path)
     model = ModelDef(CONFIGS["dinov2"])
     params = load_weights(path, model)
@@ -241,7 +241,7 @@ def test_buffers_of_older_versions_are_ignored(tmp_path):
         ({"distillation": True, "pool": "mean"}, "distilled models pool the class token"),
     ],
 )
-def test_what_timm_computes_otherwise_is_refused(changes, message, tmp_path):
+def test_models_that_timm_computes_differently_are_refused(changes, message, tmp_path):
     model = ModelDef(dataclasses.replace(VIT, **changes))
     with pytest.raises(UserError, match=message):
         save_weights(model.shapes(), model, tmp_path / "out.safetensors", "timm")

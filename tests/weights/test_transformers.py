@@ -1,4 +1,4 @@
-"""Hugging Face's names: the same weights give the same activations, both ways."""
+"""Formats of Hugging Face's transformers, in both directions."""
 
 import dataclasses
 import json
@@ -106,7 +106,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Folders as the library writes them, by model, and what it computed."""
+    """Folders as written by the library, and its outputs, by model."""
 
     def make(name):
         folder = tmp_path_factory.mktemp(name)
@@ -124,7 +124,7 @@ def read_all(path):
 
 
 def rewrite(folder, target, change):
-    """The weights of a folder under other names."""
+    """Writes the weights of a folder under other names."""
     tensors = {change(key): value for key, value in read_all(folder).items()}
     write_tensors(target / "model.safetensors", tensors)
     return target / "model.safetensors"
@@ -153,7 +153,7 @@ def test_round_trip_is_exact(name, folders, tmp_path):
     model = ModelDef(ARCHITECTURES[name])
     save_weights(load_weights(folder, model), model, tmp_path / "out.safetensors", "transformers")
     before, after = read_all(folder), read_all(tmp_path / "out.safetensors")
-    # A layer that our model lacks.
+    # A layer that the model here lacks.
     absent = {key for key in before if "pooler" in key}
     assert after.keys() == before.keys() - absent
     for key, value in after.items():
@@ -244,7 +244,7 @@ def test_positions_are_resized_to_the_models_grid(folders):
 
 
 def test_bias_tables_are_resized_to_the_models_window(folders):
-    """Of the second stage, whose map of 6 x 6 the larger window covers."""
+    """In the second stage the window shrinks to the map of 6 x 6."""
     folder = folders["swin"][0]
     large = dataclasses.replace(SWIN, image_size=48, window_size=8)
     table = load_weights(folder, ModelDef(SWIN))["stage1"]["blocks"]["attention"]

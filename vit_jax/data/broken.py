@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ _LINE_SECONDS = 60.0  # interval of rate-limited lines
 _LISTED = 20  # reasons that the final message lists
 
 
+@runtime_checkable
 class RandomAccess(Protocol):
     """Examples by index."""
 

@@ -27,7 +27,7 @@ class Evaluator(Protocol):
         Every process of a run calls this method, and all of them get the same values.
 
         Args:
-            params: Parameters of the model, a nested dict of arrays on the devices.
+            params: parameters of the model, a nested dict of arrays on the devices.
 
         Yields:
             Name and value of each metric.

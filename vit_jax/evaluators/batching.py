@@ -22,10 +22,10 @@ def padded_batches(
     part of a batch.
 
     Args:
-        read: Returns the arrays of one row.
-        start: First row.
-        stop: End of the rows; the last batch is filled with copies of row `stop - 1`.
-        batch_size: Rows per batch over all processes, a multiple of their number.
+        read: returns the arrays of one row.
+        start: first row.
+        stop: end of the rows; the last batch is filled with copies of row `stop - 1`.
+        batch_size: rows per batch over all processes, a multiple of their number.
     """
     local_size = batch_size // jax.process_count()
     offset = jax.process_index() * local_size
@@ -48,9 +48,9 @@ def progress_bar(description: str, *, total: int, initial: int = 0) -> tqdm:
     that ends sooner.
 
     Args:
-        description: Name of the work.
-        total: Number of rows.
-        initial: Number of rows that are already done.
+        description: name of the work.
+        total: number of rows.
+        initial: number of rows that are already done.
     """
     live = sys.stderr.isatty()
     seconds = 0.5 if live else _LOG_SECONDS

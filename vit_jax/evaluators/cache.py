@@ -28,7 +28,7 @@ class Rows(Protocol):
     """Storage of rows (N, D), filled in order.
 
     Attributes:
-        done: Number of rows that are stored.
+        done: number of rows that are stored.
     """
 
     done: int
@@ -37,7 +37,7 @@ class Rows(Protocol):
         """Stores the next rows.
 
         Args:
-            rows: Array (n, D).
+            rows: array (n, D).
         """
 
     def save(self) -> None:
@@ -80,9 +80,9 @@ class RowFile:
         """Opens the file, or declares a new one.
 
         Args:
-            folder: Folder of the cache.
-            key: Name of the file, without extension.
-            count: Total number of rows.
+            folder: folder of the cache.
+            key: name of the file, without extension.
+            count: total number of rows.
         """
         self._path, self._count = folder / f"{key}.npy", count
         self._state = folder / f"{key}.json"
@@ -141,7 +141,7 @@ def source_fingerprint(source: Any) -> str:
     files, size and modification time of each.
 
     Args:
-        source: Examples with an image each.
+        source: examples with an image each.
     """
     hashed = hashlib.sha256(str(len(source)).encode())
     labels = getattr(source, "labels", None)
@@ -167,7 +167,7 @@ def weights_fingerprint(params: Any) -> str:
     position: sums of integers do not depend on the order.
 
     Args:
-        params: Tree of arrays.
+        params: tree of arrays.
     """
     sums = jax.device_get(_sums(params))
     named = jax.tree_util.tree_leaves_with_path(sums)

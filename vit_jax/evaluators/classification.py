@@ -32,11 +32,11 @@ class Classification:
         """Keys of the evaluator.
 
         Attributes:
-            data: Labelled source, as mnist5k:test.
-            names_file: File with the labels of a flat folder.
-            classes: Candidates for the prediction: "all" classes of the source, or those "present"
+            data: labelled source, as mnist5k:test.
+            names_file: file with the labels of a flat folder.
+            classes: candidates for the prediction: "all" classes of the source, or those "present"
                 in its images, as for the 200 classes of ImageNet-A and ImageNet-R.
-            real_labels: File `real.json` with the reassessed labels of the 50,000 validation images
+            real_labels: file `real.json` with the reassessed labels of the 50,000 validation images
                 of ImageNet (Beyer et al. 2020, "Are we done with ImageNet?"). Images without any
                 such label are excluded.
             confusion_file: CSV file to which the confusion matrix is written.
@@ -52,11 +52,11 @@ class Classification:
         """Opens the source.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes the logits of images.
+            config: keys of the evaluator.
+            embedder: computes the logits of images.
 
         Raises:
-            UserError: A source without labels, or reassessed labels that do not match it.
+            UserError: a source without labels, or reassessed labels that do not match it.
         """
         check_name(config.classes, CANDIDATES, "classes")
         self._config, self._embedder = config, embedder
@@ -96,15 +96,15 @@ def read_real_labels(path: str, source: Source, spec: str) -> list[set[int]]:
     """Reads the reassessed labels of ImageNet's validation images.
 
     Args:
-        path: File `real.json`, one list of labels per image in the order of ImageNet's numbers.
-        source: Validation images, identified by the number in their file names.
-        spec: Name of the source in error messages.
+        path: file `real.json`, one list of labels per image in the order of ImageNet's numbers.
+        source: validation images, identified by the number in their file names.
+        spec: name of the source in error messages.
 
     Returns:
         Set of correct labels of each example, which may be empty.
 
     Raises:
-        UserError: No such file, or an example whose name holds no number of ImageNet.
+        UserError: no such file, or an example whose name holds no number of ImageNet.
     """
     file = pathlib.Path(path)
     if not file.is_file():

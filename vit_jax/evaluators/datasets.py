@@ -21,13 +21,13 @@ class DataSet:
     """A named data set.
 
     Attributes:
-        test: Source on which metrics are computed; "": the user must give it.
-        train: Source for linear probes, few-shot classification and nearest neighbors; "": none.
-        validation: Source for the sweep of a linear probe; "": a part of `train`.
-        templates: Prompt templates, or the name of a set, see `prompts.templates`.
-        class_names: Names of the classes, see `prompts.class_names`.
-        classes: Candidates for the prediction, "all" or "present", see `zeroshot.ZeroShot.Config`.
-        captions: Whether the data set is for retrieval, with several captions per image.
+        test: source on which metrics are computed; "": the user must give it.
+        train: source for linear probes, few-shot classification and nearest neighbors; "": none.
+        validation: source for the sweep of a linear probe; "": a part of `train`.
+        templates: prompt templates, or the name of a set, see `prompts.templates`.
+        class_names: names of the classes, see `prompts.class_names`.
+        classes: candidates for the prediction, "all" or "present", see `zeroshot.ZeroShot.Config`.
+        captions: whether the data set is for retrieval, with several captions per image.
     """
 
     test: str = ""
@@ -143,16 +143,16 @@ def evaluation_blocks(
     """Makes the evaluation blocks of data sets.
 
     Args:
-        evaluators: Evaluators, of `SUPPORTED_EVALUATORS`. An evaluator that does not apply to a
+        evaluators: evaluators, of `SUPPORTED_EVALUATORS`. An evaluator that does not apply to a
             data set is left out there.
-        names: Data sets, of `DATA_SETS`. "vtab/*" stands for all of a group, and
+        names: data sets, of `DATA_SETS`. "vtab/*" stands for all of a group, and
             "pets=folder:/data/pets" reads the test images from another source.
 
     Returns:
         Blocks by type and name, see `suite.Suite`.
 
     Raises:
-        UserError: An unknown name, or a data set to which no evaluator applies.
+        UserError: an unknown name, or a data set to which no evaluator applies.
     """
     evaluators = list(evaluators)
     for evaluator in evaluators:

@@ -53,11 +53,11 @@ class Embedder:
     one round share them.
 
     Attributes:
-        model: Model without parameters.
-        inputs: Image preprocessing.
-        mesh: Devices; batches are split over them.
-        tokenizer: Tokenizer; None for models without text.
-        batch_size: Examples per batch over all devices.
+        model: model without parameters.
+        inputs: image preprocessing.
+        mesh: devices; batches are split over them.
+        tokenizer: tokenizer; None for models without text.
+        batch_size: examples per batch over all devices.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Embedder:
         """Declares the functions, which are compiled at first use.
 
         Args:
-            model: Model without parameters.
-            inputs: Image preprocessing.
-            mesh: Devices; batches are split over them.
-            tokenizer: Tokenizer, for models that encode text.
-            batch_size: Examples per batch over all devices; the last batch is padded.
-            cache: Folder in which embeddings are kept, see `vit_jax.evaluators.cache`; None keeps
+            model: model without parameters.
+            inputs: image preprocessing.
+            mesh: devices; batches are split over them.
+            tokenizer: tokenizer, for models that encode text.
+            batch_size: examples per batch over all devices; the last batch is padded.
+            cache: folder in which embeddings are kept, see `vit_jax.evaluators.cache`; None keeps
                 them in memory only.
         """
         self.model, self.inputs, self.mesh, self.batch_size = model, inputs, mesh, batch_size
@@ -94,8 +94,8 @@ class Embedder:
         """Opens a source, one object for all evaluators.
 
         Args:
-            spec: Source, see `vit_jax.data.sources`.
-            names_file: File with the labels of a flat folder.
+            spec: source, see `vit_jax.data.sources`.
+            names_file: file with the labels of a flat folder.
         """
         key = (spec, names_file)
         if key not in self._sources:
@@ -128,16 +128,16 @@ class Embedder:
         """Applies a function of the model to all images of a source.
 
         Args:
-            name: Name of the function: part of the key under which results are kept.
-            function: Computes one row per image, from the model and normalized images.
-            params: Parameters of the model.
-            source: Examples with an image each.
+            name: name of the function: part of the key under which results are kept.
+            function: computes one row per image, from the model and normalized images.
+            params: parameters of the model.
+            source: examples with an image each.
 
         Returns:
             Rows of the images in the order of the source, float32.
 
         Raises:
-            UserError: A row is not finite.
+            UserError: a row is not finite.
         """
         key = (name, id(source))
         if key not in self._kept:
@@ -169,9 +169,9 @@ class Embedder:
         Templates are averaged in the embedding space (CLIP, section 3.1.4).
 
         Args:
-            params: Parameters of the model.
-            names: Names of the classes.
-            templates: Prompt templates, each with one `{}` for the name.
+            params: parameters of the model.
+            names: names of the classes.
+            templates: prompt templates, each with one `{}` for the name.
 
         Returns:
             Embeddings of unit length.
@@ -192,8 +192,8 @@ class Embedder:
         """Computes the model's probabilities of classes from cosine similarities.
 
         Args:
-            params: Parameters of the model.
-            cosines: Cosine similarities of images and classes.
+            params: parameters of the model.
+            cosines: cosine similarities of images and classes.
 
         Returns:
             Softmax over the last axis, float64. For a model with a logit bias, which the sigmoid
@@ -208,7 +208,7 @@ class Embedder:
         """Converts texts to token ids, int32.
 
         Raises:
-            UserError: The model has no text encoder, or there is no tokenizer.
+            UserError: the model has no text encoder, or there is no tokenizer.
         """
         if self.tokenizer is None:
             raise UserError(
@@ -220,7 +220,7 @@ class Embedder:
         """Compiles a function of the model for all devices.
 
         Args:
-            function: Takes the model bound to parameters, and further arrays.
+            function: takes the model bound to parameters, and further arrays.
 
         Returns:
             The jitted function, which takes the parameters in place of the model. Its outputs are

@@ -31,11 +31,11 @@ class FewShot:
         """Keys of the evaluator.
 
         Attributes:
-            train: Labelled source from which the training examples are drawn.
-            test: Labelled source on which the metrics are computed.
-            shots: Numbers of training examples per class; a class with fewer examples gives all.
+            train: labelled source from which the training examples are drawn.
+            test: labelled source on which the metrics are computed.
+            shots: numbers of training examples per class; a class with fewer examples gives all.
             seeds: PRNG seeds of the draws.
-            l2: Factor of the penalty l2 * |W|^2, which is added to the sum of squared errors.
+            l2: factor of the penalty l2 * |W|^2, which is added to the sum of squared errors.
         """
 
         train: str
@@ -48,11 +48,11 @@ class FewShot:
         """Opens the sources.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes features of images.
+            config: keys of the evaluator.
+            embedder: computes features of images.
 
         Raises:
-            UserError: Sources that do not fit together, or a key with an invalid value.
+            UserError: sources that do not fit together, or a key with an invalid value.
         """
         if not config.shots or min(config.shots) < 1 or not config.seeds:
             raise UserError(
@@ -84,8 +84,8 @@ def draw(labels: Int[np.ndarray, " examples"], shots: int, seed: int) -> Int[np.
     """Draws rows of up to `shots` examples per class at random.
 
     Args:
-        labels: Class of each example.
-        shots: Number of examples per class.
+        labels: class of each example.
+        shots: number of examples per class.
         seed: PRNG seed. With the same seed, a draw with more shots contains one with fewer.
 
     Returns:
@@ -108,11 +108,11 @@ def ridge_scores(
     """Fits a ridge regression in float64 and applies it.
 
     Args:
-        features: Features of the training examples.
-        labels: Class of each training example.
-        test: Features of the test examples.
-        num_classes: Number of classes.
-        l2: Factor of the penalty.
+        features: features of the training examples.
+        labels: class of each training example.
+        test: features of the test examples.
+        num_classes: number of classes.
+        l2: factor of the penalty.
 
     Returns:
         Scores of the test examples.

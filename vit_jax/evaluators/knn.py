@@ -28,10 +28,10 @@ class NearestNeighbors:
         """Keys of the evaluator.
 
         Attributes:
-            train: Labelled source of the neighbors.
-            test: Labelled source on which the metrics are computed.
-            k: Numbers of neighbors.
-            temperature: Temperature of the weighted vote.
+            train: labelled source of the neighbors.
+            test: labelled source on which the metrics are computed.
+            k: numbers of neighbors.
+            temperature: temperature of the weighted vote.
         """
 
         train: str
@@ -43,11 +43,11 @@ class NearestNeighbors:
         """Opens the sources.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes features of images.
+            config: keys of the evaluator.
+            embedder: computes features of images.
 
         Raises:
-            UserError: Sources that do not fit together, or an impossible number of neighbors.
+            UserError: sources that do not fit together, or an impossible number of neighbors.
         """
         self._config, self._embedder = config, embedder
         self._train, self._test = open_train_and_test(embedder, config.train, config.test)
@@ -84,11 +84,11 @@ def nearest(
     """Finds the k keys with the largest scalar products.
 
     Args:
-        queries: Vectors of the queries.
-        keys: Vectors of the keys, at least k.
-        k: Number of keys per query.
-        query_chunk: Number of queries whose products are on a device at once.
-        key_chunk: Number of keys whose products are on a device at once.
+        queries: vectors of the queries.
+        keys: vectors of the keys, at least k.
+        k: number of keys per query.
+        query_chunk: number of queries whose products are on a device at once.
+        key_chunk: number of keys whose products are on a device at once.
 
     Returns:
         Products, float32, in descending order, and rows of the keys. Among equal products the
@@ -126,9 +126,9 @@ def vote(
     """Returns the class with the largest sum of weights; among equal sums the first class.
 
     Args:
-        neighbors: Classes of the neighbors.
-        weights: Weights of the neighbors.
-        num_classes: Number of classes.
+        neighbors: classes of the neighbors.
+        weights: weights of the neighbors.
+        num_classes: number of classes.
     """
     totals = np.zeros((len(neighbors), num_classes))
     np.add.at(totals, (np.arange(len(neighbors))[:, None], neighbors), weights)

@@ -12,12 +12,12 @@ def open_labelled(embedder: Embedder, spec: str, names_file: str | None = None) 
     """Opens a source with a label for every example and a name for every class.
 
     Args:
-        embedder: Opens sources, each one once.
-        spec: Source, see `vit_jax.data.sources`.
-        names_file: File with the labels of a flat folder.
+        embedder: opens sources, each one once.
+        spec: source, see `vit_jax.data.sources`.
+        names_file: file with the labels of a flat folder.
 
     Raises:
-        UserError: The source has no labels, or a label is not the index of a class.
+        UserError: the source has no labels, or a label is not the index of a class.
     """
     source = embedder.open_source(spec, names_file)
     if source.labels is None or source.class_names is None:
@@ -30,9 +30,9 @@ def open_train_and_test(embedder: Embedder, train: str, test: str) -> tuple[Sour
     """Opens two labelled sources with the same classes.
 
     Args:
-        embedder: Opens sources, each one once.
-        train: Source of training examples.
-        test: Source of test examples; each class in it has a training example.
+        embedder: opens sources, each one once.
+        train: source of training examples.
+        test: source of test examples; each class in it has a training example.
     """
     sources = open_labelled(embedder, train), open_labelled(embedder, test)
     check_same_classes(sources[0], train, sources[1], test)
@@ -43,12 +43,12 @@ def check_labels(labels: Int[np.ndarray, " examples"], num_classes: int, spec: s
     """Checks that labels are indices of classes.
 
     Args:
-        labels: Label of each example.
-        num_classes: Number of classes.
-        spec: Name of the source in error messages.
+        labels: label of each example.
+        num_classes: number of classes.
+        spec: name of the source in error messages.
 
     Raises:
-        UserError: A label is negative or too large, as in a source that lacks some labels.
+        UserError: a label is negative or too large, as in a source that lacks some labels.
     """
     if wrong := sorted(set(labels[(labels < 0) | (labels >= num_classes)].tolist())):
         raise UserError(
@@ -61,13 +61,13 @@ def check_same_classes(train: Source, train_spec: str, other: Source, other_spec
     """Checks that the labels of two sources have the same meaning.
 
     Args:
-        train: Source of training examples.
-        train_spec: Name of `train` in error messages.
-        other: Source of validation or test examples.
-        other_spec: Name of `other` in error messages.
+        train: source of training examples.
+        train_spec: name of `train` in error messages.
+        other: source of validation or test examples.
+        other_spec: name of `other` in error messages.
 
     Raises:
-        UserError: The classes differ, or `other` has a class without a training example.
+        UserError: the classes differ, or `other` has a class without a training example.
     """
     if train.class_names != other.class_names:
         raise UserError(f"{train_spec} and {other_spec} have different classes")

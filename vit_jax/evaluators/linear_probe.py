@@ -35,15 +35,15 @@ class LinearProbe:
         """Keys of the evaluator.
 
         Attributes:
-            train: Labelled source on which the classifier is trained.
-            test: Labelled source on which the metrics are computed.
-            validation: Labelled source on which a sweep chooses the penalty. It is then added to
+            train: labelled source on which the classifier is trained.
+            test: labelled source on which the metrics are computed.
+            validation: labelled source on which a sweep chooses the penalty. It is then added to
                 the training data. "": a random fifth of the training data.
-            l2: Factor of the penalty l2 / 2 * |W|^2, which is added to the mean cross-entropy; or
+            l2: factor of the penalty l2 / 2 * |W|^2, which is added to the mean cross-entropy; or
                 "sweep", CLIP's search for lambda = l2 * N from 1e-6 to 1e6, eight steps per decade.
-            standardize: Whether the penalty applies to standardized features. CLIP's protocol does
+            standardize: whether the penalty applies to standardized features. CLIP's protocol does
                 not standardize.
-            max_iterations: Largest number of L-BFGS iterations.
+            max_iterations: largest number of L-BFGS iterations.
         """
 
         train: str
@@ -57,11 +57,11 @@ class LinearProbe:
         """Opens the sources.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes features of images.
+            config: keys of the evaluator.
+            embedder: computes features of images.
 
         Raises:
-            UserError: Sources that do not fit together, or a key with an invalid value.
+            UserError: sources that do not fit together, or a key with an invalid value.
         """
         self._config, self._embedder = config, embedder
         self._train, self._test = open_train_and_test(embedder, config.train, config.test)
@@ -126,7 +126,7 @@ def sweep(accuracy: Callable[[float], float]) -> float:
     """Searches for the penalty with the best accuracy, from coarse to fine (CLIP, appendix A.3).
 
     Args:
-        accuracy: Returns the validation accuracy of a penalty.
+        accuracy: returns the validation accuracy of a penalty.
 
     Returns:
         Penalty lambda; among equally good ones the largest.

@@ -38,15 +38,15 @@ class LogisticRegression:
         """Sends the features to the devices.
 
         Args:
-            features: Features (N, D); may be memory-mapped, a process reads the rows of its devices
+            features: features (N, D); may be memory-mapped, a process reads the rows of its devices
                 only.
-            labels: Class of each row.
-            num_classes: Number of classes C.
-            mesh: Devices; the rows are split over its batch axes.
-            scale: Divisor of the features, a number or (D,); the penalty applies to the weights of
+            labels: class of each row.
+            num_classes: number of classes C.
+            mesh: devices; the rows are split over its batch axes.
+            scale: divisor of the features, a number or (D,); the penalty applies to the weights of
                 the divided features.
-            max_iterations: Largest number of L-BFGS iterations.
-            tolerance: Largest absolute value of the gradient at which iteration stops. It also
+            max_iterations: largest number of L-BFGS iterations.
+            tolerance: largest absolute value of the gradient at which iteration stops. It also
                 stops when the loss no longer decreases in float32.
         """
         count, width = features.shape
@@ -83,7 +83,7 @@ class LogisticRegression:
         """Fits weights and bias, float32, for the features as they were given.
 
         Args:
-            l2: Factor of the penalty.
+            l2: factor of the penalty.
         """
         # The data are arguments: as constants they would be part of the compiled program.
         theta = self._minimize(self._start, np.float32(l2), self._x, self._y, self._weight)
@@ -96,15 +96,15 @@ class Joined:
     """Rows of several arrays, read without a copy of the whole.
 
     Attributes:
-        shape: Number of rows and their width.
+        shape: number of rows and their width.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], rows: Int[np.ndarray, " rows"] | None = None):
         """Declares the rows.
 
         Args:
-            arrays: Arrays (n, D); may be memory-mapped.
-            rows: Rows to take, numbered through all arrays; None for all.
+            arrays: arrays (n, D); may be memory-mapped.
+            rows: rows to take, numbered through all arrays; None for all.
         """
         self._arrays = arrays
         self._ends = np.cumsum([len(array) for array in arrays])

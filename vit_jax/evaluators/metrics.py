@@ -25,8 +25,8 @@ def tie_threshold(
     """Computes the smallest score that counts as equal to a reference score.
 
     Args:
-        scores: Scores; -inf for classes that are excluded.
-        reference: One score of each row.
+        scores: scores; -inf for classes that are excluded.
+        reference: one score of each row.
 
     Returns:
         `reference` minus the tolerance of the row.
@@ -46,8 +46,8 @@ def rank_of_target(
     """Computes the rank of the correct column in each row.
 
     Args:
-        scores: Scores of all columns.
-        targets: Correct column of each row.
+        scores: scores of all columns.
+        targets: correct column of each row.
 
     Returns:
         Ranks, 0 for the best. The target comes last among equal scores, so that a constant model
@@ -65,9 +65,9 @@ def classification(
     """Computes the metrics of single-label classification.
 
     Args:
-        scores: Scores; the class with the largest one is the prediction.
-        targets: Correct class of each example.
-        probabilities: Probability of each class according to the model.
+        scores: scores; the class with the largest one is the prediction.
+        targets: correct class of each example.
+        probabilities: probability of each class according to the model.
 
     Yields:
         `top1`, `top5`, `mean_per_class_recall` and `ece`, fractions in [0, 1].
@@ -87,8 +87,8 @@ def mean_per_class_recall(
     """Averages the accuracy of each class over the classes that occur.
 
     Args:
-        correct: Whether the prediction of each example is correct.
-        targets: Correct class of each example.
+        correct: whether the prediction of each example is correct.
+        targets: correct class of each example.
     """
     count = np.bincount(targets)
     num_correct = np.bincount(targets, weights=correct)
@@ -103,9 +103,9 @@ def expected_calibration_error(
     """Computes the mean gap between confidence and accuracy (Guo et al. 2017, equation 3).
 
     Args:
-        confidence: Probability of the predicted class, in [0, 1].
-        correct: Whether the prediction of each example is correct.
-        bins: Number of bins of equal width; bin k holds confidences in (k / bins, (k + 1) / bins],
+        confidence: probability of the predicted class, in [0, 1].
+        correct: whether the prediction of each example is correct.
+        bins: number of bins of equal width; bin k holds confidences in (k / bins, (k + 1) / bins],
             and the first bin 0 as well.
     """
     confidence = confidence.astype(np.float64)
@@ -120,8 +120,8 @@ def mean_average_precision(
     """Averages the average precision over the classes that have a positive example.
 
     Args:
-        scores: Scores of all classes.
-        targets: Whether each class applies to each example.
+        scores: scores of all classes.
+        targets: whether each class applies to each example.
     """
     return float(
         np.mean(
@@ -143,8 +143,8 @@ def average_precision(
     interpolation. Examples of equal score pass a threshold together.
 
     Args:
-        scores: Score of each example.
-        targets: Whether the class applies to each example; at least one is positive.
+        scores: score of each example.
+        targets: whether the class applies to each example; at least one is positive.
     """
     order = np.argsort(-scores, kind="stable")
     ordered, positives = scores[order], np.cumsum(targets[order])
@@ -175,9 +175,9 @@ def write_confusion(
 
     Args:
         path: CSV file; its folder is created.
-        predicted: Predicted class of each example.
-        targets: Correct class of each example.
-        names: Names of the classes.
+        predicted: predicted class of each example.
+        targets: correct class of each example.
+        names: names of the classes.
     """
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (targets, predicted), 1)

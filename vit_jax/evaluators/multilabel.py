@@ -23,11 +23,11 @@ class MultiLabel:
         """Keys of the evaluator.
 
         Attributes:
-            data: Source whose examples have lists of labels.
-            field: Field of an example that holds its list: names or indices of classes.
-            templates: Prompt templates, each with one `{}`, or the name of a set of templates, see
+            data: source whose examples have lists of labels.
+            field: field of an example that holds its list: names or indices of classes.
+            templates: prompt templates, each with one `{}`, or the name of a set of templates, see
                 `prompts.templates`.
-            class_names: Names of the classes, see `prompts.class_names`.
+            class_names: names of the classes, see `prompts.class_names`.
         """
 
         data: str
@@ -39,11 +39,11 @@ class MultiLabel:
         """Opens the source and reads its labels.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes embeddings of images and texts.
+            config: keys of the evaluator.
+            embedder: computes embeddings of images and texts.
 
         Raises:
-            UserError: No such field, an unknown label, or no label at all.
+            UserError: no such field, an unknown label, or no label at all.
         """
         self._embedder = embedder
         self._templates = prompts.templates(config.templates)

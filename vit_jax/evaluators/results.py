@@ -22,9 +22,9 @@ class EvaluationLog:
         """Opens the files; what they hold already stays.
 
         Args:
-            folder: Folder of `evaluations.jsonl` and `tensorboard/`; None writes nothing.
-            weights: Name of the evaluated model.
-            step: Training step of the evaluated model.
+            folder: folder of `evaluations.jsonl` and `tensorboard/`; None writes nothing.
+            weights: name of the evaluated model.
+            step: training step of the evaluated model.
         """
         self._weights, self._step = weights, step
         self._file: IO[str] | None = None

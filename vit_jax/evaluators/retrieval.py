@@ -29,11 +29,11 @@ class Retrieval:
         """Keys of the evaluator.
 
         Attributes:
-            data: Source with captions.
-            at: Values of k.
-            captions: Captions that are used: the "first" of each image, or "all", as for the five
+            data: source with captions.
+            at: values of k.
+            captions: captions that are used: the "first" of each image, or "all", as for the five
                 of COCO and Flickr30k.
-            equal_captions: Treatment of equal captions of several images: "shared" (one candidate,
+            equal_captions: treatment of equal captions of several images: "shared" (one candidate,
                 correct for each of the images) or "apart" (one candidate per image, correct for
                 that image only, as in published results on COCO and Flickr30k).
         """
@@ -47,11 +47,11 @@ class Retrieval:
         """Opens the source and reads its captions.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes embeddings of images and texts.
+            config: keys of the evaluator.
+            embedder: computes embeddings of images and texts.
 
         Raises:
-            UserError: A key with an invalid value, or examples without captions.
+            UserError: a key with an invalid value, or examples without captions.
         """
         check_name(config.captions, CAPTIONS, "captions")
         check_name(config.equal_captions, EQUAL_CAPTIONS, "equal_captions")
@@ -100,11 +100,11 @@ def nearest_rank(
     """Computes the rank of each query's nearest correct candidate by scalar product.
 
     Args:
-        queries: Embeddings of the queries.
-        candidates: Embeddings of the candidates.
-        query: Query of each correct pair; every query occurs.
-        candidate: Candidate of each correct pair.
-        chunk: Number of queries whose scores are in memory at once.
+        queries: embeddings of the queries.
+        candidates: embeddings of the candidates.
+        query: query of each correct pair; every query occurs.
+        candidate: candidate of each correct pair.
+        chunk: number of queries whose scores are in memory at once.
 
     Returns:
         Ranks, 0 for the nearest.
@@ -126,8 +126,8 @@ def best_rank(
     """Computes the rank of the best correct candidate of each query.
 
     Args:
-        scores: Scores of all candidates.
-        correct: Whether each candidate is correct; at least one per query is.
+        scores: scores of all candidates.
+        correct: whether each candidate is correct; at least one per query is.
 
     Returns:
         Ranks, 0 for the best. Incorrect candidates with an equal score come first.

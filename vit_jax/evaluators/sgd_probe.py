@@ -37,14 +37,14 @@ class SgdProbe:
         """Keys of the evaluator.
 
         Attributes:
-            train: Labelled source on which the layer is trained.
-            test: Labelled source on which the metrics are computed.
-            epochs: Passes over the training features; the last incomplete batch of each is dropped.
-            warmup_epochs: Linear warm-up of the learning rate from 0, epochs; then cosine decay to
+            train: labelled source on which the layer is trained.
+            test: labelled source on which the metrics are computed.
+            epochs: passes over the training features; the last incomplete batch of each is dropped.
+            warmup_epochs: linear warm-up of the learning rate from 0, epochs; then cosine decay to
                 0.
-            batch_size: Examples per step; at most all training examples.
-            base_lr: Learning rate per 256 examples: lr = base_lr * batch_size / 256.
-            momentum: Momentum of LARS.
+            batch_size: examples per step; at most all training examples.
+            base_lr: learning rate per 256 examples: lr = base_lr * batch_size / 256.
+            momentum: momentum of LARS.
             seed: PRNG seed of initial weights and order.
         """
 
@@ -61,11 +61,11 @@ class SgdProbe:
         """Opens the sources.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes features of images.
+            config: keys of the evaluator.
+            embedder: computes features of images.
 
         Raises:
-            UserError: Sources that do not fit together, or a key with an invalid value.
+            UserError: sources that do not fit together, or a key with an invalid value.
         """
         epochs, warmup, batch_size = config.epochs, config.warmup_epochs, config.batch_size
         if epochs < 1 or batch_size < 2 or not 0 <= warmup < epochs:
@@ -113,15 +113,15 @@ def train_head(
     number of devices.
 
     Args:
-        features: Training features; may be memory-mapped, a step reads its rows only.
-        labels: Class of each example.
-        num_classes: Number of classes.
-        mesh: Devices.
-        epochs: Passes over the features.
-        warmup_epochs: Linear warm-up of the learning rate, epochs.
-        batch_size: Examples per step.
-        base_lr: Learning rate per 256 examples.
-        momentum: Momentum of LARS.
+        features: training features; may be memory-mapped, a step reads its rows only.
+        labels: class of each example.
+        num_classes: number of classes.
+        mesh: devices.
+        epochs: passes over the features.
+        warmup_epochs: linear warm-up of the learning rate, epochs.
+        batch_size: examples per step.
+        base_lr: learning rate per 256 examples.
+        momentum: momentum of LARS.
         seed: PRNG seed of initial weights and order.
 
     Returns:

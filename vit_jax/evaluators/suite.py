@@ -18,31 +18,31 @@ class Suite:
     """Evaluators built from the blocks of `config.evals`.
 
     Attributes:
-        evaluators: Evaluator by its full name, `<type>/<name>`.
-        skipped: Reason by the full name of each optional block whose data are not installed.
+        evaluators: evaluator by its full name, `<type>/<name>`.
+        skipped: reason by the full name of each optional block whose data are not installed.
     """
 
     def __init__(self, evals: Mapping[str, Any], embedder: Embedder, objective: Any = None):
         """Builds every evaluator, which opens its data.
 
         Args:
-            evals: Blocks by type and name. A block holds the keys of an evaluator, and two keys of
+            evals: blocks by type and name. A block holds the keys of an evaluator, and two keys of
                 the suite: `evaluator`, the name of the evaluator or `package.module:Name` (by
                 default the type), and `optional`, whether the block is skipped where its data are
                 not installed (by default False).
-            embedder: Computes embeddings of images and texts.
-            objective: Objective of the run, for evaluators that need it; None for weights without
+            embedder: computes embeddings of images and texts.
+            objective: objective of the run, for evaluators that need it; None for weights without
                 a run.
 
         Raises:
-            UserError: An unknown evaluator or key, missing data, or an evaluator that needs an
+            UserError: an unknown evaluator or key, missing data, or an evaluator that needs an
                 objective where there is none.
         """
         self.evaluators: dict[str, Evaluator] = {}
         self.skipped: dict[str, str] = {}
         self._embedder = embedder
         for full_name, path, component, config, optional in _parse_blocks(evals):
-            arguments = (config, embedder)
+            arguments: tuple[Any, ...] = (config, embedder)
             if getattr(component, "needs_objective", False):
                 arguments += (_check_objective(objective, path),)
             try:
@@ -58,7 +58,7 @@ class Suite:
         """Runs all evaluators.
 
         Args:
-            params: Parameters of the model.
+            params: parameters of the model.
 
         Returns:
             Value of each metric by its full name, `<type>/<name>/<metric>`.
@@ -69,7 +69,7 @@ class Suite:
         """Runs the evaluators one after the other.
 
         Args:
-            params: Parameters of the model.
+            params: parameters of the model.
 
         Yields:
             Metrics of one evaluator by their full names.

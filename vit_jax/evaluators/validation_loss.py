@@ -38,10 +38,10 @@ class ValidationLoss:
         """Keys of the evaluator.
 
         Attributes:
-            data: Source with the fields that the objective reads, as mnist5k:test.
-            examples: Number of examples, drawn at random without replacement; 0: all.
-            batch_size: Examples per batch over all devices; 0: `config.eval_batch_size`.
-            templates: Prompt templates of captions, see `config.data.templates`, or the name of a
+            data: source with the fields that the objective reads, as mnist5k:test.
+            examples: number of examples, drawn at random without replacement; 0: all.
+            batch_size: examples per batch over all devices; 0: `config.eval_batch_size`.
+            templates: prompt templates of captions, see `config.data.templates`, or the name of a
                 set of templates, see `prompts.templates`. One is drawn per caption.
             seed: PRNG seed of the order, and of the captions and templates that are drawn.
         """
@@ -56,12 +56,12 @@ class ValidationLoss:
         """Opens the source.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Gives model, image preprocessing, tokenizer and devices.
-            objective: Objective of the run.
+            config: keys of the evaluator.
+            embedder: gives model, image preprocessing, tokenizer and devices.
+            objective: objective of the run.
 
         Raises:
-            UserError: A source without the fields that the objective reads, too few examples, or a
+            UserError: a source without the fields that the objective reads, too few examples, or a
                 batch size that the devices do not divide.
         """
         self._config, self._embedder, self._objective = config, embedder, objective

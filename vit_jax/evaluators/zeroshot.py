@@ -27,13 +27,13 @@ class ZeroShot:
         """Keys of the evaluator.
 
         Attributes:
-            data: Labelled source, as emoji:heldout_names.
-            templates: Prompt templates, each with one `{}`, or the name of a set of templates, see
+            data: labelled source, as emoji:heldout_names.
+            templates: prompt templates, each with one `{}`, or the name of a set of templates, see
                 `prompts.templates`.
-            class_names: Names of the classes, see `prompts.class_names`.
-            classes: Candidates for the prediction: "all" classes of the source, or those "present"
+            class_names: names of the classes, see `prompts.class_names`.
+            classes: candidates for the prediction: "all" classes of the source, or those "present"
                 in its images.
-            names_file: File with the labels of a flat folder.
+            names_file: file with the labels of a flat folder.
             confusion_file: CSV file to which the confusion matrix is written.
         """
 
@@ -48,11 +48,11 @@ class ZeroShot:
         """Opens the source.
 
         Args:
-            config: Keys of the evaluator.
-            embedder: Computes embeddings of images and texts.
+            config: keys of the evaluator.
+            embedder: computes embeddings of images and texts.
 
         Raises:
-            UserError: A source without classes, or unknown templates, class names or candidates.
+            UserError: a source without classes, or unknown templates, class names or candidates.
         """
         check_name(config.classes, CANDIDATES, "classes")
         self._config, self._embedder = config, embedder

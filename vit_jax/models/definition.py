@@ -14,34 +14,42 @@ from vit_jax.models.layers.batch_norm import BatchNorm
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Nested dict of arrays; its paths are the attribute names of the modules.
 Params = dict[str, Any]
-# The kinds of variable that make up a model. Running statistics of batch norms lie among the
-# parameters they belong to, so that checkpoints, averages and weight files need no second tree;
-# their metadata says `trainable=False`.
+# Kinds of variables that make up a model. The running statistics of batch norms lie among the
+# parameters: checkpoints, averages and weight files need no second tree. Their metadata has
+# `trainable=False`.
 STORED = (nnx.Param, nnx.BatchStat)
 
 
 class ModelDef:
     """A model without its parameters.
 
-    `init` makes them, `bind` puts them back. Between the two they are a plain nested dict, which
-    every tool of the field reads.
+    `init` creates the parameters and `bind` makes a module from them. Between the two they are a
+    nested dict of arrays:
+
+        model = ModelDef(model_spec("vit_b16").architecture)
+        params = jax.jit(model.init)(jax.random.key(0))
+        logits = model.bind(params)(images)
+
+    Attributes:
+        architecture: dataclass of the architecture.
+        execution: dtype, scan and remat.
     """
 
     def __init__(
         self, architecture: Any, *, dtype: str = "float32", scan: bool = True, remat: str = "none"
-    ):
-        """Traces the model without computing anything; errors in the architecture show here.
+    ) -> None:
+        """Traces the model without computing anything; an invalid architecture fails here.
 
         Args:
             architecture: dataclass of an architecture, see `registry.ARCHITECTURES`.
             dtype: compute type, "float32" or "bfloat16"; parameters are float32.
-            scan: whether blocks are scanned (one trace) or unrolled; the parameters are the same.
-            remat: key of `REMAT_POLICIES`.
+            scan: whether to scan the blocks (one trace) or to unroll them; the parameters are the
+                same.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
 
         Raises:
             UserError: unknown dtype or policy, or fields that contradict each other.
         """
-
         compute = lookup(DTYPES, dtype, "dtype")
 
         def build(key: jax.Array) -> Any:
@@ -55,22 +63,38 @@ class ModelDef:
         self._layers_above = abstract.layers_above()
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters. Pure: jit it with output shardings to create them in place."""
+        """Creates fresh parameters.
+
+        The function is pure: jit it with output shardings to create the parameters in place.
+
+        Args:
+            key: PRNG key.
+        """
         return nnx.to_pure_dict(nnx.state(self._build(key), STORED))
 
     def bind(self, params: Params) -> Any:
-        """The module with these parameters."""
+        """Creates the module with these parameters.
+
+        Args:
+            params: nested dict of arrays, as from `init`.
+        """
         return nnx.merge(self._graphdef, nnx.State(params))
 
     def statistics(self, module: Any) -> Params:
-        """The running statistics of a bound module, which a call in training has updated.
+        """Extracts the running statistics of a bound module, which a call in training updates.
 
-        A sub-tree of the parameters; empty for a model without batch norms.
+        Args:
+            module: result of `bind`.
+
+        Returns:
+            A subtree of the parameters; empty for a model without batch norms.
         """
         return nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
     def with_frozen_statistics(self, frozen: Params) -> Self:
-        """The same model, whose frozen batch norms use their running statistics in training, too.
+        """Creates the same model with frozen batch norms.
+
+        Frozen batch norms use their running statistics in training as well.
 
         Args:
             frozen: tree of bool like the parameters.
@@ -87,7 +111,12 @@ class ModelDef:
         return model
 
     def with_statistics(self, params: Params, statistics: Params) -> Params:
-        """A copy of `params` whose running statistics are those of `statistics`."""
+        """Replaces the running statistics in a copy of the parameters.
+
+        Args:
+            params: nested dict of arrays.
+            statistics: result of the method `statistics`.
+        """
         merged = dict(params)
         for name, value in statistics.items():
             nested = isinstance(value, dict)
@@ -95,14 +124,16 @@ class ModelDef:
         return merged
 
     def shapes(self) -> Params:
-        """`ShapeDtypeStruct` of every parameter."""
+        """Returns the `ShapeDtypeStruct` of every parameter."""
         return nnx.to_pure_dict(self._template)
 
     def layers_above(self) -> Params:
-        """Layers between each parameter and the output, in a tree like the parameters'.
+        """Counts the layers between each parameter and the output.
 
-        A number, or for a stack of layers one each, of shape (layers, 1, ...). What the model's own
-        `layers_above` does not name has none above it.
+        Returns:
+            A tree like that of the parameters. A stack of layers has an array of shape
+            (layers, 1, ...) with one number per layer. Parameters that the module's own
+            `layers_above` does not name have 0.
         """
 
         def describe(path: tuple[str, ...], x: jax.ShapeDtypeStruct) -> Any:
@@ -117,7 +148,15 @@ class ModelDef:
         )
 
     def metadata(self, key: str, default: Any = None) -> Params:
-        """What the model says of each parameter under `key`, in a tree like the parameters'."""
+        """Collects one item of the parameters' metadata.
+
+        Args:
+            key: "axes", "decay", "bounds" or "trainable".
+            default: value for parameters without this item.
+
+        Returns:
+            A tree like that of the parameters.
+        """
         tree: Params = {}
         for path, variable in nnx.to_flat_state(self._template):
             node: Any = tree

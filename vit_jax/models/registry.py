@@ -4,7 +4,7 @@ A package of `ARCHITECTURES` has
 
     CONFIG    dataclass of the architecture; its method `make` builds the module
     MODELS    name -> ModelSpec of the published sizes
-    ALIASES   other libraries' names -> names of MODELS
+    ALIASES   other libraries' names -> names of MODELS, see `names`
 
 and optionally a module `weights` with `FORMATS`, the formats of other libraries' weight files.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_jax.components import import_name, parse
 from vit_jax.errors import UserError, unknown
+from vit_jax.models import names
 from vit_jax.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ ARCHITECTURES: dict[str, str] = {
 
 
 def architecture_class(name: str, path: str = "architecture") -> type:
-    """The dataclass of an architecture.
+    """Imports the dataclass of an architecture.
 
     Args:
         name: key of `ARCHITECTURES`, or `package.module:Config`.
@@ -52,7 +53,11 @@ def architecture_class(name: str, path: str = "architecture") -> type:
 
 
 def architecture_name(architecture: Any) -> str:
-    """The name of an architecture's dataclass, the inverse of `architecture_class`."""
+    """Returns the name of an architecture, the inverse of `architecture_class`.
+
+    Args:
+        architecture: dataclass of an architecture, or an instance.
+    """
     config = architecture if isinstance(architecture, type) else type(architecture)
     for name in ARCHITECTURES:
         if _package(name).CONFIG is config:
@@ -61,9 +66,13 @@ def architecture_name(architecture: Any) -> str:
 
 
 def describe(architecture: Any) -> dict[str, Any]:
-    """Plain fields of an architecture, each with `architecture`, its name.
+    """Converts an architecture to plain fields, the inverse of `parse_architecture`.
 
-    `parse_architecture` is the way back.
+    Args:
+        architecture: dataclass of an architecture.
+
+    Returns:
+        Field -> value, and `architecture`, the name. Nested architectures are nested dicts.
     """
     fields: dict[str, Any] = {}
     if hasattr(architecture, "make"):
@@ -84,7 +93,7 @@ def parse_architecture(fields: Mapping[str, Any], path: str, base: Any = None) -
         base: architecture that absent fields are taken from, where it is the one named.
 
     Raises:
-        UserError: an unknown name, an unknown field, or a value that cannot be.
+        UserError: an unknown name, an unknown field, or an invalid value.
     """
     fields = dict(fields)
     if model := fields.pop("name", None):
@@ -128,28 +137,37 @@ def _parts(architecture: Any) -> Iterator[Any]:
 
 
 def model_names() -> list[str]:
-    """Registered names, sorted."""
+    """Lists the registered names, sorted."""
     return sorted(_models())
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The model of a name.
+    """Finds the specification of a model.
 
     Args:
-        name: registered name, an alias, or `package.module:Name` of a `ModelSpec` or of a function
-            that returns one.
+        name: registered name; a name of timm, open_clip, transformers or big_vision in any
+            spelling, see `names`; or `package.module:Name` of a `ModelSpec` or of a function that
+            returns one.
 
     Raises:
-        UserError: unknown name; the nearest one is given.
+        UserError: an unknown name, with the nearest one, or an ambiguous name, with the candidates.
     """
-    models, aliases = _models(), _aliases()
-    name = aliases.get(name, name)
-    if name in models:
-        return models[name]
-    if ":" in name:
+    if _is_import(name):
         found = import_name(name, "model")
         return found if isinstance(found, ModelSpec) else found()
-    raise unknown(name, [*models, *aliases], "model")
+    models = _models()
+    return models[names.resolve(name, models, aliases())]
+
+
+@functools.cache
+def aliases() -> dict[str, str]:
+    """Returns the names of other libraries, alias -> registered name."""
+    return {alias: name for package in _packages() for alias, name in package.ALIASES.items()}
+
+
+def _is_import(name: str) -> bool:
+    """Whether a name is `package.module:Name`, and not `hf-hub:owner/name`."""
+    return ":" in name and "/" not in name
 
 
 def _package(name: str) -> Any:
@@ -163,8 +181,3 @@ def _packages() -> Iterator[Any]:
 @functools.cache
 def _models() -> dict[str, ModelSpec]:
     return {name: spec for package in _packages() for name, spec in package.MODELS.items()}
-
-
-@functools.cache
-def _aliases() -> dict[str, str]:
-    return {alias: name for package in _packages() for alias, name in package.ALIASES.items()}

@@ -1,1 +1,1 @@
-"""The mesh and what is sharded over it. The only room that names mesh axes."""
+"""Mesh, sharding rules, collectives and the start of processes."""

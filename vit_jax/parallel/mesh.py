@@ -1,4 +1,4 @@
-"""One global mesh over all devices of all processes and slices."""
+"""One global mesh over all devices of all processes and slices. Mesh axes are named here only."""
 
 import math
 from collections.abc import Iterator
@@ -11,31 +11,38 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
 
-# Replicas; parameters split; parameters split within a layer's matmuls.
-AXES = ("data", "fsdp", "tensor")
-# The batch is split over these two, tensor-parallel devices work on the same examples.
-BATCH_AXES = ("data", "fsdp")
+DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+# Replicas; devices that share the parameters of a replica; devices that share a layer's matmuls.
+AXES = (DATA, FSDP, TENSOR)
+# Axes that split the batch. Tensor-parallel devices work on the same examples.
+BATCH_AXES = (DATA, FSDP)
 
 
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[Any] | None = None
 ) -> Mesh:
-    """A mesh with the axes `data`, `fsdp` and `tensor`.
+    """Makes a mesh with the axes `data`, `fsdp` and `tensor`.
 
     Args:
-        data: replicas; -1 takes what the other axes leave. It alone may cross slices, since
-            replicas exchange the least.
-        fsdp: devices that share the parameters of a replica.
-        tensor: devices that share a layer's heads and hidden units.
-        devices: all devices by default.
+        data: number of replicas; -1: all devices that the other axes leave. Only this axis may
+            cross slices, since replicas exchange the least.
+        fsdp: number of devices that share the parameters of a replica.
+        tensor: number of devices that share the heads and hidden units of a layer.
+        devices: devices of the mesh; None: all.
+
+    Returns:
+        A mesh whose axes are of type Auto.
 
     Raises:
-        UserError: sizes that the devices cannot give.
+        UserError: sizes that do not fit the number of devices or of slices.
     """
     devices = jax.devices() if devices is None else devices
     inner = fsdp * tensor
     if min(fsdp, tensor) < 1 or data < -1 or data == 0:
-        raise UserError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor}: not a mesh")
+        raise UserError(
+            f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor}: expected positive numbers, "
+            "or data=-1"
+        )
     if data == -1:
         if len(devices) % inner:
             raise UserError(
@@ -46,15 +53,15 @@ def make_mesh(
     if math.prod(shape) > len(devices):
         raise UserError(
             f"config.mesh: data={data} x fsdp={fsdp} x tensor={tensor} is "
-            f"{math.prod(shape)}, there are {len(devices)} devices"
+            f"{math.prod(shape)}, more than the {len(devices)} devices"
         )
     grid = _arrange(devices[: math.prod(shape)], shape)
-    # Auto axes: from JAX 0.12 on the default of `jax.make_mesh` is explicit sharding.
+    # From JAX 0.12, `jax.make_mesh` makes axes of type Explicit by default.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _arrange(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
-    """Neighbours on the interconnect become neighbours on the inner axes."""
+    """Arranges devices so that the inner axes connect neighbours on the interconnect."""
     slices = {getattr(device, "slice_index", 0) for device in devices}
     if len(slices) > 1:
         data, fsdp, tensor = shape
@@ -69,36 +76,64 @@ def _arrange(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Sharding of an array that every device holds as a whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading dimension is split over the batch axes."""
+    """Sharding of a batch: its leading dimension is split over the batch axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Microbatches that the batch is split into."""
+    """Number of parts that a batch is split into over the mesh."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch_size(batch_size: int, parts: int, key: str, what: str = "devices") -> None:
-    """Refuses a global batch that its parts do not divide."""
+def check_batch_size(batch_size: int, parts: int, key: str, noun: str = "devices") -> None:
+    """Checks that a global batch can be divided.
+
+    Args:
+        batch_size: number of examples.
+        parts: number of parts.
+        key: config key of the batch size, for messages.
+        noun: noun for the parts, for messages.
+
+    Raises:
+        UserError: the batch size is not a positive multiple of `parts`; the nearest ones are given.
+    """
     if batch_size <= 0 or batch_size % parts:
         below = batch_size // parts * parts
         hint = f"{below} or {below + parts}" if below > 0 else f"{parts}"
-        raise UserError(f"{key}={batch_size} is not a multiple of the {parts} {what}; try {hint}")
+        raise UserError(f"{key}={batch_size} is not a multiple of the {parts} {noun}; try {hint}")
 
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a global batch, to global arrays split over the mesh."""
+    """Sends this process's rows of a global batch to its devices.
+
+    Args:
+        batch: local rows by field.
+        mesh: mesh of all devices.
+
+    Returns:
+        Global arrays, split over the batch axes.
+    """
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def prefetch(batches: Iterator[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[Any]:
-    """Sends each batch while the step before it still computes; holds two on the devices."""
+def prefetch(
+    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+    """Sends each batch to the devices while the previous step computes.
+
+    Args:
+        batches: local rows of each batch.
+        mesh: mesh of all devices.
+
+    Yields:
+        Global batches; two are on the devices at a time.
+    """
     ahead = to_devices(next(batches), mesh)
     for batch in batches:
         current, ahead = ahead, to_devices(batch, mesh)

@@ -1,4 +1,4 @@
-"""Starts `jax.distributed` where a run has several processes, whoever started them."""
+"""Start of `jax.distributed` for runs of several processes, and agreement between them."""
 
 import contextlib
 import hashlib
@@ -7,9 +7,12 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vit_jax.errors import UserError
 
@@ -19,16 +22,16 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def start(timeout: int = 300) -> None:
-    """Joins the other processes of the run; does nothing in a run of one process.
+    """Connects to the other processes of the run; does nothing in a run of one process.
 
-    Processes are found by, in this order:
-      - JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, as `launch/local.sh` and the
-        Kubernetes manifest set them;
-      - Slurm, one task a process;
-      - TPU pods and GKE, by their own metadata.
+    Processes are found by the first that applies of:
+      - JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, as set by `launch/local.sh`
+        and the Kubernetes manifest;
+      - Slurm, with one task per process;
+      - the metadata of TPU pods and GKE.
 
     Args:
-        timeout: seconds to wait for the coordinator and the other processes.
+        timeout: time to wait for the coordinator and the other processes, seconds.
 
     Raises:
         UserError: the coordinator was not reached, or processes run different software.
@@ -37,32 +40,33 @@ def start(timeout: int = 300) -> None:
     if found is None:
         return
     name, arguments = found
-    # Collectives between CPU processes; other platforms do not look at it.
+    # For collectives between CPU processes; other platforms ignore it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
             **arguments,
             initialization_timeout=timeout,
-            # A process that dies ends the others within this time, also from within a collective.
+            # If a process dies, the others end within this time, even inside a collective.
             heartbeat_timeout_seconds=30,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the processes of this run ({name}) did not find each other within {timeout} s: "
+            f"the processes of this run ({name}) did not connect within {timeout} s: "
             f"{str(error).splitlines()[0]}"
         ) from error
     _check_same_software()
     if jax.process_index():
-        logging.getLogger("vit_jax").setLevel(logging.ERROR)  # process 0 speaks for all
+        logging.getLogger("vit_jax").setLevel(logging.ERROR)  # process 0 logs for all
     logger.info("%d processes (%s), %d devices.", jax.process_count(), name, jax.device_count())
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block that ends all processes of the run if one of them cannot do its part.
+    """Ends all processes of the run if the block fails in one of them.
 
     Raises:
-        UserError: its own, or, where the block went well here, which other process has one.
+        UserError: the block failed with it in this process, or failed in another process.
+        OSError: the block failed with it in this process.
     """
     failure: Exception | None = None
     try:
@@ -73,44 +77,38 @@ def together() -> Iterator[None]:
         everyone = _gather(np.array([failure is not None]))
         if failure is None and everyone.any():
             failed = np.flatnonzero(everyone).tolist()
-            raise UserError(f"processes {failed} could not start; they have printed why")
+            raise UserError(f"processes {failed} failed; their output has the reason")
     if failure is not None:
         raise failure
 
 
 def total(number: int) -> int:
-    """Sum of a number over all processes, each of which must ask."""
+    """Sums a number over all processes. Every process must call it."""
     if jax.process_count() == 1:
         return number
-    from jax.experimental import multihost_utils
-
     return int(multihost_utils.process_allgather(np.asarray(number, np.int32)).sum())
 
 
 def from_first(number: int) -> int:
-    """Process 0's number, on all processes, each of which must ask."""
+    """Returns the number of process 0. Every process must call it."""
     if jax.process_count() == 1:
         return number
-    from jax.experimental import multihost_utils
-
     return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
 
 
 def _gather(value: np.ndarray) -> np.ndarray:
-    """An array's values on all processes, after which any of them may end.
+    """Gathers a value from each process, after which any of them may end.
 
-    A gather is done once one local device has it. The others may still be connecting, and a process
-    whose peer has left waits for its connections without end.
+    A gather returns once one local device has the result. Other devices may still be connecting,
+    and a process whose peer has ended would wait for its connections forever.
     """
-    from jax.experimental import multihost_utils
-
     everyone = multihost_utils.process_allgather(value).reshape(-1)
     multihost_utils.sync_global_devices("gathered")
     return everyone
 
 
-def _find() -> tuple[str, dict] | None:
-    """Who started the processes and what to tell JAX, or None for a single process."""
+def _find() -> tuple[str, dict[str, Any]] | None:
+    """Name of the launcher and arguments for JAX; None for a single process."""
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
         keys = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -124,7 +122,7 @@ def _find() -> tuple[str, dict] | None:
             "num_processes": int(env["JAX_NUM_PROCESSES"]),
             "process_id": int(env["JAX_PROCESS_ID"]),
         }
-    # A task within `srun` or `sbatch`; an interactive shell of an allocation has no step.
+    # A task of `srun` or `sbatch`; an interactive shell in an allocation has no step.
     if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in env:
         return "Slurm", {}
     if len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
@@ -133,9 +131,7 @@ def _find() -> tuple[str, dict] | None:
 
 
 def _check_same_software() -> None:
-    """Processes that trace different programs would hang in the first collective."""
-    from importlib.metadata import version
-
+    """Refuses different software: processes with different programs hang in a collective."""
     own = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
     text = ", ".join(f"{name} {number}" for name, number in own.items())
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:4], np.uint32)
@@ -144,6 +140,6 @@ def _check_same_software() -> None:
         others = [i for i, value in enumerate(everyone) if value != everyone[0]]
         print(f"process {jax.process_index()}: {text}", file=sys.stderr)
         raise UserError(
-            f"processes {others} run other software than process 0; each has printed its own: "
+            f"processes {others} run other software than process 0; each has printed its versions: "
             "install the same versions everywhere"
         )

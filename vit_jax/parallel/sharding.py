@@ -1,43 +1,52 @@
-"""From the roles that a model gives its parameters to places on the mesh."""
+"""Sharding of parameters, training state and activations, from their logical dimensions."""
 
 import math
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
-from vit_jax.models.definition import ModelDef
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.partitioning import Constraint
-from vit_jax.parallel.mesh import BATCH_AXES, replicated
+from vit_jax.parallel.mesh import BATCH_AXES, DATA, FSDP, TENSOR, replicated
 
-# Logical dimension of a parameter -> mesh axis, the first that fits. A matrix is split along heads,
-# hidden units or words for work, along its width for storage, and where it has nothing to split
-# for work (patches, positions) its width is split over those devices too.
+# (Logical dimension of a parameter, mesh axis); the first rule that fits applies. A matrix is split
+# along heads, hidden units or words over `tensor`, which divides its work, and along its width over
+# `fsdp`, which divides its storage. Where no dimension divides the work (patches, positions), the
+# width is split over `tensor` as well.
 PARAMETER_RULES = (
-    ("heads", "tensor"),
-    ("mlp", "tensor"),
-    ("vocab", "tensor"),
-    ("joint", "tensor"),
-    ("embed", "fsdp"),
-    ("embed", "tensor"),
+    ("heads", TENSOR),
+    ("mlp", TENSOR),
+    ("vocab", TENSOR),
+    ("joint", TENSOR),
+    ("embed", FSDP),
+    ("embed", TENSOR),
 )
-# Logical dimension of an activation -> mesh axes. Without these the partitioner is free to
+# Logical dimension of an activation -> mesh axes. Without these constraints, the partitioner may
 # replicate the batch where parameters are split, and on large slices it does.
 ACTIVATION_RULES: dict[str | None, Any] = {
     "batch": BATCH_AXES,
-    "heads": "tensor",
-    "mlp": "tensor",
+    "heads": TENSOR,
+    "mlp": TENSOR,
 }
-# Fraction of the parameters' bytes that may stay whole although the mesh could split them.
+# Largest fraction of the parameters that may be replicated although the mesh could split them.
 MAX_REPLICATED = 0.02
 
 
 def parameter_shardings(model: ModelDef, mesh: Mesh) -> Any:
-    """A NamedSharding for each parameter, by `PARAMETER_RULES`.
+    """Shardings of the parameters, by `PARAMETER_RULES`.
 
-    Vectors (norms, biases) and scalars stay whole: they are small, and gathering them costs more
-    time than they take memory. A dimension that its mesh axis does not divide stays whole too.
+    Vectors (norms, biases) and scalars are replicated: gathering them would take more time than the
+    memory is worth. A dimension that its mesh axis does not divide is not split.
+
+    Args:
+        model: model whose parameters are placed.
+        mesh: mesh of the devices.
+
+    Returns:
+        Tree of `NamedSharding` like the parameters.
     """
 
     def place(axes: tuple[str, ...], x: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -60,25 +69,32 @@ def parameter_shardings(model: ModelDef, mesh: Mesh) -> Any:
 def split_further(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
     """Splits the largest free dimension over `data` as well (ZeRO, Rajbhandari et al. 2020).
 
-    For optimizer state, which is touched once a step: each replica updates its part.
+    It applies to optimizer state, which is read once per step: each replica updates its part.
+
+    Args:
+        sharding: sharding of a parameter.
+        shape: shape of the parameter.
     """
-    mesh, parts = sharding.mesh, sharding.mesh.shape["data"]
+    mesh, parts = sharding.mesh, sharding.mesh.shape[DATA]
     spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
     free = [i for i, axis in enumerate(spec) if axis is None and shape[i] % parts == 0]
     if parts == 1 or not free:
         return sharding
-    spec[max(free, key=lambda i: shape[i])] = "data"
+    spec[max(free, key=lambda i: shape[i])] = DATA
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def state_shardings(abstract: Any, model: ModelDef, mesh: Mesh, zero1: bool) -> Any:
-    """Shardings of a whole `TrainState`, in its own structure.
+    """Shardings of a `TrainState`.
 
     Args:
-        abstract: the state's `ShapeDtypeStruct`s.
-        model: of the state.
-        mesh: the mesh.
-        zero1: whether optimizer state and moving average are split over `data` too.
+        abstract: `ShapeDtypeStruct`s of the state.
+        model: model of the state.
+        mesh: mesh of the devices.
+        zero1: whether optimizer state and moving average are split over `data` as well.
+
+    Returns:
+        Shardings in the structure of the state.
     """
     params = parameter_shardings(model, mesh)
     shapes = model.shapes()
@@ -89,62 +105,59 @@ def state_shardings(abstract: Any, model: ModelDef, mesh: Mesh, zero1: bool) -> 
     return abstract.replace(
         step=whole,
         params=params,
-        opt_state=_beside_parameters(abstract.opt_state, shapes, moments, whole),
+        opt_state=_optimizer_shardings(abstract.opt_state, shapes, moments, whole),
         ema=None if abstract.ema is None else moments,
     )
 
 
-def _beside_parameters(tree: Any, shapes: Any, shardings: Any, otherwise: NamedSharding) -> Any:
-    """Shardings of an optimizer's state: a moment lies as its parameter.
+def _optimizer_shardings(
+    opt_state: Any, shapes: Params, shardings: Any, otherwise: NamedSharding
+) -> Any:
+    """Shardings of an optimizer's state: moments are sharded like their parameters.
 
-    A moment is what has the shape of a parameter and a path that ends in the parameter's, however
-    deep the optimizer nests its states.
+    A moment is an array with the shape of a parameter, at a path that ends in the parameter's path,
+    however deep the optimizer nests its states.
     """
-    places = {
-        _names(path): (x.shape, sharding)
-        for (path, x), sharding in zip(
-            jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(shardings), strict=True
-        )
-    }
+    places = flatten_dict(shardings)
+    by_path = {path: (x.shape, places[path]) for path, x in flatten_dict(shapes).items()}
 
     def place(path: Any, x: jax.ShapeDtypeStruct) -> NamedSharding:
-        names = _names(path)
-        found = (places.get(names[i:]) for i in range(len(names)))
+        names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+        found = (by_path.get(names[i:]) for i in range(len(names)))
         return next((s for shape, s in filter(None, found) if shape == x.shape), otherwise)
 
-    return jax.tree_util.tree_map_with_path(place, tree)
-
-
-def _names(path: Any) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    return jax.tree_util.tree_map_with_path(place, opt_state)
 
 
 def check_sharded(model: ModelDef, mesh: Mesh) -> None:
-    """Refuses a mesh on which more than 2% of the parameters' bytes stay whole by accident.
+    """Checks that a mesh splits the parameters.
+
+    Args:
+        model: model whose parameters are placed.
+        mesh: mesh of the devices.
 
     Raises:
-        UserError: names the largest such parameters with their shapes.
+        UserError: more than 2% of the parameters are in matrices that no device axis divides; the
+            largest are named.
     """
-    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    if parts == 1:
+    if mesh.shape[FSDP] * mesh.shape[TENSOR] == 1:
         return
-    shardings = jax.tree.leaves(parameter_shardings(model, mesh))
-    axes = jax.tree.leaves(model.metadata("axes"), is_leaf=lambda x: isinstance(x, tuple))
-    paths = jax.tree_util.tree_leaves_with_path(model.shapes())
+    shapes = flatten_dict(model.shapes(), sep="/")
+    axes = flatten_dict(model.metadata("axes"), sep="/")
+    shardings = flatten_dict(parameter_shardings(model, mesh), sep="/")
     whole = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): x
-        for (path, x), names, sharding in zip(paths, axes, shardings, strict=True)
-        if _is_matrix(names) and sharding.is_fully_replicated
+        path: x
+        for path, x in shapes.items()
+        if _is_matrix(axes[path]) and shardings[path].is_fully_replicated
     }
-    total = sum(x.size for _, x in paths)
-    lost = sum(x.size for x in whole.values())
-    if lost > MAX_REPLICATED * total:
-        largest = sorted(whole, key=lambda name: -whole[name].size)[:3]
-        names = ", ".join(f"{name} {whole[name].shape}" for name in largest)
+    fraction = sum(x.size for x in whole.values()) / sum(x.size for x in shapes.values())
+    if fraction > MAX_REPLICATED:
+        largest = sorted(whole, key=lambda path: -whole[path].size)[:3]
+        names = ", ".join(f"{path} {whole[path].shape}" for path in largest)
         raise UserError(
-            f"config.mesh: fsdp={mesh.shape['fsdp']} x tensor={mesh.shape['tensor']} leaves "
-            f"{lost / total:.0%} of the parameters whole on every device ({names}); choose sizes "
-            "that divide the model's width, heads and hidden units"
+            f"config.mesh: fsdp={mesh.shape[FSDP]} x tensor={mesh.shape[TENSOR]} leaves "
+            f"{fraction:.0%} of the parameters whole on every device ({names}); choose sizes that "
+            "divide the model's width, heads and hidden units"
         )
 
 
@@ -153,11 +166,15 @@ def _is_matrix(axes: tuple[str, ...]) -> bool:
 
 
 def activation_constraint(mesh: Mesh) -> Constraint:
-    """The constraint that models apply within `partitioning.use`."""
+    """Sharding constraint of activations, to be applied by `partitioning.use`.
+
+    Args:
+        mesh: mesh of the devices.
+    """
 
     def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         spec = [ACTIVATION_RULES.get(name) for name in axes]
-        # A dimension that the mesh does not divide is left to the partitioner.
+        # A dimension that its mesh axes do not divide is left to the partitioner.
         spec = [s if _divides(mesh, s, n) else None for s, n in zip(spec, x.shape, strict=True)]
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 

@@ -19,11 +19,11 @@ def plot_curves(runs: Sequence[RunRecord], path: str | pathlib.Path) -> None:
     """Plots each metric that some run has at two steps or more, one panel per metric.
 
     Args:
-        runs: Runs to compare.
+        runs: runs to compare.
         path: PNG file; its folder is created.
 
     Raises:
-        UserError: There is nothing to plot.
+        UserError: there is nothing to plot.
     """
     names = list(
         dict.fromkeys(

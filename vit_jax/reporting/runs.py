@@ -18,8 +18,8 @@ class Curve:
     """Values of a metric.
 
     Attributes:
-        steps: Training steps in ascending order.
-        values: Value at each step.
+        steps: training steps in ascending order.
+        values: value at each step.
     """
 
     steps: list[int]
@@ -31,9 +31,9 @@ class RunRecord:
     """Config and metrics of a run.
 
     Attributes:
-        name: Name of the folder.
-        config: Value of each config key; nested keys are joined by ".".
-        curves: Values of each metric.
+        name: name of the folder.
+        config: value of each config key; nested keys are joined by ".".
+        curves: values of each metric.
     """
 
     name: str
@@ -50,10 +50,10 @@ def read_run(workdir: str | pathlib.Path) -> RunRecord:
     """Reads config and metrics of a run.
 
     Args:
-        workdir: Folder of the run.
+        workdir: folder of the run.
 
     Raises:
-        UserError: Not the folder of a run, no metrics yet, or a line that is not valid.
+        UserError: not the folder of a run, no metrics yet, or a line that is not valid.
     """
     path = pathlib.Path(workdir)
     config = traverse_util.flatten_dict(load_config(path).to_dict(), sep=".")

@@ -36,9 +36,9 @@ def format_table(title: str, runs: Sequence[RunRecord], rows: Sequence[Sequence[
     """Formats rows as text with aligned columns.
 
     Args:
-        title: Header of the first column.
-        runs: Runs, whose names are the headers of the other columns.
-        rows: Cells, as `config_rows` and `metric_rows` return them.
+        title: header of the first column.
+        runs: runs, whose names are the headers of the other columns.
+        rows: cells, as `config_rows` and `metric_rows` return them.
     """
     cells = [[title, *(run.name for run in runs)], *rows]
     first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))

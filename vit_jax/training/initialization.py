@@ -4,26 +4,23 @@ Two models of one architecture share all parameter paths. Models of different ar
 the image tower: that of a masked autoencoder or a dual encoder initialises a classifier, a
 classifier initialises the tower of a dual encoder. A parameter that the weights lack, or have in
 another shape, keeps its fresh value only if `config.init.fresh` names it.
+
+An architecture whose parameters depend on the resolution has a method `adapt(path, value, source)`
+that makes a parameter from that of another configuration, see `ViTConfig.adapt`.
 """
 
 import dataclasses
-import functools
 import logging
-import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef, Params
-from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.spec import ModelSpec
-from vit_jax.models.swin.windows import resize_bias_table
-from vit_jax.models.vit.model import ViTConfig
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.pretrained.stored import StoredModel, open_stored_model
 from vit_jax.training.freezing import match_paths
@@ -31,8 +28,51 @@ from vit_jax.weights.checks import describe
 
 logger = logging.getLogger(__name__)
 
-_POSITIONS = "positions"
-_BIAS_TABLE = "/bias_table"  # of Swin's windows; stacks of layers have more leading axes
+
+@dataclasses.dataclass(frozen=True)
+class _Towers:
+    """Image towers of the stored and the new model.
+
+    Attributes:
+        stored: architecture of the stored model.
+        new: architecture of the new model.
+    """
+
+    stored: Any
+    new: Any
+
+    @property
+    def prefixes(self) -> tuple[str, str]:
+        """Prefixes of the towers' parameter paths, stored and new."""
+        stored, new = ("image/" if hasattr(a, "image") else "" for a in (self.stored, self.new))
+        return stored, new
+
+    def new_path(self, path: str) -> str | None:
+        """Path in the new model of a stored parameter; None if the two do not share it."""
+        if type(self.stored) is type(self.new):
+            return path
+        stored, new = self.prefixes
+        return new + path.removeprefix(stored) if path.startswith(stored) else None
+
+    def adapt(self, path: str, value: jax.Array | None) -> jax.Array | None:
+        """Value of a parameter for the new model.
+
+        Args:
+            path: path in the new model.
+            value: stored value; None if it is not stored.
+        """
+        stored, new = (getattr(a, "image", a) for a in (self.stored, self.new))
+        prefix = self.prefixes[1]
+        if stored == new or not hasattr(new, "adapt") or not path.startswith(prefix):
+            return value
+        adapted = new.adapt(path.removeprefix(prefix), value, stored)
+        return value if adapted is None else adapted
+
+    def adapted_shape(self, path: str, shape: jax.ShapeDtypeStruct | None) -> Any:
+        """`ShapeDtypeStruct` of `adapt`."""
+        if shape is None:
+            return jax.eval_shape(lambda: self.adapt(path, None))
+        return jax.eval_shape(lambda value: self.adapt(path, value), shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +81,14 @@ class Initialization:
 
     Attributes:
         stored: model of the stored parameters.
-        paths: path in the new model -> path in the stored model.
-        towers: architectures of the image towers, stored and new.
+        paths: path in the new model -> path in the stored model; None for parameters that are
+            computed from the stored configuration.
+        towers: image towers of both models.
     """
 
     stored: StoredModel
-    paths: dict[str, str]
-    towers: tuple[Any, Any]
+    paths: dict[str, str | None]
+    towers: _Towers
 
     @property
     def abstract(self) -> Params:
@@ -66,14 +107,8 @@ class Initialization:
             weights: stored parameters, as `load` returns them.
         """
         leaves, source = flatten_dict(params, sep="/"), flatten_dict(weights, sep="/")
-        positions = _tower_prefix(self.stored.spec.architecture) + _POSITIONS
-        source.setdefault(positions, None)
         for path, key in self.paths.items():
-            value = source[key]
-            if key == positions:
-                value = _positions(value, *self.towers)
-            elif path.endswith(_BIAS_TABLE):
-                value = _bias_tables(value, leaves[path].shape)
+            value = self.towers.adapt(path, None if key is None else source[key])
             leaves[path] = value.astype(leaves[path].dtype)
         return unflatten_dict(leaves, sep="/")
 
@@ -102,104 +137,72 @@ def build_initialization(
         return None
     stored = open_stored_model(init.weights, init.model, spec, {})
     stored.check()
-    towers = _tower(stored.spec.architecture), _tower(model.architecture)
-    theirs = _under_new_paths(stored, model, towers)
-    ours = {path: tuple(x.shape) for path, x in flatten_dict(model.shapes(), sep="/").items()}
+    towers = _Towers(stored.spec.architecture, model.architecture)
+    expected = flatten_dict(model.shapes(), sep="/")
+    sources = _sources(stored.model, expected, towers)
     fresh: set[str] = set()
     for pattern in init.fresh:
-        fresh |= match_paths(pattern, [*ours, *theirs], "config.init.fresh")
-    missing = {p: s for p, s in ours.items() if p not in theirs and p not in fresh}
-    unexpected = {p: s for p, (_, s) in theirs.items() if p not in ours and p not in fresh}
-    positions = _tower_prefix(model.architecture) + _POSITIONS
-    misshapen = {
-        path: f"expected {ours[path]}, found {shape}"
-        for path, (_, shape) in theirs.items()
-        if path in ours
-        and path not in fresh
-        and shape != ours[path]
-        and not (path == positions and _same_prefix(*towers))
-        and not (path.endswith(_BIAS_TABLE) and _same_heads(shape, ours[path]))
-    }
-    if missing or unexpected or misshapen:
-        raise UserError(
-            describe(f"config.init.weights={init.weights}", missing, unexpected, misshapen)
-            + "\nconfig.init.fresh names parameters that keep their fresh values, as "
-            "('head/.*',); config.init.model names the model that the weights belong to"
-        )
-    paths = {p: key for p, (key, _) in theirs.items() if p in ours and p not in fresh}
+        fresh |= match_paths(pattern, [*expected, *sources], "config.init.fresh")
+    _check_shapes(init.weights, expected, sources, fresh, stored.model, towers)
+    paths = {path: key for path, key in sources.items() if path in expected and path not in fresh}
     logger.info(
         "Initialised %d of %d parameters from %s; fresh: %s.",
         len(paths),
-        len(ours),
+        len(expected),
         init.weights,
-        ", ".join(sorted(fresh & ours.keys())) or "none",
+        ", ".join(sorted(fresh & expected.keys())) or "none",
     )
     return Initialization(stored, paths, towers)
 
 
-def _under_new_paths(
-    stored: StoredModel, model: ModelDef, towers: tuple[Any, Any]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Path in the new model -> (path in the stored model, shape), for all that the two share."""
-    flat = flatten_dict(stored.model.shapes(), sep="/")
-    shapes = {path: tuple(x.shape) for path, x in flat.items()}
-    old, new = (_tower_prefix(a) for a in (stored.spec.architecture, model.architecture))
-    if _is_fixed(towers[0]) and not _is_fixed(towers[1]):
-        rows = towers[0].num_special + math.prod(towers[0].grid)
-        shapes[old + _POSITIONS] = (rows, towers[0].width)
-    if type(stored.spec.architecture) is type(model.architecture):
-        return {path: (path, shape) for path, shape in shapes.items()}
-    return {
-        new + path.removeprefix(old): (path, shape)
-        for path, shape in shapes.items()
-        if path.startswith(old)
-    }
+def _sources(stored: ModelDef, expected: Params, towers: _Towers) -> dict[str, str | None]:
+    """Path in the new model -> path in the stored model, for all parameters that the two share.
+
+    A path that is not stored, but that the new architecture computes from the stored configuration,
+    has None.
+    """
+    sources: dict[str, str | None] = {}
+    for key in flatten_dict(stored.shapes(), sep="/"):
+        path = towers.new_path(key)
+        if path is not None:
+            sources[path] = key
+    for path in expected:
+        if path not in sources and towers.adapted_shape(path, None) is not None:
+            sources[path] = None
+    return sources
 
 
-def _tower(architecture: Any) -> Any:
-    """Architecture of the image tower: a part of a dual encoder, or the whole."""
-    return getattr(architecture, "image", architecture)
-
-
-def _tower_prefix(architecture: Any) -> str:
-    return "image/" if hasattr(architecture, "image") else ""
-
-
-def _is_fixed(tower: Any) -> bool:
-    return isinstance(tower, ViTConfig) and tower.position_init == "fixed_sincos"
-
-
-def _position_rows(tower: ViTConfig) -> int:
-    """Leading rows of the position table, which belong to no patch."""
-    return tower.num_special if tower.prefix_positions else 0
-
-
-def _same_prefix(old: Any, new: Any) -> bool:
-    """Whether the positions of one tower can be resized to those of the other."""
-    if not (isinstance(old, ViTConfig) and isinstance(new, ViTConfig)):
-        return False
-    return old.width == new.width and _position_rows(old) == _position_rows(new)
-
-
-def _positions(table: jax.Array | None, old: ViTConfig, new: ViTConfig) -> jax.Array:
-    """Learned positions of the new tower; fixed ones (None) are computed, with a zero prefix."""
-    if table is None:
-        table = sincos_positions(old.grid, old.width)
-        table = jnp.pad(table, ((_position_rows(old), 0), (0, 0)))
-    return resize_positions(table, old.grid, new.grid, _position_rows(new))
-
-
-def _same_heads(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    """Whether bias tables of one window can be resized to another's."""
-    return (*old[:-2], old[-1]) == (*new[:-2], new[-1])
-
-
-def _bias_tables(tables: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Bias tables (..., rows, heads) of square windows, resized to a shape."""
-    old, new = ((math.isqrt(s[-2]) + 1) // 2 for s in (tables.shape, shape))
-    resize = functools.partial(
-        resize_bias_table, old=(old, old), new=(new, new), method="geometric"
-    )
-    for _ in shape[:-2]:
-        resize = jax.vmap(resize)
-    return resize(tables)
+def _check_shapes(
+    weights: str,
+    expected: Params,
+    sources: dict[str, str | None],
+    fresh: set[str],
+    stored: ModelDef,
+    towers: _Towers,
+) -> None:
+    """Raises an error that lists all parameters that do not fit and are not fresh."""
+    shapes = flatten_dict(stored.shapes(), sep="/")
+    missing, unexpected, misshapen = {}, {}, {}
+    for path in (expected.keys() | sources.keys()) - fresh:
+        shape = shapes.get(sources.get(path) or "")
+        if path not in sources:
+            missing[path] = tuple(expected[path].shape)
+        elif path not in expected:
+            assert shape is not None
+            unexpected[path] = tuple(shape.shape)
+        else:
+            adapted = towers.adapted_shape(path, shape)
+            if adapted.shape != expected[path].shape:
+                found = (shape or adapted).shape
+                misshapen[path] = f"expected {tuple(expected[path].shape)}, found {tuple(found)}"
+    if missing or unexpected or misshapen:
+        raise UserError(
+            describe(
+                f"config.init.weights={weights}",
+                dict(sorted(missing.items())),
+                dict(sorted(unexpected.items())),
+                dict(sorted(misshapen.items())),
+            )
+            + "\nconfig.init.fresh names parameters that keep their fresh values, as "
+            "('head/.*',); config.init.model names the model that the weights belong to"
+        )

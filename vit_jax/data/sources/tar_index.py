@@ -8,7 +8,6 @@ one file of the cache folder, which processes map into memory and so share.
 
 import concurrent.futures
 import hashlib
-import io
 import json
 import logging
 import os
@@ -203,7 +202,7 @@ def is_image(suffix: str) -> bool:
     return f".{suffix.rpartition('.')[2]}" in SUFFIXES
 
 
-def _read_label(file: io.BufferedIOBase, member: tarfile.TarInfo) -> int:
+def _read_label(file: Any, member: tarfile.TarInfo) -> int:
     file.seek(member.offset_data)
     text = file.read(min(member.size, 20)).strip()
     return int(text) if text.isdigit() and len(text) < 10 else BAD_LABEL

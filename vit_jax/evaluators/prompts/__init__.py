@@ -16,10 +16,10 @@ def templates(spec: str | Sequence[str]) -> tuple[str, ...]:
     """Resolves a set of prompt templates, each with exactly one `{}`.
 
     Args:
-        spec: Name of a set, as "clip_imagenet" or "pets", or the templates themselves.
+        spec: name of a set, as "clip_imagenet" or "pets", or the templates themselves.
 
     Raises:
-        UserError: An unknown name, no template, or a template without exactly one `{}`.
+        UserError: an unknown name, no template, or a template without exactly one `{}`.
     """
     if isinstance(spec, str):
         if "{}" in spec:
@@ -33,17 +33,17 @@ def class_names(spec: str | Sequence[str], own: Sequence[str]) -> list[str]:
     """Resolves the names of a source's classes, as used in prompts.
 
     Args:
-        spec: Name of a stored list, path of a text file with one name per line, or the names
+        spec: name of a stored list, path of a text file with one name per line, or the names
             themselves, in the order of the labels. "": the names of the source, with spaces for
             underscores.
-        own: Class names of the source. If they are identifiers of ImageNet, as n01440764, the list
+        own: class names of the source. If they are identifiers of ImageNet, as n01440764, the list
             "imagenet" is indexed by them, so that subsets of the classes in any order work.
 
     Returns:
         One name per class.
 
     Raises:
-        UserError: An unknown list, another number of names than of classes, or an empty name.
+        UserError: an unknown list, another number of names than of classes, or an empty name.
     """
     if not spec:
         names = [name.replace("_", " ") for name in own]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Dual encoders: CLIP, OpenCLIP, SigLIP."""
 
 from vit_jax.models.clip.model import CLIPConfig as CONFIG
 from vit_jax.models.clip.zoo import ALIASES, MODELS

@@ -1,63 +1,97 @@
-"""What other systems take from CLIP's towers, from the one forward implementation.
+"""Features that other systems take from CLIP's towers.
 
-Hidden states are counted as those systems do: `hidden_states[-1]` is the output of the last block,
-`hidden_states[-2]` of the one before it.
+| function | system | model |
+| --- | --- | --- |
+| `llava_features` | LLaVA 1.5 | clip_vit_l14_336 |
+| `qwen_vl_features` | Qwen-VL | qwen_vl_bigg14 |
+| `stable_diffusion_states` | Stable Diffusion 1.x | clip_vit_l14 |
+| `stable_diffusion_states` | Stable Diffusion 2.x, `clip_skip=1` | openclip_vit_h14 |
+| `sdxl_states` | SDXL | clip_vit_l14 and openclip_vit_bigg14 |
+
+The functions take a bound module and return arrays. They call the towers' own forward pass:
+
+    clip = vit_jax.create_model("clip_vit_l14_336", weights="ViT-L-14-336px.pt")
+    module = clip.definition.bind(clip.params)
+    patches = vit_jax.llava_features(module, images)  # (B, 576, 1024)
+
+Hidden states are counted as in these systems: `hidden_states[-1]` is the output of the last block,
+`hidden_states[-2]` that of the block before it.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP
 from vit_jax.models.vit.model import ViT, ViTConfig
 
 
-def llava_features(model: CLIP, images: jax.Array) -> jax.Array:
-    """Patches for LLaVA's projector (Liu et al. 2023): `hidden_states[-2]` without the class token.
+def llava_features(
+    model: CLIP, images: Float[Array, "batch height width 3"]
+) -> Float[Array, "batch patches dim"]:
+    """Computes the input of LLaVA's projector (Liu et al. 2023).
+
+    The patches of `hidden_states[-2]`, without the class token and without a norm.
 
     Args:
-        model: a CLIP with a ViT, as clip_vit_l14_336.
-        images: (B, H, W, 3), preprocessed.
+        model: CLIP with a ViT, such as clip_vit_l14_336.
+        images: (B, H, W, 3), normalised.
 
     Returns:
-        (B, h w, D): 576 patches at 336 px.
+        (B, h w, D), compute type: 576 patches at 336 px.
+
+    Raises:
+        UserError: a CLIP whose image tower is not a ViT.
     """
     if not isinstance(model.config.image, ViTConfig):
-        raise UserError("LLaVA reads the patches of a ViT; this image tower is another")
+        raise UserError(
+            f"LLaVA reads the patches of a ViT; found {type(model.config.image).__name__}"
+        )
     [states] = model.features(images, layers=(-2,))
     return states[:, model.config.image.num_prefix :]
 
 
-def qwen_vl_features(model: ViT, images: jax.Array) -> jax.Array:
-    """Patches for Qwen-VL's resampler (Bai et al. 2023, section 2.1): the last block's output.
+def qwen_vl_features(
+    model: ViT, images: Float[Array, "batch height width 3"]
+) -> Float[Array, "batch patches dim"]:
+    """Computes the input of Qwen-VL's resampler (Bai et al. 2023, section 2.1).
+
+    The patches of the last block, without a norm.
 
     Args:
         model: qwen_vl_bigg14.
-        images: (B, 448, 448, 3), preprocessed; positions are resized from 224 px.
+        images: (B, 448, 448, 3), normalised; positions are resized from 224 px.
 
     Returns:
-        (B, 1024, 1664).
+        (B, 1024, 1664), compute type.
     """
     [states] = model.features(images, layers=(-1,))
     return states[:, model.config.num_prefix :]
 
 
 def stable_diffusion_states(
-    model: CLIP, tokens: jax.Array, *, clip_skip: int = 0, final_norm: bool = True
-) -> jax.Array:
-    """States of all tokens for Stable Diffusion (Rombach et al. 2022): `hidden_states[-1 - skip]`.
+    model: CLIP,
+    tokens: Int[Array, "batch length"],
+    *,
+    clip_skip: int = 0,
+    final_norm: bool = True,
+) -> Float[Array, "batch length dim"]:
+    """Computes the text conditioning of Stable Diffusion (Rombach et al. 2022).
 
-    1.x reads clip_vit_l14; 2.x openclip_vit_h14 with `clip_skip=1`; SDXL both of its towers with
-    `clip_skip=1, final_norm=False`.
+    All tokens of `hidden_states[-1 - clip_skip]`. Version 1.x reads clip_vit_l14, version 2.x
+    openclip_vit_h14 with `clip_skip=1`.
 
     Args:
-        model: a CLIP.
-        tokens: (B, context_length).
-        clip_skip: last blocks left out.
-        final_norm: whether the tower's final norm follows.
+        model: CLIP.
+        tokens: ids (B, context_length).
+        clip_skip: number of last blocks that are left out.
+        final_norm: whether to apply the tower's final norm.
 
     Returns:
         (B, context_length, D), compute type.
+
+    Raises:
+        UserError: a negative `clip_skip`.
     """
     if clip_skip < 0:
         raise UserError(f"clip_skip={clip_skip}: expected 0 or more")
@@ -66,18 +100,22 @@ def stable_diffusion_states(
 
 
 def sdxl_states(
-    clip_l: CLIP, clip_bigg: CLIP, tokens_l: jax.Array, tokens_bigg: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Text conditioning of SDXL (Podell et al. 2024, section 2.1).
+    clip_l: CLIP,
+    clip_bigg: CLIP,
+    tokens_l: Int[Array, "batch length"],
+    tokens_bigg: Int[Array, "batch length"],
+) -> tuple[Float[Array, "batch length dim"], Float[Array, "batch pooled_dim"]]:
+    """Computes the text conditioning of SDXL (Podell et al. 2024, section 2.1).
 
     Args:
         clip_l: clip_vit_l14.
         clip_bigg: openclip_vit_bigg14.
-        tokens_l: (B, 77), which SDXL pads with the end of text.
-        tokens_bigg: (B, 77), padded with zeros.
+        tokens_l: ids (B, 77), which SDXL pads with the end of text.
+        tokens_bigg: ids (B, 77), padded with zeros.
 
     Returns:
-        States (B, 77, 768 + 1280) and bigG's pooled, projected embedding (B, 1280).
+        States (B, 77, 768 + 1280), compute type, and the pooled, projected embedding of bigG
+        (B, 1280), float32.
     """
     states = [
         stable_diffusion_states(model, tokens, clip_skip=1, final_norm=False)

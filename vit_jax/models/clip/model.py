@@ -1,4 +1,4 @@
-"""Two towers in one embedding space: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023)."""
+"""Two towers with one embedding space: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023)."""
 
 import dataclasses
 import math
@@ -9,28 +9,29 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.text import TextConfig, TextTransformer
 from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
 
-# CLIP section 2.5: the temperature is kept from scaling logits by more than 100.
+# CLIP section 2.5: the temperature is clipped, so that logits are scaled by at most 100.
 MAX_LOG_SCALE = math.log(100.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
-    """Architecture of a pair of towers.
+    """Architecture of a dual encoder.
 
     Attributes:
         image: architecture of the image tower.
-        text: text tower.
+        text: architecture of the text tower.
         embed_dim: size of the shared embedding space.
-        image_projection: whether a linear layer follows the image tower; not in SigLIP, nor in
+        image_projection: whether a linear layer follows the image tower. SigLIP has none, nor have
             CLIP's ResNets, whose attention pooling ends in the shared space.
-        text_projection_bias: whether the text tower's linear layer has a bias (SigLIP).
-        init_logit_scale: initial log of the scale of the cosine similarities.
-        init_logit_bias: initial bias of the logits (SigLIP: -10); None for none (CLIP).
+        text_projection_bias: whether the linear layer of the text tower has a bias (SigLIP).
+        init_logit_scale: initial logarithm of the scale of the cosine similarities.
+        init_logit_bias: initial bias of the logits (SigLIP: -10); None for no bias (CLIP).
     """
 
     image: Any
@@ -61,7 +62,19 @@ class CLIP(nnx.Module):
         dtype: Any = jnp.float32,
         scan: bool = True,
         remat: str = "none",
-    ):
+    ) -> None:
+        """Builds the model.
+
+        Args:
+            config: architecture.
+            rngs: source of the parameters' keys.
+            dtype: compute type.
+            scan: whether to scan the blocks or to unroll them.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+
+        Raises:
+            UserError: without an image projection, a tower whose width is not `embed_dim`.
+        """
         self.config, self.dtype = config, dtype
         execution: dict[str, Any] = {"dtype": dtype, "scan": scan, "remat": remat, "rngs": rngs}
         self.image = config.image.make(**execution)
@@ -99,30 +112,65 @@ class CLIP(nnx.Module):
         )
 
     def encode_image(
-        self, images: jax.Array, *, normalize: bool = False, rng: jax.Array | None = None
-    ) -> jax.Array:
-        """Image embeddings (B, embed_dim), float32; of length 1 with `normalize`."""
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        normalize: bool = False,
+        rng: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch dim"]:
+        """Computes image embeddings.
+
+        Args:
+            images: (B, H, W, 3), normalised.
+            normalize: whether to scale the embeddings to length 1.
+            rng: PRNG key for training, or None for evaluation.
+
+        Returns:
+            (B, embed_dim), float32.
+        """
         x = self.image.encode_image(images, rng=rng)
         return _embedding(
             self.image_projection(x) if self.config.image_projection else x, normalize
         )
 
     def encode_text(
-        self, tokens: jax.Array, *, normalize: bool = False, rng: jax.Array | None = None
-    ) -> jax.Array:
-        """Text embeddings (B, embed_dim), float32; of length 1 with `normalize`."""
+        self,
+        tokens: Int[Array, "batch length"],
+        *,
+        normalize: bool = False,
+        rng: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch dim"]:
+        """Computes text embeddings.
+
+        Args:
+            tokens: ids (B, context_length), padded after the end of text.
+            normalize: whether to scale the embeddings to length 1.
+            rng: PRNG key for training, or None for evaluation.
+
+        Returns:
+            (B, embed_dim), float32.
+        """
         return _embedding(self.text_projection(self.text.encode_text(tokens, rng=rng)), normalize)
 
-    def features(self, images: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
-        """Intermediate outputs of the image tower, see there; `text.features` has the other's."""
+    def features(
+        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
+    ) -> list[Float[Array, "batch ..."]]:
+        """Computes intermediate outputs of the image tower, see its own `features`.
+
+        The text tower's are `model.text.features(tokens, layers)`.
+
+        Args:
+            images: (B, H, W, 3), normalised.
+            layers: indices of blocks or stages; negative ones count from the last.
+        """
         return self.image.features(images, layers)
 
     def layers_above(self) -> LayersAbove:
-        """Those of each tower for itself."""
+        """Counts the layers above each part, within its own tower."""
         return {**nested("image", self.image), **nested("text", self.text)}
 
-    def logit_parameters(self) -> tuple[jax.Array, jax.Array | None]:
-        """Scale (exponentiated) and bias of the logits, scalars; the bias is None for CLIP."""
+    def logit_parameters(self) -> tuple[Float[Array, ""], Float[Array, ""] | None]:
+        """Returns the scale and the bias of the logits, scalars; the bias is None for CLIP."""
         has_bias = self.config.init_logit_bias is not None
         return jnp.exp(self.logit_scale[...]), (self.logit_bias[...] if has_bias else None)
 
@@ -131,5 +179,5 @@ def _embedding(x: jax.Array, normalize: bool) -> jax.Array:
     x = x.astype(jnp.float32)
     if not normalize:
         return x
-    # The epsilon stands under the root, so that the gradient at zero is finite.
+    # The epsilon is under the root: the gradient at zero is finite.
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

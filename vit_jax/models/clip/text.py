@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.norm import layer_norm
@@ -22,18 +23,18 @@ class TextConfig:
     """Architecture of a text tower.
 
     Attributes:
-        vocab_size: token ids.
-        context_length: tokens a caption is padded or cut to.
-        width: residual stream, D.
+        vocab_size: number of token ids.
+        context_length: number of tokens that a caption is padded or cut to.
+        width: number of features D of the residual stream.
         depth: number of blocks.
         num_heads: attention heads.
         mlp_dim: hidden units of the MLP.
-        activation: a key of `layers.ACTIVATIONS`.
-        norm_epsilon: LayerNorm epsilon.
-        causal: whether a token sees only those before it.
-        pool: where features are taken: "eot" (first place of the largest id, which is the end of
-            text, CLIP) or "last" (last place, padding or not, SigLIP).
-        weight_init: a key of `transformer.BLOCK_INITS`.
+        activation: key of `layers.mlp.ACTIVATIONS`.
+        norm_epsilon: epsilon of LayerNorm.
+        causal: whether a token attends only to those before it and to itself.
+        pool: token that features are taken from: "eot" (the first token of the largest id, which is
+            the end of text, CLIP) or "last" (the last one, padding or not, SigLIP).
+        weight_init: key of `layers.block_init.BLOCK_INITS`.
     """
 
     vocab_size: int = 49408
@@ -49,12 +50,13 @@ class TextConfig:
     weight_init: str = "clip"
 
     def __post_init__(self) -> None:
+        """Checks the fields."""
         check_name(self.pool, POOLS, "pool of the text tower")
-        self.block  # noqa: B018 - refuses what no block can be
+        self.block  # noqa: B018 - checks its own fields
 
     @property
     def block(self) -> BlockConfig:
-        """The blocks of the stack."""
+        """Configuration of the blocks."""
         return BlockConfig(
             width=self.width,
             num_heads=self.num_heads,
@@ -77,7 +79,16 @@ class TextTransformer(nnx.Module):
         dtype: Any = jnp.float32,
         scan: bool = True,
         remat: str = "none",
-    ):
+    ) -> None:
+        """Builds the tower.
+
+        Args:
+            config: architecture.
+            rngs: source of the parameters' keys.
+            dtype: compute type.
+            scan: whether to scan the blocks or to unroll them.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+        """
         self.config, self.dtype = config, dtype
         self.token_embed = nnx.Embed(
             config.vocab_size,
@@ -103,15 +114,17 @@ class TextTransformer(nnx.Module):
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the pooled features."""
+        """Number of pooled features D."""
         return self.config.width
 
-    def encode_text(self, tokens: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Features of whole texts.
+    def encode_text(
+        self, tokens: Int[Array, "batch length"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch dim"]:
+        """Computes pooled features.
 
         Args:
-            tokens: (B, context_length) integer ids, padded after the end of text.
-            rng: key for training, or None for evaluation.
+            tokens: ids (B, context_length), padded after the end of text.
+            rng: PRNG key for training, or None for evaluation.
 
         Returns:
             (B, D), compute type.
@@ -119,31 +132,46 @@ class TextTransformer(nnx.Module):
         x, _ = self._forward(tokens, rng, intermediates=False)
         return self.pool(x, tokens)
 
-    def features(self, tokens: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
-        """Outputs of the named blocks: [(B, context_length, D), ...], before the final norm.
+    def features(
+        self, tokens: Int[Array, "batch length"], layers: Sequence[int]
+    ) -> list[Float[Array, "batch length dim"]]:
+        """Computes the outputs of blocks, without the final norm.
 
-        Negative numbers count from the last block.
+        Args:
+            tokens: ids (B, context_length).
+            layers: indices of blocks; negative ones count from the last.
+
+        Returns:
+            One array (B, context_length, D) per index.
+
+        Raises:
+            UserError: a block that does not exist.
         """
         check_layers(layers, self.config.depth)
         _, blocks = self._forward(tokens, None, intermediates=True)
         assert blocks is not None
         return [blocks[layer] for layer in layers]
 
-    def pool(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Normalised features (B, D) at the place that `config.pool` names.
+    def pool(
+        self, x: Float[Array, "batch length dim"], tokens: Int[Array, "batch length"]
+    ) -> Float[Array, "batch dim"]:
+        """Normalises and pools the token that `config.pool` names.
 
         Args:
             x: output of the last block (B, context_length, D).
-            tokens: (B, context_length) integer ids.
+            tokens: ids (B, context_length).
+
+        Returns:
+            (B, D), compute type.
         """
         if self.config.pool == "last":
             return self.norm(x[:, -1])
-        # EOT has the largest id, so that argmax finds its first occurrence.
+        # The end of text has the largest id: argmax finds its first occurrence.
         end = jnp.argmax(tokens, axis=-1)
         return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
 
     def layers_above(self) -> LayersAbove:
-        """Blocks between each part and the output, the projection counting as one."""
+        """Counts the blocks between each part and the output; the projection counts as one."""
         depth = self.config.depth
         return {
             "token_embed": depth + 1,
@@ -156,7 +184,7 @@ class TextTransformer(nnx.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         if tokens.shape[1] != self.config.context_length:
             raise UserError(
-                f"tokens are {tokens.shape[1]} long, the text tower expects "
+                f"found {tokens.shape[1]} tokens per caption, the text tower expects "
                 f"context_length={self.config.context_length}"
             )
         x = self.token_embed(tokens) + self.positions[...].astype(self.dtype)

@@ -1,4 +1,4 @@
-"""Pairs of towers: CLIP, OpenCLIP, SigLIP, and the small one for the embedded data."""
+"""Dual encoders: CLIP, OpenCLIP, SigLIP, and a small one for the embedded emoji data."""
 
 import math
 from typing import Any
@@ -24,6 +24,7 @@ from vit_jax.models.vit.zoo import (
 
 
 def _clip(image: Any, text: TextConfig, embed_dim: int, **changes: Any) -> ModelSpec:
+    """OpenAI's preprocessing and tokenizer."""
     return ModelSpec(
         architecture=CLIPConfig(image=image, text=text, embed_dim=embed_dim, **changes),
         inputs=ImageInputs(mean=CLIP_MEAN, std=CLIP_STD),
@@ -32,7 +33,7 @@ def _clip(image: Any, text: TextConfig, embed_dim: int, **changes: Any) -> Model
 
 
 def _text(width: int, depth: int = 12, activation: str = "gelu") -> TextConfig:
-    """Heads of 64, Radford et al. 2021, table 20."""
+    """Text tower with heads of 64 features (Radford et al. 2021, table 20)."""
     return TextConfig(
         width=width,
         depth=depth,
@@ -49,7 +50,7 @@ def _clip_vit(
     embed_dim: int,
     **changes: Any,
 ) -> ModelSpec:
-    """Class token, norm before the blocks, epsilon 1e-5, no bias of the patches."""
+    """Class token, norm before the blocks, epsilon 1e-5, no bias in the patch embedding."""
     image = vit(
         sizes,
         patch_size,
@@ -64,14 +65,14 @@ def _clip_vit(
 
 
 def _openai(sizes: Sizes, patch_size: int, width: int, **changes: Any) -> ModelSpec:
-    """OpenAI's ViT models: QuickGELU, the text tower as wide as the shared space."""
+    """OpenAI's ViT models: QuickGELU, and a text tower of the width of the shared space."""
     return _clip_vit(sizes, patch_size, _text(width, activation="quick_gelu"), width, **changes)
 
 
 def _clip_resnet(
     depths: tuple[int, ...], width: int, image_size: int, text: TextConfig, embed_dim: int
 ) -> ModelSpec:
-    """CLIP's ResNets, whose attention pooling has heads of 64 and ends in the shared space."""
+    """CLIP's ResNets: attention pooling with heads of 64 features, into the shared space."""
     image = CLIPResNetConfig(
         image_size=image_size,
         depths=depths,
@@ -91,10 +92,10 @@ def _siglip(
     *,
     activation: str = "gelu_tanh",
 ) -> ModelSpec:
-    """SigLIP (Zhai et al. 2023): attention pooling, no class token, text pooled at its last place.
+    """SigLIP (Zhai et al. 2023): attention pooling, no class token, text pooled at its last token.
 
-    The text tower has the image tower's sizes. big_vision trained with the tanh form of GELU, as
-    transformers has it; open_clip runs the same weights with the exact one.
+    The text tower has the sizes of the image tower. big_vision trained with the tanh form of GELU,
+    which transformers uses too. open_clip runs the same weights with the exact form.
     """
     width, depth, num_heads = sizes
     shared: dict[str, Any] = {
@@ -142,7 +143,7 @@ _EMOJI = ModelSpec(
             pool="mean",
             position_init="sincos",
             weight_init="clip",
-            # Half the patches are half the time of a step on a CPU.
+            # Half of the patches take half of a step's time on a CPU.
             patch_dropout=0.5,
         ),
         text=TextConfig(
@@ -160,7 +161,8 @@ _EMOJI = ModelSpec(
     tokenizer="trained",
 )
 
-# Sizes of the towers, patch, image, MLP, and of texts where they are not 64 long.
+# Tower, patch size, image size, MLP, and the context length where it is not 64. Zhai et al. 2023,
+# and the checkpoints that big_vision lists.
 _SIGLIPS: dict[str, Any] = {
     "b16": (BASE, 16, 224, 3072),
     "b16_256": (BASE, 16, 256, 3072),
@@ -173,7 +175,9 @@ _SIGLIPS: dict[str, Any] = {
 }
 
 MODELS: dict[str, ModelSpec] = {
+    # This project, for the data set that it contains.
     "clip_vit_emoji": _EMOJI,
+    # Radford et al. 2021, tables 19 and 20.
     "clip_vit_b32": _openai(BASE, 32, 512),
     "clip_vit_b16": _openai(BASE, 16, 512),
     "clip_vit_l14": _openai(LARGE, 14, 768),
@@ -185,6 +189,7 @@ MODELS: dict[str, ModelSpec] = {
     "clip_rn50x64": _clip_resnet(
         (3, 15, 36, 10), 128, 448, _text(1024, activation="quick_gelu"), 1024
     ),
+    # OpenCLIP's own training (Ilharco et al. 2021; Cherti et al. 2023): the exact GELU.
     "openclip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, _text(512), 1024),
     "openclip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, _text(512), 512),
     "openclip_vit_b32": _clip_vit(BASE, 32, _text(512), 512),
@@ -193,20 +198,26 @@ MODELS: dict[str, ModelSpec] = {
     "openclip_vit_h14": _clip_vit(HUGE, 14, _text(1024, 24), 1024),
     "openclip_vit_g14": _clip_vit(GIANT, 14, _text(1024, 24), 1024, mlp_dim=GIANT_MLP),
     "openclip_vit_bigg14": _clip_vit(GIGANTIC, 14, _text(1280, 32), 1280, mlp_dim=GIGANTIC_MLP),
+    # Zhai et al. 2023, with the GELU of big_vision and transformers.
     **{f"siglip_{name}": _siglip(*sizes) for name, sizes in _SIGLIPS.items()},
+    # The same weights with the GELU of open_clip.
     **{
         f"openclip_siglip_{name}": _siglip(*sizes, activation="gelu")
         for name, sizes in _SIGLIPS.items()
     },
 }
 
-# Names that users of open_clip and of OpenAI's package type -> ours. open_clip's plain names have
-# the exact GELU, OpenAI's weights go with the names that end in quickgelu.
 ALIASES: dict[str, str] = {
+    # OpenAI's package.
     "ViT-B/32": "clip_vit_b32",
     "ViT-B/16": "clip_vit_b16",
     "ViT-L/14": "clip_vit_l14",
     "ViT-L/14@336px": "clip_vit_l14_336",
+    "RN50x4": "clip_rn50x4",
+    "RN50x16": "clip_rn50x16",
+    "RN50x64": "clip_rn50x64",
+    # open_clip. Its plain names have the exact GELU; OpenAI's weights belong to the names that end
+    # in quickgelu.
     "ViT-B-32-quickgelu": "clip_vit_b32",
     "ViT-B-16-quickgelu": "clip_vit_b16",
     "ViT-L-14-quickgelu": "clip_vit_l14",
@@ -232,4 +243,32 @@ ALIASES: dict[str, str] = {
     "ViT-L-16-SigLIP-384": "openclip_siglip_l16_384",
     "ViT-SO400M-14-SigLIP": "openclip_siglip_so400m14",
     "ViT-SO400M-14-SigLIP-384": "openclip_siglip_so400m14_384",
+    # transformers.
+    "clip-vit-base-patch32": "clip_vit_b32",
+    "clip-vit-base-patch16": "clip_vit_b16",
+    "clip-vit-large-patch14": "clip_vit_l14",
+    "clip-vit-large-patch14-336": "clip_vit_l14_336",
+    "siglip-base-patch16-224": "siglip_b16",
+    "siglip-base-patch16-256": "siglip_b16_256",
+    "siglip-base-patch16-384": "siglip_b16_384",
+    "siglip-base-patch16-512": "siglip_b16_512",
+    "siglip-large-patch16-256": "siglip_l16_256",
+    "siglip-large-patch16-384": "siglip_l16_384",
+    "siglip-so400m-patch14-224": "siglip_so400m14",
+    "siglip-so400m-patch14-384": "siglip_so400m14_384",
+    # big_vision's files, without the number at their end.
+    "webli_en_b16_224": "siglip_b16",
+    "webli_en_b16_256": "siglip_b16_256",
+    "webli_en_b16_384": "siglip_b16_384",
+    "webli_en_b16_512": "siglip_b16_512",
+    "webli_en_l16_256": "siglip_l16_256",
+    "webli_en_l16_384": "siglip_l16_384",
+    "webli_en_so400m_224": "siglip_so400m14",
+    "webli_en_so400m_384": "siglip_so400m14_384",
+    # LAION's repositories on the Hugging Face hub.
+    "CLIP-ViT-B-32-laion2B-s34B-b79K": "openclip_vit_b32",
+    "CLIP-ViT-B-16-laion2B-s34B-b88K": "openclip_vit_b16",
+    "CLIP-ViT-H-14-laion2B-s32B-b79K": "openclip_vit_h14",
+    "CLIP-ViT-g-14-laion2B-s12B-b42K": "openclip_vit_g14",
+    "CLIP-ViT-bigG-14-laion2B-39B-b160k": "openclip_vit_bigg14",
 }

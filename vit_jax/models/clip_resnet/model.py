@@ -1,5 +1,8 @@
-"""CLIP's ModifiedResNet (Radford et al. 2021, section 2.4): a ResNet with a stem of three
-convolutions, average pools in place of strides (Zhang 2019) and attention pooling."""
+"""CLIP's ModifiedResNet (Radford et al. 2021, section 2.4).
+
+A ResNet with a stem of three convolutions, average pools in place of strides (Zhang 2019) and
+attention pooling.
+"""
 
 import dataclasses
 import functools
@@ -9,12 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError
+from vit_jax.models.layers.attention import heads_projection, output_projection
 from vit_jax.models.layers.batch_norm import BatchNorm
 from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.layers.positions import resize_positions
-from vit_jax.models.resnet.model import (
+from vit_jax.models.ops.attention import attention
+from vit_jax.models.resnet.blocks import (
     EXPANSION,
     NUM_STAGES,
     BottleneckStyle,
@@ -23,10 +29,11 @@ from vit_jax.models.resnet.model import (
     check_depths,
     convolution,
 )
+from vit_jax.models.sizes import Size, as_size
 
-# Pixels of an image, along one side, to a position of the last stage.
+# Pixels per position of the last stage, along each axis.
 REDUCTION = 32
-# OpenAI left the convolutions at torch's default, uniform in +-1 / sqrt(inputs).
+# OpenAI kept torch's default for convolutions, uniform in +-1 / sqrt(inputs).
 CLIP_STYLE = BottleneckStyle(
     antialias=True, kernel_init=initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 )
@@ -37,14 +44,15 @@ class CLIPResNetConfig:
     """Architecture of CLIP's convolutional image tower.
 
     Attributes:
-        image_size: side of the training images, px; other sizes resize the pool's positions.
-        depths: bottlenecks of each of the four stages.
+        image_size: (height, width) of the training images, px; an int for squares. Images of other
+            sizes get resized positions in the pool.
+        depths: number of bottlenecks of each of the four stages.
         width: channels of the stem and inner channels of the first stage; doubles with each stage.
         num_heads: attention heads of the pool.
         embed_dim: outputs of the pool, the size of the shared embedding space.
     """
 
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     depths: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     num_heads: int = 32
@@ -59,9 +67,12 @@ class CLIPResNetConfig:
         return CLIPResNet(self, **execution)
 
     def __post_init__(self) -> None:
+        """Normalises the image size and checks the fields."""
+        size = as_size(self.image_size)
+        object.__setattr__(self, "image_size", size)
         check_depths(self.depths)
-        if self.image_size % REDUCTION:
-            raise UserError(f"{REDUCTION} does not divide image_size={self.image_size}")
+        if size[0] % REDUCTION or size[1] % REDUCTION:
+            raise UserError(f"{REDUCTION} does not divide image_size={size}")
         if self.width % 2:
             raise UserError(f"width={self.width}: expected an even number, the stem starts at half")
         if self.channels % self.num_heads:
@@ -75,67 +86,66 @@ class CLIPResNetConfig:
         """Channels of the last stage."""
         return EXPANSION * self.width << (NUM_STAGES - 1)
 
+    @property
+    def grid(self) -> Size:
+        """Rows and columns of the last stage for a training image."""
+        height, width = as_size(self.image_size)
+        return height // REDUCTION, width // REDUCTION
+
 
 class AttentionPool(nnx.Module):
-    """Attention whose one query is the mean of all positions, over the positions and the mean."""
+    """Attention pooling whose single query is the mean of all positions.
+
+    Keys and values are those of the mean and of all positions.
+    """
 
     def __init__(
         self,
-        grid: tuple[int, int],
+        grid: Size,
         width: int,
         num_heads: int,
         out_dim: int,
         *,
         dtype: Any,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         """Builds the pool.
 
         Args:
             grid: rows and columns of the last stage at the training resolution.
-            width: channels of the last stage.
-            num_heads: divides `width`.
-            out_dim: width of the result.
+            width: channels of the last stage C.
+            num_heads: attention heads; divides C.
+            out_dim: number of pooled features.
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
         self.grid, self.dtype = grid, dtype
         init = initializers.normal(width**-0.5)
-        head_dim = width // num_heads
-        projection = functools.partial(
-            nnx.LinearGeneral,
-            width,
-            (num_heads, head_dim),
-            kernel_init=init,
-            kernel_metadata=metadata("embed", "heads", "head_dim"),
-            bias_metadata=metadata("heads", "head_dim", decay=False),
-            dtype=dtype,
-            rngs=rngs,
-        )
+        common: dict[str, Any] = {"init": init, "dtype": dtype, "rngs": rngs}
         self.positions = nnx.Param(
             init(rngs.params(), (1 + grid[0] * grid[1], width)),
             **metadata("length", "embed", decay=False),
         )
-        self.query, self.key, self.value = projection(), projection(), projection()
-        self.out = nnx.LinearGeneral(
-            (num_heads, head_dim),
-            out_dim,
-            axis=(-2, -1),
-            kernel_init=init,
-            kernel_metadata=metadata("heads", "head_dim", "embed"),
-            bias_metadata=metadata("embed", decay=False),
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.query = heads_projection(width, num_heads, **common)
+        self.key = heads_projection(width, num_heads, **common)
+        self.value = heads_projection(width, num_heads, **common)
+        self.out = output_projection(width, num_heads, out_width=out_dim, **common)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Pools (B, h, w, C) to (B, out_dim)."""
+    def __call__(self, x: Float[Array, "batch rows columns channels"]) -> Float[Array, "batch dim"]:
+        """Pools a feature map.
+
+        Args:
+            x: output of the last stage (B, h, w, C); positions are resized to h x w.
+
+        Returns:
+            (B, out_dim), compute type.
+        """
         batch, rows, columns, channels = x.shape
         x = x.reshape(batch, rows * columns, channels)
         x = jnp.concatenate([jnp.mean(x, axis=1, keepdims=True), x], axis=1)
         positions = resize_positions(self.positions[...], self.grid, (rows, columns), num_prefix=1)
         x = x + positions.astype(self.dtype)
-        pooled = jax.nn.dot_product_attention(self.query(x[:, :1]), self.key(x), self.value(x))
+        pooled = attention(self.query(x[:, :1]), self.key(x), self.value(x))
         return self.out(pooled[:, 0])
 
 
@@ -150,7 +160,16 @@ class CLIPResNet(StagedResNet):
         dtype: Any = jnp.float32,
         scan: bool = True,
         remat: str = "none",
-    ):
+    ) -> None:
+        """Builds the model.
+
+        Args:
+            config: architecture.
+            rngs: source of the parameters' keys.
+            dtype: compute type.
+            scan: whether to scan the equal bottlenecks of a stage or to unroll them.
+            remat: key of `layers.stacking.REMAT_POLICIES`, except "mlp".
+        """
         super().__init__(
             config.width,
             config.depths,
@@ -171,9 +190,8 @@ class CLIPResNet(StagedResNet):
         self.stem_norm2 = BatchNorm(width // 2, dtype=dtype)
         self.stem_conv3 = conv(width // 2, width, 3)
         self.stem_norm3 = BatchNorm(width, dtype=dtype)
-        side = config.image_size // REDUCTION
         self.pool = AttentionPool(
-            (side, side),
+            config.grid,
             config.channels,
             config.num_heads,
             config.embed_dim,
@@ -183,20 +201,26 @@ class CLIPResNet(StagedResNet):
 
     @property
     def embed_dim(self) -> int:
-        """Width of the pooled features, which is that of the shared embedding space."""
+        """Number of pooled features, which is that of the shared embedding space."""
         return self.config.embed_dim
 
-    def __call__(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Embeddings (B, embed_dim), see `encode_image`."""
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch dim"]:
+        """Computes embeddings (B, embed_dim), see `encode_image`."""
         return self.encode_image(images, rng=rng)
 
-    def encode_image(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Embeddings, not normalised; the pool's output projection is CLIP's image projection.
+    def encode_image(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch dim"]:
+        """Computes embeddings, not normalised.
+
+        The output projection of the pool is CLIP's image projection.
 
         Args:
             images: (B, H, W, 3), normalised; any H and W that 32 divides.
-            rng: None for evaluation; a key, of which nothing is drawn, for training: batch
-                statistics, and an update of the running ones.
+            rng: None for evaluation. A PRNG key for training: batch norms use the statistics of the
+                batch and update their averages. Nothing is drawn from the key.
 
         Returns:
             (B, embed_dim), compute type.
@@ -206,7 +230,7 @@ class CLIPResNet(StagedResNet):
     def _stem(self, images: jax.Array, *, train: bool) -> jax.Array:
         height, width = images.shape[1:3]
         if height % REDUCTION or width % REDUCTION:
-            raise UserError(f"{REDUCTION} does not divide pictures of {height} x {width} px")
+            raise UserError(f"{REDUCTION} does not divide images of {height} x {width} px")
         x = images.astype(self.dtype)
         for conv, norm in (
             (self.stem_conv1, self.stem_norm1),

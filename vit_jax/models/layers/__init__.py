@@ -1,1 +1,1 @@
-"""Layers that several architectures share."""
+"""Layers that architectures share."""

@@ -1,51 +1,81 @@
 """Multi-head self-attention."""
 
+import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import Initializer, metadata, weights
-from vit_jax.models.partitioning import constrain, laid_out, platform
+from vit_jax.models.ops.attention import self_attention
 
 
-def attention_projections(
+def heads_projection(
     width: int,
     num_heads: int,
     *,
-    qkv_init: Initializer,
-    out_init: Initializer,
+    parts: int | None = None,
+    init: Initializer,
     dtype: Any,
     rngs: nnx.Rngs,
-) -> tuple[nnx.LinearGeneral, nnx.LinearGeneral]:
-    """The fused projection (D, 3, H, hd) into queries, keys and values, and the one back."""
-    head_dim = width // num_heads
-    qkv = nnx.LinearGeneral(
+) -> nnx.LinearGeneral:
+    """Builds a projection of tokens to heads, such as the queries.
+
+    Args:
+        width: number of features D.
+        num_heads: number of heads H; divides D.
+        parts: number of fused projections, 3 for queries, keys and values; None for one.
+        init: initializer of the kernel (D, [parts,] H, D / H).
+        dtype: compute type.
+        rngs: source of the parameters' keys.
+    """
+    fused = () if parts is None else (parts,)
+    axes = ("heads", "head_dim") if parts is None else ("qkv", "heads", "head_dim")
+    return nnx.LinearGeneral(
         width,
-        (3, num_heads, head_dim),
-        kernel_init=qkv_init,
-        kernel_metadata=metadata("embed", "qkv", "heads", "head_dim"),
-        bias_metadata=metadata("qkv", "heads", "head_dim", decay=False),
+        (*fused, num_heads, width // num_heads),
+        kernel_init=init,
+        kernel_metadata=metadata("embed", *axes),
+        bias_metadata=metadata(*axes, decay=False),
         dtype=dtype,
         rngs=rngs,
     )
-    out = nnx.LinearGeneral(
-        (num_heads, head_dim),
-        width,
+
+
+def output_projection(
+    width: int,
+    num_heads: int,
+    *,
+    out_width: int | None = None,
+    init: Initializer,
+    dtype: Any,
+    rngs: nnx.Rngs,
+) -> nnx.LinearGeneral:
+    """Builds the projection of heads back to tokens.
+
+    Args:
+        width: number of features of all heads D.
+        num_heads: number of heads H; divides D.
+        out_width: number of output features; by default D.
+        init: initializer of the kernel (H, D / H, out_width).
+        dtype: compute type.
+        rngs: source of the parameters' keys.
+    """
+    return nnx.LinearGeneral(
+        (num_heads, width // num_heads),
+        out_width or width,
         axis=(-2, -1),
-        kernel_init=out_init,
+        kernel_init=init,
         kernel_metadata=metadata("heads", "head_dim", "embed"),
         bias_metadata=metadata("embed", decay=False),
         dtype=dtype,
         rngs=rngs,
     )
-    return qkv, out
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with one fused projection (Vaswani et al. 2017, section 3.2)."""
+    """Multi-head self-attention with a fused projection (Vaswani et al. 2017, section 3.2.2)."""
 
     def __init__(
         self,
@@ -58,71 +88,42 @@ class Attention(nnx.Module):
         qk_norm_epsilon: float | None = None,
         dtype: Any,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         """Builds the layer.
 
         Args:
-            width: D.
-            num_heads: divides D.
-            causal: whether a token sees only those before it.
-            qkv_init: of the fused projection (D, 3, H, hd).
-            out_init: of the output projection (H, hd, D).
-            qk_norm_epsilon: LayerNorm of queries and keys, each head's features (Dehghani et al.
-                2023, section 2); None for none.
+            width: number of features D.
+            num_heads: number of heads H; divides D.
+            causal: whether a token attends only to those before it and to itself.
+            qkv_init: initializer of the fused projection (D, 3, H, D / H).
+            out_init: initializer of the output projection (H, D / H, D).
+            qk_norm_epsilon: epsilon of the LayerNorm of queries and keys, per head (Dehghani et al.
+                2023, section 2); None for no norm.
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
         self.causal = causal
         self.qk_norm = qk_norm_epsilon is not None
-        self.qkv, self.out = attention_projections(
-            width, num_heads, qkv_init=qkv_init, out_init=out_init, dtype=dtype, rngs=rngs
-        )
+        execution: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.qkv = heads_projection(width, num_heads, parts=3, init=qkv_init, **execution)
+        self.out = output_projection(width, num_heads, init=out_init, **execution)
         if qk_norm_epsilon is not None:
-            head_dim = width // num_heads
-            norm = {"epsilon": qk_norm_epsilon, "axis": "head_dim", "dtype": dtype, "rngs": rngs}
-            self.q_norm = layer_norm(head_dim, **norm)
-            self.k_norm = layer_norm(head_dim, **norm)
+            norm = functools.partial(
+                layer_norm, epsilon=qk_norm_epsilon, axis="head_dim", **execution
+            )
+            self.q_norm = norm(width // num_heads)
+            self.k_norm = norm(width // num_heads)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self._tokens_flat(x) if platform() == "cpu" else self._three_projections(x)
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        """Attends within each example.
 
-    def _tokens_flat(self, x: jax.Array) -> jax.Array:
-        """For CPUs, see `Mlp`."""
-        batch, length, width = x.shape
-        qkv = self.qkv(x.reshape(-1, width)).reshape(batch, length, *self.qkv.out_features)
-        qkv = constrain(qkv, "batch", "length", None, "heads", None)
-        q, k, v = jnp.moveaxis(qkv, 2, 0)  # (B, N, H, hd) each
-        if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        x = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out(x.reshape(batch * length, *x.shape[2:])).reshape(batch, length, width)
-
-    def _three_projections(self, x: jax.Array) -> jax.Array:
-        """For accelerators: the gradient of one fused result would be stacked, that is copied."""
-        kernel, bias = weights(self.qkv, x.dtype)
-
-        def project(i: int) -> jax.Array:
-            heads = jnp.einsum("bnd,dhk->bnhk", x, kernel[:, i]) + bias[i]
-            # Tokens innermost, as the gradients want them: otherwise they are copied there.
-            return laid_out(constrain(heads, "batch", "length", "heads", None), (0, 2, 3, 1))
-
-        q, k, v = (project(i) for i in range(3))
-        if self.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        scores = jnp.einsum("bnhk,bmhk->bhnm", q * q.shape[-1] ** -0.5, k)
-        if self.causal:
-            scores = jnp.where(jnp.tri(x.shape[1], dtype=bool), scores, -jnp.inf)
-        x = jnp.einsum("bhnm,bmhk->bnhk", softmax(scores), v)
-        kernel, bias = weights(self.out, x.dtype)
-        return jnp.einsum("bnhk,hkd->bnd", x, kernel) + bias
-
-
-def softmax(scores: jax.Array) -> jax.Array:
-    """Of the last axis, with float32 sums.
-
-    Not `jax.nn.dot_product_attention`, which has a TPU write scores out in float32. Here they stay
-    in the compute type, less the largest, which rounds them no more than the matmul did.
-    """
-    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    powers = jnp.exp((scores - largest).astype(jnp.float32))
-    return (powers / jnp.sum(powers, axis=-1, keepdims=True)).astype(scores.dtype)
+        Args:
+            x: tokens (B, N, D).
+        """
+        return self_attention(
+            x,
+            weights(self.qkv, x.dtype),
+            weights(self.out, x.dtype),
+            causal=self.causal,
+            normalize=(self.q_norm, self.k_norm) if self.qk_norm else None,
+        )

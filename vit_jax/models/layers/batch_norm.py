@@ -1,4 +1,4 @@
-"""Batch normalisation (Ioffe and Szegedy 2015), with torch's conventions for the running averages.
+"""Batch normalisation (Ioffe and Szegedy 2015), with torch's conventions for running averages.
 
 The running averages are `nnx.BatchStat` variables beside the parameters, marked `trainable=False`.
 """
@@ -8,19 +8,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.parameters import metadata
 
 EPSILON = 1e-5
-# Fraction of the new batch in the running averages: torch's momentum, one minus Flax's.
+# Weight of the new batch in the running averages: torch's momentum, one minus Flax's.
 MOMENTUM = 0.1
 
 
 class BatchNorm(nnx.Module):
-    """Normalises each channel over batch, rows and columns; statistics in float32.
+    """Normalises each channel over batch, rows and columns, with float32 statistics.
 
-    Under jit the batch is the global one, so that the statistics are those of all devices.
+    Under jit the batch is the global one: the statistics are those of all devices.
+
+    Attributes:
+        frozen: whether training uses the running averages as well and leaves them unchanged.
     """
 
     def __init__(
@@ -31,18 +35,18 @@ class BatchNorm(nnx.Module):
         affine: bool = True,
         epsilon: float = EPSILON,
         dtype: Any,
-    ):
+    ) -> None:
         """Builds the layer.
 
         Args:
-            width: channels C.
-            initial_scale: of the learned factors.
+            width: number of channels C.
+            initial_scale: initial value of the learned factors.
             affine: whether there are learned factors and offsets.
-            epsilon: beside the variance.
+            epsilon: constant added to the variance.
             dtype: compute type.
         """
         self.dtype, self.affine, self.epsilon = dtype, affine, epsilon
-        self.frozen = False  # whether training, too, uses the running statistics
+        self.frozen = False
         about = metadata("embed", decay=False)
         if affine:
             self.scale = nnx.Param(jnp.full((width,), initial_scale, jnp.float32), **about)
@@ -50,19 +54,21 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros((width,), jnp.float32), **about, trainable=False)
         self.var = nnx.BatchStat(jnp.ones((width,), jnp.float32), **about, trainable=False)
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises.
+    def __call__(
+        self, x: Float[Array, "*batch channels"], *, train: bool
+    ) -> Float[Array, "*batch channels"]:
+        """Normalises the channels.
 
         Args:
             x: (B, ..., C).
-            train: whether to use the batch's statistics and to update the running ones, unless
-                the layer is frozen.
+            train: whether to use the statistics of the batch and to update the running averages,
+                unless the layer is frozen.
 
         Returns:
             (B, ..., C), compute type.
 
         Raises:
-            UserError: in training, when a channel has a single value and so no variance.
+            UserError: in training, when a channel has a single value and therefore no variance.
         """
         x = x.astype(jnp.float32)
         if train and not self.frozen:
@@ -79,10 +85,10 @@ class BatchNorm(nnx.Module):
     def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         if count < 2:
             raise UserError(
-                "batch normalisation needs more than one value a channel in training, found one: "
-                "use more or larger pictures"
+                "batch normalisation needs more than one value per channel in training, found one: "
+                "use more or larger images"
             )
-        # Normalised with the biased variance, remembered as the unbiased one.
+        # The batch is normalised with the biased variance; the running average is of the unbiased.
         var = var * (count / (count - 1))
         for running, batch in ((self.mean, mean), (self.var, var)):
             batch = jax.lax.stop_gradient(batch)

@@ -1,4 +1,4 @@
-"""Metadata that parameters carry: sharding axes, weight decay, bounds, layers above."""
+"""Metadata of parameters: sharding axes, weight decay, layers above them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,31 +8,58 @@ from flax import nnx
 
 from vit_jax.errors import UserError
 
+# Takes a key, a shape and a dtype, as those of `jax.nn.initializers`.
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
-
-
-# Path of a part of a model -> layers between it and the output, one each for a stack of layers.
+# Path of a part of a model -> number of layers between it and the output. A stack of layers has one
+# number per layer.
 LayersAbove = dict[str, int | range]
 
 
 def metadata(*axes: str, decay: bool = True) -> dict[str, Any]:
-    """Parameter metadata: the logical name of each dimension and whether weight decay applies."""
+    """Builds the metadata of a parameter.
+
+    Args:
+        *axes: logical name of each dimension, which the sharding rules map to mesh axes.
+        decay: whether weight decay applies.
+
+    Returns:
+        Keyword arguments of `nnx.Param`.
+    """
     return {"axes": axes, "decay": decay}
 
 
 def nested(name: str, module: Any) -> LayersAbove:
-    """What a part of a model says of its layers, under the model's names."""
+    """Prefixes the paths of a submodule's `layers_above`.
+
+    Args:
+        name: attribute name of the submodule.
+        module: submodule with a method `layers_above`.
+    """
     return {f"{name}/{path}": above for path, above in module.layers_above().items()}
 
 
-def check_layers(layers: Sequence[int], count: int, what: str = "blocks") -> None:
-    """Refuses numbers of blocks or stages that do not exist; negative ones count from the last."""
+def check_layers(layers: Sequence[int], count: int, noun: str = "blocks") -> None:
+    """Checks the indices of blocks or stages.
+
+    Args:
+        layers: indices; negative ones count from the last.
+        count: number of blocks or stages.
+        noun: name of what is counted, for the message.
+
+    Raises:
+        UserError: an index out of range.
+    """
     for layer in layers:
         if not -count <= layer < count:
-            raise UserError(f"layer {layer} does not exist: this tower has {count} {what}")
+            raise UserError(f"layer {layer} does not exist: this tower has {count} {noun}")
 
 
-def weights(layer: nnx.LinearGeneral, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Kernel and bias of a layer that has both, in the compute type."""
+def weights(layer: nnx.Linear | nnx.LinearGeneral, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns the kernel and the bias of a linear layer in the compute type.
+
+    Args:
+        layer: layer with a bias.
+        dtype: compute type.
+    """
     assert layer.bias is not None
     return layer.kernel[...].astype(dtype), layer.bias[...].astype(dtype)

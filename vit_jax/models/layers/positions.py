@@ -2,23 +2,26 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
+from vit_jax.models.sizes import Size
 
 
 def resize_positions(
-    table: jax.Array, old: tuple[int, int], new: tuple[int, int], num_prefix: int
-) -> jax.Array:
-    """Resizes position embeddings on their 2-D grid: bicubic with antialias, in float32.
+    table: Float[Array, "old_length width"], old: Size, new: Size, num_prefix: int
+) -> Float[Array, "new_length width"]:
+    """Resizes position embeddings on their grid: bicubic with antialias, in float32.
 
     Args:
         table: (num_prefix + old_h * old_w, D).
-        old: grid the table was made for, (rows, columns).
-        new: grid wanted.
-        num_prefix: leading rows (class and distillation tokens) that are kept as they are.
+        old: rows and columns that the table was made for.
+        new: rows and columns of the result.
+        num_prefix: number of leading rows, of class and distillation tokens, that are kept
+            unchanged.
 
     Returns:
-        (num_prefix + new_h * new_w, D).
+        (num_prefix + new_h * new_w, D), dtype of `table`.
     """
     if old == new:
         return table
@@ -28,16 +31,24 @@ def resize_positions(
     return jnp.concatenate([prefix, grid.reshape(new[0] * new[1], -1).astype(table.dtype)])
 
 
-def sincos_positions(grid: tuple[int, int], width: int, temperature: float = 1e4) -> jax.Array:
-    """Sines and cosines of the two coordinates (MoCo v3, MAE): float32 (rows * columns, D).
+def sincos_positions(
+    grid: Size, width: int, temperature: float = 1e4
+) -> Float[Array, "length {width}"]:
+    """Computes fixed 2-D sine-cosine positions (MoCo v3, MAE).
 
-    The first half of the features is of the column, the second of the row; within each, sines come
-    before cosines.
+    The first half of the features encodes the column, the second half the row. Within each half
+    sines come before cosines.
 
     Args:
         grid: rows and columns.
-        width: D, a multiple of 4.
+        width: number of features D, a multiple of 4.
         temperature: ratio of the longest to the shortest wavelength.
+
+    Returns:
+        float32 (rows * columns, D).
+
+    Raises:
+        UserError: a width that 4 does not divide.
     """
     if width % 4:
         raise UserError(f"sin-cos positions need a width divisible by 4, found {width}")

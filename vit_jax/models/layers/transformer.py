@@ -1,93 +1,44 @@
 """Pre-norm transformer blocks, stacked and scanned (Dosovitskiy et al. 2021, section 3.1)."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
+from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.layers.attention import Attention
-from vit_jax.models.layers.drop_path import drop_path
+from vit_jax.models.layers.block_init import BLOCK_INITS
+from vit_jax.models.layers.drop_path import drop_path, drop_path_schedule
 from vit_jax.models.layers.mlp import Mlp, mlp_branch
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import Initializer, metadata
-from vit_jax.models.layers.stacking import REMAT_POLICIES, stack_blocks
+from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.stacking import (
+    REMAT_POLICIES,
+    apply_stack,
+    rematerialize,
+    stack_blocks,
+)
 from vit_jax.models.partitioning import constrain, laid_out
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockInit:
-    """Initialisers of the four matrices of a block.
-
-    Attributes:
-        qkv: (D, 3, H, hd).
-        out: (H, hd, D), into the residual stream.
-        mlp_in: (D, mlp_dim).
-        mlp_out: (mlp_dim, D), into the residual stream.
-    """
-
-    qkv: Initializer
-    out: Initializer
-    mlp_in: Initializer
-    mlp_out: Initializer
-
-
-def _clip_init(width: int, depth: int) -> BlockInit:
-    """OpenAI CLIP: projections into the residual stream shrink with depth."""
-    residual = initializers.normal(width**-0.5 * (2 * depth) ** -0.5)
-    return BlockInit(
-        qkv=initializers.normal(width**-0.5),
-        out=residual,
-        mlp_in=initializers.normal((2 * width) ** -0.5),
-        mlp_out=residual,
-    )
-
-
-def _normal_init(width: int, depth: int) -> BlockInit:
-    """DeiT, Swin and timm: 0.02 everywhere; their truncation at 2, not at 0.04, cuts nothing."""
-    del width, depth
-    small = initializers.normal(0.02)
-    return BlockInit(small, small, small, small)
-
-
-def _xavier_init(width: int, depth: int) -> BlockInit:
-    """ViT, big_vision and MAE: Glorot's uniform; q, k and v count as three (D, D) matrices."""
-    del depth
-    limit = math.sqrt(3.0 / width)
-
-    def square(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return BlockInit(square, square, initializers.xavier_uniform(), initializers.xavier_uniform())
-
-
-BLOCK_INITS: dict[str, Callable[[int, int], BlockInit]] = {
-    "clip": _clip_init,
-    "normal": _normal_init,
-    "xavier": _xavier_init,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockConfig:
-    """What all blocks of a stack have in common.
+    """Configuration that all blocks of a stack share.
 
     Attributes:
-        width: residual stream, D.
+        width: number of features D of the residual stream.
         num_heads: attention heads; divides `width`.
         mlp_dim: hidden units of the MLP.
-        activation: a key of `layers.ACTIVATIONS`.
-        norm_epsilon: LayerNorm epsilon.
-        causal: whether a token sees only those before it.
+        activation: key of `layers.mlp.ACTIVATIONS`.
+        norm_epsilon: epsilon of LayerNorm.
+        causal: whether a token attends only to those before it and to itself.
         layer_scale: initial factor of each residual branch's features (LayerScale, Touvron et al.
-            2021, "Going deeper with image transformers"); 0 for none.
+            2021, "Going deeper with image transformers"); 0 for no LayerScale.
         qk_norm: whether queries and keys are normalised.
-        weight_init: a key of `BLOCK_INITS`.
+        weight_init: key of `layers.block_init.BLOCK_INITS`.
     """
 
     width: int
@@ -101,18 +52,27 @@ class BlockConfig:
     weight_init: str = "normal"
 
     def __post_init__(self) -> None:
+        """Checks that the heads divide the width."""
         if self.width % self.num_heads:
             raise UserError(f"num_heads={self.num_heads} does not divide width={self.width}")
 
 
 class LayerScale(nnx.Module):
-    """Learned factor of each feature of a residual branch."""
+    """Learned factor for each feature of a residual branch."""
 
-    def __init__(self, width: int, initial: float, dtype: Any):
+    def __init__(self, width: int, initial: float, dtype: Any) -> None:
+        """Builds the layer.
+
+        Args:
+            width: number of features D.
+            initial: initial value of all factors.
+            dtype: compute type.
+        """
         self.dtype = dtype
         self.gamma = nnx.Param(jnp.full((width,), initial), **metadata("embed", decay=False))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Scales the features (..., D)."""
         return x * self.gamma[...].astype(self.dtype)
 
 
@@ -127,7 +87,16 @@ class Block(nnx.Module):
         recompute_mlp: bool,
         dtype: Any,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
+        """Builds the block.
+
+        Args:
+            config: configuration of the block.
+            depth: number of blocks in the stack, for initialisation.
+            recompute_mlp: see `mlp_branch`.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
         width = config.width
         init = lookup(BLOCK_INITS, config.weight_init, "weight_init")(width, depth)
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
@@ -158,8 +127,18 @@ class Block(nnx.Module):
             self.scale2 = LayerScale(width, config.layer_scale, dtype)
 
     def __call__(
-        self, x: jax.Array, drop_rate: jax.Array | float = 0.0, rng: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "batch length width"],
+        drop_rate: Float[Array, ""] | float = 0.0,
+        rng: Key[Array, ""] | None = None,
+    ) -> Float[Array, "batch length width"]:
+        """Applies the block.
+
+        Args:
+            x: tokens (B, N, D).
+            drop_rate: stochastic depth of both branches.
+            rng: PRNG key for stochastic depth, or None for evaluation.
+        """
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = laid_out(constrain(x, "batch", "length", "embed"))
         branch = self.attention(self.norm1(x))
@@ -170,10 +149,10 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """A stack of equal blocks whose parameters are stacked along a leading `layers` axis.
+    """Stack of equal blocks whose parameters have a leading `layers` axis.
 
-    With `scan` one block is traced whatever the depth; without it the blocks are unrolled. Both
-    compute the same from the same parameters.
+    With `scan` one block is traced regardless of the depth; without it the blocks are unrolled.
+    Both compute the same from the same parameters.
     """
 
     def __init__(
@@ -186,7 +165,18 @@ class Transformer(nnx.Module):
         remat: str,
         dtype: Any,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
+        """Builds the stack.
+
+        Args:
+            config: configuration of the blocks.
+            depth: number of blocks.
+            max_drop_path: stochastic depth of the last block, linear from 0 at the first.
+            scan: whether to scan the blocks.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
         self.depth, self.scan, self.dtype = depth, scan, dtype
         self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
         self.max_drop_path = max_drop_path
@@ -203,43 +193,38 @@ class Transformer(nnx.Module):
         self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), depth))
 
     def __call__(
-        self, x: jax.Array, rng: jax.Array | None = None, *, intermediates: bool = False
-    ) -> tuple[jax.Array, jax.Array | None]:
+        self,
+        x: Float[Array, "batch length width"],
+        rng: Key[Array, ""] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "depth batch length width"] | None]:
         """Applies all blocks.
 
         Args:
             x: tokens (B, N, D).
-            rng: key for stochastic depth, or None for evaluation.
-            intermediates: whether to return the output of every block too.
+            rng: PRNG key for stochastic depth, or None for evaluation.
+            intermediates: whether to return the output of every block as well.
 
         Returns:
-            Tokens (B, N, D) and the outputs of all blocks (depth, B, N, D) or None.
+            Tokens (B, N, D), and the outputs of all blocks (depth, B, N, D) or None.
         """
         graphdef, params = nnx.split(self.blocks)
-        # Once for the whole stack: a layer's gradients come in the compute type, and would be kept
-        # in float32 until the last layer has its own. Vectors, as those of norms, stay.
+        # One cast for the whole stack: the gradients of a layer then have the compute type, and are
+        # not kept in float32 until those of the first layer are computed. Vectors, such as those of
+        # norms, stay float32.
         params = jax.tree.map(lambda p: p.astype(self.dtype) if p.ndim > 2 else p, params)
-        # Linear rule of Huang et al. 2016: the deeper, the likelier dropped.
-        rates = jnp.linspace(0.0, self.max_drop_path, self.depth)
-        if self.max_drop_path == 0:
-            rng = None
-        keys = None if rng is None else jax.random.split(rng, self.depth)
+        rates, keys = drop_path_schedule(self.max_drop_path, self.depth, rng)
 
         def apply_block(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
             layer_params, rate, key = layer
             x = nnx.merge(graphdef, layer_params)(x, rate, key)
             return x, (x if intermediates else None)
 
-        if self.remat_policy is not None:
-            # Within a scan the loop already keeps XLA from undoing the rematerialisation.
-            apply_block = jax.checkpoint(
-                apply_block, policy=self.remat_policy, prevent_cse=not self.scan
-            )
-        layers = (params, rates, keys)
-        if self.scan:
-            return jax.lax.scan(apply_block, x, layers)
-        outputs: list[Any] = []
-        for i in range(self.depth):
-            x, output = apply_block(x, jax.tree.map(lambda leaf: leaf[i], layers))  # noqa: B023
-            outputs.append(output)
-        return x, (jnp.stack(outputs) if intermediates else None)
+        return apply_stack(
+            rematerialize(apply_block, self.remat_policy, scanned=self.scan),
+            x,
+            (params, rates, keys),
+            depth=self.depth,
+            scan=self.scan,
+        )

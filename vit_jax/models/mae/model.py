@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
 from vit_jax.models.layers.positions import sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
+from vit_jax.models.sizes import Size, grid_of
 from vit_jax.models.vit.model import ViT, ViTConfig
 
 
@@ -22,9 +24,9 @@ class MAEConfig:
     """Architecture of an encoder with a small decoder.
 
     Attributes:
-        image: encoder, a tower with a class token, without a head.
-        decoder_width: residual stream of the decoder.
-        decoder_depth: blocks of the decoder.
+        image: architecture of the encoder, a ViT without a head.
+        decoder_width: number of features of the decoder.
+        decoder_depth: number of blocks of the decoder.
         decoder_num_heads: attention heads of the decoder.
         decoder_mlp_dim: hidden units of the decoder's MLP.
     """
@@ -44,13 +46,14 @@ class MAEConfig:
         return MAE(self, **execution)
 
     def __post_init__(self) -> None:
+        """Checks the fields."""
         if self.image.num_classes:
             raise UserError("a masked autoencoder has no head: set image.num_classes=0")
-        self.decoder  # noqa: B018 - refuses what no block can be
+        self.decoder  # noqa: B018 - checks its own fields
 
     @property
     def decoder(self) -> BlockConfig:
-        """The blocks of the decoder."""
+        """Configuration of the decoder's blocks."""
         return BlockConfig(
             width=self.decoder_width,
             num_heads=self.decoder_num_heads,
@@ -62,7 +65,7 @@ class MAEConfig:
 
 
 class MAE(nnx.Module):
-    """Reconstructs images from the patches it is shown."""
+    """Reconstructs images from a subset of their patches."""
 
     def __init__(
         self,
@@ -72,7 +75,16 @@ class MAE(nnx.Module):
         dtype: Any = jnp.float32,
         scan: bool = True,
         remat: str = "none",
-    ):
+    ) -> None:
+        """Builds the model.
+
+        Args:
+            config: architecture.
+            rngs: source of the parameters' keys.
+            dtype: compute type.
+            scan: whether to scan the blocks or to unroll them.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+        """
         self.config, self.dtype = config, dtype
         width = config.decoder_width
         execution: dict[str, Any] = {"dtype": dtype, "scan": scan, "remat": remat, "rngs": rngs}
@@ -91,62 +103,87 @@ class MAE(nnx.Module):
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the pooled features."""
+        """Number of pooled features D."""
         return self.image.embed_dim
 
-    def encode_image(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Pooled features (B, D) of whole images; the decoder takes no part."""
-        return self.image.encode_image(images, rng=rng)
-
-    def features(self, images: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
-        """Intermediate outputs of the encoder, see `ViT.features`."""
-        return self.image.features(images, layers)
-
-    def layers_above(self) -> LayersAbove:
-        """Those of the encoder; the decoder counts as its head."""
-        return nested("image", self.image)
-
-    def reconstruct(self, images: jax.Array, noise: jax.Array, mask_ratio: float) -> Any:
-        """Predicts every patch from the few that are shown.
+    def encode_image(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch dim"]:
+        """Computes pooled features of unmasked images; the decoder is not used.
 
         Args:
             images: (B, H, W, 3), normalised.
-            noise: (B, N), one number a patch: those with the smallest are shown (section 3,
-                "Simple implementation").
-            mask_ratio: fraction of patches that are hidden.
+            rng: PRNG key for training, or None for evaluation.
 
         Returns:
-            Predicted pixels (B, N, patch_size^2 * 3), float32, in the layout of `patchify`, and
-            the mask (B, N), float32, 1 where a patch was hidden.
+            (B, D), compute type.
         """
-        grid = self.image.grid_of(images)
-        batch, count = len(images), grid[0] * grid[1]
-        if noise.shape != (batch, count):
-            raise UserError(f"noise {noise.shape}: expected one number a patch, {(batch, count)}")
-        if not 0 <= mask_ratio < 1:
-            raise UserError(f"mask_ratio={mask_ratio}: expected a share in [0, 1)")
-        order = jnp.argsort(noise, axis=1)
-        shown = order[:, : num_shown(count, mask_ratio)]
-        rank = jnp.argsort(order, axis=1)
-        tokens = self.decoder_embed(self.image.encode_patches(images, shown))
-        pixels = self._decode(tokens, rank, grid)
-        return pixels, (rank >= shown.shape[1]).astype(jnp.float32)
+        return self.image.encode_image(images, rng=rng)
 
-    def _decode(self, tokens: jax.Array, rank: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Pixels of all patches.
+    def features(
+        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
+    ) -> list[Float[Array, "batch tokens dim"]]:
+        """Computes intermediate outputs of the encoder, see `ViT.features`.
 
         Args:
-            tokens: of the decoder's width, the prefix and then the patches shown.
-            rank: (B, N), place of each patch among the shown ones, hidden ones come after.
+            images: (B, H, W, 3), normalised.
+            layers: indices of blocks; negative ones count from the last.
+        """
+        return self.image.features(images, layers)
+
+    def layers_above(self) -> LayersAbove:
+        """Counts the layers above each part of the encoder; the decoder counts as its head."""
+        return nested("image", self.image)
+
+    def reconstruct(
+        self,
+        images: Float[Array, "batch height width 3"],
+        noise: Float[Array, "batch _patches"],
+        mask_ratio: float,
+    ) -> tuple[Float[Array, "batch patches values"], Float[Array, "batch patches"]]:
+        """Predicts the pixels of all patches from the visible ones.
+
+        Args:
+            images: (B, H, W, 3), normalised.
+            noise: one number per patch (B, N); the patches of the smallest numbers are visible
+                (section 3, "Simple implementation").
+            mask_ratio: fraction of patches that are masked.
+
+        Returns:
+            Predicted pixels (B, N, patch_size^2 * 3), float32, in the layout of `patchify`, and the
+            mask (B, N), float32, 1 for masked patches.
+
+        Raises:
+            UserError: noise of another shape, or a mask ratio outside of [0, 1).
+        """
+        grid = grid_of((images.shape[1], images.shape[2]), self.config.image.patch_size)
+        batch, count = len(images), grid[0] * grid[1]
+        if noise.shape != (batch, count):
+            raise UserError(f"noise {noise.shape}: expected one number per patch, {(batch, count)}")
+        if not 0 <= mask_ratio < 1:
+            raise UserError(f"mask_ratio={mask_ratio}: expected a fraction in [0, 1)")
+        order = jnp.argsort(noise, axis=1)
+        visible = order[:, : num_shown(count, mask_ratio)]
+        rank = jnp.argsort(order, axis=1)
+        tokens = self.decoder_embed(self.image.encode_patches(images, visible))
+        pixels = self._decode(tokens, rank, grid)
+        return pixels, (rank >= visible.shape[1]).astype(jnp.float32)
+
+    def _decode(self, tokens: jax.Array, rank: jax.Array, grid: Size) -> jax.Array:
+        """Predicts the pixels of all patches.
+
+        Args:
+            tokens: prefix and visible patches (B, num_prefix + K, decoder_width).
+            rank: index of each patch (B, N) among the visible and then the masked ones.
             grid: rows and columns of patches.
         """
         split = self.config.image.num_prefix
-        prefix, shown = tokens[:, :split], tokens[:, split:]
-        batch, count, width = *rank.shape, shown.shape[-1]
-        hidden = jnp.broadcast_to(
-            self.mask_token[...].astype(self.dtype), (batch, count - shown.shape[1], width)
+        prefix, visible = tokens[:, :split], tokens[:, split:]
+        batch, count, width = *rank.shape, visible.shape[-1]
+        masked = jnp.broadcast_to(
+            self.mask_token[...].astype(self.dtype), (batch, count - visible.shape[1], width)
         )
-        patches = jnp.concatenate([shown, hidden], axis=1)
+        patches = jnp.concatenate([visible, masked], axis=1)
         patches = jnp.take_along_axis(patches, rank[..., None], axis=1)
         # The class token's position is zero.
         patches = patches + sincos_positions(grid, width).astype(self.dtype)
@@ -155,12 +192,27 @@ class MAE(nnx.Module):
 
 
 def num_shown(num_patches: int, mask_ratio: float) -> int:
-    """Patches of an image that the encoder sees."""
+    """Counts the patches of an image that the encoder sees.
+
+    Args:
+        num_patches: number of patches.
+        mask_ratio: fraction of patches that are masked.
+    """
     return int(num_patches * (1 - mask_ratio))
 
 
-def patchify(images: jax.Array, patch_size: int) -> jax.Array:
-    """Images (B, H, W, 3) as patches (B, N, patch_size^2 * 3): rows, columns, then channels."""
+def patchify(
+    images: Float[Array, "batch height width channels"], patch_size: int
+) -> Float[Array, "batch patches values"]:
+    """Cuts images into patches.
+
+    Args:
+        images: (B, H, W, C).
+        patch_size: side of a patch, px.
+
+    Returns:
+        (B, N, patch_size^2 * C); the values of a patch are ordered by row, column, channel.
+    """
     batch, height, width, channels = images.shape
     grid = (height // patch_size, width // patch_size)
     x = images.reshape(batch, grid[0], patch_size, grid[1], patch_size, channels)

@@ -6,7 +6,7 @@ from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 
 
 def _resnet(*depths: int) -> ModelSpec:
-    """Preprocessing of torchvision's weights."""
+    """ImageNet-1k classifier with the preprocessing of torchvision's weights."""
     return ModelSpec(
         architecture=ResNetConfig(depths=depths, num_classes=1000),
         inputs=ImageInputs(
@@ -15,9 +15,11 @@ def _resnet(*depths: int) -> ModelSpec:
     )
 
 
+# He et al. 2016, table 1.
 MODELS: dict[str, ModelSpec] = {
     "resnet50": _resnet(3, 4, 6, 3),
     "resnet101": _resnet(3, 4, 23, 3),
 }
 
-ALIASES: dict[str, str] = {}
+# timm's names of torchvision's weights; microsoft/resnet-50 is another spelling.
+ALIASES: dict[str, str] = {"resnet50.tv_in1k": "resnet50", "resnet101.tv_in1k": "resnet101"}

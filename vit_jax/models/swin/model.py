@@ -1,10 +1,11 @@
-"""Swin Transformer (Liu et al. 2021, "Swin Transformer: Hierarchical Vision Transformer using
-Shifted Windows"), equal to timm's for any height and width.
+"""Swin Transformer (Liu et al. 2021), equal to timm's for any height and width.
 
-Attention stays within windows, so that the cost grows linearly with the image's area.
+Attention stays within windows: the cost grows linearly with the area of the image.
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError
+from vit_jax.models.layers.drop_path import drop_path_schedule
+from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import LayersAbove, check_layers, metadata
+from vit_jax.models.layers.parameters import LayersAbove, check_layers
+from vit_jax.models.layers.patch_embedding import PatchEmbedding
+from vit_jax.models.sizes import as_size, grid_of
 from vit_jax.models.swin.stage import WEIGHT_INIT, Stage, StageConfig
+from vit_jax.models.swin.windows import resize_bias_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,23 +31,25 @@ class SwinConfig:
     """Architecture of a Swin Transformer (version 1).
 
     Attributes:
-        image_size: side of the training images, px.
+        image_size: (height, width) of the training images, px; an int for squares.
         patch_size: side of a patch, px.
-        width: residual stream of the first stage; doubles with each stage.
-        depths: blocks of each stage.
+        width: number of features of the first stage; doubles with each stage.
+        depths: number of blocks of each stage.
         num_heads: attention heads of each stage.
         window_size: side of a window, in positions of the feature map.
-        fit_windows: whether a window shrinks to a map that is smaller, and shifts only on one that
-            is larger, by the map of each image (timm's model created for that size) or always by
-            the map of `image_size` (timm's `dynamic_img_size`). The same at `image_size`.
-        mlp_ratio: hidden units of the MLP over the stage's width.
-        activation: a key of `layers.ACTIVATIONS`.
-        norm_epsilon: LayerNorm epsilon.
-        drop_path: stochastic depth of the last block, linear from 0 at the first of the network.
-        num_classes: outputs of the linear head; 0 for a tower without one.
+        fit_windows: whether windows are fitted to the feature map of each image, as in a timm model
+            created for that size, or to the map of `image_size`, as with timm's `dynamic_img_size`.
+            A window shrinks to a smaller map, and shifts only on a larger one. Both choices are
+            equal at `image_size`.
+        mlp_ratio: hidden units of the MLP divided by the width of the stage.
+        activation: key of `layers.mlp.ACTIVATIONS`.
+        norm_epsilon: epsilon of LayerNorm.
+        drop_path: stochastic depth of the last block, linear from 0 at the first block of the
+            first stage.
+        num_classes: outputs of the linear head; 0 for no head.
     """
 
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     patch_size: int = 4
     width: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -62,10 +71,10 @@ class SwinConfig:
         return Swin(self, **execution)
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise UserError(
-                f"patch_size={self.patch_size} does not divide image_size={self.image_size}"
-            )
+        """Normalises the image size and checks the fields."""
+        size = as_size(self.image_size)
+        object.__setattr__(self, "image_size", size)
+        grid_of(size, self.patch_size, f"image_size={size}")
         if not self.depths:
             raise UserError("depths=(): expected a number of blocks for each stage")
         if len(self.num_heads) != len(self.depths):
@@ -74,19 +83,20 @@ class SwinConfig:
                 f"{len(self.depths)} stages in depths={self.depths}"
             )
         if not 0 <= self.drop_path < 1:
-            raise UserError(f"drop_path={self.drop_path}: expected a share in [0, 1)")
-        self.stages  # noqa: B018 - refuses what no stage can be
+            raise UserError(f"drop_path={self.drop_path}: expected a fraction in [0, 1)")
+        self.stages  # noqa: B018 - checks its own fields
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:
-        """The stages; each halves the resolution (rounding up) and doubles the width."""
+        """Configurations of the stages. Each halves the resolution and doubles the width."""
+        height, width = as_size(self.image_size)
         return tuple(
             StageConfig(
                 width=self.width << i,
                 depth=depth,
                 num_heads=num_heads,
                 mlp_dim=int((self.width << i) * self.mlp_ratio),
-                map_side=-(-self.image_size // (self.patch_size << i)),
+                map_size=(_ceil(height, self.patch_size << i), _ceil(width, self.patch_size << i)),
                 window_size=self.window_size,
                 fit_windows=self.fit_windows,
                 merge=i > 0,
@@ -95,6 +105,32 @@ class SwinConfig:
             )
             for i, (depth, num_heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
         )
+
+    def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
+        """Makes a parameter of this model from that of another configuration, for fine-tuning.
+
+        Bias tables are resized geometrically to the windows of this model.
+
+        Args:
+            path: path of the parameter.
+            value: parameter of the source; None if it has none at this path.
+            source: config of the source.
+
+        Returns:
+            The parameter, or None if the source's own value applies.
+        """
+        stage = re.fullmatch(r"stage(\d+)/.*/bias_table", path)
+        if stage is None or value is None or not isinstance(source, SwinConfig):
+            return None
+        old, new = (config.stages[int(stage[1])].table_window for config in (source, self))
+        resize = functools.partial(resize_bias_table, old=old, new=new, method="geometric")
+        for _ in value.shape[:-2]:  # stacks of blocks
+            resize = jax.vmap(resize)
+        return resize(value)
+
+
+def _ceil(size: int, divisor: int) -> int:
+    return -(-size // divisor)
 
 
 class Swin(nnx.Module):
@@ -108,19 +144,22 @@ class Swin(nnx.Module):
         dtype: Any = jnp.float32,
         scan: bool = True,
         remat: str = "none",
-    ):
+    ) -> None:
+        """Builds the model.
+
+        Args:
+            config: architecture.
+            rngs: source of the parameters' keys.
+            dtype: compute type.
+            scan: whether to scan the blocks or to unroll them.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+        """
         self.config, self.dtype = config, dtype
-        patch = config.patch_size
-        self.patch_embed = nnx.Conv(
-            3,
+        self.patch_embed = PatchEmbedding(
+            config.patch_size,
             config.width,
-            (patch, patch),
-            strides=patch,
-            padding="VALID",
-            # torch's default for convolutions, which the original leaves as it is.
+            # torch's default for convolutions, which the original code keeps.
             kernel_init=initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            kernel_metadata=metadata("patch_h", "patch_w", "channels", "embed"),
-            bias_metadata=metadata("embed", decay=False),
             dtype=dtype,
             rngs=rngs,
         )
@@ -131,50 +170,62 @@ class Swin(nnx.Module):
             setattr(self, f"stage{i}", module)
         self.norm = layer_norm(self.embed_dim, **norm)
         if config.num_classes:
-            self.head = nnx.Linear(
-                self.embed_dim,
-                config.num_classes,
-                kernel_init=WEIGHT_INIT,
-                kernel_metadata=metadata("embed", "classes"),
-                bias_metadata=metadata("classes", decay=False),
-                rngs=rngs,
+            self.head = classifier_head(
+                self.embed_dim, config.num_classes, kernel_init=WEIGHT_INIT, rngs=rngs
             )
 
     @property
     def embed_dim(self) -> int:
-        """Width D of the pooled features."""
+        """Number of pooled features D."""
         return self.config.stages[-1].width
 
-    def __call__(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Logits (B, num_classes), float32, or pooled features (B, D) without a head."""
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch outputs"]:
+        """Computes logits, or pooled features without a head.
+
+        Args:
+            images: (B, H, W, 3), normalised; any H and W that the patch size divides.
+            rng: PRNG key for training, or None for evaluation.
+
+        Returns:
+            Logits (B, num_classes), float32, or features (B, D), compute type.
+        """
         features = self.encode_image(images, rng=rng)
         if not self.config.num_classes:
             return features
         return self.head(features.astype(jnp.float32))
 
-    def encode_image(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Pooled features: the mean over all positions of the normalised last stage.
+    def encode_image(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch dim"]:
+        """Computes pooled features: the mean over all positions of the normalised last stage.
 
         Args:
             images: (B, H, W, 3), normalised; any H and W that the patch size divides.
-            rng: key for stochastic depth, or None for evaluation.
+            rng: PRNG key for stochastic depth, or None for evaluation.
 
         Returns:
             (B, D), compute type.
         """
         return jnp.mean(self.norm(self._forward(images, rng)[-1]), axis=(1, 2))
 
-    def features(self, images: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
-        """Outputs of the named stages, channels last: [(B, h, w, C), ...].
+    def features(
+        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
+    ) -> list[Float[Array, "batch _rows _columns _channels"]]:
+        """Computes the outputs of stages, channels last.
 
-        Stage i is h = H / (patch_size 2^i), rounded up, and C = width 2^i. A stage's output is that
-        of its last block, without a norm, before the patch merging that leads to the next stage:
-        what timm's `features_only` returns, whose stages begin with the merging; the original code
-        counts the merging to the end of the stage before.
+        Stage i has h = H / (patch_size 2^i) rows, rounded up, and C = width 2^i channels. The
+        output of a stage is that of its last block, without a norm, before the patch merging of the
+        next stage. timm's `features_only` returns the same; the original code counts the merging as
+        the end of the stage before.
 
         Args:
             images: (B, H, W, 3), normalised.
-            layers: numbers of stages; negative ones count from the last.
+            layers: indices of stages; negative ones count from the last.
+
+        Returns:
+            One array (B, h, w, C) per index.
 
         Raises:
             UserError: a stage that does not exist.
@@ -184,9 +235,9 @@ class Swin(nnx.Module):
         return [outputs[layer] for layer in layers]
 
     def layers_above(self) -> LayersAbove:
-        """Blocks of all stages between each part and the output, the head counting as one.
+        """Counts the blocks between each part and the output; the head counts as one.
 
-        Patch merging goes with the last block of the stage before it (Xie et al. 2022, "SimMIM").
+        Patch merging counts with the last block of the stage before it (Xie et al. 2022, "SimMIM").
         """
         above = sum(self.config.depths)
         parts: LayersAbove = {"patch_embed": above + 1, "patch_norm": above + 1}
@@ -197,14 +248,10 @@ class Swin(nnx.Module):
         return parts
 
     def _forward(self, images: jax.Array, rng: jax.Array | None) -> list[jax.Array]:
-        """Outputs of all stages."""
+        """Computes the outputs of all stages."""
         depths = self.config.depths
-        # Linear rule of Huang et al. 2016, over the blocks of all stages.
-        rates = jnp.linspace(0.0, self.config.drop_path, sum(depths))
-        if self.config.drop_path == 0:
-            rng = None
-        keys = None if rng is None else jax.random.split(rng, sum(depths))
-        x = self._embed(images)
+        rates, keys = drop_path_schedule(self.config.drop_path, sum(depths), rng)
+        x = self.patch_norm(self.patch_embed(images))
         outputs: list[jax.Array] = []
         first = 0
         for i, depth in enumerate(depths):
@@ -213,11 +260,3 @@ class Swin(nnx.Module):
             outputs.append(x)
             first += depth
         return outputs
-
-    def _embed(self, images: jax.Array) -> jax.Array:
-        """Normalised patches: (B, H / patch_size, W / patch_size, width)."""
-        _, height, width, _ = images.shape
-        patch = self.config.patch_size
-        if height % patch or width % patch:
-            raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
-        return self.patch_norm(self.patch_embed(images.astype(self.dtype)))

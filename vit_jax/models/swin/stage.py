@@ -1,4 +1,4 @@
-"""One stage of a Swin Transformer: patch merging and blocks with windowed attention."""
+"""One stage of a Swin Transformer: patch merging, and blocks with windowed attention."""
 
 import dataclasses
 import functools
@@ -9,49 +9,52 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Float, Key, Shaped
 
 from vit_jax.errors import UserError, check_name, lookup
-from vit_jax.models.layers.attention import attention_projections
+from vit_jax.models.layers.attention import heads_projection, output_projection
 from vit_jax.models.layers.drop_path import drop_path
 from vit_jax.models.layers.mlp import ACTIVATIONS, Mlp, mlp_branch
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import metadata
-from vit_jax.models.layers.stacking import REMAT_POLICIES, stack_blocks
-from vit_jax.models.partitioning import constrain
-from vit_jax.models.swin.windows import (
-    Size,
-    Windows,
-    num_offsets,
-    relative_index,
-    resize_bias_table,
+from vit_jax.models.layers.stacking import (
+    REMAT_POLICIES,
+    apply_stack,
+    layer_of,
+    rematerialize,
+    stack_blocks,
 )
+from vit_jax.models.ops.attention import attention
+from vit_jax.models.partitioning import constrain
+from vit_jax.models.sizes import Size
+from vit_jax.models.swin.windows import Windows, num_offsets, relative_index, resize_bias_table
 
-# The original truncates at -2 and 2, a hundred standard deviations away.
+# The original code truncates at -2 and 2, a hundred standard deviations away.
 WEIGHT_INIT = initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """Shape of one stage; see `swin.SwinConfig` for what it takes from there.
+    """Shape of one stage; see `SwinConfig` for the shared fields.
 
     Attributes:
-        width: residual stream, C.
+        width: number of features C.
         depth: number of blocks.
         num_heads: attention heads; divides `width`.
         mlp_dim: hidden units of the MLP.
-        map_side: side of the feature map of a training image.
-        window_size: side of a window on a map that is larger.
-        fit_windows: whether windows fit the map of each image or that of the training images.
+        map_size: rows and columns of the feature map of a training image.
+        window_size: side of a window on a larger map.
+        fit_windows: whether windows are fitted to the map of each image or to `map_size`.
         merge: whether the stage begins with patch merging.
-        activation: a key of `layers.ACTIVATIONS`.
-        norm_epsilon: LayerNorm epsilon.
+        activation: key of `layers.mlp.ACTIVATIONS`.
+        norm_epsilon: epsilon of LayerNorm.
     """
 
     width: int
     depth: int
     num_heads: int
     mlp_dim: int
-    map_side: int
+    map_size: Size
     window_size: int
     fit_windows: bool
     merge: bool
@@ -59,6 +62,7 @@ class StageConfig:
     norm_epsilon: float
 
     def __post_init__(self) -> None:
+        """Checks the fields."""
         for name in ("width", "depth", "num_heads", "mlp_dim", "window_size"):
             if (value := getattr(self, name)) < 1:
                 raise UserError(f"{name}={value} of a stage: expected a positive number")
@@ -70,17 +74,21 @@ class StageConfig:
 
     @property
     def table_window(self) -> Size:
-        """The window that the bias tables are made for, that of a training image."""
-        side = min(self.map_side, self.window_size)
-        return side, side
+        """Window that the bias tables are made for: that of a training image."""
+        rows, columns = self.map_size
+        return min(rows, self.window_size), min(columns, self.window_size)
 
     def windows(self, map_size: Size, *, shifted: bool) -> Windows:
-        """How a feature map of that size is cut.
+        """Describes how a feature map is cut into windows.
 
-        Rows and columns are treated apart, as in timm: a window that spans one of them shrinks to
-        it and stands still there, and shifts along the other.
+        Rows and columns are independent, as in timm. Along an axis that one window spans, the
+        window shrinks to the map and does not shift.
+
+        Args:
+            map_size: rows and columns of the feature map.
+            shifted: whether the windows are those of a shifted block.
         """
-        fitted = map_size if self.fit_windows else (self.map_side, self.map_side)
+        fitted = map_size if self.fit_windows else self.map_size
         height, width = (min(side, self.window_size) for side in fitted)
         step = self.window_size // 2 if shifted else 0
         down, right = (step if side > self.window_size else 0 for side in fitted)
@@ -88,42 +96,51 @@ class StageConfig:
 
 
 class WindowAttention(nnx.Module):
-    """Multi-head self-attention within windows, with a learned bias for each relative position."""
+    """Multi-head self-attention within windows, with a learned bias per relative position."""
 
-    def __init__(self, width: int, num_heads: int, window: Size, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, num_heads: int, window: Size, *, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
         """Builds the layer.
 
         Args:
-            width: C.
-            num_heads: divides C.
-            window: that the bias table is for, (rows, columns).
+            width: number of features C.
+            num_heads: attention heads; divides C.
+            window: rows and columns of the window that the bias table is made for.
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
         self.window = window
-        self.qkv, self.out = attention_projections(
-            width, num_heads, qkv_init=WEIGHT_INIT, out_init=WEIGHT_INIT, dtype=dtype, rngs=rngs
-        )
+        execution: dict[str, Any] = {"init": WEIGHT_INIT, "dtype": dtype, "rngs": rngs}
+        self.qkv = heads_projection(width, num_heads, parts=3, **execution)
+        self.out = output_projection(width, num_heads, **execution)
         self.bias_table = nnx.Param(
             WEIGHT_INIT(rngs.params(), (num_offsets(window), num_heads)),
             **metadata("window", "heads", decay=False),
         )
 
-    def __call__(self, x: jax.Array, windows: Windows) -> jax.Array:
-        """Feature map (B, H, W, C) to the same shape."""
+    def __call__(
+        self, x: Float[Array, "batch rows columns channels"], windows: Windows
+    ) -> Float[Array, "batch rows columns channels"]:
+        """Attends within the windows of a feature map.
+
+        Args:
+            x: feature map (B, H, W, C).
+            windows: how the map is cut.
+        """
         x = windows.partition(x)
         batch, count, length, width = x.shape
-        # Matmuls see (positions, C), see `layers.Mlp`.
+        # Matmuls of (positions, C), see `ops.mlp`.
         qkv = self.qkv(x.reshape(-1, width))
         qkv = qkv.reshape(batch, count, length, *self.qkv.out_features)
         qkv = constrain(qkv, "batch", "windows", "length", None, "heads", None)
-        attend = functools.partial(jax.nn.dot_product_attention, bias=self._bias(windows))
+        attend = functools.partial(attention, bias=self._bias(windows))
         x = jax.vmap(attend)(*jnp.moveaxis(qkv, 3, 0))  # (B, windows, h w, heads, C / heads)
         x = self.out(x.reshape(-1, *x.shape[3:]))
         return windows.merge(x.reshape(batch, count, length, width))
 
     def _bias(self, windows: Windows) -> jax.Array:
-        """Relative positions and shift mask: float32 (windows or 1, heads, h w, h w)."""
+        """Biases of positions and of the shift: float32 (windows or 1, heads, h w, h w)."""
         table = resize_bias_table(self.bias_table[...], self.window, windows.size, "geometric")
         bias = jnp.moveaxis(table[relative_index(windows.size)], -1, 0)[None]
         mask = windows.mask()
@@ -133,7 +150,17 @@ class WindowAttention(nnx.Module):
 class SwinBlock(nnx.Module):
     """Pre-norm block: x + attention(norm(x)) within windows, then x + mlp(norm(x))."""
 
-    def __init__(self, config: StageConfig, *, recompute_mlp: bool, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, config: StageConfig, *, recompute_mlp: bool, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
+        """Builds the block.
+
+        Args:
+            config: shape of the stage.
+            recompute_mlp: see `mlp_branch`.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
         width, self.recompute_mlp = config.width, recompute_mlp
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
         self.norm1 = layer_norm(width, **norm)
@@ -152,8 +179,20 @@ class SwinBlock(nnx.Module):
         )
 
     def __call__(
-        self, x: jax.Array, windows: Windows, drop_rate: jax.Array, rng: jax.Array | None
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "batch rows columns channels"],
+        windows: Windows,
+        drop_rate: Float[Array, ""],
+        rng: Key[Array, ""] | None,
+    ) -> Float[Array, "batch rows columns channels"]:
+        """Applies the block.
+
+        Args:
+            x: feature map (B, H, W, C).
+            windows: how the map is cut.
+            drop_rate: stochastic depth of both branches.
+            rng: PRNG key for stochastic depth, or None for evaluation.
+        """
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = constrain(x, "batch", "height", "width", "embed")
         x = x + drop_path(self.attention(self.norm1(x), windows), drop_rate, keys[0])
@@ -163,12 +202,20 @@ class SwinBlock(nnx.Module):
 
 
 class PatchMerging(nnx.Module):
-    """Squares of 2 x 2 positions to one of twice the width: (B, H, W, C) to (B, H/2, W/2, 2C).
+    """Merges squares of 2 x 2 positions into one of twice the width.
 
-    Odd maps are padded with a row or column of zeros.
+    Odd maps are padded with a row or a column of zeros.
     """
 
-    def __init__(self, width: int, *, norm_epsilon: float, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, norm_epsilon: float, dtype: Any, rngs: nnx.Rngs) -> None:
+        """Builds the layer.
+
+        Args:
+            width: number of input features C.
+            norm_epsilon: epsilon of LayerNorm.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
         self.norm = layer_norm(4 * width, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
         self.reduction = nnx.Linear(
             4 * width,
@@ -180,7 +227,10 @@ class PatchMerging(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch rows columns channels"]
+    ) -> Float[Array, "batch new_rows new_columns 2*channels"]:
+        """Merges a feature map (B, H, W, C) into (B, H/2, W/2, 2C), rounded up."""
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
@@ -190,11 +240,11 @@ class PatchMerging(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Patch merging, but in the first stage, and blocks whose windows are shifted in every second.
+    """Patch merging, except in the first stage, and blocks; every second one has shifted windows.
 
-    The blocks' parameters are stacked along a leading `layers` axis. With `scan` one pair of blocks
-    is traced whatever the depth; without it the blocks are unrolled. Both compute the same from the
-    same parameters.
+    The blocks' parameters have a leading `layers` axis. With `scan` one pair of blocks is traced
+    regardless of the depth; without it the blocks are unrolled. Both compute the same from the same
+    parameters.
     """
 
     def __init__(
@@ -205,7 +255,16 @@ class Stage(nnx.Module):
         remat: str,
         dtype: Any,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
+        """Builds the stage.
+
+        Args:
+            config: shape of the stage.
+            scan: whether to scan pairs of blocks.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
         self.config, self.scan = config, scan
         self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
         if config.merge:
@@ -218,13 +277,19 @@ class Stage(nnx.Module):
 
         self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), config.depth))
 
-    def __call__(self, x: jax.Array, rates: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch rows columns channels"],
+        rates: Float[Array, " depth"],
+        keys: Shaped[Array, " depth"] | None,
+    ) -> Float[Array, "batch new_rows new_columns new_channels"]:
         """Applies the stage.
 
         Args:
-            x: output of the stage before, (B, H, W, C); of the patch embedding for the first stage.
+            x: output of the stage before, or of the patch embedding for the first stage,
+                (B, H, W, C).
             rates: stochastic depth of each block.
-            keys: one for each block, or None for evaluation.
+            keys: PRNG key of each block, or None for evaluation.
 
         Returns:
             (B, H/2, W/2, 2C), or (B, H, W, C) in the first stage.
@@ -237,16 +302,16 @@ class Stage(nnx.Module):
 
         def apply_pair(x: jax.Array, pair: Any) -> tuple[jax.Array, None]:
             for i in range(2):
-                x = apply[i](x, jax.tree.map(lambda leaf: leaf[i], pair))  # noqa: B023
+                x = apply[i](x, layer_of(pair, i))
             return x, None
 
         depth = self.config.depth
         scanned = depth // 2 * 2 if self.scan else 0
         if scanned:
             pairs = jax.tree.map(lambda p: p[:scanned].reshape(-1, 2, *p.shape[1:]), layers)
-            x, _ = jax.lax.scan(apply_pair, x, pairs)
+            x, _ = apply_stack(apply_pair, x, pairs, depth=scanned // 2, scan=True)
         for i in range(scanned, depth):
-            x = apply[i % 2](x, jax.tree.map(lambda leaf: leaf[i], layers))  # noqa: B023
+            x = apply[i % 2](x, layer_of(layers, i))
         return x
 
     def _block_functions(self, graphdef: Any, map_size: Size) -> list[Callable[..., jax.Array]]:
@@ -256,14 +321,11 @@ class Stage(nnx.Module):
             params, rate, key = layer
             return nnx.merge(graphdef, params)(x, windows, rate, key)
 
-        functions: list[Callable[..., jax.Array]] = []
-        for shifted in (False, True):
-            windows = self.config.windows(map_size, shifted=shifted)
-            function: Callable[..., jax.Array] = functools.partial(apply_block, windows)
-            if self.remat_policy is not None:
-                # Within a scan the loop already keeps XLA from undoing the rematerialisation.
-                function = jax.checkpoint(
-                    function, policy=self.remat_policy, prevent_cse=not self.scan
-                )
-            functions.append(function)
-        return functions
+        return [
+            rematerialize(
+                functools.partial(apply_block, self.config.windows(map_size, shifted=shifted)),
+                self.remat_policy,
+                scanned=self.scan,
+            )
+            for shifted in (False, True)
+        ]

@@ -71,7 +71,7 @@ class OfficialSwin(Format):
         for i, stage in enumerate(architecture.stages):
             for j in range(stage.depth):
                 block = f"layers.{i}.blocks.{j}"
-                windows = stage.windows((stage.map_side,) * 2, shifted=j % 2 == 1)
+                windows = stage.windows(stage.map_size, shifted=j % 2 == 1)
                 index = relative_index(windows.size).astype(np.int64)
                 buffers[f"{block}.attn.relative_position_index"] = index
                 if (mask := windows.mask()) is not None:

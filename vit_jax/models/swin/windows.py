@@ -1,6 +1,6 @@
-"""Windows of a feature map and the relative positions within one (Liu et al. 2021, "Swin").
+"""Windows of a feature map and relative positions within a window (Liu et al. 2021, section 3.2).
 
-All that depends on sizes alone is computed in NumPy while the model is traced.
+Everything that depends only on sizes is computed with NumPy while the model is traced.
 """
 
 import dataclasses
@@ -9,13 +9,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError, lookup
+from vit_jax.models.sizes import Size
 
-Size = tuple[int, int]
-
-# Added to the logits of two positions that only the cyclic shift made neighbours. The original
-# value: it must stay as it is, since what is left of such a pair after the softmax is not zero.
+# Added to the logits of two positions that only the cyclic shift made neighbours. This is the
+# original value. It has to stay, since the weight of such a pair after the softmax is not zero.
 MASKED = -100.0
 
 
@@ -24,8 +24,8 @@ class Windows:
     """How a feature map is cut into windows; plain integers, rows before columns.
 
     Attributes:
-        map_size: of the feature map (H, W).
-        size: of a window (h, w).
+        map_size: rows and columns of the feature map (H, W).
+        size: rows and columns of a window (h, w).
         shift: rows and columns by which the map is rolled up and to the left before it is cut.
     """
 
@@ -35,16 +35,24 @@ class Windows:
 
     @property
     def counts(self) -> Size:
-        """Windows down and across; those at the lower and right border may be padded."""
+        """Number of windows down and across; those at the lower and right border may be padded."""
         return (
             -(-self.map_size[0] // self.size[0]),
             -(-self.map_size[1] // self.size[1]),
         )
 
-    def partition(self, x: jax.Array) -> jax.Array:
-        """Cuts a map (B, H, W, C) into windows (B, windows, h w, C).
+    def partition(
+        self, x: Float[Array, "batch rows columns channels"]
+    ) -> Float[Array, "batch windows length channels"]:
+        """Cuts a feature map into windows.
 
         The map is padded with zeros after the roll, as in timm; other codebases pad before it.
+
+        Args:
+            x: (B, H, W, C).
+
+        Returns:
+            (B, windows, h w, C).
         """
         x = jnp.roll(x, (-self.shift[0], -self.shift[1]), axis=(1, 2))
         (rows, columns), (height, width) = self.counts, self.size
@@ -53,18 +61,30 @@ class Windows:
         x = x.reshape(x.shape[0], rows, height, columns, width, x.shape[-1])
         return x.swapaxes(2, 3).reshape(x.shape[0], rows * columns, height * width, x.shape[-1])
 
-    def merge(self, x: jax.Array) -> jax.Array:
-        """Undoes `partition`: (B, windows, h w, C) to (B, H, W, C)."""
+    def merge(
+        self, x: Float[Array, "batch windows length channels"]
+    ) -> Float[Array, "batch rows columns channels"]:
+        """Reverts `partition`.
+
+        Args:
+            x: (B, windows, h w, C).
+
+        Returns:
+            (B, H, W, C).
+        """
         (rows, columns), (height, width) = self.counts, self.size
         x = x.reshape(x.shape[0], rows, columns, height, width, x.shape[-1]).swapaxes(2, 3)
         x = x.reshape(x.shape[0], rows * height, columns * width, x.shape[-1])
         return jnp.roll(x[:, : self.map_size[0], : self.map_size[1]], self.shift, axis=(1, 2))
 
     def mask(self) -> np.ndarray | None:
-        """What to add to the logits: float32 (windows, h w, h w); None for windows not shifted.
+        """Computes the bias that separates regions which the roll made neighbours.
 
-        The regions are those of the padded map, as in timm: where it is padded, rows that came
-        from the upper border are not all kept apart from the others, and padding is attended to.
+        The regions are those of the padded map, as in timm. Where the map is padded, rows from the
+        upper border are not all separated from the others, and padding is attended to.
+
+        Returns:
+            float32 (windows, h w, h w), or None for windows that are not shifted.
         """
         if not any(self.shift):
             return None
@@ -79,7 +99,7 @@ class Windows:
 
 
 def _regions(length: int, window: int, shift: int) -> np.ndarray:
-    """Number of the region of each row of a map: all but the last window, and its two parts."""
+    """Numbers the regions of a map's rows: all except the last window, and its two parts."""
     regions = np.zeros(length, np.int32)
     if shift:
         regions[-window:-shift] = 1
@@ -88,10 +108,16 @@ def _regions(length: int, window: int, shift: int) -> np.ndarray:
 
 
 def relative_index(size: Size) -> np.ndarray:
-    """Row of the bias table for each pair of positions in a window (h, w): (h w, h w).
+    """Computes the row of the bias table for each pair of positions in a window.
 
-    The table has a row for each difference (query minus key) of rows, then of columns, from
-    -(h - 1) to h - 1 and from -(w - 1) to w - 1.
+    The table has a row per difference (query minus key) of rows, then of columns, from -(h - 1) to
+    h - 1 and from -(w - 1) to w - 1.
+
+    Args:
+        size: rows and columns of the window (h, w).
+
+    Returns:
+        Integers (h w, h w).
     """
     rows, columns = (c.reshape(-1) for c in np.indices(size))
     down = rows[:, None] - rows + size[0] - 1
@@ -100,7 +126,11 @@ def relative_index(size: Size) -> np.ndarray:
 
 
 def num_offsets(size: Size) -> int:
-    """Rows of the bias table of a window (h, w)."""
+    """Counts the rows of the bias table of a window.
+
+    Args:
+        size: rows and columns of the window.
+    """
     return (2 * size[0] - 1) * (2 * size[1] - 1)
 
 
@@ -113,23 +143,28 @@ def _geometric(table: jax.Array, new: Size) -> jax.Array:
     return jnp.einsum("ai,bj,ijh->abh", down, right, table, precision="highest")
 
 
-# "bicubic": the table is an image that is stretched. "geometric" (BEiT, timm): the known offsets
-# are spread in geometric progression over the new ones, with linear interpolation between; offsets
-# near 0 keep their meaning, and a smaller window gets close to the middle of the table.
+# "bicubic": the table is resized as an image. "geometric" (BEiT, timm): the known offsets are
+# spread over the new ones in geometric progression, with linear interpolation between them. Offsets
+# near 0 keep their meaning, and a smaller window takes approximately the middle of the table.
 RESIZE_METHODS = {"bicubic": _bicubic, "geometric": _geometric}
 
 
-def resize_bias_table(table: jax.Array, old: Size, new: Size, method: str) -> jax.Array:
-    """Makes a relative-position bias table fit another window, in float32.
+def resize_bias_table(
+    table: Float[Array, "old_offsets heads"], old: Size, new: Size, method: str
+) -> Float[Array, "new_offsets heads"]:
+    """Resizes a table of relative-position biases for another window, in float32.
 
     Args:
         table: ((2 old_h - 1)(2 old_w - 1), heads).
-        old: window that the table was made for, (rows, columns).
-        new: window wanted.
-        method: a key of `RESIZE_METHODS`.
+        old: rows and columns of the window that the table was made for.
+        new: rows and columns of the new window.
+        method: key of `RESIZE_METHODS`.
 
     Returns:
-        ((2 new_h - 1)(2 new_w - 1), heads), type of `table`.
+        ((2 new_h - 1)(2 new_w - 1), heads), dtype of `table`.
+
+    Raises:
+        UserError: a table of another window, or an unknown method.
     """
     resize = lookup(RESIZE_METHODS, method, "method to resize a bias table")
     if table.shape[0] != num_offsets(old):
@@ -145,9 +180,9 @@ def resize_bias_table(table: jax.Array, old: Size, new: Size, method: str) -> ja
 
 
 def _geometric_weights(old: int, new: int) -> np.ndarray:
-    """Matrix (new, old) from the values at `old` offsets to those at `new` ones, both odd.
+    """Computes the matrix (new, old) that interpolates `old` offsets at `new` ones, both odd.
 
-    Old offset i lies at 1 + q + ... + q^(i-1), with q such that the outermost falls on the
+    Old offset i lies at 1 + q + ... + q^(i-1). The ratio q places the outermost old offset on the
     outermost new one, between 1.01 and 1.5 as in BEiT's code.
     """
     steps = old // 2

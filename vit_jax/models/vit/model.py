@@ -8,14 +8,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.batch_norm import BatchNorm
+from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import LayersAbove, check_layers, metadata
+from vit_jax.models.layers.patch_dropout import drop_patches, select_patches
+from vit_jax.models.layers.patch_embedding import PatchEmbedding
 from vit_jax.models.layers.pooling import MAPHead
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
+from vit_jax.models.sizes import Size, as_size, grid_of
 
 POOLS = ("class", "mean", "mean_norm", "map")
 POSITION_INITS = ("normal", "sincos", "fixed_sincos")
@@ -23,40 +28,42 @@ POSITION_INITS = ("normal", "sincos", "fixed_sincos")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Architecture of an image tower.
+    """Architecture of a Vision Transformer.
 
-    Tokens of an image are, in this order: class token, distillation token, registers, patches.
+    The tokens of an image are, in this order: class token, distillation token, registers, patches.
 
     Attributes:
-        image_size: side of the training images, px; other sizes resize the positions.
+        image_size: (height, width) of the training images, px; an int for squares. Images of other
+            sizes get resized positions.
         patch_size: side of a patch, px.
-        width: residual stream, D.
+        width: number of features D of the residual stream.
         depth: number of blocks.
         num_heads: attention heads.
         mlp_dim: hidden units of the MLP.
-        activation: a key of `layers.ACTIVATIONS`.
-        norm_epsilon: LayerNorm epsilon; 1e-6 for ViT, 1e-5 for CLIP.
-        class_token: whether there is one.
-        distillation: distillation token with a head of its own (DeiT, Touvron et al. 2021).
-        num_registers: learned tokens without a position (Darcet et al. 2024).
-        pool: "class" (class token, normalised), "mean" (mean of the normalised patches),
-            "mean_norm" (norm of the mean of the patches, MAE's fine-tuning) or "map" (attention
-            pooling of the normalised tokens, SigLIP).
-        position_init: learned positions start from "normal" noise or from "sincos"; "fixed_sincos"
-            are no parameters.
-        prefix_positions: whether class and distillation token have positions (not in DeiT III).
-        pre_norm: LayerNorm after the positions, before the first block (CLIP).
-        patch_bias: bias of the patch convolution; CLIP has none.
+        activation: key of `layers.mlp.ACTIVATIONS`.
+        norm_epsilon: epsilon of LayerNorm; 1e-6 for ViT, 1e-5 for CLIP.
+        class_token: whether there is a class token.
+        distillation: whether there is a distillation token with its own head (DeiT, Touvron et al.
+            2021).
+        num_registers: number of learned tokens without a position (Darcet et al. 2024).
+        pool: "class" (normalised class token), "mean" (mean of the normalised patches), "mean_norm"
+            (norm of the mean of the patches, as in MAE's fine-tuning) or "map" (attention pooling
+            of the normalised tokens, as in SigLIP).
+        position_init: initial values of the learned positions, "normal" or "sincos"; or
+            "fixed_sincos" for fixed positions.
+        prefix_positions: whether class and distillation tokens have positions; not in DeiT III.
+        pre_norm: whether a LayerNorm precedes the first block (CLIP).
+        patch_bias: whether the patch embedding has a bias; not in CLIP.
         layer_scale: initial factor of the residual branches' features (DeiT III); 0 for none.
         qk_norm: whether queries and keys are normalised.
-        weight_init: a key of `transformer.BLOCK_INITS`.
+        weight_init: key of `layers.block_init.BLOCK_INITS`.
         drop_path: stochastic depth of the last block, linear from 0 at the first.
-        patch_dropout: fraction of patches left out in training (FLIP, Li et al. 2023).
-        num_classes: outputs of the linear head; 0 for a tower without one.
-        head_norm: batch norm without factors before the head (MAE's linear probe).
+        patch_dropout: fraction of patches dropped in training (FLIP, Li et al. 2023).
+        num_classes: outputs of the linear head; 0 for no head.
+        head_norm: whether a batch norm without affine precedes the head (MAE's linear probe).
     """
 
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     patch_size: int = 16
     width: int = 768
     depth: int = 12
@@ -89,41 +96,70 @@ class ViTConfig:
         return ViT(self, **execution)
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise UserError(
-                f"patch_size={self.patch_size} does not divide image_size={self.image_size}"
-            )
+        """Normalises the image size and checks the fields."""
+        object.__setattr__(self, "image_size", as_size(self.image_size))
         check_name(self.pool, POOLS, "pool")
         check_name(self.position_init, POSITION_INITS, "position_init")
         if not self.class_token and (self.pool == "class" or self.distillation):
             found = "pool='class'" if self.pool == "class" else "distillation"
             raise UserError(f"{found} needs class_token=True")
         if self.head_norm and self.distillation:
-            raise UserError("head_norm goes with one head: set distillation=False")
+            raise UserError("head_norm applies to a single head: set distillation=False")
         if not 0 <= self.patch_dropout < 1:
-            raise UserError(f"patch_dropout={self.patch_dropout}: expected a share in [0, 1)")
-        self.block  # noqa: B018 - refuses what no block can be
+            raise UserError(f"patch_dropout={self.patch_dropout}: expected a fraction in [0, 1)")
+        # Both check their own fields.
+        self.grid  # noqa: B018
+        self.block  # noqa: B018
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> Size:
         """Rows and columns of patches of a training image."""
-        return (self.image_size // self.patch_size,) * 2
+        size = as_size(self.image_size)
+        return grid_of(size, self.patch_size, f"image_size={size}")
 
     @property
     def num_special(self) -> int:
-        """Class and distillation tokens."""
+        """Number of class and distillation tokens."""
         return int(self.class_token) + int(self.distillation)
 
     @property
     def num_prefix(self) -> int:
-        """Tokens before the first patch."""
+        """Number of tokens before the first patch."""
         return self.num_special + self.num_registers
 
     @property
     def block(self) -> BlockConfig:
-        """The blocks of the stack."""
+        """Configuration of the blocks."""
         shared = {field.name for field in dataclasses.fields(BlockConfig)} - {"causal"}
         return BlockConfig(**{name: getattr(self, name) for name in shared})
+
+    @property
+    def num_position_rows(self) -> int:
+        """Leading rows of the position table, which belong to class and distillation token."""
+        return self.num_special if self.prefix_positions else 0
+
+    def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
+        """Makes a parameter of this model from that of another configuration, for fine-tuning.
+
+        Learned positions are resized to the grid of this model. Fixed positions of the source
+        initialise learned ones, with zeros for class and distillation token.
+
+        Args:
+            path: path of the parameter.
+            value: parameter of the source; None if it has none at this path.
+            source: config of the source.
+
+        Returns:
+            The parameter, or None if the source's own value applies.
+        """
+        if path != "positions" or not isinstance(source, ViTConfig):
+            return None
+        rows = source.num_position_rows
+        if source.width != self.width or rows != self.num_position_rows:
+            return None
+        if value is None and source.position_init == "fixed_sincos":
+            value = jnp.pad(sincos_positions(source.grid, source.width), ((rows, 0), (0, 0)))
+        return None if value is None else resize_positions(value, source.grid, self.grid, rows)
 
 
 class ViT(nnx.Module):
@@ -137,20 +173,20 @@ class ViT(nnx.Module):
         dtype: Any = jnp.float32,
         scan: bool = True,
         remat: str = "none",
-    ):
+    ) -> None:
+        """Builds the model.
+
+        Args:
+            config: architecture.
+            rngs: source of the parameters' keys.
+            dtype: compute type.
+            scan: whether to scan the blocks or to unroll them.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+        """
         self.config, self.dtype = config, dtype
-        width, patch = config.width, config.patch_size
-        self.patch_embed = nnx.Conv(
-            3,
-            width,
-            (patch, patch),
-            strides=patch,
-            padding="VALID",
-            use_bias=config.patch_bias,
-            kernel_metadata=metadata("patch_h", "patch_w", "channels", "embed"),
-            bias_metadata=metadata("embed", decay=False),
-            dtype=dtype,
-            rngs=rngs,
+        width = config.width
+        self.patch_embed = PatchEmbedding(
+            config.patch_size, width, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
         )
         self._make_tokens(rngs)
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
@@ -169,14 +205,10 @@ class ViT(nnx.Module):
         if config.pool == "map":
             self.map_head = MAPHead(config.block, dtype=dtype, rngs=rngs)
         if config.num_classes:
-            self.head = classifier_head(config, rngs)
-        if config.num_classes and config.head_norm:
-            self.head_norm = BatchNorm(width, affine=False, epsilon=1e-6, dtype=jnp.float32)
-        if config.num_classes and config.distillation:
-            self.distillation_head = classifier_head(config, rngs)
+            self._make_heads(rngs)
 
     def _make_tokens(self, rngs: nnx.Rngs) -> None:
-        """Learned tokens and positions."""
+        """Creates the learned tokens and positions."""
         config, width = self.config, self.config.width
         init = initializers.normal(width**-0.5)
 
@@ -199,15 +231,39 @@ class ViT(nnx.Module):
             positions = positions.at[prefix:].set(sincos_positions(config.grid, width))
         self.positions = nnx.Param(positions, **metadata("length", "embed", decay=False))
 
+    def _make_heads(self, rngs: nnx.Rngs) -> None:
+        """Creates the heads: from zeros (ViT, MAE), or from 0.02 as the blocks (DeiT)."""
+        config = self.config
+        small = config.weight_init == "normal"
+        init = initializers.normal(0.02) if small else initializers.zeros
+
+        def head() -> nnx.Linear:
+            return classifier_head(config.width, config.num_classes, kernel_init=init, rngs=rngs)
+
+        self.head = head()
+        if config.head_norm:
+            self.head_norm = BatchNorm(config.width, affine=False, epsilon=1e-6, dtype=jnp.float32)
+        if config.distillation:
+            self.distillation_head = head()
+
     @property
     def embed_dim(self) -> int:
-        """Width D of the pooled features."""
+        """Number of pooled features D."""
         return self.config.width
 
-    def __call__(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Logits (B, num_classes), float32, or pooled features (B, D) without a head.
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch outputs"]:
+        """Computes logits, or pooled features without a head.
 
-        With a distillation token the logits are the mean of both heads' (DeiT, section 4).
+        With a distillation token the logits are the mean of those of both heads (DeiT, section 4).
+
+        Args:
+            images: (B, H, W, 3), normalised; any H and W that the patch size divides.
+            rng: PRNG key for training, or None for evaluation.
+
+        Returns:
+            Logits (B, num_classes), float32, or features (B, D), compute type.
         """
         if not self.config.num_classes:
             return self.encode_image(images, rng=rng)
@@ -220,9 +276,20 @@ class ViT(nnx.Module):
         return self.head(pooled)
 
     def both_logits(
-        self, images: jax.Array, *, rng: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Logits (B, num_classes), float32, of the class token and of the distillation token."""
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
+        """Computes the logits of the class token and of the distillation token (DeiT, section 4).
+
+        Args:
+            images: (B, H, W, 3), normalised.
+            rng: PRNG key for training, or None for evaluation.
+
+        Returns:
+            Two arrays (B, num_classes), float32.
+
+        Raises:
+            UserError: a model without a distillation head.
+        """
         if not (self.config.distillation and self.config.num_classes):
             raise UserError("this model has no distillation head: set distillation and num_classes")
         tokens, _ = self._forward(images, rng, intermediates=False)
@@ -230,12 +297,14 @@ class ViT(nnx.Module):
         distilled = self.norm(tokens[:, 1]).astype(jnp.float32)
         return self.head(pooled), self.distillation_head(distilled)
 
-    def encode_image(self, images: jax.Array, *, rng: jax.Array | None = None) -> jax.Array:
-        """Pooled features.
+    def encode_image(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch dim"]:
+        """Computes pooled features.
 
         Args:
             images: (B, H, W, 3), normalised; any H and W that the patch size divides.
-            rng: key for patch dropout and stochastic depth, or None for evaluation.
+            rng: PRNG key for patch dropout and stochastic depth, or None for evaluation.
 
         Returns:
             (B, D), compute type.
@@ -243,42 +312,49 @@ class ViT(nnx.Module):
         tokens, _ = self._forward(images, rng, intermediates=False)
         return self._pool(tokens)
 
-    def features(self, images: jax.Array, layers: Sequence[int]) -> list[jax.Array]:
-        """Outputs of the named blocks: [(B, num_prefix + h w, D), ...].
+    def features(
+        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
+    ) -> list[Float[Array, "batch tokens dim"]]:
+        """Computes the outputs of blocks, without the final norm.
 
-        Negative numbers count from the last block. The final norm is not applied.
+        Args:
+            images: (B, H, W, 3), normalised.
+            layers: indices of blocks; negative ones count from the last.
+
+        Returns:
+            One array (B, num_prefix + h w, D) per index.
+
+        Raises:
+            UserError: a block that does not exist.
         """
         check_layers(layers, self.config.depth)
         _, blocks = self._forward(images, None, intermediates=True)
         assert blocks is not None
         return [blocks[layer] for layer in layers]
 
-    def encode_patches(self, images: jax.Array, chosen: jax.Array) -> jax.Array:
-        """Normalised tokens of images of which only some patches are seen (MAE).
+    def encode_patches(
+        self,
+        images: Float[Array, "batch height width 3"],
+        selected: Int[Array, "batch kept"],
+    ) -> Float[Array, "batch tokens dim"]:
+        """Computes normalised tokens from a subset of the patches (MAE, section 3).
 
         Args:
             images: (B, H, W, 3), normalised.
-            chosen: (B, K), numbers of patches; the others are left out before the first block.
+            selected: indices of the visible patches (B, K); the others are dropped before the first
+                block.
 
         Returns:
             (B, num_prefix + K, D), compute type.
         """
-        x = self._choose_patches(self._embed(images), chosen)
+        x = select_patches(self._embed(images), selected, self.config.num_prefix)
         if self.config.pre_norm:
             x = self.pre_norm(x)
         x, _ = self.transformer(x)
         return self.norm(x)
 
-    def grid_of(self, images: jax.Array) -> tuple[int, int]:
-        """Rows and columns of patches of images (B, H, W, 3)."""
-        _, height, width, _ = images.shape
-        patch = self.config.patch_size
-        if height % patch or width % patch:
-            raise UserError(f"patch_size={patch} does not divide pictures of {height} x {width} px")
-        return height // patch, width // patch
-
     def layers_above(self) -> LayersAbove:
-        """Blocks between each part and the output, the head counting as one (MAE, BEiT)."""
+        """Counts the blocks between each part and the output; the head counts as one (BEiT)."""
         depth = self.config.depth
         first = ("patch_embed", "class_token", "distillation_token", "registers", "positions")
         return {
@@ -291,17 +367,17 @@ class ViT(nnx.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         patch_rng, path_rng = (None, None) if rng is None else jax.random.split(rng)
         x = self._embed(images)
-        x = self._drop_patches(x, patch_rng)
+        x = drop_patches(x, self.config.patch_dropout, patch_rng, self.config.num_prefix)
         if self.config.pre_norm:
             x = self.pre_norm(x)
         return self.transformer(x, path_rng, intermediates=intermediates)
 
     def _embed(self, images: jax.Array) -> jax.Array:
-        """All tokens with their positions: (B, num_prefix + h w, D)."""
+        """Embeds all tokens with their positions: (B, num_prefix + h w, D)."""
         config = self.config
-        batch, grid = len(images), self.grid_of(images)
-        x = self.patch_embed(images.astype(self.dtype))
-        patches = x.reshape(batch, grid[0] * grid[1], -1)
+        x = self.patch_embed(images)
+        batch, rows, columns, _ = x.shape
+        grid, patches = (rows, columns), x.reshape(batch, rows * columns, -1)
 
         def prefix(tokens: list[nnx.Param]) -> list[jax.Array]:
             values = [token[...].astype(self.dtype) for token in tokens]
@@ -320,27 +396,12 @@ class ViT(nnx.Module):
         split = config.num_special
         return jnp.concatenate([x[:, :split], *registers, x[:, split:]], axis=1)
 
-    def _positions(self, grid: tuple[int, int], num_prefix: int) -> jax.Array:
+    def _positions(self, grid: Size, num_prefix: int) -> jax.Array:
         """Positions of the leading tokens and of a grid of patches, compute type."""
         if self.config.position_init == "fixed_sincos":
             return sincos_positions(grid, self.config.width).astype(self.dtype)
         table = resize_positions(self.positions[...], self.config.grid, grid, num_prefix)
         return table.astype(self.dtype)
-
-    def _drop_patches(self, x: jax.Array, rng: jax.Array | None) -> jax.Array:
-        """Keeps a random fraction of the patches of each example, and the tokens before them."""
-        if rng is None or not self.config.patch_dropout:
-            return x
-        count = x.shape[1] - self.config.num_prefix
-        keep = max(1, round(count * (1 - self.config.patch_dropout)))
-        noise = jax.random.uniform(rng, (len(x), count))
-        return self._choose_patches(x, jnp.argsort(noise, axis=1)[:, :keep])
-
-    def _choose_patches(self, x: jax.Array, chosen: jax.Array) -> jax.Array:
-        """Keeps the tokens before the patches and the chosen (B, K) patches."""
-        split = self.config.num_prefix
-        patches = jnp.take_along_axis(x[:, split:], chosen[..., None], axis=1)
-        return jnp.concatenate([x[:, :split], patches], axis=1)
 
     def _pool(self, tokens: jax.Array) -> jax.Array:
         pool, split = self.config.pool, self.config.num_prefix
@@ -351,16 +412,3 @@ class ViT(nnx.Module):
         if pool == "mean_norm":
             return self.norm(jnp.mean(tokens[:, split:], axis=1))
         return self.map_head(self.norm(tokens))
-
-
-def classifier_head(config: ViTConfig, rngs: nnx.Rngs) -> nnx.Linear:
-    """The linear head, float32; from zeros (ViT, MAE), or from 0.02 as the blocks (DeiT)."""
-    small = config.weight_init == "normal"
-    return nnx.Linear(
-        config.width,
-        config.num_classes,
-        kernel_init=initializers.normal(0.02) if small else initializers.zeros,
-        kernel_metadata=metadata("embed", "classes"),
-        bias_metadata=metadata("classes", decay=False),
-        rngs=rngs,
-    )

@@ -1,45 +1,48 @@
-"""Classifiers of the ViT family: ViT, DeiT, DeiT III, DINOv2."""
+"""Vision Transformers: ViT, DeiT, DeiT III, DINOv2, and Qwen-VL's image tower."""
 
 import dataclasses
 from typing import Any
 
 from vit_jax.inputs import ImageInputs
-from vit_jax.models.spec import (
-    CLIP_MEAN,
-    CLIP_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ModelSpec,
-)
+from vit_jax.models.names import with_tags
+from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from vit_jax.models.vit.model import ViTConfig
 
-Sizes = tuple[int, int, int]  # width, depth, heads
+# Width, depth, heads.
+Sizes = tuple[int, int, int]
+
+# Ti, S: Touvron et al. 2021 (DeiT), table 1. M: Touvron et al. 2022 (DeiT III).
+TINY, SMALL, MEDIUM = (192, 12, 3), (384, 12, 6), (512, 12, 8)
+# B, L, H: Dosovitskiy et al. 2021, table 1.
+BASE, LARGE, HUGE = (768, 12, 12), (1024, 24, 16), (1280, 32, 16)
+# g, G: Zhai et al. 2022, table 2. So400m: Alabdulmohsin et al. 2023.
+GIANT, GIGANTIC, SO400M = (1408, 40, 16), (1664, 48, 16), (1152, 27, 16)
+GIANT_MLP, GIGANTIC_MLP, SO400M_MLP = 6144, 8192, 4304
 
 
 def vit(sizes: Sizes, patch_size: int, **changes: Any) -> ViTConfig:
-    """A tower with an MLP of four times its width, unless `changes` says otherwise."""
+    """Builds an architecture whose MLP has four times the width by default.
+
+    Args:
+        sizes: width, depth and heads.
+        patch_size: side of a patch, px.
+        **changes: other fields of `ViTConfig`.
+    """
     width, depth, num_heads = sizes
     fields = {"mlp_dim": 4 * width, **changes}
     return ViTConfig(width=width, depth=depth, num_heads=num_heads, patch_size=patch_size, **fields)
 
 
-# Width, depth, heads: Dosovitskiy et al. 2021, table 1; DeiT's Ti and S; Zhai et al. 2022, table 2;
-# So400m: Alabdulmohsin et al. 2023.
-TINY, SMALL, MEDIUM, BASE = (192, 12, 3), (384, 12, 6), (512, 12, 8), (768, 12, 12)
-LARGE, HUGE = (1024, 24, 16), (1280, 32, 16)
-GIANT, GIGANTIC, SO400M = (1408, 40, 16), (1664, 48, 16), (1152, 27, 16)
-GIANT_MLP, GIGANTIC_MLP, SO400M_MLP = 6144, 8192, 4304
-
-
-def _classifier(config: ViTConfig, **preprocess: Any) -> ModelSpec:
+def _classifier(config: ViTConfig, **inputs: Any) -> ModelSpec:
+    """1000 classes, those of ImageNet-1k."""
     return ModelSpec(
         architecture=dataclasses.replace(config, num_classes=1000),
-        inputs=ImageInputs(**preprocess),
+        inputs=ImageInputs(**inputs),
     )
 
 
 def _vit(sizes: Sizes, patch_size: int, **changes: Any) -> ModelSpec:
-    """ViT with the preprocessing of AugReg (Steiner et al. 2022)."""
+    """ViT (Dosovitskiy et al. 2021) with the preprocessing of AugReg (Steiner et al. 2022)."""
     return _classifier(vit(sizes, patch_size, weight_init="xavier", **changes), crop_fraction=0.9)
 
 
@@ -58,7 +61,7 @@ def _deit3(sizes: Sizes, patch_size: int, **changes: Any) -> ModelSpec:
 
 
 def _dinov2(sizes: Sizes, **changes: Any) -> ModelSpec:
-    """DINOv2 (Oquab et al. 2024), a tower without a head; registers: Darcet et al. 2024."""
+    """DINOv2 (Oquab et al. 2024) without a head; with registers: Darcet et al. 2024."""
     config = vit(sizes, 14, image_size=518, layer_scale=1e-5, **changes)
     return ModelSpec(
         architecture=config,
@@ -67,10 +70,10 @@ def _dinov2(sizes: Sizes, **changes: Any) -> ModelSpec:
 
 
 def _qwen_vl() -> ModelSpec:
-    """Qwen-VL's tower (Bai et al. 2023): bigG without class token, run at 448 px.
+    """Qwen-VL's image tower (Bai et al. 2023): bigG without class token, used at 448 px.
 
-    Its positions are those of 224 px, resized; the language model reads the last block's tokens, so
-    that the final norm is of no use to it.
+    The positions are those of 224 px, resized. The language model reads the tokens of the last
+    block, before the final norm.
     """
     config = vit(
         GIGANTIC,
@@ -88,6 +91,7 @@ def _qwen_vl() -> ModelSpec:
 
 
 MODELS: dict[str, ModelSpec] = {
+    # Dosovitskiy et al. 2021, table 1; Steiner et al. 2022 (Ti and S); Zhai et al. 2022, table 2.
     "vit_ti16": _vit(TINY, 16),
     "vit_s32": _vit(SMALL, 32),
     "vit_s16": _vit(SMALL, 16),
@@ -101,33 +105,41 @@ MODELS: dict[str, ModelSpec] = {
     "vit_l16_384": _vit(LARGE, 16, image_size=384),
     "vit_l14": _vit(LARGE, 14),
     "vit_h14": _vit(HUGE, 14),
+    # Alabdulmohsin et al. 2023; the two largest: Zhai et al. 2022, table 2.
     "vit_so400m14": _vit(SO400M, 14, mlp_dim=SO400M_MLP, class_token=False, pool="map"),
     "vit_giant14": _vit(GIANT, 14, mlp_dim=GIANT_MLP),
     "vit_gigantic14": _vit(GIGANTIC, 14, mlp_dim=GIGANTIC_MLP),
+    # Bai et al. 2023, section 2.1.
     "qwen_vl_bigg14": _qwen_vl(),
+    # Touvron et al. 2021, table 1.
     "deit_ti16": _deit(TINY, 16),
     "deit_s16": _deit(SMALL, 16),
     "deit_b16": _deit(BASE, 16),
     "deit_b16_384": _deit(BASE, 16, image_size=384),
+    # With a distillation token: Touvron et al. 2021, section 4.
     "deit_ti16_distilled": _deit(TINY, 16, distillation=True),
     "deit_s16_distilled": _deit(SMALL, 16, distillation=True),
     "deit_b16_distilled": _deit(BASE, 16, distillation=True),
     "deit_b16_distilled_384": _deit(BASE, 16, distillation=True, image_size=384),
+    # Touvron et al. 2022.
     "deit3_s16": _deit3(SMALL, 16),
     "deit3_m16": _deit3(MEDIUM, 16),
     "deit3_b16": _deit3(BASE, 16),
     "deit3_l16": _deit3(LARGE, 16),
     "deit3_h14": _deit3(HUGE, 14),
+    # Oquab et al. 2024.
     "dinov2_s14": _dinov2(SMALL),
     "dinov2_b14": _dinov2(BASE),
     "dinov2_l14": _dinov2(LARGE),
+    # With registers: Darcet et al. 2024.
     "dinov2_s14_registers": _dinov2(SMALL, num_registers=4),
     "dinov2_b14_registers": _dinov2(BASE, num_registers=4),
     "dinov2_l14_registers": _dinov2(LARGE, num_registers=4),
 }
 
-# Names that timm's users type -> ours.
-ALIASES: dict[str, str] = {
+# timm's names, which transformers' are as well: google/vit-base-patch16-224 and
+# facebook/deit-base-patch16-224 differ from them only in spelling.
+_VIT = {
     "vit_tiny_patch16_224": "vit_ti16",
     "vit_small_patch32_224": "vit_s32",
     "vit_small_patch16_224": "vit_s16",
@@ -143,6 +155,8 @@ ALIASES: dict[str, str] = {
     "vit_huge_patch14_224": "vit_h14",
     "vit_giant_patch14_224": "vit_giant14",
     "vit_gigantic_patch14_224": "vit_gigantic14",
+}
+_DEIT = {
     "deit_tiny_patch16_224": "deit_ti16",
     "deit_small_patch16_224": "deit_s16",
     "deit_base_patch16_224": "deit_b16",
@@ -151,15 +165,54 @@ ALIASES: dict[str, str] = {
     "deit_small_distilled_patch16_224": "deit_s16_distilled",
     "deit_base_distilled_patch16_224": "deit_b16_distilled",
     "deit_base_distilled_patch16_384": "deit_b16_distilled_384",
+}
+_DEIT3 = {
     "deit3_small_patch16_224": "deit3_s16",
     "deit3_medium_patch16_224": "deit3_m16",
     "deit3_base_patch16_224": "deit3_b16",
     "deit3_large_patch16_224": "deit3_l16",
     "deit3_huge_patch14_224": "deit3_h14",
+}
+_DINOV2 = {
     "vit_small_patch14_dinov2": "dinov2_s14",
     "vit_base_patch14_dinov2": "dinov2_b14",
     "vit_large_patch14_dinov2": "dinov2_l14",
     "vit_small_patch14_reg4_dinov2": "dinov2_s14_registers",
     "vit_base_patch14_reg4_dinov2": "dinov2_b14_registers",
     "vit_large_patch14_reg4_dinov2": "dinov2_l14_registers",
+}
+
+ALIASES: dict[str, str] = {
+    **with_tags(
+        _VIT, "augreg_in1k", "augreg_in21k_ft_in1k", "augreg2_in21k_ft_in1k", "orig_in21k_ft_in1k"
+    ),
+    **with_tags(_DEIT, "fb_in1k"),
+    **with_tags(_DEIT3, "fb_in1k", "fb_in22k_ft_in1k"),
+    **with_tags(_DINOV2, "lvd142m"),
+    # google-research/vision_transformer.
+    "ViT-Ti_16": "vit_ti16",
+    "ViT-S_16": "vit_s16",
+    "ViT-S_32": "vit_s32",
+    "ViT-B_16": "vit_b16",
+    "ViT-B_32": "vit_b32",
+    "ViT-L_16": "vit_l16",
+    "ViT-L_32": "vit_l32",
+    "ViT-H_14": "vit_h14",
+    # Zhai et al. 2022 and big_vision; so that "vit-g-14" is not taken for open_clip's.
+    "ViT-g/14": "vit_giant14",
+    "ViT-G/14": "vit_gigantic14",
+    "ViT-So400m/14": "vit_so400m14",
+    # facebookresearch/dinov2 and transformers.
+    "dinov2_vits14": "dinov2_s14",
+    "dinov2_vitb14": "dinov2_b14",
+    "dinov2_vitl14": "dinov2_l14",
+    "dinov2_vits14_reg": "dinov2_s14_registers",
+    "dinov2_vitb14_reg": "dinov2_b14_registers",
+    "dinov2_vitl14_reg": "dinov2_l14_registers",
+    "dinov2-small": "dinov2_s14",
+    "dinov2-base": "dinov2_b14",
+    "dinov2-large": "dinov2_l14",
+    "dinov2-with-registers-small": "dinov2_s14_registers",
+    "dinov2-with-registers-base": "dinov2_b14_registers",
+    "dinov2-with-registers-large": "dinov2_l14_registers",
 }

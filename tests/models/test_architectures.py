@@ -1,4 +1,4 @@
-"""Every family: one step reaches every parameter, scanned and unrolled alike."""
+"""Gradients of every parameter, masked autoencoders, and errors in architectures."""
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +44,14 @@ def images(count=3):
 
 
 def loss_of(model: ModelDef, params):
-    """A scalar that depends on all that the model puts out."""
+    """A scalar that depends on all outputs of the model."""
     module = model.bind(params)
-    if model.family == "mae":
+    if isinstance(model.architecture, MAEConfig):
         noise = jnp.asarray(np.random.default_rng(1).random((3, 16)), jnp.float32)
         pixels, mask = module.reconstruct(images(), noise, 0.75)
         error = jnp.square(pixels - patchify(images(), 4)).mean(-1)
         return jnp.sum(error * mask) / jnp.sum(mask)
-    if model.family == "clip":
+    if isinstance(model.architecture, CLIPConfig):
         tokens = jnp.asarray(np.random.default_rng(2).integers(0, 50, (3, 9)))
         scale, bias = module.logit_parameters()
         z = module.encode_image(images(), normalize=True)
@@ -71,7 +71,6 @@ def random_params(model: ModelDef):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_gets_a_gradient_scanned_or_not(name):
     architecture = MODELS[name]
-    family = {ViTConfig: "vit", MAEConfig: "mae", CLIPConfig: "clip"}[type(architecture)]
     grads = []
     for scan in (True, False):
         model = ModelDef(architecture, scan=scan)
@@ -81,13 +80,13 @@ def test_every_parameter_gets_a_gradient_scanned_or_not(name):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), *grads
     )
-    vocabulary = 50  # words that the batch does not use get none
+    vocabulary = 50  # ids that the batch does not use have no gradient
     for path, grad in jax.tree_util.tree_leaves_with_path(grads[0][1]):
         touched = np.asarray(grad) != 0
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if grad.shape[:1] == (vocabulary,):
             assert touched.any(), name
-        # A bias of the keys moves all scores of a query alike, which softmax does not see.
+        # A bias of the keys shifts all scores of a query equally; softmax is invariant to it.
         elif name.endswith("k_norm/bias"):
             continue
         elif name.endswith("qkv/bias"):
@@ -98,29 +97,31 @@ def test_every_parameter_gets_a_gradient_scanned_or_not(name):
             assert touched.all(), name
 
 
-def test_mae_masks_the_asked_share_of_each_example_and_hides_it():
+def test_mae_masks_a_fraction_of_the_patches():
     model = ModelDef(MODELS["mae"])
     module = model.bind(random_params(model))
-    noise = np.random.default_rng(1).random((3, 16)).astype(np.float32)
+    noise = jnp.asarray(np.random.default_rng(1).random((3, 16)), jnp.float32)
     pixels, mask = module.reconstruct(images(), noise, 0.75)
     assert pixels.shape == (3, 16, 48)
     np.testing.assert_array_equal(mask.sum(axis=1), 12)
-    # The visible ones are those of the smallest noise.
+    # The visible patches are those of the smallest noise.
     np.testing.assert_array_equal(np.asarray(mask) == 0, np.argsort(np.argsort(noise)) < 4)
-    # What is hidden has no influence.
+    # Masked pixels have no influence.
     hidden = np.repeat(np.asarray(mask)[..., None], 48, axis=-1)
     noisy = np.asarray(patchify(images(), 4)) + 5 * hidden
     grid = noisy.reshape(3, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 16, 16, 3)
-    np.testing.assert_allclose(module.reconstruct(grid, noise, 0.75)[0], pixels, atol=1e-5)
+    np.testing.assert_allclose(
+        module.reconstruct(jnp.asarray(grid), noise, 0.75)[0], pixels, atol=1e-5
+    )
 
 
-def test_mae_says_what_is_wrong():
+def test_mae_errors():
     module = ModelDef(MODELS["mae"])
     module = module.bind(random_params(module))
-    with pytest.raises(UserError, match=r"noise \(3, 15\): expected one number a patch, \(3, 16\)"):
-        module.reconstruct(images(), np.zeros((3, 15)), 0.75)
-    with pytest.raises(UserError, match=r"mask_ratio=1.0: expected a share in \[0, 1\)"):
-        module.reconstruct(images(), np.zeros((3, 16)), 1.0)
+    with pytest.raises(UserError, match=r"noise \(3, 15\): expected one number per patch"):
+        module.reconstruct(images(), jnp.zeros((3, 15)), 0.75)
+    with pytest.raises(UserError, match=r"mask_ratio=1.0: expected a fraction in \[0, 1\)"):
+        module.reconstruct(images(), jnp.zeros((3, 16)), 1.0)
     with pytest.raises(UserError, match="a masked autoencoder has no head"):
         MAEConfig(image=ViTConfig(**SMALL, num_classes=3))
 
@@ -142,7 +143,7 @@ def test_class_token_is_required(changes):
         ViTConfig(**SMALL, class_token=False, **changes)
 
 
-def test_pair_needs_one_width():
+def test_dual_encoder_without_projection_needs_equal_widths():
     config = CLIPConfig(
         image=ViTConfig(**SMALL, pool="mean"), text=TEXT, embed_dim=8, image_projection=False
     )

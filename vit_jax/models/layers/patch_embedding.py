@@ -1,0 +1,72 @@
+"""Patch embedding: a convolution whose stride is its kernel size."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.nn import initializers
+from jaxtyping import Array, Float
+
+from vit_jax.models.layers.parameters import Initializer, metadata
+from vit_jax.models.sizes import grid_of
+
+# Flax's default for convolutions.
+KERNEL_INIT = initializers.lecun_normal()
+
+
+class PatchEmbedding(nnx.Conv):
+    """Linear embedding of square patches (Dosovitskiy et al. 2021, section 3.1)."""
+
+    def __init__(
+        self,
+        patch_size: int,
+        width: int,
+        *,
+        use_bias: bool = True,
+        kernel_init: Initializer = KERNEL_INIT,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Builds the layer.
+
+        Args:
+            patch_size: side of a patch, px.
+            width: number of features D.
+            use_bias: whether there is a bias.
+            kernel_init: initializer of the kernel (patch_size, patch_size, 3, D).
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        super().__init__(
+            3,
+            width,
+            (patch_size, patch_size),
+            strides=patch_size,
+            padding="VALID",
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            kernel_metadata=metadata("patch_h", "patch_w", "channels", "embed"),
+            bias_metadata=metadata("embed", decay=False),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.patch_size = patch_size
+
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], out_sharding: Any = None
+    ) -> Float[Array, "batch rows columns dim"]:
+        """Embeds the patches of images.
+
+        Args:
+            images: (B, H, W, 3), normalised.
+            out_sharding: as in `nnx.Conv`.
+
+        Returns:
+            (B, H / patch_size, W / patch_size, D), compute type.
+
+        Raises:
+            UserError: a height or width that the patch size does not divide.
+        """
+        grid_of((images.shape[1], images.shape[2]), self.patch_size)
+        embedded: jax.Array = super().__call__(images.astype(self.dtype), out_sharding)
+        return embedded
