@@ -28,15 +28,15 @@ from vit_jax.parallel.sharding import activation_constraint
 Examples = Source | Sequence[Mapping[str, Any]]
 Images = Float[Array, "batch height width 3"]
 # (bound model, normalized images) -> one row per image.
-ImageFunction = Callable[[Any, Images], Float[Array, "batch width"]]
+ImageFunction = Callable[[Any, Images], Float[Array, "batch features"]]
 
 
-def embed_images(model: Any, images: Images) -> Float[Array, "batch width"]:
+def embed_images(model: Any, images: Images) -> Float[Array, "batch features"]:
     """Computes image embeddings of unit length in the space shared with texts."""
     return model.encode_image(images, normalize=True)
 
 
-def image_features(model: Any, images: Images) -> Float[Array, "batch width"]:
+def image_features(model: Any, images: Images) -> Float[Array, "batch features"]:
     """Computes the pooled features of the image encoder, before any projection."""
     return getattr(model, "image", model).encode_image(images)
 
@@ -295,7 +295,7 @@ class Embedder:
         return rows.read()
 
 
-def _embed_texts(model: Any, tokens: Int[Array, "batch length"]) -> Float[Array, "batch width"]:
+def _embed_texts(model: Any, tokens: Int[Array, "batch length"]) -> Float[Array, "batch features"]:
     return model.encode_text(tokens, normalize=True)
 
 

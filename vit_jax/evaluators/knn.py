@@ -115,7 +115,8 @@ def nearest(
 @functools.partial(jax.jit, static_argnums=2)
 def _top_k(queries: Array, keys: Array, k: int) -> tuple[Array, Array]:
     products = jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.top_k(products, k)
+    values, rows = jax.lax.top_k(products, k)
+    return values, rows
 
 
 def vote(
