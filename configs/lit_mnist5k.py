@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """A small CLIP whose image tower is the encoder of the masked autoencoder."""
     encoder = mae_mnist5k.get_config()
     config = default_config(model="clip_vit_emoji", objective="contrastive", optimizer="adamw")
-    config.model.image = {"name": encoder.model.name, **encoder.model.image}
+    config.model.image = {"name": "mae_vit_b16_encoder", **encoder.model.image}
     config.model.inputs = {"resize": "crop", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     config.model.text.update(vocab_size=300, context_length=12, width=64, num_heads=2, mlp_dim=256)
     config.init.weights = "runs/mae_mnist5k"

@@ -14,14 +14,14 @@ Set `init.weights` to the workdir of `mae_vit_b16.py`, or to the authors' checkp
 from ml_collections import ConfigDict
 
 from vit_jax.config import default_config
-from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The frozen encoder, batch norm without affine, and a linear layer on the class token."""
-    config = default_config(model="vit_b16", objective="classification", optimizer="lars")
-    config.model.update(position_init="fixed_sincos", head_norm=True)
-    config.model.inputs.update(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    config = default_config(
+        model="mae_vit_b16_encoder", objective="classification", optimizer="lars"
+    )
+    config.model.update(num_classes=1000, head_norm=True)
     config.init.fresh = ("head.*",)
     config.optim.freeze = ("(?!head).*",)  # everything except the head
 
