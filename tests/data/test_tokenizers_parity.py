@@ -14,6 +14,7 @@ pytestmark = pytest.mark.parity
 COUNT = 100_000
 
 
+@pytest.mark.timeout(1800)
 def test_clip_ids_equal_those_of_open_clip():
     reference = pytest.importorskip("open_clip.tokenizer").SimpleTokenizer()
     tokenizer = open_tokenizer("clip", vocab_size=49408, context_length=77)
