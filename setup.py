@@ -11,11 +11,11 @@ setuptools.setup(
     packages=[
         *setuptools.find_packages(include=["vit_jax", "vit_jax.*"]),
         "vit_jax.configs",
-        "vit_jax.configs.evals",
     ],
     package_dir={"vit_jax.configs": "configs"},
     package_data={
         "vit_jax": ["py.typed"],
+        "vit_jax.configs": ["evals/*.py"],
         "vit_jax.data.tokenizers": ["clip_merges.txt.gz", "CLIP_MERGES.md"],
         "vit_jax.evaluators.prompts": ["*.json", "ORIGIN.md"],
     },

@@ -106,6 +106,7 @@ def test_wheel_holds_recipes_data_and_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {"vit_jax/py.typed", "vit_jax/data/tokenizers/clip_merges.txt.gz"}
     expected |= {f"vit_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    expected.add("vit_jax/configs/evals/digits.py")
     expected |= {
         str(path.relative_to(ROOT))
         for path in (ROOT / "vit_jax").rglob("*")
