@@ -1,4 +1,6 @@
-"""Evaluates a model without training it: python -m vit_jax.evaluate --workdir DIR
+"""Evaluates a model without training it.
+
+    python -m vit_jax.evaluate --workdir DIR
 
 The model:
     --workdir DIR [--step N]           checkpoint of a run; by default the newest

@@ -1,4 +1,6 @@
-"""Compares runs: python -m vit_jax.report RUN [RUN ...] [--plots DIR]
+"""Compares runs.
+
+    python -m vit_jax.report RUN [RUN ...] [--plots DIR]
 
 Prints the config keys that differ and the last value of each metric, one column per run. --plots
 also plots each metric over training steps to DIR/curves.png; it needs the extra [report].
