@@ -77,7 +77,7 @@ def test_loads_like_any_other_format(params, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, r"expected format 'vit_jax', version 2; found \('vit_jax', 1\)"),
+        ({"version": 3}, r"expected format 'vit_jax', version 2 or 1; found \('vit_jax', 3\)"),
         ({"inputs": None}, "expected the key 'inputs'"),
         (
             {"architecture": {"architecture": "clap"}},
@@ -92,6 +92,21 @@ def test_descriptions_that_do_not_fit(params, tmp_path, change, message):
     path.write_text(json.dumps({k: v for k, v in described.items() if v is not None}))
     with pytest.raises(UserError, match=message):
         native.load(tmp_path)
+
+
+def test_descriptions_of_version_1(params, tmp_path):
+    """With `family` and `preprocess`, as vit_jax 0.1 wrote them."""
+    native.save(tmp_path, params, SPEC)
+    path = tmp_path / "model.json"
+    described = json.loads(path.read_text())
+    inputs, architecture = described.pop("inputs"), described["architecture"]
+    del inputs["size"]
+    inputs["crop_pct"] = inputs.pop("crop_fraction")
+    described["preprocess"] = inputs
+    for tower in (architecture, architecture["image"]):
+        tower["family"] = tower.pop("architecture")
+    path.write_text(json.dumps(described | {"version": 1}))
+    assert native.load_spec(tmp_path) == SPEC
 
 
 def test_missing_files(params, tmp_path):

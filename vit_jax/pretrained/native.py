@@ -29,7 +29,6 @@ from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 
 NAME = "vit_jax"
-# Version 1 had `preprocess` in place of `inputs`, and `family` in place of `architecture`.
 VERSION = 2
 DEFAULT_NAME = "model.safetensors"  # name of the tensors in a folder
 _BESIDE = "saved:{}"  # spec of a tokenizer that is saved in a folder
@@ -92,16 +91,18 @@ def load_spec(path: str | pathlib.Path) -> ModelSpec:
         path: weight file or folder, as given to `save`.
 
     Raises:
-        UserError: there is no description, or it has another format or version.
+        UserError: there is no description, or it has another format or an unknown version.
     """
     path = tensor_path(path).with_suffix(".json")
     if not path.is_file():
         raise UserError(f"{path}: expected the description of the weights beside them; found none")
     described = read_json(path)
     found = (described.get("format"), described.get("version"))
-    if found != (NAME, VERSION):
-        raise UserError(f"{path}: expected format {NAME!r}, version {VERSION}; found {found}")
+    if found not in ((NAME, 1), (NAME, VERSION)):
+        raise UserError(f"{path}: expected format {NAME!r}, version {VERSION} or 1; found {found}")
     try:
+        if found == (NAME, 1):
+            described = _from_version_1(described)
         architecture, tokenizer = described["architecture"], described["tokenizer"]
         inputs = described["inputs"]
     except KeyError as error:
@@ -146,6 +147,22 @@ def tensor_path(path: str | pathlib.Path) -> pathlib.Path:
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: expected a name ending in .safetensors, or a folder")
     return path
+
+
+def _from_version_1(described: dict[str, Any]) -> dict[str, Any]:
+    """A description of version 0.1 of this library under the names of today."""
+
+    def renamed(fields: dict[str, Any]) -> dict[str, Any]:
+        return {
+            {"family": "architecture"}.get(key, key): renamed(value)
+            if isinstance(value, dict)
+            else value
+            for key, value in fields.items()
+        }
+
+    inputs = dict(described["preprocess"])
+    inputs["crop_fraction"] = inputs.pop("crop_pct")
+    return {**described, "architecture": renamed(described["architecture"]), "inputs": inputs}
 
 
 def _save_tokenizer(spec: ModelSpec, directory: pathlib.Path) -> str | None:
