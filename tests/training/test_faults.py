@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import signal
 import time
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import assert_trees_equal, metrics_of, tiny_clip
-from tests.training.faults import Killed
+from tests.training.components import pixel_sum
 from vit_jax import experiment, workdir
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.data.loader import Loader
@@ -19,7 +18,6 @@ from vit_jax.experiment import build
 from vit_jax.tracking.jsonl import JsonLines
 from vit_jax.training import resume
 from vit_jax.training.hooks.non_finite import NonFinite, Rollback
-from vit_jax.training.hooks.progress import Progress
 from vit_jax.training.hooks.watchdog import Watchdog
 
 BAD = 4  # number of the batch whose loss is not finite
@@ -41,16 +39,16 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def pixel_sum():
+def poison():
     """Sum of the pixels of batch `BAD`."""
     loader = build(tiny_run()).loader
-    return int([next(loader)["image"] for _ in range(BAD)][-1].astype(np.int64).sum())
+    return pixel_sum([next(loader) for _ in range(BAD)][-1])
 
 
 @pytest.fixture
-def poisoned(config, pixel_sum):
+def poisoned(config, poison):
     """Config of a run in which the loss of batch `BAD` is NaN."""
-    config.objective = {"name": "tests.training.faults:Poisoned", "pixel_sum": pixel_sum}
+    config.objective = {"name": "tests.training.components:PoisonedContrastive", "poison": poison}
     return config
 
 
@@ -96,8 +94,8 @@ def test_rollback_continues_without_the_batch(poisoned, tmp_path, monkeypatch):
     experiment.train(poisoned, tmp_path / "whole")
     assert metrics_of(tmp_path / "whole", "non_finite_batches")[10] == 1.0
 
-    poisoned.hooks.kill = {"name": "tests.training.faults:Kill", "step": 7}
-    with pytest.raises(Killed):
+    poisoned.hooks.kill = {"name": "tests.training.components:Crash", "step": 7}
+    with pytest.raises(KeyboardInterrupt):
         experiment.train(poisoned, tmp_path / "killed")
     del poisoned.hooks.kill
     experiment.train(poisoned, tmp_path / "killed")
@@ -263,12 +261,10 @@ def test_watchdog_is_silent_while_steps_complete(tmp_path):
         assert file.read() == ""
 
 
-def test_interrupted_before_the_first_step(config, tmp_path, monkeypatch):
-    def stop(self, run):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(30)
-
-    monkeypatch.setattr(Progress, "on_start", stop)
+def test_interrupted_before_the_first_step(config, tmp_path):
+    config.hooks.stop = {
+        "name": "tests.training.components:SendSignal", "step": 0, "signal": int(signal.SIGTERM),
+    }  # fmt: skip
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match="before the first step"):
         experiment.train(config, tmp_path)
