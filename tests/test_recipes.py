@@ -147,7 +147,7 @@ def test_overrides(tiny_config, override, path, expected):
     [
         (
             "batchsize=1",
-            r"'config\.batchsize'; did you mean 'config\.batch_size'\? \(keys of config: batch_size,",
+            r"'config\.batchsize'; XX,
         ),
         ("data.trian=x", r"did you mean 'config\.data\.train'\? \(keys of config\.data: augment, "),
         ("dta.train=x", r"did you mean 'config\.data'"),
@@ -178,12 +178,16 @@ def test_wrong_keys_of_components(tiny_config, override, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
-    [("optax:adabelief", "eps_root"), ("adabelief", "eps_root"), ("sgd", "nesterov")],
+    ("name", "key", "value"),
+    [
+        ("optax:adabelief", "eps_root", 0.5),
+        ("adabelief", "eps_root", 0.5),
+        ("sgd", "nesterov", True),
+    ],
 )
-def test_any_optimizer_by_name(tiny_config, name, key):
+def test_any_optimizer_by_name(tiny_config, name, key, value):
     apply_override(tiny_config, f"optim={name}")
-    apply_override(tiny_config, f"optim.{key}=1")
+    apply_override(tiny_config, f"optim.{key}={value}")
     assert parse_optim(tiny_config.optim.to_dict()).as_block()["name"] == name
 
 
