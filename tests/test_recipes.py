@@ -147,7 +147,7 @@ def test_overrides(tiny_config, override, path, expected):
     [
         (
             "batchsize=1",
-            r"'config\.batchsize'; XX,
+            r"did you mean 'config\.batch_size'\? \(keys of config: batch_size, checkpoint_",
         ),
         ("data.trian=x", r"did you mean 'config\.data\.train'\? \(keys of config\.data: augment, "),
         ("dta.train=x", r"did you mean 'config\.data'"),
