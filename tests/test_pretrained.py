@@ -12,6 +12,7 @@ from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD
+from vit_jax.models.swin.windows import resize_bias_table
 from vit_jax.pretrained import native
 from vit_jax.pretrained.weight_files import save_weights
 
@@ -161,6 +162,27 @@ def test_weights_of_a_grid_that_is_not_square(tmp_path):
     turned = vit_jax.create_model(weights=tmp_path, image_size=(48, 16))
     expected = resize_positions(model.params["positions"], (2, 6), (6, 2), 1)
     np.testing.assert_array_equal(turned.params["positions"], expected)
+
+
+def test_weights_of_swin_and_of_clips_resnet_at_another_size(tmp_path):
+    """Bias tables and positions of the pool, in the library's own format."""
+    stages = {"width": 8, "depths": (1, 1), "num_heads": (1, 2)}
+    swin = vit_jax.create_model("swin_t", image_size=(24, 32), **stages, window_size=4)
+    native.save(tmp_path / "swin", swin.params, swin.spec)
+    found = vit_jax.create_model(weights=tmp_path / "swin", image_size=(32, 32))
+    table = swin.params["stage1"]["blocks"]["attention"]["bias_table"][0]
+    expected = resize_bias_table(table, (3, 4), (4, 4), "geometric")
+    resized = found.params["stage1"]["blocks"]["attention"]["bias_table"][0]
+    np.testing.assert_array_equal(resized, expected)
+
+    image = {"image_size": (32, 64), "depths": (1, 1, 1, 1), "width": 4, "num_heads": 4}
+    text = {"width": 8, "depth": 1, "num_heads": 1, "mlp_dim": 8}
+    changes = {"image": {**image, "embed_dim": 8}, "text": text, "embed_dim": 8}
+    clip = vit_jax.create_model("clip_rn50", **changes)
+    native.save(tmp_path / "clip", clip.params, clip.spec)
+    found = vit_jax.create_model(weights=tmp_path / "clip", image_size=(96, 64))
+    expected = resize_positions(clip.params["image"]["pool"]["positions"], (1, 2), (3, 2), 1)
+    np.testing.assert_array_equal(found.params["image"]["pool"]["positions"], expected)
 
 
 def test_image_size_of_fixed_positions(tmp_path):

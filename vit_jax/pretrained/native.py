@@ -9,8 +9,11 @@ import dataclasses
 import json
 import pathlib
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from vit_jax.atomic_files import write_text
@@ -27,6 +30,7 @@ from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
+from vit_jax.weights.transforms import Shape
 
 NAME = "vit_jax"
 VERSION = 2
@@ -46,9 +50,57 @@ class Native(Format):
         return file.metadata.get("format") == NAME
 
     def entries(self, architecture: Any) -> list[Entry]:
-        """Returns the identity mapping; see `Format.entries`."""
+        """Returns the identity mapping; see `Format.entries`.
+
+        Tables of files of another resolution are resized as for fine-tuning, by the method `adapt`
+        of the image tower's architecture.
+        """
+        tower, prefix = architecture, ""
+        if hasattr(architecture, "image"):
+            tower, prefix = architecture.image, "image/"
+        adaptable = hasattr(tower, "adapt")
         paths = traverse_util.flatten_dict(ModelDef(architecture).shapes(), sep="/")
-        return [Entry(path, path) for path in paths]
+        return [
+            Entry(path, path, resize=_Adapt(tower, path.removeprefix(prefix)))
+            if adaptable and path.startswith(prefix)
+            else Entry(path, path)
+            for path in paths
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adapt:
+    """Resizing of a parameter by the architecture that it belongs to.
+
+    Attributes:
+        tower: architecture of the image tower of the model.
+        path: path of the parameter in the tower.
+        source: architecture of the image tower that the file was saved for, if known.
+    """
+
+    tower: Any
+    path: str
+    source: Any = None
+
+    def resized_from(self, source: "_Adapt") -> Self:
+        """Returns the same resizing for parameters of the architecture of `source`."""
+        return dataclasses.replace(self, source=source.tower)
+
+    def accepts(self, found: Shape, expected: Shape) -> bool:
+        """Returns whether the architecture can resize shape `found` to shape `expected`."""
+        if self.source is None:
+            return False
+        value = jax.ShapeDtypeStruct(found, jnp.float32)
+        adapted = jax.eval_shape(lambda x: self.tower.adapt(self.path, x, self.source), value)
+        return adapted is not None and adapted.shape == expected
+
+    def __call__(self, table: np.ndarray, expected: Shape) -> np.ndarray:
+        """Resizes a parameter."""
+        del expected
+        if self.source is None or self.source == self.tower:
+            return table
+        adapted = self.tower.adapt(self.path, table, self.source)
+        return table if adapted is None else np.asarray(adapted)
 
 
 def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str = "float32") -> None:

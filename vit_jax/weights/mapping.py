@@ -67,7 +67,7 @@ def _read(
     for layer, keys in entry.groups():
         arrays = entry.transform.load([file.read(key) for key in keys], expected)
         if entry.resize is not None:
-            arrays[-1] = entry.resize(arrays[-1].astype(dtypes[-1]), expected[-1])
+            arrays[-1] = entry.resize(arrays[-1].astype(dtypes[-1], copy=False), expected[-1])
         for target, array in zip(whole, arrays, strict=True):
             target[... if layer is None else layer] = array
     return whole

@@ -92,6 +92,23 @@ class CLIPResNetConfig:
         height, width = as_size(self.image_size)
         return height // REDUCTION, width // REDUCTION
 
+    def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
+        """Makes a parameter of this model from that of another configuration, for fine-tuning.
+
+        Positions of the pool are resized to the grid of this model.
+
+        Args:
+            path: path of the parameter.
+            value: parameter of the source; None if it has none at this path.
+            source: config of the source.
+
+        Returns:
+            The parameter, or None if the source's own value applies.
+        """
+        if path != "pool/positions" or value is None or not isinstance(source, CLIPResNetConfig):
+            return None
+        return resize_positions(value, source.grid, self.grid, 1)
+
 
 class AttentionPool(nnx.Module):
     """Attention pooling whose single query is the mean of all positions.

@@ -10,10 +10,9 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
-from vit_jax.models.clip_resnet.model import REDUCTION, CLIPResNetConfig
+from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.layers.weights import ResizePositions
 from vit_jax.models.resnet.weights import stages
-from vit_jax.models.spec import image_size
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
@@ -100,8 +99,7 @@ def _image_vit(config: ViTConfig) -> list[Entry]:
 
 def _image_resnet(config: CLIPResNetConfig) -> list[Entry]:
     """ResNet image tower, whose attention pooling ends in the shared embedding space."""
-    height, width = image_size(config)
-    resize = ResizePositions((height // REDUCTION, width // REDUCTION), num_prefix=1)
+    resize = ResizePositions(config.grid, num_prefix=1)
     pool, key = "image/pool", "visual.attnpool"
     entries = [
         *stages("image/", "visual.", config.depths),
