@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from vit_jax.weights.containers.tensors import TensorFile
-
 from my_project.mixer.model import MixerConfig
+from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers.torch import conv, linear, norm
 from vit_jax.weights.mapping import Entry
