@@ -18,5 +18,6 @@ setuptools.setup(
         "vit_jax.configs": ["evals/*.py"],
         "vit_jax.data.tokenizers": ["clip_merges.txt.gz", "CLIP_MERGES.md"],
         "vit_jax.evaluators.prompts": ["*.json", "ORIGIN.md"],
+        "vit_jax.models": ["README.md"],
     },
 )
