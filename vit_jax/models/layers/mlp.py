@@ -94,7 +94,7 @@ def mlp_branch(
         return mlp(norm(x))
     graphdef, params = nnx.split((norm, mlp))
 
-    def apply(x: jax.Array, params: nnx.State) -> jax.Array:
+    def apply(x: jax.Array, params: Any) -> jax.Array:
         norm, mlp = nnx.merge(graphdef, params)
         return mlp(norm(x))
 

@@ -219,14 +219,14 @@ class Stage(nnx.Module):
 
     def _split(
         self, block: Bottleneck, train: bool, *, scanned: bool
-    ) -> tuple[Callable[..., tuple[jax.Array, Any]], nnx.State]:
+    ) -> tuple[Callable[..., tuple[jax.Array, Any]], Any]:
         """Splits a block into a pure function and its variables.
 
         The function maps (x, variables) to (x, updated statistics), or to (x, None) in evaluation.
         """
         graphdef, variables = nnx.split(block)
 
-        def apply_block(x: jax.Array, variables: nnx.State) -> tuple[jax.Array, Any]:
+        def apply_block(x: jax.Array, variables: Any) -> tuple[jax.Array, Any]:
             block = nnx.merge(graphdef, variables)
             x = block(x, train=train)
             return x, (nnx.state(block, nnx.BatchStat) if train else None)

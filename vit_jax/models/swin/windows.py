@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.sizes import Size
@@ -42,8 +42,8 @@ class Windows:
         )
 
     def partition(
-        self, x: Float[Array, "batch rows columns channels"]
-    ) -> Float[Array, "batch windows length channels"]:
+        self, x: Shaped[Array, "batch rows columns channels"]
+    ) -> Shaped[Array, "batch windows length channels"]:
         """Cuts a feature map into windows.
 
         The map is padded with zeros after the roll, as in timm; other codebases pad before it.
@@ -62,8 +62,8 @@ class Windows:
         return x.swapaxes(2, 3).reshape(x.shape[0], rows * columns, height * width, x.shape[-1])
 
     def merge(
-        self, x: Float[Array, "batch windows length channels"]
-    ) -> Float[Array, "batch rows columns channels"]:
+        self, x: Shaped[Array, "batch windows length channels"]
+    ) -> Shaped[Array, "batch rows columns channels"]:
         """Reverts `partition`.
 
         Args:
