@@ -107,7 +107,7 @@ class Case:
 
     @functools.cached_property
     def params(self):
-        return TO_PARAMS[self.family](self.state)
+        return jax.tree.map(jnp.asarray, TO_PARAMS[self.family](self.state))
 
     @property
     def updated_params(self):

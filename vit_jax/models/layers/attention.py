@@ -1,6 +1,5 @@
 """Multi-head self-attention."""
 
-import functools
 from typing import Any
 
 from flax import nnx
@@ -108,11 +107,9 @@ class Attention(nnx.Module):
         self.qkv = heads_projection(width, num_heads, parts=3, init=qkv_init, **execution)
         self.out = output_projection(width, num_heads, init=out_init, **execution)
         if qk_norm_epsilon is not None:
-            norm = functools.partial(
-                layer_norm, epsilon=qk_norm_epsilon, axis="head_dim", **execution
-            )
-            self.q_norm = norm(width // num_heads)
-            self.k_norm = norm(width // num_heads)
+            norm: dict[str, Any] = {"epsilon": qk_norm_epsilon, "axis": "head_dim", **execution}
+            self.q_norm = layer_norm(width // num_heads, **norm)
+            self.k_norm = layer_norm(width // num_heads, **norm)
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         """Attends within each example.

@@ -88,6 +88,12 @@ def softmax(scores: Float[Array, "... keys"]) -> Float[Array, "... keys"]:
     return (powers / jnp.sum(powers, axis=-1, keepdims=True)).astype(scores.dtype)
 
 
+def _earlier(scores: jax.Array) -> jax.Array:
+    """Mask (N, M) of the keys up to each query's own index."""
+    queries, keys = scores.shape[-2:]
+    return jnp.tri(queries, keys, dtype=bool)
+
+
 def _reference(
     query: jax.Array, key: jax.Array, value: jax.Array, causal: bool, bias: jax.Array | None
 ) -> jax.Array:
@@ -97,7 +103,7 @@ def _reference(
     if bias is not None:
         scores = scores + bias
     if causal:
-        scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
+        scores = jnp.where(_earlier(scores), scores, -jnp.inf)
     return jnp.einsum("bhnm,bmhk->bnhk", jax.nn.softmax(scores), v).astype(query.dtype)
 
 
@@ -115,7 +121,7 @@ def _einsum(
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
     if causal:
-        scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
+        scores = jnp.where(_earlier(scores), scores, -jnp.inf)
     return jnp.einsum("bhnm,bmhk->bnhk", softmax(scores), value)
 
 
