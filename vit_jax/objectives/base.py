@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+@runtime_checkable
 class FrozenModel(Protocol):
     """A model that an objective reads besides the one that is trained.
 

@@ -1,7 +1,7 @@
 """Optimizers, each a dataclass of its keys that builds a chain of optax's transformations."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from vit_jax.errors import lookup
 from vit_jax.models.definition import DTYPES, ModelDef
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """A dataclass of an optimizer's keys."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import optax
@@ -14,6 +14,7 @@ from vit_jax.errors import UserError
 Schedule = Callable[[Any], Any]
 
 
+@runtime_checkable
 class Decay(Protocol):
     """A dataclass of a decay's keys. Its method `build` makes the schedule after the warm-up."""
 

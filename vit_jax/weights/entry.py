@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from vit_jax.weights.transforms import IDENTITY, Shape, Transform, blank
 
 
+@runtime_checkable
 class Resize(Protocol):
     """Resizing of a table whose shape depends on the image resolution."""
 

@@ -5,7 +5,7 @@ one float32 number per row or column, are merged with those of other tiles. The 
 a single tile.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ class PairLosses(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
+@runtime_checkable
 class TileLoss(Protocol):
     """One of the losses. `Tree` stands for its statistics of rows or of columns."""
 
