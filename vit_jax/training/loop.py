@@ -58,8 +58,8 @@ def train(experiment: "Experiment", workdir: pathlib.Path) -> dict[str, float]:
         stack.callback(checkpoints.close)
         watchdog = stack.enter_context(Watchdog(config.watchdog_seconds))
         hooks = [
+            non_finite,  # before Progress, which lets it check the step that is logged
             Progress(started),
-            non_finite,
             watchdog,
             *user_hooks,
             Evaluate(),
