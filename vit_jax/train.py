@@ -1,4 +1,6 @@
-"""Trains a model: python -m vit_jax.train --config configs/X.py --workdir DIR [--config.key=value]
+"""Trains a model.
+
+    python -m vit_jax.train --config configs/X.py --workdir DIR [--config.key=value]
 
 The same command continues an interrupted run from its newest checkpoint. Exit codes: 0 done, 2 an
 error whose message says how to fix it, 75 interrupted with the state saved.

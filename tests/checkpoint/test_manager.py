@@ -254,7 +254,8 @@ def test_what_cannot_be_read_back_does_not_become_a_checkpoint(tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(integrity, "seal", spoil)
-        with pytest.raises(UserError, match=r"step 2 was not saved.*verification failed.*step 1 is intact"):
+        message = r"step 2 was not saved.*verification failed.*step 1 is intact"
+        with pytest.raises(UserError, match=message):
             save(tmp_path, [2], last=1)
     assert kept(tmp_path) == [1]
     integrity.check(tmp_path / "checkpoints" / "1")

@@ -43,8 +43,8 @@ def test_preempted_job_is_requeued_and_equals_one_process(tmp_path):
     subprocess.run(one, cwd=ROOT, env=environment, check=True, capture_output=True)
 
     log = tmp_path / "job.log"
-    # The path of a socket has at most 107 characters, and sockets of steps are deep in the folder of
-    # the cluster: `tmp_path` is too long under pytest-xdist.
+    # The path of a socket has at most 107 characters, and sockets of steps are deep in the folder
+    # of the cluster: `tmp_path` is too long under pytest-xdist.
     with (
         tempfile.TemporaryDirectory(prefix="slurm") as folder,
         slurm_cluster.cluster(pathlib.Path(folder)) as slurm,
