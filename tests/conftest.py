@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 
 # Set before JAX is imported. Simulated devices wait for one another in threads: on two busy cores,
 # collectives in arbitrary order can occupy all threads and deadlock, and slow devices look dead.
@@ -31,8 +32,7 @@ import jaxtyping
 
 import tests.typechecking  # noqa: F401 (found by the hook)
 
-if os.environ.get("VIT_JAX_TYPECHECK"):
-    jaxtyping.install_import_hook("vit_jax", "tests.typechecking.check")
+jaxtyping.install_import_hook("vit_jax", "tests.typechecking.check")
 
 import pytest
 from ml_collections import ConfigDict
@@ -40,6 +40,14 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # recipes are `configs.NAME` in tests
 
 from tests import helpers
+
+
+@pytest.fixture
+def unchecked_annotations() -> Iterator[None]:
+    """Switches the check of annotations off, to test how wrong arguments are refused."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -302,6 +302,7 @@ def test_growth_of_memory():
         ({"tile_size": 0}, "tile_size: expected at least 1, found 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_annotations")
 def test_errors_say_expected_and_found(changes, message):
     arguments = {
         "image_embeddings": np.ones((4, 2)),

@@ -67,7 +67,7 @@ class Classification(Objective):
         """Loss and metrics of a global batch of `image` and `label` (B,), see `Objective`."""
         images, targets, model_rng = self.mixed(batch, rng)
 
-        def classify(model: Any, images: jax.Array, rng: jax.Array) -> tuple[jax.Array, ...]:
+        def classify(model: Any, images: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, ...]:
             return (model(images, rng=rng),)
 
         (logits,) = self.context.microbatches.run(classify, model, (images,), model_rng)

@@ -91,7 +91,7 @@ class Distillation(Classification):
         (teacher_params,) = constants
         images, targets, model_rng = self.mixed(batch, rng)
 
-        def classify(model: Any, images: jax.Array, rng: jax.Array) -> tuple[jax.Array, ...]:
+        def classify(model: Any, images: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, ...]:
             taught = jax.lax.stop_gradient(self._teach(self.teacher, teacher_params, images))
             return (*model.both_logits(images, rng=rng), taught)
 
