@@ -312,7 +312,9 @@ class Experiment:
 
     def _init(self, *weights: Params) -> TrainState:
         def fill(params: Params) -> Params:
-            return self.initialization.fill(params, *weights) if weights else params
+            if self.initialization is None:
+                return params
+            return self.initialization.fill(params, *weights)
 
         shared = self.optim.shared
         return init_state(self.model, self.optimizer, self.config.seed, shared.ema_decay > 0, fill)

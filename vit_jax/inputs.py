@@ -100,7 +100,7 @@ class ImageInputs:
         """
         if pixels.ndim == 2:
             pixels = pixels.reshape(-1, *self.size, 3)
-        values = pixels.astype(jnp.float32) / 255.0
+        values = jnp.asarray(pixels, jnp.float32) / 255.0
         return (values - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
 
     def renormalize(

@@ -18,8 +18,8 @@ from vit_jax.training.optimizers import OPTIMIZERS, make_optimizer, parse_optim,
 from vit_jax.training.step import clip_to_bounds
 
 
-class Model:
-    """Stands in for a ModelDef: metadata by key."""
+class Model(ModelDef):
+    """A model that has only metadata, by key."""
 
     def __init__(self, **trees):
         self._trees = trees

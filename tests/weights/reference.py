@@ -2,6 +2,8 @@
 
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.pretrained.weight_files import known_formats
@@ -16,7 +18,7 @@ PREFIX = "reference."
 
 def split_reference(
     name: str, directory: pathlib.Path
-) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+) -> tuple[pathlib.Path, dict[str, jax.Array]]:
     """Splits a fixture into weights and reference values.
 
     Args:
@@ -30,7 +32,9 @@ def split_reference(
     tensors = {key: file.read(key) for key in file}
     weights = {key: value for key, value in tensors.items() if not key.startswith(PREFIX)}
     write_tensors(directory / name, weights)
-    computed = {k.removeprefix(PREFIX): v for k, v in tensors.items() if k.startswith(PREFIX)}
+    computed = {
+        k.removeprefix(PREFIX): jnp.asarray(v) for k, v in tensors.items() if k.startswith(PREFIX)
+    }
     return directory / name, computed
 
 

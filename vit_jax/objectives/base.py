@@ -23,16 +23,17 @@ Metrics = dict[str, jax.Array]
 
 @runtime_checkable
 class FrozenModel(Protocol):
-    """A model that an objective reads besides the one that is trained.
+    """A model that an objective reads besides the one that is trained."""
 
-    Attributes:
-        spec: architecture and image preprocessing.
-        model: definition to bind the parameters to.
-        abstract: `ShapeDtypeStruct`s of the parameters, with shardings.
-    """
+    @property
+    def spec(self) -> ModelSpec:
+        """Architecture and image preprocessing."""
+        ...
 
-    spec: ModelSpec
-    model: ModelDef
+    @property
+    def model(self) -> ModelDef:
+        """Definition to bind the parameters to."""
+        ...
 
     @property
     def abstract(self) -> Params:

@@ -108,7 +108,7 @@ class Initialization:
         """
         leaves, source = flatten_dict(params, sep="/"), flatten_dict(weights, sep="/")
         for path, key in self.paths.items():
-            value = self.towers.adapt(path, None if key is None else source[key])
+            value: Any = self.towers.adapt(path, None if key is None else source[key])
             leaves[path] = value.astype(leaves[path].dtype)
         return unflatten_dict(leaves, sep="/")
 

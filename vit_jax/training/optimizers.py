@@ -98,7 +98,7 @@ class Optim:
 
     def as_block(self) -> dict[str, Any]:
         """All keys with their values, as `parse_optim` takes them."""
-        parts = (self.optimizer, self.decay, self.shared)
+        parts: tuple[Any, ...] = (self.optimizer, self.decay, self.shared)
         return {
             field.name: getattr(part, field.name)
             for part in parts

@@ -5,7 +5,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import jax
 from clu import parameter_overview
@@ -19,16 +19,9 @@ from vit_jax.training.throughput import Throughput
 
 if TYPE_CHECKING:
     from vit_jax.experiment import Experiment
+    from vit_jax.training.hooks.base import Hook
 
 logger = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Settles(Protocol):
-    """A hook, as far as a run needs it."""
-
-    def settle(self) -> None:
-        """See `hooks.base.Hook.settle`."""
 
 
 class Run:
@@ -59,7 +52,7 @@ class Run:
         experiment: "Experiment",
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
-        hooks: Sequence[Settles],
+        hooks: Sequence["Hook"],
     ):
         """Declares a run; `restore` gives it a state."""
         self.experiment, self.workdir = experiment, workdir

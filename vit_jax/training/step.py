@@ -106,8 +106,8 @@ def update_ema(ema: Params | None, params: Params, decay: float, step: jax.Array
     """
     if ema is None:
         return None
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return optax.incremental_update(params, ema, 1.0 - decay)
+    capped = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, ema, 1.0 - capped)
 
 
 def clip_to_bounds(params: Params, bounds: Params) -> Params:
