@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_class_token_without_a_position_fits_a_model_with_one(write, tmp_path):
     save_weights(params, model, tmp_path / "out.npz", "big_vision")
     found = load_weights(tmp_path / "out.npz", after)
     np.testing.assert_array_equal(found["class_token"], tensors["cls"][0] + np.float32(0.25))
-    images = read_all(DATA / "npz_big_vision_tok.npz")[f"{PREFIX}images"]
+    images = jnp.asarray(read_all(DATA / "npz_big_vision_tok.npz")[f"{PREFIX}images"])
     one, other = model.bind(params)(images), after.bind(found)(images)
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
