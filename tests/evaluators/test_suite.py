@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score, top_k_accuracy_score
 
 from vit_jax.data.sources import open_source
+from vit_jax.data.sources.base import Source
 from vit_jax.errors import UserError
 from vit_jax.evaluators.classification import read_real_labels
 from vit_jax.evaluators.multilabel import MultiLabel
@@ -133,11 +134,8 @@ def test_evaluators_by_dotted_path(make_embedder):
         Suite({"mine": {"x": {"evaluator": path}}}, embedder)
 
 
-class MultiLabelDigits:
+class MultiLabelDigits(Source):
     """Digits with two labels each."""
-
-    class_names = None
-    labels = None
 
     def __init__(self):
         self._source = open_source("digits:test")
@@ -167,15 +165,15 @@ def test_multilabel_equals_scikit_learn(make_embedder, monkeypatch):
 
 
 def test_real_labels_are_assigned_by_file_names(tmp_path):
-    class Source:
+    class Files(Source):
         def __len__(self):
             return 2
 
-        def annotation(self, i):
+        def __getitem__(self, i):
             return {"path": f"/x/n01440764/ILSVRC2012_val_0000000{3 - i}.JPEG"}
 
     (tmp_path / "real.json").write_text(json.dumps([[1], [4, 5], []]))
-    assert read_real_labels(str(tmp_path / "real.json"), Source(), "x") == [set(), {4, 5}]
+    assert read_real_labels(str(tmp_path / "real.json"), Files(), "x") == [set(), {4, 5}]
     with pytest.raises(UserError, match="assigned by ImageNet's file names"):
         read_real_labels(str(tmp_path / "real.json"), MultiLabelDigits(), "x")
 
