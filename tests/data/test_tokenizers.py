@@ -1,6 +1,5 @@
 """Tokenizers: ids, layout, truncation, any text, saving, specs, errors."""
 
-import dataclasses
 import json
 import pathlib
 import pickle
@@ -15,8 +14,6 @@ from tests.fixtures.tokenizers.make_tokenizers import SAMPLE, captions
 from vit_jax.data.sources import Source
 from vit_jax.data.tokenizers import (
     FILE_NAME,
-    Encoder,
-    Layout,
     learn_tokenizer,
     open_tokenizer,
 )
@@ -366,49 +363,6 @@ def test_errors(trained, tmp_path):
 def test_spec_errors(spec, message):
     with pytest.raises(UserError, match=message):
         open_tokenizer(spec, vocab_size=300, context_length=8)
-
-
-class Letters(Encoder):
-    """A vocabulary from outside the package: one id per letter."""
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config:
-        """Options of the spec."""
-
-        first: str = "a"
-
-    def __init__(self, first, count):
-        self.first, self.count = first, count
-
-    @classmethod
-    def open(cls, place, config):
-        return cls(config.first, int(place))
-
-    def size(self):
-        return self.count + 2
-
-    def layout(self, vocab_size):
-        return Layout(end=1, pad=0)
-
-    def encode(self, texts):
-        return [[ord(letter) - ord(self.first) + 2 for letter in text] for text in texts]
-
-    def state(self):
-        return {"first": self.first, "count": self.count}
-
-    @classmethod
-    def from_state(cls, state):
-        return cls(**state)
-
-
-def test_vocabulary_from_outside_the_package(tmp_path):
-    tokenizer = open_tokenizer(f"{__name__}:Letters:4?first=c", vocab_size=6, context_length=5)
-    assert tokenizer(["cf", ""]).tolist() == [[2, 5, 1, 0, 0], [1, 0, 0, 0, 0]]
-    tokenizer.save(tmp_path)
-    loaded = open_tokenizer(f"saved:{tmp_path}", vocab_size=6, context_length=5)
-    for other in (loaded, pickle.loads(pickle.dumps(tokenizer))):
-        assert other.kind == f"{__name__}:Letters"
-        np.testing.assert_array_equal(other(["cf"]), tokenizer(["cf"]))
 
 
 def test_training_command(tmp_path):

@@ -88,11 +88,7 @@ class ViTConfig:
     head_norm: bool = False
 
     def make(self, **execution: Any) -> "ViT":
-        """Builds the module with fresh parameters.
-
-        Args:
-            **execution: rngs, dtype, scan and remat, see `ViT`.
-        """
+        """Builds the module with fresh parameters; the arguments are those of `ViT`."""
         return ViT(self, **execution)
 
     def __post_init__(self) -> None:
@@ -107,9 +103,7 @@ class ViTConfig:
             raise UserError("head_norm applies to a single head: set distillation=False")
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout={self.patch_dropout}: expected a fraction in [0, 1)")
-        # Both check their own fields.
-        self.grid  # noqa: B018
-        self.block  # noqa: B018
+        _ = self.grid, self.block  # both check their own fields
 
     @property
     def grid(self) -> Size:
@@ -139,18 +133,11 @@ class ViTConfig:
         return self.num_special if self.prefix_positions else 0
 
     def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
-        """Makes a parameter of this model from that of another configuration, for fine-tuning.
+        """Makes the parameter `path` from that of another configuration, for fine-tuning.
 
-        Learned positions are resized to the grid of this model. Fixed positions of the source
-        initialise learned ones, with zeros for class and distillation token.
-
-        Args:
-            path: path of the parameter.
-            value: parameter of the source; None if it has none at this path.
-            source: config of the source.
-
-        Returns:
-            The parameter, or None if the source's own value applies.
+        `value` is the source's parameter, None if it has none. Positions are resized to the grid of
+        this model. Fixed positions initialise learned ones, with zeros for class and distillation
+        token. Returns None if the value applies unchanged.
         """
         if path != "positions" or not isinstance(source, ViTConfig):
             return None
@@ -341,8 +328,7 @@ class ViT(nnx.Module):
 
         Args:
             images: (B, H, W, 3), normalised.
-            selected: indices of the visible patches (B, K); the others are dropped before the first
-                block.
+            selected: indices (B, K) of the patches that enter the first block.
 
         Returns:
             (B, num_prefix + K, D), compute type.
