@@ -1,6 +1,7 @@
 """DeiT's losses against NumPy in float64; the teacher sees what the student sees, and is frozen."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,16 +51,16 @@ class Teacher:
         architecture=small_vit(num_classes=3),
         inputs=ImageInputs(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)),
     )
-    abstract = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    abstract: ClassVar = {"kernel": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
 
     def __init__(self, weights):
         self.weights, self.model = weights, self
 
     def bind(self, params):
-        return lambda images: images.mean((1, 2)) @ params
+        return lambda images: images.mean((1, 2)) @ params["kernel"]
 
     def load(self):
-        return self.weights
+        return {"kernel": self.weights}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +125,7 @@ def test_the_teacher_sees_the_mixed_images():
         def bind(self, params):
             def logits(images):
                 seen_by["teacher"] = images
-                return images.mean((1, 2)) @ params
+                return images.mean((1, 2)) @ params["kernel"]
 
             return logits
 
@@ -143,7 +144,7 @@ def test_the_teacher_sees_the_mixed_images():
         mixup_alpha=0.8,
     )
     batch = {"image": packed, "label": jnp.zeros(4, jnp.int32)}
-    objective(WatchedStudent(), batch, jax.random.key(0), jnp.eye(3))
+    objective(WatchedStudent(), batch, jax.random.key(0), {"kernel": jnp.eye(3)})
     _, unmixed = random_images(4)
     student = np.asarray(seen_by["student"])
     assert not np.allclose(student, unmixed, atol=0.1)

@@ -1,7 +1,7 @@
 """The order of a ring: every device once, from neighbour to neighbour."""
 
+import dataclasses
 import itertools
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +9,15 @@ import pytest
 from jax.sharding import Mesh
 
 from vit_jax.parallel.ring_schedule import neighbour_cycle, ring_route, snake
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Stands in for a device of a TPU slice."""
+
+    slice_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
 
 
 def grid(*sides):
@@ -49,11 +58,8 @@ def test_snake():
 
 
 def test_slices_one_after_the_other():
-    def device(index, x, y):
-        return SimpleNamespace(slice_index=index, coords=[x, y, 0], core_on_chip=0)
-
-    devices = np.array([[device(s, x, y) for x, y in grid(2, 4)] for s in (0, 1)])
-    mesh = SimpleNamespace(devices=devices, axis_names=("data", "fsdp"))
+    chips = [[Chip(s, (x, y, 0)) for x, y in grid(2, 4)] for s in (0, 1)]
+    mesh = Mesh(np.array(chips), ("data", "fsdp"))
     route = ring_route(mesh, ("fsdp", "data"))
     assert sorted(route[:8]) == list(range(8))
     assert route[8:] == [8 + i for i in route[:8]]

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from vit_jax.models.definition import ModelDef
 from vit_jax.models.mae.model import patchify
 from vit_jax.objectives.distillation import distillation_loss
 from vit_jax.objectives.masked_reconstruction import hidden_error, normalize_patches
@@ -57,8 +58,11 @@ def test_mae_loss():
     np.testing.assert_allclose(jnp.mean(ours), theirs.item(), rtol=1e-5)
 
 
-class Model:
+class Model(ModelDef):
     """Stands in for a ModelDef of one matrix."""
+
+    def __init__(self):
+        pass
 
     def metadata(self, key):
         return {"x": {"decay": True, "axes": ("embed", "mlp")}[key]}

@@ -90,6 +90,19 @@ def test_a_masked_autoencoder_becomes_a_classifier_of_larger_images(tmp_path):
     np.testing.assert_allclose(found["positions"], expected, atol=1e-6)
 
 
+def test_positions_fit_another_shape_of_as_many_patches(tmp_path):
+    """From 4 x 4 to 2 x 8 patches: the tables are equally large, but not the same."""
+    path, source = save(tmp_path, "deit_ti16", num_classes=10)
+    config = vit_config(**{"init.weights": path})
+    del config.model.image_size
+    config.model.image_size = (4, 16)
+    found = filled(config)
+    assert found["positions"].shape == source["positions"].shape
+    expected = resize_positions(jax.numpy.asarray(source["positions"]), (4, 4), (2, 8), 1)
+    np.testing.assert_allclose(found["positions"], expected, atol=1e-6)
+    assert not np.allclose(found["positions"], source["positions"], atol=0.1)
+
+
 def test_a_classifier_becomes_the_image_tower_of_a_pair(tmp_path):
     """LiT: the text tower and the projections are fresh, the old head is left out."""
     path, source = save(tmp_path, "vit_ti16", num_classes=5)

@@ -1,6 +1,7 @@
 """State of training: step, parameters, optimizer state and their moving average."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from vit_jax.models.definition import ModelDef, Params
 class TrainState:
     """Everything that a training step changes.
 
+    The leaves of an abstract state are `ShapeDtypeStruct`s or shardings instead of arrays, and
+    within transformations JAX puts placeholders in the place of whole fields.
+
     Attributes:
         step: number of steps done, int32 scalar.
         params: nested dict of float32 arrays.
@@ -21,10 +25,10 @@ class TrainState:
         ema: exponential moving average of `params`, or None.
     """
 
-    step: jax.Array
-    params: Params
-    opt_state: optax.OptState
-    ema: Params | None
+    step: Any
+    params: Any
+    opt_state: Any
+    ema: Any
 
     @property
     def eval_params(self) -> Params:
