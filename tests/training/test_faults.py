@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from vit_jax.tracking.jsonl import JsonLines
 from vit_jax.training import resume
 from vit_jax.training.hooks.non_finite import NonFinite, Rollback
 from vit_jax.training.hooks.watchdog import Watchdog
+from vit_jax.training.run import Run
 
 BAD = 4  # number of the batch whose loss is not finite
 
@@ -116,15 +118,15 @@ def test_rollback_continues_without_the_batch(poisoned, tmp_path, monkeypatch):
     assert_trees_equal(*states)
 
 
-class FakeRun:
-    """The parts of a run that `NonFinite` uses."""
+class FakeRun(Run):
+    """A run with only the parts that `NonFinite` uses."""
 
     def __init__(self):
         self.batch_number, self.bad_batches = 0, set()
 
 
 def outcome(finite):
-    return {"finite": np.bool_(finite), "loss": np.float32(1), "grad_norm": np.float32(1)}
+    return {"finite": jnp.bool_(finite), "loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ class _Adapt:
         del expected
         if self.source is None or self.source == self.tower:
             return table
-        adapted = self.tower.adapt(self.path, table, self.source)
+        adapted = self.tower.adapt(self.path, jnp.asarray(table), self.source)
         return table if adapted is None else np.asarray(adapted)
 
 
