@@ -142,10 +142,8 @@ class Experiment:
     @functools.cached_property
     def mesh(self) -> Mesh:
         """The mesh of `config.mesh`, with batch sizes checked against it."""
-        config = self.config
-        mesh = make_mesh(
-            config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices=self._devices
-        )
+        config, axes = self.config, self.config.mesh
+        mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, devices=self._devices)
         shards, parts = batch_shards(mesh), config.grad_accum_steps
         if parts < 1:
             raise UserError(f"config.grad_accum_steps={parts}: expected 1 or more")
@@ -243,9 +241,14 @@ class Experiment:
     # --- objective and optimizer ------------------------------------------------------------------
 
     @functools.cached_property
+    def _selected_objective(self) -> tuple[Any, Any]:
+        """The class of the objective and its parsed keys."""
+        return OBJECTIVES.select(self.config.objective.to_dict(), "config.objective")
+
+    @functools.cached_property
     def objective(self) -> Objective:
         """The loss, checked against the model."""
-        component, keys = OBJECTIVES.select(self.config.objective.to_dict(), "config.objective")
+        component, keys = self._selected_objective
         compute = {**self.config.compute.to_dict(), "remat": "none"}
         return component(
             keys,
@@ -383,15 +386,14 @@ class Experiment:
         """The evaluators of `config.evals`."""
         return Suite(self.config.evals.to_dict(), self.embedder(), objective=self.objective)
 
-    # --- record -----------------------------------------------------------------------------------
-
+    @functools.cached_property
     def resolved_config(self) -> ConfigDict:
         """The config with every key of its components, as it is saved with the run."""
         config, spec = self.config.to_dict(), self.spec
         block = {"name": config["model"].get("name"), **registry.describe(spec.architecture)}
-        inputs = dataclasses.asdict(spec.inputs)
-        config["model"] = {**block, "inputs": inputs, "tokenizer": spec.tokenizer}
-        _, keys = OBJECTIVES.select(config["objective"], "config.objective")
-        config["objective"] = {"name": config["objective"]["name"], **dataclasses.asdict(keys)}
+        block |= {"inputs": dataclasses.asdict(spec.inputs), "tokenizer": spec.tokenizer}
+        config["model"] = block
+        keys = dataclasses.asdict(self._selected_objective[1])
+        config["objective"] = {"name": config["objective"]["name"], **keys}
         config["optim"] = self.optim.as_block()
         return ConfigDict(config)

@@ -172,7 +172,7 @@ def test_rollbacks_to_one_step_have_a_limit(watch):
 @pytest.fixture
 def started(config, tmp_path):
     """Workdir of a run that was started before."""
-    workdir.save_config(tmp_path, build(config).resolved_config())
+    workdir.save_config(tmp_path, build(config).resolved_config)
     return tmp_path
 
 

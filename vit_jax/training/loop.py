@@ -87,7 +87,7 @@ def _train(run: Run, constants: tuple) -> None:
     with contextlib.ExitStack() as stack:
         run.trackers = Trackers(run.config.trackers.to_dict(), run.workdir, run.step)
         stack.callback(run.trackers.close)
-        run.trackers.write_config(run.config.to_dict())
+        run.trackers.write_config(run.experiment.resolved_config.to_dict())
         for hook in run.hooks:
             hook.on_start(run)
             stack.callback(hook.on_end, run)
@@ -117,6 +117,6 @@ def _open_workdir(
         if jax.process_index() == 0:
             stack.enter_context(workdir_lib.locked(workdir))
             set_damaged_aside(workdir)
-            workdir_lib.save_config(workdir, experiment.resolved_config())
+            workdir_lib.save_config(workdir, experiment.resolved_config)
             if experiment.tokenizer is not None:
                 experiment.tokenizer.save(workdir)

@@ -25,7 +25,7 @@ def check_resumable(workdir: pathlib.Path, experiment: "Experiment") -> None:
     Raises:
         UserError: the saved state has other shapes, or its position in the data another meaning.
     """
-    changed = workdir_lib.changes(workdir, experiment.resolved_config())
+    changed = workdir_lib.changes(workdir, experiment.resolved_config)
     fixed = {k: change for k, change in changed.items() if k in workdir_lib.FIXED_KEYS}
     if fixed:
         raise workdir_lib.refuse(workdir, fixed, "its data position or its tokens mean other ones")

@@ -1,7 +1,6 @@
 """The state of a run: what hooks read and change."""
 
 import itertools
-import json
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -121,7 +120,7 @@ class Run:
             self.step,
             self.state,
             data=position,
-            config=json.loads(json.dumps(self.config.to_dict())),
+            config=self.experiment.resolved_config.to_dict(),
             metrics=self.evaluation,
             urgent=urgent,
         )
