@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from vit_jax.data.sources.base import Subset
 from vit_jax.experiment import build
 
 
@@ -20,21 +21,15 @@ def make_embedder(tiny_config, tmp_path):
     return make
 
 
-class CountedSource:
+class CountedSource(Subset):
     """A source that counts how many images are read, and can fail after some."""
 
     def __init__(self, source, fail_after=None):
-        self._source, self._fail_after = source, fail_after
-        self.reads = 0
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-    def __len__(self):
-        return len(self._source)
+        super().__init__(source, range(len(source)))
+        self._fail_after, self.reads = fail_after, 0
 
     def __getitem__(self, index):
         self.reads += 1
         if self._fail_after is not None and self.reads > self._fail_after:
             raise KeyboardInterrupt
-        return self._source[index]
+        return super().__getitem__(index)

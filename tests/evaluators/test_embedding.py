@@ -43,7 +43,7 @@ def test_class_embeddings_average_normalized_templates(make_embedder):
     expected = []
     for name in names:
         tokens = embedder.tokenize([t.format(name) for t in templates])
-        vectors = np.asarray(embedder.model.bind(params).encode_text(tokens))
+        vectors = np.asarray(embedder.model.bind(params).encode_text(jnp.asarray(tokens)))
         mean = np.mean(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), axis=0)
         expected.append(mean / np.linalg.norm(mean))
     found = embedder.class_embeddings(params, names, templates)

@@ -1,6 +1,7 @@
 """The objective on held-out data, against NumPy; padding does not count."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -59,7 +60,7 @@ def test_classification(devices):
     """Of 359 images, the last of 23 batches has 7."""
     experiment, params = opened(classifier(), devices)
     labels = open_source("digits:test").labels
-    logits = experiment.model.bind(params)(images_of(experiment, range(359)))
+    logits = experiment.model.bind(params)(jnp.asarray(images_of(experiment, range(359))))
     losses = -log_softmax(np.asarray(logits, np.float64), axis=1)[np.arange(359), labels]
     found = evaluated(experiment, params)
     assert set(found) == {"loss", "accuracy"}
@@ -70,7 +71,7 @@ def test_classification(devices):
 def test_the_sigmoid_loss():
     experiment, params = opened(classifier(loss="sigmoid"), 1)
     labels = open_source("digits:test").labels
-    logits = experiment.model.bind(params)(images_of(experiment, range(359)))
+    logits = experiment.model.bind(params)(jnp.asarray(images_of(experiment, range(359))))
     logits = np.asarray(logits, np.float64)
     signs = 2 * np.eye(10)[labels] - 1
     expected = np.log1p(np.exp(-signs * logits)).sum(axis=1).mean()
@@ -87,7 +88,9 @@ def test_masked_reconstruction(devices):
         rows = order[start : start + 16]
         images = images_of(experiment, rows)
         noise = jax.random.uniform(jax.random.key(0), (16, 16))[: len(rows)]
-        predicted, mask = experiment.model.bind(params).reconstruct(images, noise, 0.75)
+        predicted, mask = experiment.model.bind(params).reconstruct(
+            jnp.asarray(images), noise, 0.75
+        )
         patches = images.reshape(len(rows), 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5)
         target = patches.reshape(len(rows), 16, 12).astype(np.float64)
         target = target - target.mean(axis=-1, keepdims=True)
@@ -113,8 +116,9 @@ def test_contrastive_loss_of_whole_batches(tiny_config, devices):
     for rows in (order[:16], order[16:]):
         names = [source.annotation(int(row))["name"] for row in rows]
         tokens = experiment.tokenizer([f"the digit {name}" for name in names])
-        images = np.asarray(model.encode_image(images_of(experiment, rows)), np.float64)
-        texts = np.asarray(model.encode_text(tokens), np.float64)
+        images = jnp.asarray(images_of(experiment, rows))
+        images = np.asarray(model.encode_image(images), np.float64)
+        texts = np.asarray(model.encode_text(jnp.asarray(tokens)), np.float64)
         images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
         logits = scale * images @ texts.T
         by_image, by_text = (log_softmax(logits, axis=axis).diagonal() for axis in (1, 0))

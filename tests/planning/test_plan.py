@@ -118,7 +118,10 @@ def test_memory_that_does_not_suffice():
         "required for HLO temporaries (32.00G) exceeds available HBM (15.75G). HLO module: jit_f."
     )
 
-    class Lowered:
+    class Lowered(jax.stages.Lowered):
+        def __init__(self):
+            pass
+
         def compile(self):
             raise jax.errors.JaxRuntimeError(message + "\nSee https://openxla.org")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,7 +62,7 @@ def test_same_activations(reference, model):
     blocks = mae.features(images, range(3))
     found = {f"block_{i}": x for i, x in enumerate(blocks)}
     found |= {"pixels": pixels, "mask": mask, "pooled": mae.encode_image(images)}
-    found["latent"] = mae.image.encode_patches(images, shown)
+    found["latent"] = mae.image.encode_patches(images, jnp.asarray(shown))
     assert found.keys() == expected.keys()
     errors = {key: relative_error(np.asarray(x), expected[key]) for key, x in found.items()}
     assert max(errors.values()) < 1e-5, errors

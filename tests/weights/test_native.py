@@ -31,7 +31,7 @@ SPEC = ModelSpec(
     inputs=ImageInputs(resize="pad", mean=CLIP_MEAN),
     tokenizer="trained",
 )  # fmt: skip
-IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
 
 
 @pytest.fixture(scope="module")

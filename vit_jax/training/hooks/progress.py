@@ -64,10 +64,9 @@ class Progress(Hook):
             rates = self.throughput.rates(step)
             if step > self._first_step + 1:
                 values.update(rates)
-                self._bar.set_postfix(
-                    loss=f"{values['loss']:.4f}",
-                    examples_per_s=f"{rates['examples_per_second']:.0f}",
-                    data_wait=f"{rates['data_wait_fraction']:.0%}",
+                self._bar.set_postfix_str(
+                    f"loss {values['loss']:.4f}, {rates['examples_per_second']:.0f} examples/s, "
+                    f"data wait {rates['data_wait_fraction']:.0%}",
                     refresh=False,
                 )
             run.trackers.write_scalars(step, values)
