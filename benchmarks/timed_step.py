@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vit_jax.experiment import Experiment, build
-from vit_jax.parallel.mesh import to_devices
+from vit_jax.parallel.mesh import batch_sharding, to_devices
 
 
 class TimedStep:
@@ -50,4 +50,4 @@ def random_batch(experiment: Experiment, seed: int = 0) -> dict[str, jax.Array]:
         name: rng.integers(1, 255, x.shape).astype(x.dtype)
         for name, x in experiment.abstract_batch.items()
     }
-    return to_devices(batch, experiment.mesh)
+    return to_devices(batch, batch_sharding(experiment.mesh))

@@ -31,6 +31,28 @@ def define_config() -> flags.FlagHolder[str | None]:
     return holder
 
 
+def define_mesh() -> Callable[[], dict[str, int] | None]:
+    """Defines the flags `--mesh.data`, `--mesh.fsdp` and `--mesh.tensor`.
+
+    Returns:
+        A function that returns the sizes that are given, by axis; None where there are none.
+    """
+    holders = {
+        axis: flags.DEFINE_integer(f"mesh.{axis}", None, f"{meaning}.", lower_bound=1)
+        for axis, meaning in (
+            ("data", "Replicas of the parameters; default: all devices that the others leave"),
+            ("fsdp", "Devices that share the parameters of a replica"),
+            ("tensor", "Devices that share the heads and hidden units of a layer"),
+        )
+    }
+
+    def sizes() -> dict[str, int] | None:
+        given = {axis: holder.value for axis, holder in holders.items()}
+        return {axis: size for axis, size in given.items() if size is not None} or None
+
+    return sizes
+
+
 def load_config(recipe: str) -> "ConfigDict":
     """The config of a recipe with the changes of the command line.
 

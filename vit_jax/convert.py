@@ -3,6 +3,8 @@
     python -m vit_jax.convert --input FILE --model NAME --output FILE --to FORMAT
 
     --workdir DIR   convert a checkpoint of a run instead of --input; --step selects an older one
+    --mesh.fsdp N   devices that share the parameters of the run while they are read; the devices at
+                    hand need not be those of training
     --from FORMAT   format of the input, if it cannot be recognised from the tensor names
     --overwrite     replace an existing output
 
@@ -31,6 +33,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "File to write.", required=True)
 _TO = flags.DEFINE_string("to", None, "Format to write.", required=True)
 _FROM = flags.DEFINE_string("from", None, "Format of the input; default: recognised.")
 _MODEL = flags.DEFINE_string("model", None, "Registered model of the input.")
+_mesh = cli.define_mesh()
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
 
 
@@ -74,7 +77,7 @@ def _from_run() -> "tuple[ModelDef, Params, ModelSpec]":
     """Model, parameters and spec of a checkpoint of a run."""
     from vit_jax.evaluation import open_run
 
-    run = open_run(str(_WORKDIR.value), step=_STEP.value)
+    run = open_run(str(_WORKDIR.value), step=_STEP.value, mesh=_mesh())
     return run.embedder.model, run.params, run.spec
 
 

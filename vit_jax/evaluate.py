@@ -18,6 +18,12 @@ The evaluations:
                                        class, or a names file with lines `file.png<TAB>label`
     --image FILE --labels "a cat,a dog"  probability of each label for one image
 
+The devices:
+    (none of the following)            all at hand, whatever the run was trained on: a run keeps
+                                       its config.mesh.fsdp and tensor where they divide them
+    --mesh.data N --mesh.fsdp N --mesh.tensor N
+                                       another layout, as config.mesh in training
+
 Metrics are printed as a table, or with --json as one object. --output DIR adds a line per
 evaluation to DIR/evaluations.jsonl, and TensorBoard files. --cache DIR keeps embeddings on disk: an
 interrupted command continues where it was, and further evaluations of the same weights and data
@@ -47,7 +53,7 @@ _DTYPE = flags.DEFINE_string("dtype", "float32", "Compute type for --weights and
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 256, "Examples per batch over all devices, for --weights and --model."
 )
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices that share the parameters of --weights.")
+_mesh = cli.define_mesh()
 
 _EVALS = flags.DEFINE_string("evals", None, "Python file with a function get_evals().")
 _DATASETS = flags.DEFINE_list("datasets", None, "Data sets by name, NAME or NAME=SOURCE.")
@@ -92,7 +98,7 @@ def _open() -> "Evaluation":
     from vit_jax.evaluation import open_run, open_weights
 
     if _WORKDIR.value:
-        return open_run(_WORKDIR.value, step=_STEP.value, cache=_CACHE.value)
+        return open_run(_WORKDIR.value, step=_STEP.value, cache=_CACHE.value, mesh=_mesh())
     return open_weights(
         _MODEL.value,
         _WEIGHTS.value,
@@ -100,7 +106,7 @@ def _open() -> "Evaluation":
         format=_FORMAT.value,
         tokenizer=_TOKENIZER.value,
         dtype=_DTYPE.value,
-        fsdp=_FSDP.value,
+        mesh=_mesh(),
         cache=_CACHE.value,
     )
 

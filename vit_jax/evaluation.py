@@ -22,7 +22,7 @@ from vit_jax.experiment import build
 from vit_jax.models.definition import Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.base import Objective
-from vit_jax.parallel.mesh import batch_shards, check_batch_size, make_mesh
+from vit_jax.parallel.mesh import DEFAULT_SIZES, batch_shards, fitting_sizes, make_mesh
 from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.pretrained.model import create_model
 
@@ -103,34 +103,48 @@ class Evaluation:
 
 
 def open_run(
-    workdir: str | os.PathLike[str], *, step: int | None = None, cache: Cache = None
+    workdir: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    cache: Cache = None,
+    mesh: Mapping[str, int] | None = None,
+    devices: list[Any] | None = None,
 ) -> Evaluation:
-    """Opens a checkpoint of a run, without its optimizer state.
+    """Opens a checkpoint of a run, without its optimizer state, on any devices.
 
     Args:
         workdir: folder of the run.
         step: step of the checkpoint; None for the newest intact one.
         cache: folder in which embeddings are kept, see `Embedder`; None for none.
+        mesh: sizes of the mesh axes, as {"fsdp": 4}, see `make_mesh`; None for `fsdp` and `tensor`
+            of the run where the devices allow them, and otherwise for one replica per device.
+        devices: devices of the mesh; None for all.
 
     Raises:
-        UserError: not the folder of a run, or no such checkpoint.
+        UserError: not the folder of a run, no such checkpoint, or a mesh that does not fit the
+            devices.
     """
     workdir = pathlib.Path(workdir)
     saved = workdir_lib.load_config(workdir)
+    devices = jax.devices() if devices is None else devices
     config = saved.copy_and_resolve_references().unlock()
-    # Evaluation has no training batches, so their size need not fit the devices.
-    config.batch_size, config.grad_accum_steps = config.eval_batch_size, 1
-    experiment = build(config.lock(), workdir=workdir)
+    fitting = fitting_sizes(saved.mesh.to_dict(), len(devices))
+    sizes = fitting if mesh is None else {**DEFAULT_SIZES, **mesh}
+    config.mesh.update(sizes)
+    # Evaluation has no training batches: any size serves that the devices divide.
+    config.batch_size = batch_shards(make_mesh(**sizes, devices=devices))
+    config.grad_accum_steps = 1
+    experiment = build(config.lock(), workdir=workdir, devices=devices)
     spec = experiment.spec
     if spec.tokenizer is not None:
         _check_saved_tokenizer(workdir)
     if (tokenizer := experiment.tokenizer) is not None:
         check_tokenizer(tokenizer, str(spec.tokenizer), spec, str(workdir))
         spec = dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}")
-    model, mesh = experiment.model, experiment.mesh
+    model = experiment.model
     params, found_step = read_params(
         workdir,
-        with_sharding(model.shapes(), parameter_shardings(model, mesh)),
+        with_sharding(model.shapes(), parameter_shardings(model, experiment.mesh)),
         ema=experiment.optim.shared.ema_decay > 0,
         step=step,
     )
@@ -153,7 +167,7 @@ def open_weights(
     format: str | None = None,
     tokenizer: str | None = None,
     dtype: str = "float32",
-    fsdp: int = 1,
+    mesh: Mapping[str, int] | None = None,
     cache: Cache = None,
 ) -> Evaluation:
     """Opens a weight file, or a registered model with fresh parameters.
@@ -166,27 +180,27 @@ def open_weights(
         format: format of the file; None to recognize it.
         tokenizer: spec of the tokenizer, for a model whose tokenizer needs a file.
         dtype: compute type, "float32" or "bfloat16".
-        fsdp: number of devices that share the parameters.
+        mesh: sizes of the mesh axes, as {"fsdp": 4}, see `make_mesh`; None for one replica per
+            device.
         cache: folder in which embeddings are kept, see `Embedder`; None for none.
 
     Raises:
-        UserError: weights or a tokenizer that do not fit the model, or a batch size that the
-            devices do not divide.
+        UserError: weights or a tokenizer that do not fit the model, or a mesh that does not fit
+            the devices.
     """
-    mesh = make_mesh(fsdp=fsdp)
-    check_batch_size(batch_size, batch_shards(mesh), "--batch_size")
+    grid = make_mesh(**{**DEFAULT_SIZES, **(mesh or {})}, devices=None)
     model = create_model(name, weights, format=format, dtype=dtype)
     if weights is None:
         logger.warning("%s has no weights (--weights FILE): its parameters are random.", name)
     embedder = Embedder(
         model.definition,
         inputs=model.spec.inputs,
-        mesh=mesh,
+        mesh=grid,
         tokenizer=_open_tokenizer(tokenizer, model.spec, weights or str(name)),
         batch_size=batch_size,
         cache=cache,
     )
-    params = jax.device_put(model.params, parameter_shardings(model.definition, mesh))
+    params = jax.device_put(model.params, parameter_shardings(model.definition, grid))
     return Evaluation(spec=model.spec, embedder=embedder, params=params)
 
 

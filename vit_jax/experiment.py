@@ -150,7 +150,6 @@ class Experiment:
         check_batch_size(config.batch_size, shards, "config.batch_size")
         noun = f"microbatches ({shards} devices x grad_accum_steps={parts})"
         check_batch_size(config.batch_size, shards * parts, "config.batch_size", noun)
-        check_batch_size(config.eval_batch_size, shards, "config.eval_batch_size")
         check_sharded(self.model, mesh)
         return mesh
 

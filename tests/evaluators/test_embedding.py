@@ -16,7 +16,7 @@ from vit_jax.parallel.mesh import make_mesh
 
 def test_padded_batches_are_in_order():
     read = lambda row: {"x": np.array([row])}  # noqa: E731
-    batches = list(padded_batches(read, start=3, stop=10, batch_size=4))
+    batches = list(padded_batches(read, start=3, stop=10, batch_size=4, part=range(4)))
     assert [batch["x"][:, 0].tolist() for batch in batches] == [[3, 4, 5, 6], [7, 8, 9, 9]]
 
 

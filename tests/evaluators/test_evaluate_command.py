@@ -145,8 +145,8 @@ def test_a_registered_name_alone(run):
     saved = f"saved:{run[0]}"
     opened = open_weights("clip_vit_emoji", None, batch_size=8, tokenizer=saved)
     assert opened.embedder.text_embeddings(opened.params, ["a cat"]).shape[0] == 1
-    with pytest.raises(UserError, match="--batch_size=9 is not a multiple"):
-        open_weights("clip_vit_emoji", None, batch_size=9, tokenizer=saved)
+    with pytest.raises(UserError, match="eval_batch_size=0: expected 1 or more"):
+        open_weights("clip_vit_emoji", None, batch_size=0, tokenizer=saved)
 
 
 def test_results_are_written_as_soon_as_an_evaluation_is_done(tmp_path):

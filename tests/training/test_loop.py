@@ -136,7 +136,7 @@ def test_siglip_learns_its_bias(tiny_config, tmp_path):
         ({"data.templates": ("no slot",)}, "expected exactly one {}"),
         ({"objective.loss": "softmx"}, "did you mean 'softmax'"),
         ({"objective.name": "contrast"}, "did you mean 'contrastive'"),
-        ({"eval_batch_size": 12}, "eval_batch_size=12 is not a multiple"),
+        ({"eval_batch_size": 0}, "eval_batch_size=0: expected 1 or more"),
         ({"model.text.vocab_size": 100}, "vocab_size=100: expected at least 258"),
         ({"optim.warmup_steps": 10}, "not shorter than the run"),
         ({"optim.warmup_percent": 3.0}, "more than one unit is set"),

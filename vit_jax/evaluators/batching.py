@@ -13,29 +13,47 @@ _READERS = min(16, os.cpu_count() or 1)  # threads that decode the next batch
 _LOG_SECONDS = 30.0  # interval of progress lines where stderr is not a terminal
 
 
+def local_part(batch_size: int, shards: int) -> range:
+    """Positions in a batch of the rows of this process.
+
+    Each process has an equal, contiguous part. A batch is padded to a multiple of the devices, so
+    that its first `batch_size` rows are the same on any number of them.
+
+    Args:
+        batch_size: rows per batch, without padding.
+        shards: number of parts that a batch is split into over the devices of all processes.
+    """
+    size = -(-batch_size // shards) * shards // jax.process_count()
+    return range(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+
 def padded_batches(
-    read: Callable[[int], dict[str, np.ndarray]], *, start: int, stop: int, batch_size: int
+    read: Callable[[int], dict[str, np.ndarray]],
+    *,
+    start: int,
+    stop: int,
+    batch_size: int,
+    part: range,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the rows of each global batch that belong to this process.
 
-    Threads read the next batch while the devices compute. Each process has an equal, contiguous
-    part of a batch.
+    Threads read the next batch while the devices compute.
 
     Args:
         read: returns the arrays of one row.
         start: first row.
-        stop: end of the rows; the last batch is filled with copies of row `stop - 1`.
-        batch_size: rows per batch over all processes, a multiple of their number.
+        stop: end of the rows.
+        batch_size: rows per batch over all processes, without padding.
+        part: positions in a batch to read, see `local_part`; positions behind the rows are filled
+            with copies of the last row.
     """
-    local_size = batch_size // jax.process_count()
-    offset = jax.process_index() * local_size
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         ahead: list[concurrent.futures.Future[dict[str, np.ndarray]]] = []
         for first in range(start, stop + batch_size, batch_size):
             current, ahead = ahead, []
             if first < stop:
-                rows = range(first + offset, first + offset + local_size)
-                ahead = [pool.submit(read, min(row, stop - 1)) for row in rows]
+                last = min(first + batch_size, stop) - 1
+                ahead = [pool.submit(read, min(first + i, last)) for i in part]
             if current:
                 examples = [future.result() for future in current]
                 yield {key: np.stack([e[key] for e in examples]) for key in examples[0]}

@@ -17,11 +17,11 @@ from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators import cache as cache_lib
 from vit_jax.evaluators import metrics
-from vit_jax.evaluators.batching import padded_batches, progress_bar
+from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
 from vit_jax.inputs import ImageInputs
 from vit_jax.models import partitioning
 from vit_jax.models.definition import ModelDef, Params
-from vit_jax.parallel.mesh import replicated, to_devices
+from vit_jax.parallel.mesh import batch_sharding, batch_shards, replicated, to_devices
 from vit_jax.parallel.sharding import activation_constraint
 
 # Examples with the field `image`.
@@ -77,10 +77,15 @@ class Embedder:
             inputs: image preprocessing.
             mesh: devices; batches are split over them.
             tokenizer: tokenizer, for models that encode text.
-            batch_size: examples per batch over all devices; the last batch is padded.
+            batch_size: examples per batch over all devices. A batch is padded to a multiple of the
+                devices.
             cache: folder in which embeddings are kept, see `vit_jax.evaluators.cache`; None keeps
                 them in memory only.
+
+        Raises:
+            UserError: a batch size that is not positive.
         """
+        check_positive(batch_size, "eval_batch_size")
         self.model, self.inputs, self.mesh, self.batch_size = model, inputs, mesh, batch_size
         self.tokenizer = tokenizer
         self._cache = pathlib.Path(cache) if cache is not None else None
@@ -281,18 +286,35 @@ class Embedder:
         read: Callable[[int], dict[str, np.ndarray]],
     ) -> np.ndarray:
         """Computes the rows that are not stored yet, and returns all of them."""
-        batches = padded_batches(read, start=rows.done, stop=count, batch_size=self.batch_size)
+        size = self.batch_size
+        part = local_part(size, batch_shards(self.mesh))
+        batches = padded_batches(read, start=rows.done, stop=count, batch_size=size, part=part)
         with progress_bar(name, total=count, initial=rows.done) as bar:
             try:
                 for batch in batches:
-                    (inputs,) = to_devices(batch, self.mesh).values()
-                    new = np.asarray(compiled(params, inputs), np.float32)[: count - rows.done]
+                    (inputs,) = to_devices(batch, batch_sharding(self.mesh)).values()
+                    valid = min(size, count - rows.done)
+                    new = np.asarray(compiled(params, inputs), np.float32)[:valid]
                     _check_finite(new, name, rows.done)
                     rows.append(new)
                     bar.update(len(new))
             finally:
                 rows.save()
         return rows.read()
+
+
+def check_positive(batch_size: int, key: str) -> None:
+    """Refuses a batch size below 1.
+
+    Args:
+        batch_size: number of examples.
+        key: key of the batch size, for the message.
+
+    Raises:
+        UserError: the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise UserError(f"{key}={batch_size}: expected 1 or more examples per batch")
 
 
 def _embed_texts(model: Any, tokens: Int[Array, "batch length"]) -> Float[Array, "batch features"]:

@@ -12,12 +12,12 @@ from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.examples import example_transform
 from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
-from vit_jax.evaluators.batching import padded_batches, progress_bar
-from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
+from vit_jax.evaluators.embedding import Embedder, check_positive
 from vit_jax.evaluators.labels import open_labelled
 from vit_jax.models.definition import Params
 from vit_jax.objectives.base import Objective
-from vit_jax.parallel.mesh import batch_shards, check_batch_size, to_devices
+from vit_jax.parallel.mesh import batch_sharding, batch_shards, replicated, to_devices
 
 
 class ValidationLoss:
@@ -28,7 +28,8 @@ class ValidationLoss:
     Most losses are means over examples. Their last batch is padded, and the padding has weight 0,
     so that the metrics are exact for any number of examples. A contrastive loss compares all
     examples of a batch: it depends on the batch size, and examples that do not fill the last batch
-    are left out. Set `batch_size` to that of training to compare the two losses.
+    are left out. Set `batch_size` to that of training to compare the two losses. A batch that the
+    devices do not divide is computed as a whole by each of them.
     """
 
     needs_objective: ClassVar[bool] = True
@@ -61,12 +62,18 @@ class ValidationLoss:
             objective: objective of the run.
 
         Raises:
-            UserError: a source without the fields that the objective reads, too few examples, or a
-                batch size that the devices do not divide.
+            UserError: a source without the fields that the objective reads, or too few examples.
         """
         self._config, self._embedder, self._objective = config, embedder, objective
         self._batch_size = config.batch_size or embedder.batch_size
-        check_batch_size(self._batch_size, batch_shards(embedder.mesh), "batch_size")
+        check_positive(self._batch_size, "batch_size")
+        shards = batch_shards(embedder.mesh)
+        self._part = local_part(self._batch_size, shards)
+        self._sharding = batch_sharding(embedder.mesh)
+        if self._batch_size % shards and not objective.is_mean_over_examples:
+            whole = dataclasses.replace(objective.context, mesh=None, batch_axes=())
+            self._objective = type(objective)(objective.config, whole)
+            self._part, self._sharding = range(self._batch_size), replicated(embedder.mesh)
         self._source = embedder.open_source(config.data)
         if "label" in objective.fields:
             self._check_classes()
@@ -84,14 +91,18 @@ class ValidationLoss:
         evaluate = self._embedder.compile(self._objective.evaluate)
         totals: dict[str, float] = collections.defaultdict(float)
         batches = padded_batches(
-            self._read, start=0, stop=len(self._rows), batch_size=self._batch_size
+            self._read,
+            start=0,
+            stop=len(self._rows),
+            batch_size=self._batch_size,
+            part=self._part,
         )
         with progress_bar("validation loss", total=len(self._rows)) as bar:
             for i, batch in enumerate(batches):
                 valid = min(self._batch_size, len(self._rows) - i * self._batch_size)
                 if self._objective.is_mean_over_examples:
                     batch["weight"] = self._weight(valid)
-                loss, metrics = evaluate(params, to_devices(batch, self._embedder.mesh), *constants)
+                loss, metrics = evaluate(params, to_devices(batch, self._sharding), *constants)
                 for name, value in jax.device_get({"loss": loss, **metrics}).items():
                     totals[name] += float(value) * valid
                 bar.update(valid)
@@ -105,9 +116,7 @@ class ValidationLoss:
 
     def _weight(self, valid: int) -> np.ndarray:
         """Returns the weights of this process's part of a batch, 0 for padding."""
-        local_size = self._batch_size // jax.process_count()
-        rows = np.arange(local_size) + jax.process_index() * local_size
-        return (rows < valid).astype(np.float32)
+        return (np.array(self._part) < valid).astype(np.float32)
 
     def _choose_rows(self) -> np.ndarray:
         data, count, batch_size = self._config.data, self._config.examples, self._batch_size

@@ -1,7 +1,7 @@
 """One global mesh over all devices of all processes and slices. Mesh axes are named here only."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from vit_jax.errors import UserError
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 # Replicas; devices that share the parameters of a replica; devices that share a layer's matmuls.
 AXES = (DATA, FSDP, TENSOR)
+# One replica per device.
+DEFAULT_SIZES = {DATA: -1, FSDP: 1, TENSOR: 1}
 # Axes that split the batch. Tensor-parallel devices work on the same examples.
 BATCH_AXES = (DATA, FSDP)
 
@@ -40,24 +42,40 @@ def make_mesh(
     inner = fsdp * tensor
     if min(fsdp, tensor) < 1 or data < -1 or data == 0:
         raise UserError(
-            f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor}: expected positive numbers, "
+            f"mesh: data={data}, fsdp={fsdp}, tensor={tensor}: expected positive numbers, "
             "or data=-1"
         )
     if data == -1:
         if len(devices) % inner:
             raise UserError(
-                f"config.mesh: fsdp={fsdp} x tensor={tensor} does not divide {len(devices)} devices"
+                f"mesh: fsdp={fsdp} x tensor={tensor} does not divide {len(devices)} devices"
             )
         data = len(devices) // inner
     shape = (data, fsdp, tensor)
     if math.prod(shape) > len(devices):
         raise UserError(
-            f"config.mesh: data={data} x fsdp={fsdp} x tensor={tensor} is "
+            f"mesh: data={data} x fsdp={fsdp} x tensor={tensor} is "
             f"{math.prod(shape)}, more than the {len(devices)} devices"
         )
     grid = _arrange(devices[: math.prod(shape)], shape)
     # From JAX 0.12, `jax.make_mesh` makes axes of type Explicit by default.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def fitting_sizes(trained: Mapping[str, int], devices: int) -> dict[str, int]:
+    """Sizes of the mesh axes for a model that was trained on other devices.
+
+    Args:
+        trained: sizes of the axes in training.
+        devices: number of devices at hand.
+
+    Returns:
+        `fsdp` and `tensor` of training if they divide the devices, and otherwise 1. All devices
+        that they leave are replicas.
+    """
+    fsdp, tensor = trained[FSDP], trained[TENSOR]
+    fits = devices % (fsdp * tensor) == 0
+    return {**DEFAULT_SIZES, FSDP: fsdp, TENSOR: tensor} if fits else DEFAULT_SIZES
 
 
 def _arrange(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
@@ -66,9 +84,7 @@ def _arrange(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
     if len(slices) > 1:
         data, fsdp, tensor = shape
         if data % len(slices):
-            raise UserError(
-                f"config.mesh.data={data} is not a multiple of the {len(slices)} slices"
-            )
+            raise UserError(f"mesh.data={data} is not a multiple of the {len(slices)} slices")
         return mesh_utils.create_hybrid_device_mesh(
             (data // len(slices), fsdp, tensor), (len(slices), 1, 1), devices
         )
@@ -108,17 +124,16 @@ def check_batch_size(batch_size: int, parts: int, key: str, noun: str = "devices
         raise UserError(f"{key}={batch_size} is not a multiple of the {parts} {noun}; try {hint}")
 
 
-def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def to_devices(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """Sends this process's rows of a global batch to its devices.
 
     Args:
         batch: local rows by field.
-        mesh: mesh of all devices.
+        sharding: sharding of the global arrays, as `batch_sharding`.
 
     Returns:
-        Global arrays, split over the batch axes.
+        Global arrays.
     """
-    sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
@@ -134,8 +149,9 @@ def prefetch(
     Yields:
         Global batches; two are on the devices at a time.
     """
-    ahead = to_devices(next(batches), mesh)
+    sharding = batch_sharding(mesh)
+    ahead = to_devices(next(batches), sharding)
     for batch in batches:
-        current, ahead = ahead, to_devices(batch, mesh)
+        current, ahead = ahead, to_devices(batch, sharding)
         yield current
     yield ahead

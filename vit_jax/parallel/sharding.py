@@ -155,7 +155,7 @@ def check_sharded(model: ModelDef, mesh: Mesh) -> None:
         largest = sorted(whole, key=lambda path: -whole[path].size)[:3]
         names = ", ".join(f"{path} {whole[path].shape}" for path in largest)
         raise UserError(
-            f"config.mesh: fsdp={mesh.shape[FSDP]} x tensor={mesh.shape[TENSOR]} leaves "
+            f"mesh: fsdp={mesh.shape[FSDP]} x tensor={mesh.shape[TENSOR]} leaves "
             f"{fraction:.0%} of the parameters whole on every device ({names}); choose sizes that "
             "divide the model's width, heads and hidden units"
         )

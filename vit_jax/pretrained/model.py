@@ -27,6 +27,7 @@ from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.pretrained import huggingface, native
+from vit_jax.pretrained.stored import StoredModel, is_run, run_spec
 from vit_jax.pretrained.weight_files import load_weights, read_architecture
 
 Array = jax.Array | np.ndarray
@@ -180,7 +181,8 @@ def create_model(
     Args:
         name: name of the model here, in timm or in open_clip, see `list_models`. None for weights
             that describe their architecture: the library's own format and Hugging Face folders.
-        weights: weight file of any known format; None for fresh parameters.
+        weights: weight file of any known format, or workdir of a run, whose newest checkpoint is
+            read on any devices; None for fresh parameters.
         image_size: side of the images, or their height and width, px; None for that of the name.
             Position embeddings and bias tables of the weights are resized.
         num_classes: number of outputs of the classification head, 0 for none; None for that of the
@@ -200,6 +202,13 @@ def create_model(
     Raises:
         UserError: an unknown name or field, or weights that do not fit.
     """
+    if weights is not None and is_run(pathlib.Path(weights)):
+        given = {"num_classes": num_classes, "image_size": image_size, "format": format, **changes}
+        given = {key: value for key, value in {"name": name, **given}.items() if value is not None}
+        spec = _run_spec(pathlib.Path(weights), given)
+        spec = dataclasses.replace(spec, tokenizer=tokenizer or spec.tokenizer)
+        stored = StoredModel(pathlib.Path(weights), spec, ModelDef(spec.architecture, dtype=dtype))
+        return PretrainedModel(spec, stored.model, stored.load(shardings))
     if name is None and weights is None:
         raise UserError("create_model: expected a name, or weights that describe their model")
     spec = registry.model_spec(name) if name else _described(str(weights), format)
@@ -217,6 +226,17 @@ def create_model(
     else:
         params = load_weights(weights, definition, format, source=source, shardings=shardings)
     return PretrainedModel(spec, definition, params)
+
+
+def _run_spec(workdir: pathlib.Path, given: dict[str, Any]) -> ModelSpec:
+    """The spec of a run, whose config describes its model; `given` would change it."""
+    if given:
+        raise UserError(
+            f"{workdir} is the workdir of a run, which is opened as it was trained; found "
+            f"{', '.join(f'{key}={value!r}' for key, value in given.items())}. `vit-jax convert "
+            "--workdir` writes a weight file, which can be opened in other ways"
+        )
+    return run_spec(workdir)
 
 
 def _with_image_size(architecture: Any, size: int | tuple[int, int], title: str) -> Any:

@@ -4,9 +4,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import DIRECTORY, read_params, with_sharding
 from vit_jax.config import model_spec
+from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
@@ -43,19 +46,22 @@ class StoredModel:
         if not is_run(self.path):
             check_weights(self.path, self.model)
 
-    def load(self, shardings: Any) -> Params:
+    def load(self, shardings: Any = None) -> Params:
         """Reads the parameters; of a run, those of the newest checkpoint (EMA if there is one).
 
         Args:
-            shardings: tree of shardings like the parameters.
+            shardings: tree of shardings like the parameters; None for the default device.
 
         Raises:
             UserError: the parameters cannot be read or do not fit.
         """
         if not is_run(self.path):
             return load_weights(self.path, self.model, shardings=shardings)
-        config = workdir_lib.load_config(self.path)
-        abstract = with_sharding(self.model.shapes(), shardings)
+        config, shapes = workdir_lib.load_config(self.path), self.model.shapes()
+        if shardings is None:  # those of the checkpoint name the devices of training
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            shardings = jax.tree.map(lambda _: device, shapes)
+        abstract = with_sharding(shapes, shardings)
         ema = config.optim.get("ema_decay", 0.0) > 0
         params, _ = read_params(self.path, abstract, ema=ema)
         return params
@@ -90,6 +96,17 @@ def is_run(path: pathlib.Path) -> bool:
     return (path / workdir_lib.CONFIG_FILE).is_file() and (path / DIRECTORY).is_dir()
 
 
+def run_spec(workdir: pathlib.Path) -> ModelSpec:
+    """The model of a run, with the tokenizer that the run has saved.
+
+    Args:
+        workdir: folder of the run.
+    """
+    spec = model_spec(workdir_lib.load_config(workdir))
+    saved = (workdir / TOKENIZER_FILE).is_file()
+    return dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}") if saved else spec
+
+
 def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
     """The spec with the number of classes of a file; models without a head are not changed."""
     if not hasattr(spec.architecture, "num_classes"):
@@ -107,7 +124,7 @@ def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
 def _described(path: pathlib.Path) -> ModelSpec | None:
     """The spec of weights that describe their model, or None."""
     if is_run(path):
-        return model_spec(workdir_lib.load_config(path))
+        return run_spec(path)
     if native.is_described(path):
         return native.load_spec(path)
     try:

@@ -37,10 +37,15 @@ def check_resumable(workdir: pathlib.Path, experiment: "Experiment") -> None:
 
 
 def _previous_config(workdir: pathlib.Path, experiment: "Experiment") -> ConfigDict:
-    """The saved config; keys that its version lacked have the values of this start."""
-    merged = ConfigDict(experiment.config.to_dict())
+    """The saved config on the devices of this start.
+
+    Keys that its version lacked have the values of this start.
+    """
+    now, merged = experiment.config, ConfigDict(experiment.config.to_dict())
     for key, value in workdir_lib.load_config(workdir).items():
         merged[key] = value
+    # The devices of the last start may be gone, and the shapes of the state do not depend on them.
+    merged.mesh, merged.grad_accum_steps = now.mesh, now.grad_accum_steps
     return merged
 
 
