@@ -77,3 +77,22 @@ def test_imagenet_identifiers_select_names():
 def test_class_names_from_a_file(tmp_path):
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     assert prompts.class_names(str(tmp_path / "names.txt"), ["a", "b"]) == ["one", "two"]
+
+
+def test_names_in_another_order_are_matched_by_name_or_refused(caplog):
+    assert prompts.class_names(["Dog", "cat", "sea eel"], ["cat", "dog"]) == ["cat", "Dog"]
+    assert prompts.class_names(["dog", "cat"], ["cat", "dog"]) == ["cat", "dog"]
+    with pytest.raises(UserError, match="'dog' of the data has label 1, but is number 0"):
+        prompts.class_names(["dog", "house cat"], ["cat", "dog"])
+    with caplog.at_level("INFO", "vit_jax"):
+        assert prompts.class_names(["tench", "hen"], ["0", "1"]) == ["tench", "hen"]
+    assert "matched by position, as '0' = 'tench' and '1' = 'hen'" in caplog.text
+    assert prompts.class_names("", ["n15075141", "n01440764"]) == ["toilet paper", "tench"]
+    with pytest.raises(UserError, match="n00000001 is not one of ImageNet's"):
+        prompts.class_names("", ["n00000001"])
+
+
+@pytest.mark.parametrize("text", ["\ufeffone\ntwo\n\n", "one\r\ntwo\u2028\r\n"])
+def test_lines_of_names_are_those_of_the_labels(tmp_path, text):
+    (tmp_path / "names.txt").write_text(text, "utf-8", newline="")
+    assert prompts.class_names(str(tmp_path / "names.txt"), ["a", "b"])[0] == "one"

@@ -14,7 +14,9 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import KNeighborsClassifier
 
+from vit_jax.data.sources import Source
 from vit_jax.evaluators import few_shot, knn, logistic, metrics, retrieval, sgd_probe
+from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.linear_probe import sweep
 from vit_jax.parallel.mesh import make_mesh
 
@@ -87,12 +89,12 @@ def test_rounding_errors_do_not_change_ranks():
     scores, targets = (unit[:20] @ unit.T)[:, np.arange(30) // 3], rng.integers(0, 30, 20)
     correct = rng.random(scores.shape) < 0.2
     correct[:, 0] = True
-    ranks = metrics.rank_of_target(scores, targets), retrieval.best_rank(scores, correct)
+    ranks = metrics.rank_of_target(scores, targets), metrics.best_rank(scores, correct)
     assert (ranks[0] % 3 == 2).all()  # the two others of equal score come first
     for seed in range(20):
         rounded = scores + np.random.default_rng(seed).normal(0, 1e-7, scores.shape)
         np.testing.assert_array_equal(metrics.rank_of_target(rounded, targets), ranks[0])
-        np.testing.assert_array_equal(retrieval.best_rank(rounded, correct), ranks[1])
+        np.testing.assert_array_equal(metrics.best_rank(rounded, correct), ranks[1])
         np.testing.assert_array_equal(metrics.predictions(rounded), metrics.predictions(scores))
 
 
@@ -260,3 +262,70 @@ def test_sigmoid_and_softmax_do_not_overflow():
     logits = np.array([[-1e4, 0.0, 1e4]])
     np.testing.assert_allclose(metrics.sigmoid(logits), expit(logits))
     np.testing.assert_allclose(metrics.softmax(logits), softmax(logits, axis=1))
+
+
+# --- duplicates -----------------------------------------------------------------------------------
+
+
+def test_equal_class_names_count_as_in_published_results():
+    """Published accuracies are those of argmax: of equal scores the first."""
+    rng = np.random.default_rng(7)
+    names = ["missile", "crane", "Missile", "boat", "sunglasses", "sunglasses ", "cup"]
+    same = np.array([0, 1, 0, 3, 4, 4, 6])
+    targets = rng.integers(0, 7, 300)
+    for scores in (np.eye(7)[same][:, same][targets], rng.normal(size=(300, 7))[:, same]):
+        rounded = scores + rng.normal(0, 1e-7, scores.shape)
+        contents = [metrics.text_content(name) for name in names]
+        found = dict(metrics.classification(rounded, targets, softmax(rounded, axis=1), contents))
+        assert found["top1"] == np.mean(scores.argmax(1) == targets)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        assert found["top5"] == np.mean((order[:, :5] == targets[:, None]).any(1))
+    constant = np.ones((300, 7))
+    assert dict(metrics.classification(constant, targets, constant / 7, contents))["top1"] == 0
+
+
+@pytest.mark.parametrize("equal", ["shared", "apart"])
+def test_equal_captions_and_images_are_no_rivals(equal):
+    """A table with one row per caption, captions of several images, and images that occur twice."""
+    pixels = [np.full((2, 2, 3), value, np.uint8) for value in (0, 0, 1, 2, 2, 3)]
+    captions = ["a fox", "A red fox", "a  Fox", "a hen", "an egg", "an egg"]
+    image_of = [0, 0, 1, 2, 2, 3]
+
+    class Rows(Source):
+        def __len__(self):
+            return len(pixels)
+
+        def __getitem__(self, index):
+            return {"image": pixels[index], "captions": [captions[index]]}
+
+    class FakeEmbedder(Embedder):
+        def __init__(self):
+            pass
+
+        def open_source(self, spec):
+            return Rows()
+
+        def image_embeddings(self, params, source):
+            value = [int(source[i]["image"].flat[0]) for i in range(len(source))]
+            return self.meaning_of_images[value]
+
+        def text_embeddings(self, params, texts):
+            return np.stack([self.vectors[metrics.text_content(text)] for text in texts])
+
+    embedder = FakeEmbedder()
+    contents = sorted({metrics.text_content(text) for text in captions})
+    embedder.vectors = dict(zip(contents, np.eye(4), strict=True))
+    # The perfect model: an image is as close to each of its captions.
+    embedder.meaning_of_images = np.zeros((4, 4))
+    for image, caption in zip(image_of, captions, strict=True):
+        embedder.meaning_of_images[image] += embedder.vectors[metrics.text_content(caption)]
+    config = retrieval.Retrieval.Config(data="x", at=(1,), equal_captions=equal)
+    found = dict(retrieval.Retrieval(config, embedder).run({}))
+    if equal == "shared":
+        assert found["image_to_text_recall@1"] == found["text_to_image_recall@1"] == 1
+    else:  # image 1 has the second "a fox" only, and image 3 the second "an egg"
+        assert found["image_to_text_recall@1"] == 0.5
+    embedder.meaning_of_images = np.ones((4, 4))
+    embedder.vectors = {content: np.ones(4) for content in contents}
+    found = dict(retrieval.Retrieval(config, embedder).run({}))
+    assert [value for name, value in found.items() if "@1" in name] == [0, 0]

@@ -11,7 +11,7 @@ import numpy as np
 
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError, check_name
-from vit_jax.evaluators import metrics
+from vit_jax.evaluators import metrics, prompts
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import open_labelled
 from vit_jax.evaluators.zeroshot import CANDIDATES
@@ -63,6 +63,7 @@ class Classification:
         self._source = open_labelled(embedder, config.data, config.names_file)
         self._names = self._source.class_names or []
         self._labels = np.asarray(self._source.labels)
+        self._positions = prompts.imagenet_positions(self._names)
         self._real = (
             read_real_labels(config.real_labels, self._source, config.data)
             if config.real_labels
@@ -72,24 +73,29 @@ class Classification:
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
         logits = self._embedder.class_logits(params, self._source)
-        if logits.shape[1] != len(self._names):
-            raise UserError(
-                f"{self._config.data} has {len(self._names)} classes, the model has "
-                f"{logits.shape[1]} outputs"
-            )
+        names, labels = self._outputs(logits.shape[1])
         if self._config.classes == "present":
-            absent = np.setdiff1d(np.arange(len(self._names)), self._labels)
+            absent = np.setdiff1d(np.arange(len(names)), labels)
             logits = logits.copy()
             logits[:, absent] = -np.inf
-        yield from metrics.classification(logits, self._labels, metrics.softmax(logits))
+        yield from metrics.classification(logits, labels, metrics.softmax(logits))
         predicted = metrics.predictions(logits)
         if self._real is not None:
             pairs = zip(predicted, self._real, strict=True)
             yield "real_top1", float(np.mean([p in labels for p, labels in pairs if labels]))
         if self._config.confusion_file and jax.process_index() == 0:
-            metrics.write_confusion(
-                self._config.confusion_file, predicted, self._labels, self._names
-            )
+            metrics.write_confusion(self._config.confusion_file, predicted, labels, names)
+
+    def _outputs(self, count: int) -> tuple[list[str], np.ndarray]:
+        """Names of the model's outputs, and the labels as indices of them."""
+        if count == len(self._names):
+            return self._names, self._labels
+        wnids = prompts.imagenet_wnids()
+        if self._positions is not None and count == len(wnids):  # some of ImageNet's classes
+            return wnids, np.asarray(self._positions)[self._labels]
+        raise UserError(
+            f"{self._config.data} has {len(self._names)} classes, the model has {count} outputs"
+        )
 
 
 def read_real_labels(path: str, source: Source, spec: str) -> list[set[int]]:
@@ -112,7 +118,10 @@ def read_real_labels(path: str, source: Source, spec: str) -> list[set[int]]:
             f"no file of ReaL labels {path}: expected real.json of "
             "github.com/google-research/reassessed-imagenet"
         )
-    by_number = json.loads(file.read_text())
+    try:
+        by_number = [{int(label) for label in labels} for labels in json.loads(file.read_bytes())]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: expected a JSON list of lists of labels: {error}") from error
     labels = []
     for row in range(len(source)):
         example = source.annotation(row)
@@ -123,5 +132,5 @@ def read_real_labels(path: str, source: Source, spec: str) -> list[set[int]]:
                 f"{spec}: ReaL labels are assigned by ImageNet's file names, as "
                 f"ILSVRC2012_val_00000001; example {row} is {name!r}"
             )
-        labels.append(set(by_number[int(match[1]) - 1]))
+        labels.append(by_number[int(match[1]) - 1])
     return labels

@@ -104,8 +104,9 @@ class Embedder:
         """
         key = (spec, names_file)
         if key not in self._sources:
+            joint = "&" if "?" in spec else "?"
             self._sources[key] = open_source(
-                f"{spec}?names_file={names_file}" if names_file else spec
+                f"{spec}{joint}names_file={names_file}" if names_file else spec
             )
         return self._sources[key]
 

@@ -69,12 +69,17 @@ def check_same_classes(train: Source, train_spec: str, other: Source, other_spec
     Raises:
         UserError: the classes differ, or `other` has a class without a training example.
     """
-    if train.class_names != other.class_names:
-        raise UserError(f"{train_spec} and {other_spec} have different classes")
-    names = train.class_names or []
+    names, others = train.class_names or [], other.class_names or []
+    # Labels that are numbers are named up to the largest one of each source.
+    for label, pair in enumerate(zip(names, others, strict=False)):
+        if pair[0] != pair[1]:
+            raise UserError(
+                f"{train_spec} and {other_spec} have different classes: label {label} is "
+                f"{pair[0]!r} and {pair[1]!r}; give both the same file of classes, as ?classes=FILE"
+            )
     untrained = np.setdiff1d(np.asarray(other.labels), np.asarray(train.labels))
     if len(untrained):
         raise UserError(
             f"{other_spec} has classes without an example in {train_spec}: "
-            f"{', '.join(names[i] for i in untrained[:5])}"
+            f"{', '.join(others[i] for i in untrained[:5])}"
         )

@@ -40,27 +40,63 @@ def predictions(scores: Float[np.ndarray, "rows columns"]) -> Int[np.ndarray, " 
     return np.argmax(scores >= tie_threshold(scores, scores.max(axis=1, keepdims=True)), axis=1)
 
 
+def text_content(text: str) -> str:
+    """Content of a caption or class name: texts that differ in case and white space are equal."""
+    return " ".join(text.casefold().split())
+
+
 def rank_of_target(
-    scores: Float[np.ndarray, "rows columns"], targets: Int[np.ndarray, " rows"]
+    scores: Float[np.ndarray, "rows columns"],
+    targets: Int[np.ndarray, " rows"],
+    names: Sequence[str] = (),
 ) -> Int[np.ndarray, " rows"]:
     """Computes the rank of the correct column in each row.
 
     Args:
         scores: scores of all columns.
         targets: correct column of each row.
+        names: content of each column, see `best_rank`.
 
     Returns:
-        Ranks, 0 for the best. The target comes last among equal scores, so that a constant model
-        has an accuracy of 0.
+        Ranks, 0 for the best, see `best_rank`.
     """
-    target = np.take_along_axis(scores, targets[:, None], axis=1)
-    return np.sum(scores >= tie_threshold(scores, target), axis=1) - 1
+    return best_rank(scores, targets[:, None] == np.arange(scores.shape[1]), names)
+
+
+def best_rank(
+    scores: Float[np.ndarray, "rows columns"],
+    correct: Bool[np.ndarray, "rows columns"],
+    names: Sequence[str] = (),
+) -> Int[np.ndarray, " rows"]:
+    """Computes the rank of the best correct column in each row.
+
+    Args:
+        scores: scores of all columns.
+        correct: whether each column is correct; at least one per row is.
+        names: content of each column, as the name of a class or a caption. Columns of equal content
+            always have equal scores. (): no two are equal.
+
+    Returns:
+        Ranks, 0 for the best. Incorrect columns of equal score come first, so that a constant model
+        has an accuracy of 0; but among columns of equal content the first one comes first, as in
+        published results, which are those of `argmax`.
+    """
+    best = np.max(np.where(correct, scores, -np.inf), axis=1, keepdims=True)
+    ahead = (scores >= tie_threshold(scores, best)) & ~correct
+    groups: dict[str, list[int]] = {}
+    for column, name in enumerate(names):
+        groups.setdefault(name, []).append(column)
+    for columns in groups.values():
+        if len(columns) > 1:
+            ahead[:, columns] &= ~np.logical_or.accumulate(correct[:, columns], axis=1)
+    return np.sum(ahead, axis=1)
 
 
 def classification(
     scores: Float[np.ndarray, "examples classes"],
     targets: Int[np.ndarray, " examples"],
     probabilities: Float[np.ndarray, "examples classes"],
+    names: Sequence[str] = (),
 ) -> Iterator[tuple[str, float]]:
     """Computes the metrics of single-label classification.
 
@@ -68,11 +104,12 @@ def classification(
         scores: scores; the class with the largest one is the prediction.
         targets: correct class of each example.
         probabilities: probability of each class according to the model.
+        names: content of the classes, see `best_rank`.
 
     Yields:
         `top1`, `top5`, `mean_per_class_recall` and `ece`, fractions in [0, 1].
     """
-    ranks = rank_of_target(scores, targets)
+    ranks = rank_of_target(scores, targets, names)
     yield "top1", float(np.mean(ranks < 1))
     yield "top5", float(np.mean(ranks < 5))
     yield "mean_per_class_recall", mean_per_class_recall(ranks < 1, targets)

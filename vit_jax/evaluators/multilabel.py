@@ -1,11 +1,13 @@
 """Zero-shot recognition of images with several labels."""
 
 import dataclasses
+import reprlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from vit_jax.data.sources import Source
+from vit_jax.data.sources.classes import sort_names
 from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators import metrics, prompts
 from vit_jax.evaluators.embedding import Embedder
@@ -49,9 +51,7 @@ class MultiLabel:
         self._templates = prompts.templates(config.templates)
         self._source = embedder.open_source(config.data)
         lists = _label_lists(self._source, config.field, config.data)
-        own_names = self._source.class_names or sorted(
-            {str(label) for labels in lists for label in labels}
-        )
+        own_names = self._source.class_names or _own_names(lists)
         self._names = prompts.class_names(config.class_names, own_names)
         self._targets = _targets(lists, own_names, config.data)
         if not self._targets.any():
@@ -68,17 +68,37 @@ def _label_lists(source: Source, field: str, spec: str) -> list[list[str | int]]
     first = source.annotation(0)
     if field not in first:
         raise unknown(field, first, f"field of {spec} with lists of labels,")
-    return [source.annotation(row)[field] for row in range(len(source))]
+    lists = []
+    for row in range(len(source)):
+        example = source.annotation(row)
+        labels = example.get(field)
+        if not isinstance(labels, list) or not all(isinstance(x, str | int) for x in labels):
+            raise UserError(
+                f"{spec}: {field} of {example.get('key', f'example {row}')} is "
+                f"{reprlib.repr(labels)}, expected a list of names or indices of classes"
+            )
+        lists.append(labels)
+    return lists
+
+
+def _own_names(lists: list[list[str | int]]) -> list[str]:
+    """Names of the classes that occur; indices are named up to the largest one."""
+    found = {label for labels in lists for label in labels}
+    names = {label for label in found if isinstance(label, str)}
+    if found and not names:
+        return [str(i) for i in range(max(int(label) for label in found) + 1)]
+    return sort_names(names)
 
 
 def _targets(lists: list[list[str | int]], names: list[str], spec: str) -> np.ndarray:
     """Converts lists of labels to a table (examples, classes) of bool."""
-    column: dict[str | int, int] = {name: i for i, name in enumerate(names)}
-    column |= {i: i for i in range(len(names))}
+    columns: dict[str | int, list[int]] = {i: [i] for i in range(len(names))}
+    for i, name in enumerate(names):
+        columns.setdefault(name, []).append(i)
     targets = np.zeros((len(lists), len(names)), bool)
     for row, labels in zip(targets, lists, strict=True):
         for label in labels:
-            if label not in column:
+            if label not in columns:
                 raise UserError(f"{spec}: the label {label!r} is not one of its classes")
-            row[column[label]] = True
+            row[columns[label]] = True
     return targets

@@ -1,12 +1,14 @@
 """Image-to-text and text-to-image retrieval (recall at k)."""
 
 import dataclasses
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from vit_jax.data.sources import captions_of
+from vit_jax.data.images import EncodedImage
+from vit_jax.data.sources import Source, Subset, captions_of
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.embedding import Embedder
@@ -22,6 +24,9 @@ class Retrieval:
     Metrics for both directions, `image_to_text` and `text_to_image`: `<direction>_recall@k`, and
     `<direction>_median_rank` and `<direction>_mean_rank` of the nearest correct candidate, where
     the nearest candidate of all has rank 1.
+
+    Examples with the same image, as in a table with one row per caption, are one image with several
+    captions. Captions are equal if they differ only in case and white space.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,11 +36,12 @@ class Retrieval:
         Attributes:
             data: source with captions.
             at: values of k.
-            captions: captions that are used: the "first" of each image, or "all", as for the five
+            captions: captions that are used: the "first" of each example, or "all", as for the five
                 of COCO and Flickr30k.
             equal_captions: treatment of equal captions of several images: "shared" (one candidate,
                 correct for each of the images) or "apart" (one candidate per image, correct for
-                that image only, as in published results on COCO and Flickr30k).
+                that image only, as in published results on COCO and Flickr30k; the first of the
+                candidates is the nearest).
         """
 
         data: str
@@ -66,21 +72,29 @@ class Retrieval:
             for text in captions_of(self._source.annotation(row))[:stop]
         ]
         # Pair i consists of the image `_image[i]` and the text `_text[i]`.
-        self._image = np.array([row for row, _ in pairs])
+        rows, image_of_row = distinct_images(self._source)
+        if len(rows) < len(self._source):
+            self._source = Subset(self._source, rows)
         captions = [text for _, text in pairs]
+        contents = [metrics.text_content(text) for text in captions]
+        first = {content: i for i, content in reversed([*enumerate(contents)])}
         if config.equal_captions == "shared":
-            self._texts = sorted(set(captions))
-            index = {text: i for i, text in enumerate(self._texts)}
-            self._text = np.array([index[text] for text in captions])
+            kept = sorted(first.values(), key=captions.__getitem__)
+            index = {contents[i]: number for number, i in enumerate(kept)}
+            self._texts = [captions[i] for i in kept]
+            self._contents = [contents[i] for i in kept]
+            self._text = np.array([index[content] for content in contents])
         else:
-            self._texts, self._text = captions, np.arange(len(captions))
+            self._texts, self._contents = captions, contents
+            self._text = np.arange(len(captions))
+        self._image = np.array([image_of_row[row] for row, _ in pairs])
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
         images = self._embedder.image_embeddings(params, self._source)
         texts = self._embedder.text_embeddings(params, self._texts)
         for direction, ranks in (
-            ("image_to_text", nearest_rank(images, texts, self._image, self._text)),
+            ("image_to_text", nearest_rank(images, texts, self._image, self._text, self._contents)),
             ("text_to_image", nearest_rank(texts, images, self._text, self._image)),
         ):
             for k in self._at:
@@ -89,11 +103,37 @@ class Retrieval:
             yield f"{direction}_mean_rank", float(np.mean(ranks + 1))
 
 
+def distinct_images(source: Source) -> tuple[list[int], list[int]]:
+    """Recognizes images of equal content.
+
+    Args:
+        source: examples with an image each.
+
+    Returns:
+        The first example of each image; and for every example, the number of its image.
+    """
+    rows: list[int] = []
+    number: dict[bytes, int] = {}
+    images = []
+    for row in range(len(source)):
+        image = source[row]["image"]
+        content = image.data if isinstance(image, EncodedImage) else repr(image.shape).encode()
+        digest = hashlib.sha256(content)
+        if isinstance(image, np.ndarray):
+            digest.update(image.tobytes())
+        if digest.digest() not in number:
+            number[digest.digest()] = len(rows)
+            rows.append(row)
+        images.append(number[digest.digest()])
+    return rows, images
+
+
 def nearest_rank(
     queries: Float[np.ndarray, "queries width"],
     candidates: Float[np.ndarray, "candidates width"],
     query: Int[np.ndarray, " pairs"],
     candidate: Int[np.ndarray, " pairs"],
+    contents: Sequence[str] = (),
     *,
     chunk: int = 1024,
 ) -> Int[np.ndarray, " queries"]:
@@ -104,6 +144,7 @@ def nearest_rank(
         candidates: embeddings of the candidates.
         query: query of each correct pair; every query occurs.
         candidate: candidate of each correct pair.
+        contents: content of each candidate, see `metrics.best_rank`.
         chunk: number of queries whose scores are in memory at once.
 
     Returns:
@@ -115,22 +156,5 @@ def nearest_rank(
         correct = np.zeros(scores.shape, bool)
         inside = (query >= start) & (query < start + chunk)
         correct[query[inside] - start, candidate[inside]] = True
-        ranks.append(best_rank(scores, correct))
+        ranks.append(metrics.best_rank(scores, correct, contents))
     return np.concatenate(ranks)
-
-
-def best_rank(
-    scores: Float[np.ndarray, "queries candidates"],
-    correct: Bool[np.ndarray, "queries candidates"],
-) -> Int[np.ndarray, " queries"]:
-    """Computes the rank of the best correct candidate of each query.
-
-    Args:
-        scores: scores of all candidates.
-        correct: whether each candidate is correct; at least one per query is.
-
-    Returns:
-        Ranks, 0 for the best. Incorrect candidates with an equal score come first.
-    """
-    best = np.max(np.where(correct, scores, -np.inf), axis=1, keepdims=True)
-    return np.sum((scores >= metrics.tie_threshold(scores, best)) & ~correct, axis=1)

@@ -19,7 +19,8 @@ class ZeroShot:
     """Accuracy of assigning each image to the class whose text embedding is closest.
 
     Metrics, fractions in [0, 1] of all images: `top1`, `top5`, `mean_per_class_recall`, and `ece`,
-    the expected calibration error of the model's probabilities.
+    the expected calibration error of the model's probabilities. Of classes with equal names, as two
+    of ImageNet's are, the first one is predicted, as in published results.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ class ZeroShot:
         classes = self._embedder.class_embeddings(params, self.class_names, self._templates)
         scores = images @ classes.T
         probabilities = self._embedder.probabilities(params, scores)
-        yield from metrics.classification(scores, self.targets, probabilities)
+        contents = [metrics.text_content(name) for name in self.class_names]
+        yield from metrics.classification(scores, self.targets, probabilities, contents)
         if self._config.confusion_file and jax.process_index() == 0:
             metrics.write_confusion(
                 self._config.confusion_file,

@@ -74,9 +74,12 @@ class ArrayRecords(Source):
         """See `Source`; `data.prepare` writes them in a file of their own."""
         if self.class_names is None:
             return None
-        kept = posixpath.join(posixpath.dirname(self._paths[0]), LABELS_NAME)
-        if self._fs.isfile(kept) and len(found := np.load(kept, allow_pickle=False)) == len(self):
-            return found.astype(np.int64)
+        folder = posixpath.dirname(self._paths[0])
+        kept, whole = posixpath.join(folder, LABELS_NAME), manifest.load(self._fs, folder)
+        # They are those of all shards, in their order.
+        names = [posixpath.join(folder, name) for name in (whole["shards"] if whole else ())]
+        if self._paths == names and self._fs.isfile(kept):
+            return np.load(kept, allow_pickle=False).astype(np.int64)
         return super().labels
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,18 +57,24 @@ class Source(abc.ABC):
         """Label of every example, read when first needed; None where there are no classes."""
         if self.class_names is None:
             return None
-        return np.array([self.annotation(i)["label"] for i in range(len(self))], np.int64)
+        return np.array([_label(self.annotation(i), i) for i in range(len(self))], np.int64)
+
+
+def _label(example: dict[str, Any], index: int) -> int:
+    if "label" not in example:
+        raise UserError(f"{example.get('key', f'example {index}')} has no label")
+    return example["label"]
 
 
 class Subset(Source):
-    """A range of another source's examples, with the classes of the whole."""
+    """Some of another source's examples, with the classes of the whole."""
 
-    def __init__(self, source: Source, indices: range) -> None:
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
         """Stores the arguments.
 
         Args:
             source: the whole source.
-            indices: range of its examples.
+            indices: its examples that are taken.
         """
         self._source, self._indices = source, indices
         self.class_names = source.class_names
@@ -77,7 +83,7 @@ class Subset(Source):
     def labels(self) -> Int64[np.ndarray, " examples"] | None:
         """See `Source`."""
         whole = self._source.labels
-        return None if whole is None else whole[self._indices.start : self._indices.stop]
+        return None if whole is None else whole[np.asarray(self._indices)]
 
     def __len__(self) -> int:
         """See `Source`."""

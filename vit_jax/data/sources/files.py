@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,7 +118,29 @@ def read(fs: Any, path: str, start: int | None = None, end: int | None = None) -
         UserError: the file is absent or cannot be read.
     """
     with explained(fs, path):
+        if is_local(fs) and not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
+            raise UserError(f"{printable(path)} is not a regular file")
         return fs.cat_file(path, start=start, end=end)
+
+
+def printable(text: str) -> str:
+    """Escapes characters that cannot be printed on one line, as bytes that are not UTF-8."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def cannot_read(path: str, error: Exception) -> UserError:
+    """Builds the error for a file that cannot be read.
+
+    Args:
+        path: path for the message.
+        error: error of the file system.
+    """
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"no file {printable(path)!r}")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(f"cannot read {printable(path)}: {reason or type(error).__name__}")
 
 
 @contextlib.contextmanager
@@ -131,10 +155,9 @@ def explained(fs: Any, path: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"no file {path!r}") from error
     except Exception as error:
-        # The errors of buckets, as for refused credentials, have no common class.
-        if is_local(fs) and not isinstance(error, OSError):
+        # The errors of buckets, as for refused credentials, have no common class. ValueError: the
+        # operating system cannot represent the name.
+        if is_local(fs) and not isinstance(error, OSError | ValueError):
             raise
-        raise UserError(f"cannot read {path}: {error or type(error).__name__}") from error
+        raise cannot_read(path, error) from error

@@ -1,11 +1,14 @@
 """Several sources as one."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vit_jax.data.sources.base import Source, check_index
+
+logger = logging.getLogger(__name__)
 
 
 class Mixture(Source):
@@ -32,6 +35,8 @@ class Mixture(Source):
         self.weights = None if weights is None else [w / sum(weights) for w in weights]
         names = [source.class_names for source in sources]
         self.class_names = names[0] if all(each == names[0] for each in names) else None
+        if self.class_names is None and any(names):
+            logger.warning("Joined sources have different classes: their labels are left out")
 
     @property
     def labels(self) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from typing import Any
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files
 from vit_jax.data.sources.base import Rows, Source, check_caption, decode_text, label_fields
+from vit_jax.data.sources.classes import sort_names
 from vit_jax.errors import MissingPackageError, UserError, check_name
 
 _USUAL = {
@@ -144,7 +145,7 @@ def _class_names(rows: list[dict[str, Any]]) -> list[str]:
             f"some labels are names, as {min(found - numbers)!r}, and some are numbers, as "
             f"{min(numbers)}: expected only names or only numbers"
         )
-    return sorted(found)
+    return sort_names(found)
 
 
 def _columns(

@@ -1,0 +1,126 @@
+"""Files below a folder, through symbolic links, and a count of what is left out."""
+
+import collections
+import logging
+import os
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from vit_jax.data.sources import files
+
+logger = logging.getLogger(__name__)
+
+_FOREIGN = {"__MACOSX", "@eaDir"}  # previews and metadata that systems store beside images
+
+
+class LeftOut:
+    """Counts files that are left out, by reason."""
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """Counts files.
+
+        Args:
+            reason: reason why they are left out.
+            name: name of the first one.
+            count: number of files.
+        """
+        self._counts[reason] += count
+        self._first.setdefault(reason, name)
+
+    def log(self, place: str) -> None:
+        """Logs one line with the counts; nothing where all files are used.
+
+        Args:
+            place: name of the source.
+        """
+        if self._counts:
+            first = {reason: posixpath.basename(name) for reason, name in self._first.items()}
+            parts = [f"{n:,} {reason} (as {first[reason]})" for reason, n in self._counts.items()]
+            logger.warning("%s", files.printable(f"{place}: left out {', '.join(parts)}"))
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a relative path has a hidden part, or one that a system adds beside images."""
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part in _FOREIGN
+        for part in path.split("/")
+    )
+
+
+def find(fs: Any, root: str) -> tuple[list[str], set[str], LeftOut]:
+    """Finds the files below a folder.
+
+    Args:
+        fs: fsspec file system.
+        root: path within it.
+
+    Returns:
+        Sorted paths of the visible files, names of the folders directly below the root, and what
+        is left out: hidden files, broken links, and everything that is neither file nor folder.
+
+    Raises:
+        UserError: the folder cannot be listed.
+    """
+    left_out, folders = LeftOut(), set[str]()
+    if files.is_local(fs):
+        return sorted(_walk(root, folders, left_out)), folders, left_out
+    paths = []
+    with files.explained(fs, root):
+        found = fs.find(root)
+    for path in found:
+        inside = path[len(root) :].lstrip("/")
+        if is_hidden(inside):
+            left_out.add("hidden", inside)
+            continue
+        paths.append(path)
+        if "/" in inside:
+            folders.add(inside.partition("/")[0])
+    return sorted(paths), folders, left_out
+
+
+def _walk(root: str, folders: set[str], left_out: LeftOut) -> Iterator[str]:
+    # With each folder, those above it: a link to one of them would never end.
+    stack: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while stack:
+        folder, above = stack.pop()
+        try:
+            stat = os.stat(folder)
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            if folder == root:
+                raise files.cannot_read(root, error) from error
+            left_out.add("folders that cannot be opened", folder)
+            folders.discard(os.path.relpath(folder, root))
+            continue
+        if (identity := (stat.st_dev, stat.st_ino)) in above:
+            left_out.add("links to a folder above", folder)
+            continue
+        for entry in entries:
+            if is_hidden(entry.name):
+                left_out.add("hidden", entry.name)
+            elif (kind := _kind(entry)) == "folder":
+                if folder == root:
+                    folders.add(entry.name)
+                stack.append((entry.path, above | {identity}))
+            elif kind == "file":
+                yield entry.path
+            else:
+                left_out.add(kind, entry.name)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Returns "file", "folder", or the reason why an entry is neither."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:  # a circle of links
+        return "broken links"
+    return "broken links" if entry.is_symlink() else "that are no regular files"
