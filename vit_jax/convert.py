@@ -9,7 +9,8 @@
     --overwrite     replace an existing output
 
 FILE is a safetensors file, an .npz, a torch or TorchScript archive, an index of shards, or a folder
-that contains one of them. Nothing in it is executed. --model is the name of a registered model. It
+that contains one of them. FILE#KEY is one of several sets of weights in a checkpoint. Nothing in
+it is executed. --model is the name of a registered model. It
 can be left out if the weights describe their architecture: in the library's own format (vit_jax),
 or by a config.json beside them. docs/weights.md lists the formats.
 """
@@ -85,16 +86,16 @@ def _from_file() -> "tuple[ModelDef, Params, ModelSpec | None]":
     """Model, parameters and, if known, the spec of a weight file."""
     from vit_jax.models.definition import ModelDef
     from vit_jax.models.registry import model_spec
-    from vit_jax.pretrained import native
-    from vit_jax.pretrained.weight_files import load_weights, read_architecture
+    from vit_jax.pretrained.identification import identify
+    from vit_jax.pretrained.weight_files import load_weights
 
-    path, spec = str(_INPUT.value), None
-    if _MODEL.value:
-        spec = model_spec(_MODEL.value)
-    elif native.is_described(path):
-        spec = native.load_spec(path)
-    model = ModelDef(spec.architecture if spec else read_architecture(path, _FROM.value))
-    return model, load_weights(path, model, _FROM.value), spec
+    path, named = str(_INPUT.value), model_spec(_MODEL.value) if _MODEL.value else None
+    found = identify(path, named, _FROM.value)
+    # To the library's own format with the inputs of the folder, to others as the tensors are.
+    spec = None if found.inputs is None else found.spec(path)
+    own = spec is not None and _TO.value == "vit_jax"
+    model = ModelDef(spec.architecture if spec and own else found.source.architecture)
+    return model, load_weights(path, model, _FROM.value, source=found.source), spec
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.base import Objective
 from vit_jax.parallel.mesh import DEFAULT_SIZES, batch_shards, fitting_sizes, make_mesh
 from vit_jax.parallel.sharding import parameter_shardings
+from vit_jax.pretrained.folder_tokenizer import FILE_KINDS
 from vit_jax.pretrained.model import create_model
 
 logger = logging.getLogger(__name__)
@@ -211,8 +212,8 @@ def _open_tokenizer(given: str | None, spec: ModelSpec, title: str) -> Tokenizer
         if given:
             raise UserError(f"--tokenizer={given}: {title} has no text encoder")
         return None
-    if own == "sentencepiece" and not given:
-        logger.warning("Only images can be evaluated: no --tokenizer=sentencepiece:FILE is given.")
+    if own in FILE_KINDS and not given:
+        logger.warning("Only images can be evaluated: no --tokenizer=%s:FILE is given.", own)
         return None
     text = spec.architecture.text
     tokenizer = open_tokenizer(
@@ -241,7 +242,9 @@ def check_tokenizer(tokenizer: Tokenizer, own: str, spec: ModelSpec, title: str)
             tokenizer does not put at the end.
     """
     kind = own.partition(":")[0]
-    if kind != "saved" and tokenizer.kind != kind:
+    # One vocabulary is published in files of both kinds.
+    same = FILE_KINDS if kind in FILE_KINDS else (kind,)
+    if kind != "saved" and tokenizer.kind not in same:
         raise UserError(
             f"{title} was trained with a tokenizer of the kind {kind!r}, found {tokenizer.kind!r}: "
             "its ids have other meanings"

@@ -35,10 +35,12 @@ class ImageInputs:
             "crop": scale it until it covers size / crop_fraction, keeping the aspect ratio, and
             take the centre. A square size rounds as torchvision's `Resize` and `CenterCrop`, any
             other size as timm's `ResizeKeepRatio`.
-            "squash": scale height and width independently.
+            "squash": scale height and width independently to size / crop_fraction, and take the
+            centre.
             "pad": scale it until it fits into the size, keeping the aspect ratio, and centre it on
             white.
-        crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop".
+        crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop" and
+            "squash".
         interpolation: "bicubic" or "bilinear", with antialiasing.
         mean: value subtracted from each channel, for pixels in [0, 1].
         std: divisor of each channel, for pixels in [0, 1].
@@ -120,11 +122,16 @@ class ImageInputs:
         return images * jnp.asarray(scale) + jnp.asarray(shift)
 
     def _squash(self, image: Image.Image) -> Image.Image:
-        return self._resized(image, *self.size)
+        if self.crop_fraction == 1:
+            return self._resized(image, *self.size)
+        height, width = (math.floor(side / self.crop_fraction) for side in self.size)
+        return self._centre(self._resized(image, height, width))
 
     def _crop(self, image: Image.Image) -> Image.Image:
+        return self._centre(self._resized(image, *self._covering(image.height, image.width)))
+
+    def _centre(self, resized: Image.Image) -> Image.Image:
         height, width = self.size
-        resized = self._resized(image, *self._covering(image.height, image.width))
         top, left = round((resized.height - height) / 2), round((resized.width - width) / 2)
         return resized.crop((left, top, left + width, top + height))
 

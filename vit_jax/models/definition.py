@@ -56,7 +56,7 @@ class ModelDef:
             return architecture.make(rngs=nnx.Rngs(key), dtype=compute, scan=scan, remat=remat)
 
         self.architecture = architecture
-        self.execution = {"dtype": dtype, "scan": scan, "remat": remat}
+        self.execution: dict[str, Any] = {"dtype": dtype, "scan": scan, "remat": remat}
         self._build = build
         abstract = nnx.eval_shape(build, jax.random.key(0))
         self._graphdef, self._template = nnx.split(abstract, STORED)

@@ -1,66 +1,184 @@
-"""Image preprocessing and tokenizer in the folder of a Hugging Face model."""
+"""Image preprocessing in the folder of a Hugging Face model.
 
+A value of the folder is used. A value that it leaves out is the default of the image processor that
+it names, or of its model type. A value that neither determines is an error.
+"""
+
+import dataclasses
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
-from vit_jax.models.spec import ModelSpec
+from vit_jax.models.spec import CLIP_MEAN, CLIP_STD
 from vit_jax.weights.containers.reading import read_json
 
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 # Resampling filters by the number that PIL gives them.
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+_HALF = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
+_SQUARE = {**_HALF, "do_center_crop": False, "size": {"height": 224, "width": 224}}
+_CROPPED = {
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+    "do_center_crop": True,
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "resample": 3,
+}
+# Documented defaults of the library's image processors, by their names without "ImageProcessor".
+PROCESSORS: Mapping[str, Mapping[str, Any]] = {
+    "CLIP": _CROPPED,
+    "Bit": _CROPPED,
+    "ViT": {**_SQUARE, "resample": 2},
+    "Siglip": {**_SQUARE, "resample": 3},
+    "DeiT": {**_CROPPED, **_HALF, "size": {"height": 256, "width": 256}},
+}
+# Image processors of the model types.
+_OF_MODELS = {
+    "clip": "CLIP",
+    "siglip": "Siglip",
+    "vit": "ViT",
+    "vit_mae": "ViT",
+    "swin": "ViT",
+    "deit": "DeiT",
+    "dinov2": "Bit",
+    "dinov2_with_registers": "Bit",
+}
+# Settings that have the same default in all image processors, and their only value here.
+_FIXED = {"do_resize": True, "do_rescale": True, "do_pad": False}
 
 
-def read_spec(folder: pathlib.Path, architecture: Any) -> ModelSpec:
-    """Returns the spec of a model whose weights are in a folder.
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """Settings of an image processor.
+
+    Attributes:
+        path: file of the settings, for messages.
+        stated: values in the file.
+        defaults: defaults of the image processor; empty if it is unknown.
+        kind: name of the image processor or of the model type.
+    """
+
+    path: pathlib.Path
+    stated: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    kind: str
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.stated.get(key)
+        if value is None:
+            value = self.defaults.get(key)
+        if value is None:
+            raise UserError(
+                f"{self.path}: expected {key}; found none, and the default of the image processor "
+                f"{self.kind!r} is unknown (known: {', '.join(PROCESSORS)}); add {key} to the file"
+            )
+        return value
+
+
+def read_inputs(folder: pathlib.Path, model_type: str) -> ImageInputs | None:
+    """Returns the image preprocessing of a model folder.
 
     Args:
-        folder: folder with a `preprocessor_config.json`, and for text a `spiece.model` if the
-            tokenizer is not CLIP's.
-        architecture: architecture of the model.
+        folder: folder with a `preprocessor_config.json`, or with a `processor_config.json` as
+            transformers 5 writes it.
+        model_type: `model_type` of its `config.json`, "" if there is none.
+
+    Returns:
+        The preprocessing with the size of its crop; None if the folder has neither file.
 
     Raises:
-        UserError: there is no `preprocessor_config.json`, or it contains an unsupported setting.
+        UserError: a setting that is missing, contradicts another one or is not available here.
     """
-    path = folder / PREPROCESSOR
-    if not path.is_file():
-        raise UserError(
-            f"{folder} has no {PREPROCESSOR}, so that the image preprocessing is unknown; name the "
-            "model"
-        )
-    return ModelSpec(
-        architecture=architecture,
-        inputs=_inputs(read_json(path), path),
-        tokenizer=_tokenizer(folder, architecture),
-    )
-
-
-def _inputs(found: dict[str, Any], path: pathlib.Path) -> ImageInputs:
-    resample = found.get("resample", 3)
-    if resample not in _INTERPOLATIONS:
-        raise UserError(f"{path}: expected resample 2 or 3; found {resample}")
-    resize, crop_fraction = "squash", 1.0
-    if found.get("do_center_crop", False):
-        edge, crop = (_side(found.get(key, 224)) for key in ("size", "crop_size"))
-        resize, crop_fraction = "crop", crop / edge
-    return ImageInputs(
-        resize=resize,
-        crop_fraction=crop_fraction,
-        interpolation=_INTERPOLATIONS[resample],
-        mean=tuple(found["image_mean"]),
-        std=tuple(found["image_std"]),
-    )
-
-
-def _side(size: int | dict[str, int]) -> int:
-    """Side of an image: older files contain a number, newer ones a shortest edge or a height."""
-    return size if isinstance(size, int) else size.get("shortest_edge", size.get("height", 224))
-
-
-def _tokenizer(folder: pathlib.Path, architecture: Any) -> str | None:
-    if not hasattr(architecture, "text"):
+    settings = _read(folder, model_type)
+    if settings is None:
         return None
-    model = folder / "spiece.model"
-    return f"sentencepiece:{model}" if model.is_file() else "clip"
+    for key, expected in _FIXED.items():
+        if settings.stated.get(key, expected) is not expected:
+            raise UserError(
+                f"{settings.path}: expected {key}={expected}; found {settings.stated[key]!r}"
+            )
+    if not math.isclose(factor := settings.stated.get("rescale_factor", 1 / 255), 1 / 255):
+        raise UserError(f"{settings.path}: expected rescale_factor 1/255; found {factor}")
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if settings.stated.get("do_normalize", True):
+        mean, std = (_channels(settings, f"image_{name}") for name in ("mean", "std"))
+    return ImageInputs(
+        **_geometry(settings),
+        interpolation=_interpolation(settings),
+        mean=mean,
+        std=std,
+    )
+
+
+def _read(folder: pathlib.Path, model_type: str) -> _Settings | None:
+    """Settings of the image processor; those within a `processor_config.json` take precedence."""
+    for name in (PROCESSOR, PREPROCESSOR):
+        path = folder / name
+        found = read_json(path) if path.is_file() else None
+        if found is not None and name == PROCESSOR:
+            found = found.get("image_processor")
+        if found is not None:
+            kind = found.get("image_processor_type") or found.get("feature_extractor_type") or ""
+            for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+                kind = kind.removesuffix(suffix)
+            kind = kind or _OF_MODELS.get(model_type, model_type)
+            return _Settings(path, found, PROCESSORS.get(kind, {}), kind)
+    return None
+
+
+def _channels(settings: _Settings, key: str) -> tuple[float, float, float]:
+    values = settings[key]
+    if len(values) != 3:
+        raise UserError(f"{settings.path}: expected three values of {key}; found {values}")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _interpolation(settings: _Settings) -> str:
+    if (resample := settings["resample"]) not in _INTERPOLATIONS:
+        raise UserError(f"{settings.path}: expected resample 2 or 3; found {resample}")
+    return _INTERPOLATIONS[resample]
+
+
+def _geometry(settings: _Settings) -> dict[str, Any]:
+    """Size, resize mode and crop fraction."""
+    size, has_crop = settings["size"], settings["do_center_crop"]
+    if isinstance(size, int):  # older files
+        edge = "shortest_edge" in settings.defaults.get("size", {}) or (
+            not settings.defaults and has_crop
+        )
+        size = {"shortest_edge": size} if edge else {"height": size, "width": size}
+    crop = settings["crop_size"] if has_crop else None
+    if isinstance(crop, int):
+        crop = {"height": crop, "width": crop}
+    if size.keys() == {"height", "width"}:
+        resized = size["height"], size["width"]
+        cropped = resized if crop is None else (crop["height"], crop["width"])
+        return _crop(settings, "squash", cropped, resized)
+    if size.keys() == {"shortest_edge"} and crop and crop["height"] == crop["width"]:
+        side = crop["height"]
+        return _crop(settings, "crop", (side, side), (size["shortest_edge"],) * 2)
+    raise UserError(
+        f"{settings.path}: expected a size with height and width, or a size with shortest_edge and "
+        f"a square center crop; found size={size}, crop_size={crop}"
+    )
+
+
+def _crop(
+    settings: _Settings, resize: str, size: tuple[int, int], resized: tuple[int, int]
+) -> dict[str, Any]:
+    """Fields of `ImageInputs` for an image that is resized, and then cropped to a size."""
+    fraction = size[0] / resized[0]
+    if math.floor(size[0] / fraction) != resized[0]:  # the division was rounded up
+        fraction = math.nextafter(fraction, 0)
+    found = tuple(math.floor(side / fraction) for side in size)
+    if fraction > 1 or found != resized:
+        raise UserError(
+            f"{settings.path}: expected a crop that is at most as large as the resized image, and "
+            f"of its shape; found {size[0]} x {size[1]} of {resized[0]} x {resized[1]}"
+        )
+    return {"resize": resize, "size": size, "crop_fraction": fraction}

@@ -24,11 +24,13 @@ from vit_jax.data.images import read_image
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models import registry
+from vit_jax.models import spec as spec_lib
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
-from vit_jax.pretrained import huggingface, native
+from vit_jax.pretrained.identification import FileModel, identify, with_image_size
 from vit_jax.pretrained.stored import StoredModel, is_run, run_spec
-from vit_jax.pretrained.weight_files import load_weights, read_architecture
+from vit_jax.pretrained.weight_files import load_pretrained
+from vit_jax.weights.loading import Source
 
 Array = jax.Array | np.ndarray
 
@@ -168,6 +170,7 @@ def create_model(
     weights: str | pathlib.Path | None = None,
     *,
     image_size: int | tuple[int, int] | None = None,
+    weights_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
     format: str | None = None,
     dtype: str = "float32",
@@ -180,16 +183,20 @@ def create_model(
 
     Args:
         name: name of the model here, in timm or in open_clip, see `list_models`. None for weights
-            that describe their architecture: the library's own format and Hugging Face folders.
+            that describe their architecture: the library's own format, and folders of transformers,
+            timm or open_clip. Where the folder contradicts the name, the folder is right.
         weights: weight file of any known format, or workdir of a run, whose newest checkpoint is
-            read on any devices; None for fresh parameters.
-        image_size: side of the images, or their height and width, px; None for that of the name.
-            Position embeddings and bias tables of the weights are resized.
+            read on any devices; None for fresh parameters. `FILE#KEY` is one of several sets of
+            weights in a checkpoint, as `run.pt#model_ema`.
+        image_size: side of the images, or their height and width, px; None for that of the weights
+            or of the name. Position embeddings and bias tables of the weights are resized.
+        weights_size: side of the images that the weights were trained on, or height and width, px;
+            for weights that do not describe it, if it is neither that of the name nor square.
         num_classes: number of outputs of the classification head, 0 for none; None for that of the
-            name. The weights must have the same head.
+            weights or of the name. A head of another number than that of the weights is fresh.
         format: name of the format of the weights; None recognises it from the tensor names.
         dtype: compute dtype, "float32" or "bfloat16".
-        seed: PRNG seed for fresh parameters.
+        seed: PRNG seed for fresh parameters, those of a fresh head included.
         tokenizer: spec of the tokenizer, for models whose own one needs a file, as
             "sentencepiece:/path/model".
         shardings: tree of shardings like the parameters; None for the default device.
@@ -203,7 +210,8 @@ def create_model(
         UserError: an unknown name or field, or weights that do not fit.
     """
     if weights is not None and is_run(pathlib.Path(weights)):
-        given = {"num_classes": num_classes, "image_size": image_size, "format": format, **changes}
+        given = {"num_classes": num_classes, "image_size": image_size, "format": format}
+        given |= {"weights_size": weights_size, **changes}
         given = {key: value for key, value in {"name": name, **given}.items() if value is not None}
         spec = _run_spec(pathlib.Path(weights), given)
         spec = dataclasses.replace(spec, tokenizer=tokenizer or spec.tokenizer)
@@ -211,20 +219,24 @@ def create_model(
         return PretrainedModel(spec, stored.model, stored.load(shardings))
     if name is None and weights is None:
         raise UserError("create_model: expected a name, or weights that describe their model")
-    spec = registry.model_spec(name) if name else _described(str(weights), format)
+    named, title = registry.model_spec(name) if name else None, name or str(weights)
+    if weights is None:
+        assert named is not None
+        if num_classes is not None:
+            changes["num_classes"] = num_classes
+        spec = _changed(named, changes, image_size, tokenizer, title)
+        definition = ModelDef(spec.architecture, dtype=dtype)
+        params = jax.jit(definition.init, out_shardings=shardings)(jax.random.key(seed))
+        return PretrainedModel(spec, definition, params)
+    found = identify(weights, named, format, headless=num_classes == 0)
+    source = _source(found, changes, weights_size, title)
     if num_classes is not None:
         changes["num_classes"] = num_classes
-    title = name or str(weights)
-    source = registry.parse_architecture(changes, title, base=spec.architecture)
-    architecture = source if image_size is None else _with_image_size(source, image_size, title)
-    spec = dataclasses.replace(
-        spec, architecture=architecture, tokenizer=tokenizer or spec.tokenizer
+    spec = _changed(found.spec(title), changes, image_size, tokenizer, title)
+    definition = ModelDef(spec.architecture, dtype=dtype)
+    params = load_pretrained(
+        weights, definition, source, format=format, seed=seed, shardings=shardings
     )
-    definition = ModelDef(architecture, dtype=dtype)
-    if weights is None:
-        params = jax.jit(definition.init, out_shardings=shardings)(jax.random.key(seed))
-    else:
-        params = load_weights(weights, definition, format, source=source, shardings=shardings)
     return PretrainedModel(spec, definition, params)
 
 
@@ -239,18 +251,33 @@ def _run_spec(workdir: pathlib.Path, given: dict[str, Any]) -> ModelSpec:
     return run_spec(workdir)
 
 
-def _with_image_size(architecture: Any, size: int | tuple[int, int], title: str) -> Any:
-    """An architecture, or its image tower, for images of another size."""
-    changes: dict[str, Any] = {"image_size": size}
-    if hasattr(architecture, "image"):
-        changes = {"image": changes}
-    return registry.parse_architecture(changes, title, base=architecture)
+def _changed(
+    spec: ModelSpec,
+    changes: dict[str, Any],
+    image_size: int | tuple[int, int] | None,
+    tokenizer: str | None,
+    title: str,
+) -> ModelSpec:
+    """A spec with the changes of the user."""
+    architecture = registry.parse_architecture(changes, title, base=spec.architecture)
+    if image_size is not None:
+        architecture = with_image_size(architecture, image_size, title)
+    return dataclasses.replace(
+        spec, architecture=architecture, tokenizer=tokenizer or spec.tokenizer
+    )
 
 
-def _described(path: str, format: str | None) -> ModelSpec:
-    """The spec of weights that describe their model."""
-    if native.is_described(path):
-        return native.load_spec(path)
-    architecture = read_architecture(path, format)
-    folder = pathlib.Path(path)
-    return huggingface.read_spec(folder if folder.is_dir() else folder.parent, architecture)
+def _source(
+    found: FileModel,
+    changes: dict[str, Any],
+    weights_size: int | tuple[int, int] | None,
+    title: str,
+) -> Source:
+    """The model of the tensors: what the file states, and for the rest the changes of the user."""
+    stated = found.source.architecture
+    architecture = registry.parse_architecture(changes, title, base=stated)
+    if weights_size is not None:
+        return Source(with_image_size(architecture, weights_size, title), exact=True)
+    if found.source.exact:
+        architecture = with_image_size(architecture, spec_lib.image_size(stated), title)
+    return Source(architecture, found.source.exact)

@@ -44,6 +44,7 @@ class Native(Format):
     name = NAME
     architectures = (object,)
     metadata = MappingProxyType({"format": NAME})
+    heads = ("head/*", "distillation_head/*", "head_norm/*")
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether the header of a file names this format."""

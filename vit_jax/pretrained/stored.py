@@ -14,13 +14,10 @@ from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
-from vit_jax.pretrained import huggingface, native
-from vit_jax.pretrained.weight_files import (
-    check_weights,
-    count_classes,
-    load_weights,
-    read_architecture,
-)
+from vit_jax.pretrained.identification import identify
+from vit_jax.pretrained.weight_files import check_weights, load_weights
+from vit_jax.weights.containers.reading import split_part
+from vit_jax.weights.loading import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +28,13 @@ class StoredModel:
         path: workdir of a run, or weight file.
         spec: architecture, image preprocessing and spec of the tokenizer.
         model: the model as a pure function of its parameters.
+        source: model of the tensors of a weight file, see `Source`; None for a run.
     """
 
     path: pathlib.Path
     spec: ModelSpec
     model: ModelDef
+    source: Source | None = None
 
     def check(self) -> None:
         """Checks, without reading tensors, that a weight file fits the model.
@@ -44,7 +43,7 @@ class StoredModel:
             UserError: it does not fit.
         """
         if not is_run(self.path):
-            check_weights(self.path, self.model)
+            check_weights(self.path, self.model, source=self.source)
 
     def load(self, shardings: Any = None) -> Params:
         """Reads the parameters; of a run, those of the newest checkpoint (EMA if there is one).
@@ -56,7 +55,7 @@ class StoredModel:
             UserError: the parameters cannot be read or do not fit.
         """
         if not is_run(self.path):
-            return load_weights(self.path, self.model, shardings=shardings)
+            return load_weights(self.path, self.model, source=self.source, shardings=shardings)
         config, shapes = workdir_lib.load_config(self.path), self.model.shapes()
         if shardings is None:  # those of the checkpoint name the devices of training
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -68,7 +67,12 @@ class StoredModel:
 
 
 def open_stored_model(
-    weights: str, name: str, default: ModelSpec, compute: dict[str, Any]
+    weights: str,
+    name: str,
+    default: ModelSpec,
+    compute: dict[str, Any],
+    *,
+    reads_images: bool = False,
 ) -> StoredModel:
     """Opens a stored model without reading its parameters.
 
@@ -77,18 +81,23 @@ def open_stored_model(
         name: registered model of the weights; "" if the weights describe it.
         default: model of weights that do not describe theirs.
         compute: `dtype`, `scan` and `remat`, see `ModelDef`.
+        reads_images: whether the model is called on images, so that its preprocessing matters.
 
     Raises:
         UserError: an unknown name, or weights that do not exist or cannot be read.
     """
     path = pathlib.Path(weights).expanduser()
-    if not path.exists():
+    if not split_part(path)[0].exists():
         raise UserError(f"{weights}: expected the workdir of a run or a weight file; found nothing")
-    spec = registry.model_spec(name) if name else _described(path)
-    if not is_run(path) and (name or spec is None):
-        spec = _with_head_of(path, spec or default)
-    assert spec is not None
-    return StoredModel(path, spec, ModelDef(spec.architecture, **compute))
+    named = registry.model_spec(name) if name else None
+    if is_run(path):
+        spec = named or run_spec(path)
+        return StoredModel(path, spec, ModelDef(spec.architecture, **compute))
+    found = identify(path, named, default=default)
+    if found.inputs is None and not reads_images:
+        found = dataclasses.replace(found, inputs=dataclasses.replace(default.inputs, size=(0, 0)))
+    spec = found.spec(weights)
+    return StoredModel(path, spec, ModelDef(spec.architecture, **compute), found.source)
 
 
 def is_run(path: pathlib.Path) -> bool:
@@ -105,30 +114,3 @@ def run_spec(workdir: pathlib.Path) -> ModelSpec:
     spec = model_spec(workdir_lib.load_config(workdir))
     saved = (workdir / TOKENIZER_FILE).is_file()
     return dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}") if saved else spec
-
-
-def _with_head_of(path: pathlib.Path, spec: ModelSpec) -> ModelSpec:
-    """The spec with the number of classes of a file; models without a head are not changed."""
-    if not hasattr(spec.architecture, "num_classes"):
-        return spec
-    changes: dict[str, Any] = {"num_classes": 1}
-    if hasattr(spec.architecture, "head_norm"):
-        changes["head_norm"] = False  # no format has one
-    architecture = dataclasses.replace(spec.architecture, **changes)
-    found = count_classes(path, ModelDef(architecture))
-    return dataclasses.replace(
-        spec, architecture=dataclasses.replace(architecture, num_classes=found)
-    )
-
-
-def _described(path: pathlib.Path) -> ModelSpec | None:
-    """The spec of weights that describe their model, or None."""
-    if is_run(path):
-        return run_spec(path)
-    if native.is_described(path):
-        return native.load_spec(path)
-    try:
-        architecture = read_architecture(path)
-        return huggingface.read_spec(path if path.is_dir() else path.parent, architecture)
-    except UserError:
-        return None

@@ -4,8 +4,12 @@ params = load_weights("ViT-B-32.pt", model)         # format recognised from the
 save_weights(params, model, "clip.safetensors", "openai_clip")
 """
 
+import dataclasses
+import logging
 import pathlib
 from typing import Any
+
+import jax
 
 from vit_jax.errors import UserError
 from vit_jax.models import registry
@@ -13,7 +17,9 @@ from vit_jax.models.definition import ModelDef, Params
 from vit_jax.pretrained.native import Native
 from vit_jax.weights import loading
 from vit_jax.weights.containers.reading import open_weights, read_json
+from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.format import Format
+from vit_jax.weights.loading import Source
 from vit_jax.weights.recognition import (
     choose_format,
     find_format,
@@ -21,6 +27,9 @@ from vit_jax.weights.recognition import (
     formats_named,
     recognise,
 )
+from vit_jax.weights.unwrapping import unwrap
+
+logger = logging.getLogger(__name__)
 
 
 def known_formats(architecture: Any = None) -> tuple[Format, ...]:
@@ -37,13 +46,39 @@ def known_format_names() -> list[str]:
     return format_names(known_formats())
 
 
+def open_known(
+    path: str | pathlib.Path, architecture: Any = None, format: str | None = None
+) -> tuple[TensorFile, Format]:
+    """Opens a weight file and recognises its format.
+
+    Args:
+        path: weight file, see `open_weights`.
+        architecture: architecture of the model of the file; None if it is unknown.
+        format: name of the format; None recognises it from the tensor names.
+
+    Returns:
+        The tensors under the names of the format, and the format.
+
+    Raises:
+        UserError: the file cannot be read or contains several models; or its format is unknown or
+            ambiguous, or cannot hold the architecture.
+    """
+    formats = known_formats(architecture)
+    named = formats if format is None else tuple(formats_named(format, formats))
+    file = unwrap(open_weights(path), named)
+    if architecture is not None:
+        return file, choose_format(file, architecture, formats, format)
+    return file, named[0] if len(named) == 1 else recognise(file, named)
+
+
 def load_weights(
     path: str | pathlib.Path,
     model: ModelDef,
     format: str | None = None,
     *,
-    source: Any = None,
+    source: Source | None = None,
     shardings: Any = None,
+    headless: bool = False,
 ) -> Params:
     """Loads the parameters of a model from a file.
 
@@ -54,45 +89,86 @@ def load_weights(
         model: model that the parameters are for.
         format: name of the format; None recognises it from the tensor names.
         source: architecture that the file was saved for, if its resolution may differ from that of
-            the model, see `loading.load`.
+            the model.
         shardings: tree of shardings like the parameters; None for the default device.
+        headless: whether a classification head in the file is left out.
 
     Raises:
         UserError: the file cannot be read, its format is unknown or ambiguous, or it does not fit
             the model. Nothing is loaded.
     """
-    file = open_weights(path)
-    known = choose_format(file, model.architecture, known_formats(model.architecture), format)
-    return loading.load(file, model, known, source=source, shardings=shardings)
+    file, known = open_known(path, model.architecture, format)
+    return loading.load(file, model, known, source=source, shardings=shardings, headless=headless)
 
 
-def check_weights(path: str | pathlib.Path, model: ModelDef, format: str | None = None) -> None:
+def load_pretrained(
+    path: str | pathlib.Path,
+    model: ModelDef,
+    source: Source,
+    *,
+    format: str | None = None,
+    seed: int = 0,
+    shardings: Any = None,
+) -> Params:
+    """Loads the parameters of a model, which may have another number of classes than the file.
+
+    Args:
+        path: weight file, see `open_weights`.
+        model: model that the parameters are for.
+        source: model that the file was saved for.
+        format: name of the format; None recognises it from the tensor names.
+        seed: PRNG seed for a fresh head.
+        shardings: tree of shardings like the parameters; None for the default device.
+
+    Raises:
+        UserError: as `load_weights`.
+    """
+    wanted = getattr(model.architecture, "num_classes", 0)
+    if wanted == getattr(source.architecture, "num_classes", 0) and wanted:
+        return load_weights(path, model, format, source=source, shardings=shardings)
+    if not hasattr(model.architecture, "num_classes"):
+        return load_weights(path, model, format, source=source, shardings=shardings)
+    changes: dict[str, Any] = {"num_classes": 0}
+    if hasattr(model.architecture, "head_norm"):
+        changes["head_norm"] = False
+    body = ModelDef(dataclasses.replace(model.architecture, **changes), **model.execution)
+    source = dataclasses.replace(
+        source, architecture=dataclasses.replace(source.architecture, **changes)
+    )
+    params = load_weights(path, body, format, source=source, shardings=shardings, headless=True)
+    heads = [name for name in model.shapes() if name not in params]
+    if not heads:
+        return params
+    logger.info("%s: %s of %d classes initialised anew", path, ", ".join(heads), wanted)
+    places = None if shardings is None else {name: shardings[name] for name in heads}
+
+    def fresh(key: jax.Array) -> Params:
+        params = model.init(key)
+        return {name: params[name] for name in heads}
+
+    return {**params, **jax.jit(fresh, out_shardings=places)(jax.random.key(seed))}
+
+
+def check_weights(
+    path: str | pathlib.Path,
+    model: ModelDef,
+    format: str | None = None,
+    *,
+    source: Source | None = None,
+) -> None:
     """Checks, without reading tensors, that a file fits a model.
 
     Args:
         path: weight file, see `open_weights`.
         model: model that the parameters are for.
         format: name of the format; None recognises it from the tensor names.
+        source: architecture that the file was saved for, see `load_weights`.
 
     Raises:
         UserError: as `load_weights`.
     """
-    file = open_weights(path)
-    known = choose_format(file, model.architecture, known_formats(model.architecture), format)
-    loading.check_fit(file, model, known)
-
-
-def count_classes(path: str | pathlib.Path, model: ModelDef, format: str | None = None) -> int:
-    """Returns the number of outputs of the classification head in a file; 0 without a head.
-
-    Args:
-        path: weight file, see `open_weights`.
-        model: model of the file with a head of any size.
-        format: name of the format; None recognises it from the tensor names.
-    """
-    file = open_weights(path)
-    known = choose_format(file, model.architecture, known_formats(model.architecture), format)
-    return loading.count_classes(file, model, known)
+    file, known = open_known(path, model.architecture, format)
+    loading.check_fit(file, model, known, source=source)
 
 
 def save_weights(params: Params, model: ModelDef, path: str | pathlib.Path, format: str) -> None:
@@ -112,7 +188,7 @@ def save_weights(params: Params, model: ModelDef, path: str | pathlib.Path, form
 
 
 def read_architecture(path: str | pathlib.Path, format: str | None = None) -> Any:
-    """Returns the architecture of a file, from a `config.json` beside it and from its shapes.
+    """Returns the architecture of a file, from the description beside it and from its shapes.
 
     Args:
         path: weight file, see `open_weights`.
@@ -121,18 +197,37 @@ def read_architecture(path: str | pathlib.Path, format: str | None = None) -> An
     Raises:
         UserError: the architecture cannot be determined, or is not available here.
     """
-    file = open_weights(path)
-    formats = known_formats()
-    if format is not None:
-        formats = tuple(formats_named(format, formats))
-    known = formats[0] if len(formats) == 1 else recognise(file, formats)
-    described = file.path.with_name("config.json")
-    config = read_json(described) if described.is_file() else None
-    found = known.architecture(file, config)
+    file, known = open_known(path, format=format)
+    found = known.architecture(file, read_description(file, known))
     if found is None:
-        beside = "" if config else f" and there is no {described.name} beside them"
-        raise UserError(
-            f"{file}: weights of the format {known.name} do not describe their architecture"
-            f"{beside}; name the model"
-        )
-    return found
+        raise undescribed(file, known)
+    return known.settle(found, file)
+
+
+def read_description(file: TensorFile, known: Format) -> dict[str, Any] | None:
+    """Reads the JSON file beside weights that describes their architecture.
+
+    Args:
+        file: opened weight file.
+        known: its format, which determines the name of the description.
+
+    Returns:
+        Its content; None if there is no such file.
+    """
+    path = file.path.with_name(known.description)
+    return read_json(path) if path.is_file() else None
+
+
+def undescribed(file: TensorFile, known: Format) -> UserError:
+    """Returns the error about weights whose architecture is unknown.
+
+    Args:
+        file: opened weight file.
+        known: its format.
+    """
+    path = file.path.with_name(known.description)
+    beside = "" if path.is_file() else f" and there is no {path.name} beside them"
+    return UserError(
+        f"{file}: weights of the format {known.name} do not describe their architecture{beside}; "
+        "name the model"
+    )

@@ -66,7 +66,7 @@ def open_frozen_model(
         UserError: an unknown name, or weights that are missing or do not fit the model.
     """
     if weights:
-        stored = open_stored_model(weights, name, default, compute)
+        stored = open_stored_model(weights, name, default, compute, reads_images=True)
         stored.check()
         spec, model = stored.spec, stored.model
     else:

@@ -51,7 +51,9 @@ def check(
                 }
     missing = {key: shape for key, shape in expected.items() if key not in file}
     unexpected = {
-        key: file.shape(key) for key in file if key not in expected and not _matches(key, ignored)
+        key: file.shape(key)
+        for key in file
+        if key not in expected and key not in file.beside and not _matches(key, ignored)
     }
     if missing or unexpected or misshapen:
         raise UserError(describe(file, missing, unexpected, misshapen))

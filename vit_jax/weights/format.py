@@ -21,6 +21,9 @@ class Format(abc.ABC):
         name: name of the library, as users type it.
         architectures: config dataclasses of the models that the format can hold.
         ignored: patterns (`fnmatch`) of tensors that are not parameters: buffers and settings.
+        description: name of the JSON file beside the weights that describes the architecture.
+        heads: patterns of the tensors of a classification head, which a model of another number
+            of classes does not read.
         container: file type for export, "safetensors" or "npz".
         metadata: header of exported safetensors files. Transformers requires the default.
     """
@@ -28,6 +31,8 @@ class Format(abc.ABC):
     name: ClassVar[str]
     architectures: ClassVar[tuple[type, ...]]
     ignored: ClassVar[tuple[str, ...]] = ()
+    description: ClassVar[str] = "config.json"
+    heads: ClassVar[tuple[str, ...]] = ()
     container: ClassVar[str] = "safetensors"
     metadata: ClassVar[Mapping[str, str]] = MappingProxyType({"format": "pt"})
 
@@ -73,7 +78,19 @@ class Format(abc.ABC):
 
         Args:
             file: file of this format.
-            config: content of the `config.json` beside the weights, if there is one.
+            config: content of the `description` beside the weights, if there is one.
         """
         del file, config
         return None
+
+    def settle(self, architecture: Any, file: TensorFile) -> Any:
+        """Returns an architecture with the settings that a file of this format determines.
+
+        These are settings without a tensor of their own, as the activation of OpenAI's weights.
+
+        Args:
+            architecture: config dataclass of the model.
+            file: file of this format.
+        """
+        del file
+        return architecture

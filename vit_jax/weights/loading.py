@@ -1,7 +1,10 @@
 """Loading and saving the parameters of a model in a given format."""
 
 import dataclasses
+import fnmatch
+import logging
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flax import traverse_util
@@ -13,9 +16,27 @@ from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.entry import Entry, Resize
 from vit_jax.weights.format import Format
+from vit_jax.weights.transforms import Shape
 
 if TYPE_CHECKING:
     from vit_jax.models.definition import ModelDef, Params
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The model that a file was saved for.
+
+    Attributes:
+        architecture: its architecture, which determines the grids of tables that are resized.
+        exact: whether tables have the grids of `architecture`, because the weights describe it. If
+            not, a table of another size belongs to the grid of the new model, or to a square one.
+    """
+
+    architecture: Any
+    exact: bool = False
 
 
 def load(
@@ -23,8 +44,9 @@ def load(
     model: "ModelDef",
     format: Format,
     *,
-    source: Any = None,
+    source: Source | None = None,
     shardings: Any = None,
+    headless: bool = False,
 ) -> "Params":
     """Loads the parameters of a model.
 
@@ -34,45 +56,51 @@ def load(
         file: opened weight file.
         model: model that the parameters are for.
         format: format of the file.
-        source: architecture that the file was saved for, if its resolution may differ from that of
-            the model. It determines the shape of grids whose tables are resized. By default a
-            table of another size is assumed to belong to a square grid.
+        source: model that the file was saved for, if its resolution may differ from that of
+            `model`. By default a table of another size is assumed to belong to a square grid.
         shardings: tree of shardings like the parameters; None for the default device.
+        headless: whether a classification head in the file is left out.
 
     Raises:
-        UserError: the file does not fit the model; nothing is loaded.
+        UserError: the file does not fit the model, or contradicts it; nothing is loaded.
     """
-    entries, file, known = _prepare(file, model, format, source)
+    entries, file, known = _prepare(file, model, format, source, headless=headless)
     return mapping.load(entries, file, model.shapes(), shardings, known)
 
 
-def check_fit(file: TensorFile, model: "ModelDef", format: Format, *, source: Any = None) -> None:
+def check_fit(
+    file: TensorFile, model: "ModelDef", format: Format, *, source: Source | None = None
+) -> None:
     """Checks, without reading tensors, that a file fits a model.
 
     Args:
         file: opened weight file.
         model: model that the parameters are for.
         format: format of the file.
-        source: architecture that the file was saved for, see `load`.
+        source: model that the file was saved for, see `load`.
 
     Raises:
         UserError: lists all tensors that are missing, unexpected or of another shape.
     """
     entries, file, known = _prepare(file, model, format, source)
+    check(entries, file, _shapes(model), known)
+
+
+def _shapes(model: "ModelDef") -> dict[str, Shape]:
     flat = traverse_util.flatten_dict(model.shapes(), sep="/")
-    check(entries, file, {path: tuple(leaf.shape) for path, leaf in flat.items()}, known)
+    return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 
-def count_classes(file: TensorFile, model: "ModelDef", format: Format) -> int:
+def count_classes(file: TensorFile, architecture: Any, format: Format) -> int:
     """Returns the number of outputs of the classification head in a file; 0 without a head.
 
     Args:
         file: opened weight file.
-        model: model of the file with a head of any size.
+        architecture: architecture of the file with a head of any size.
         format: format of the file.
     """
-    entries = format.entries(model.architecture)
-    file = format.view(file, model.architecture)
+    entries = format.entries(architecture)
+    file = format.view(file, architecture)
     keys = [entry.keys[0] for entry in entries if entry.paths == ("head/bias",)]
     return file.shape(keys[0])[0] if keys and keys[0] in file else 0
 
@@ -101,17 +129,63 @@ def save(params: "Params", model: "ModelDef", path: str | pathlib.Path, format: 
 
 
 def _prepare(
-    file: TensorFile, model: "ModelDef", format: Format, source: Any
+    file: TensorFile,
+    model: "ModelDef",
+    format: Format,
+    source: Source | None,
+    *,
+    headless: bool = False,
 ) -> tuple[list[Entry], TensorFile, tuple[str, ...]]:
     """The mapping, the file under its names, and patterns of names that are not parameters."""
+    _check_settings(file, model.architecture, format)
     entries = format.entries(model.architecture)
     if source is not None:
-        resizes = {entry.paths: entry.resize for entry in format.entries(source)}
+        resizes = {entry.paths: entry.resize for entry in format.entries(source.architecture)}
         entries = [_resized_from(entry, resizes.get(entry.paths)) for entry in entries]
     file = format.view(file, model.architecture)
-    constants = format.constants(model.architecture if source is None else source)
+    constants = format.constants(model.architecture if source is None else source.architecture)
     check_constants(file, constants, format.ignored)
-    return entries, file, (*format.ignored, *constants)
+    known = (*format.ignored, *constants)
+    if headless:
+        known = (*known, *format.heads)
+        if any(fnmatch.fnmatchcase(key, head) for key in file for head in format.heads):
+            logger.info("%s: its classification head is left out", file)
+    if source is not None and source.exact:
+        _check_exact(file, model, format, source, known)
+    return entries, file, known
+
+
+def _check_exact(
+    file: TensorFile, model: "ModelDef", format: Format, source: Source, known: Sequence[str]
+) -> None:
+    """Refuses a file whose tensors do not have the shapes of the architecture that it describes."""
+    own = type(model)(source.architecture, **model.execution)
+    entries = [dataclasses.replace(e, resize=None) for e in format.entries(source.architecture)]
+    check(entries, file, _shapes(own), known)
+
+
+def _check_settings(file: TensorFile, architecture: Any, format: Format) -> None:
+    """Refuses a model that contradicts settings of the file."""
+    stated = format.settle(architecture, file)
+    if differences := list(differing_fields(architecture, stated)):
+        path, found, expected = differences[0]
+        raise UserError(f"{file}: the file states {path}={expected!r}; the model has {found!r}")
+
+
+def differing_fields(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields path and both values of each field in which two architectures differ.
+
+    Args:
+        one: config dataclass of an architecture.
+        other: another instance of the same class.
+        path: prefix of the paths.
+    """
+    for field in dataclasses.fields(one):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(left) and type(left) is type(right):
+            yield from differing_fields(left, right, f"{path}{field.name}.")
+        elif left != right:
+            yield f"{path}{field.name}", left, right
 
 
 def _resized_from(entry: Entry, source: Resize | None) -> Entry:

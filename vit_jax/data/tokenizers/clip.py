@@ -7,6 +7,7 @@ equal those of open_clip's `SimpleTokenizer` with its default cleaning.
 import functools
 import gzip
 import importlib.resources
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Self
 
@@ -68,6 +69,18 @@ class ClipEncoder(Encoder):
         """See `Encoder`."""
         del state
         return cls()
+
+
+def has_clip_ids(vocabulary: Mapping[str, int]) -> bool:
+    """Returns whether a vocabulary is OpenAI's.
+
+    Args:
+        vocabulary: ids by token; the names of the start and the end of a text do not matter.
+    """
+    if len(vocabulary) != VOCAB_SIZE:
+        return False
+    words = {word: i for word, i in vocabulary.items() if i < VOCAB_SIZE - len(SPECIAL)}
+    return words == _model().get_vocab()
 
 
 class _Words(dict[str, list[int]]):

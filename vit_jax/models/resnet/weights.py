@@ -24,6 +24,7 @@ class TimmResNet(Format):
     name = "timm"
     architectures = (ResNetConfig,)
     ignored = (COUNTERS,)
+    heads = ("fc.*",)
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has the stages and batch norms of a ResNet."""

@@ -31,6 +31,7 @@ class TimmSwin(Format):
     name = "timm"
     architectures = (SwinConfig,)
     ignored = BUFFERS
+    heads = ("head.fc.*",)
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file is of timm and not of the original code."""
@@ -51,6 +52,7 @@ class OfficialSwin(Format):
     name = "swin"
     architectures = (SwinConfig,)
     ignored = BUFFERS
+    heads = ("head.*",)
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether the first stage of a file ends with patch merging."""
@@ -88,6 +90,7 @@ class TransformersSwin(Format):
     name = layers.NAME
     architectures = (SwinConfig,)
     ignored = ("*.relative_position_index", "*embeddings.mask_token")
+    heads = layers.HEADS
 
     PREFIXES = ("swin.",)
     # Defaults of the library. Published configs leave them out.
@@ -151,7 +154,7 @@ class TransformersSwin(Format):
             mlp_ratio=settings["mlp_ratio"],
             activation=layers.activation(settings),
             norm_epsilon=settings["layer_norm_eps"],
-            num_classes=layers.num_classes(file),
+            num_classes=layers.num_classes(file, config),
         )
 
     def _prefix(self, config: SwinConfig) -> str:

@@ -6,6 +6,7 @@ read one at a time, so that a large model needs little host memory.
 
 import json
 import pathlib
+import re
 import zipfile
 from typing import Any
 
@@ -21,7 +22,13 @@ FOLDER_NAMES = (
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
+# Between the path of a file and the key of a part of it.
+SEPARATOR = "#"
+# Key of the tensors that lie at the top of a checkpoint, beside dicts with other models.
+TOP = "."
 
 
 def open_weights(path: str | pathlib.Path) -> TensorFile:
@@ -30,12 +37,41 @@ def open_weights(path: str | pathlib.Path) -> TensorFile:
     Args:
         path: safetensors file, NumPy `.npz`, torch archive (`torch.save` since torch 1.6, or
             TorchScript), index of shards, or a folder that contains one of them under its Hugging
-            Face name (`FOLDER_NAMES`).
+            Face name (`FOLDER_NAMES`). `PATH#KEY` selects the tensors under a key of a checkpoint,
+            or under a prefix of names; `PATH#.` those at the top.
 
     Raises:
-        UserError: the file does not exist, has another format, is damaged or contains code.
+        UserError: the file does not exist, has another format, is damaged or contains code; or it
+            has no such key.
     """
-    path = _resolve(pathlib.Path(path).expanduser())
+    place, key = split_part(path)
+    file = _open(_resolve(place))
+    if key is None or key == file.part:
+        return file
+    if key == TOP:
+        return file.under("")
+    for prefix in (f"{key}.", f"{key}/"):
+        if any(name.startswith(prefix) for name in file):
+            return file.under(prefix)
+    known = {file.part, *file.parts, *(re.split("[./]", name)[0] for name in file)} - {None}
+    raise UserError(f"{place}: {unknown(key, map(str, known), 'key')}")
+
+
+def split_part(path: str | pathlib.Path) -> tuple[pathlib.Path, str | None]:
+    """Splits `PATH#KEY` into the path and the key; the key is None without `#`.
+
+    Args:
+        path: path of a weight file or folder. An existing file whose name contains `#` is meant
+            itself.
+    """
+    whole = pathlib.Path(path).expanduser()
+    place, separator, key = str(whole).rpartition(SEPARATOR)
+    if not separator or whole.exists():
+        return whole, None
+    return pathlib.Path(place), key
+
+
+def _open(path: pathlib.Path) -> TensorFile:
     with path.open("rb") as file:
         head = file.read(9)
     if head[:4] == b"PK\x03\x04":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,9 @@ class TensorFile:
         tensors: Mapping[str, LazyTensor],
         metadata: Mapping[str, str] | None = None,
         part: str | None = None,
+        *,
+        beside: Collection[str] = (),
+        parts: Sequence[str] = (),
     ) -> None:
         """Initializes the file.
 
@@ -43,10 +46,14 @@ class TensorFile:
             path: path of the file, for messages.
             tensors: tensors by name.
             metadata: strings in the header of a safetensors file.
-            part: key of a checkpoint dict that the tensors were taken from; None for the whole
-                file.
+            part: key of a checkpoint dict, or prefix of names, that the tensors were taken from;
+                None for the whole file.
+            beside: names of tensors that lie outside of `part`; a model may use them or not.
+            parts: keys of a checkpoint with several dicts of tensors; they are the first
+                components of the names.
         """
         self.path, self.metadata, self.part = path, dict(metadata or {}), part
+        self.beside, self.parts = frozenset(beside), tuple(parts)
         if tensors and all(key.startswith("module.") for key in tensors):
             tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
         self._tensors = dict(tensors)
@@ -90,9 +97,35 @@ class TensorFile:
         """Returns the same tensors under other names; those renamed to None are left out."""
         names = {key: rename(key) for key in self}
         tensors = {new: self._tensors[old] for old, new in names.items() if new is not None}
-        return TensorFile(self.path, tensors, self.metadata, self.part)
+        beside = [new for old, new in names.items() if old in self.beside and new is not None]
+        return TensorFile(self.path, tensors, self.metadata, self.part, beside=beside)
+
+    def under(self, prefix: str) -> "TensorFile":
+        """Returns the tensors whose names start with a prefix, without it.
+
+        The others keep their names and are `beside`, except those whose names are taken.
+
+        Args:
+            prefix: start of names, with its separator, as "teacher." or "params/"; "" for all.
+        """
+        inside = {k.removeprefix(prefix): self._tensors[k] for k in self if k.startswith(prefix)}
+        beside = [k for k in self if not k.startswith(prefix) and k not in inside]
+        tensors = {**inside, **{key: self._tensors[key] for key in beside}}
+        name = prefix[:-1] or "."
+        part = f"{self.part}.{name}" if self.part else name
+        return TensorFile(self.path, tensors, self.metadata, part, beside=beside, parts=self.parts)
+
+    def without_beside(self) -> "TensorFile":
+        """Returns the tensors that are not `beside`."""
+        return self.renamed(lambda key: None if key in self.beside else key)
+
+    def marked(self, beside: Iterable[str]) -> "TensorFile":
+        """Returns the same tensors, of which those named are `beside`."""
+        names = {*self.beside, *beside}
+        return TensorFile(self.path, self._tensors, self.metadata, self.part, beside=names)
 
     def with_tensor(self, key: str, value: np.ndarray) -> "TensorFile":
         """Returns the same tensors and an additional one."""
         tensor = LazyTensor(value.shape, value.dtype, lambda: value)
-        return TensorFile(self.path, {**self._tensors, key: tensor}, self.metadata, self.part)
+        tensors = {**self._tensors, key: tensor}
+        return TensorFile(self.path, tensors, self.metadata, self.part, beside=self.beside)

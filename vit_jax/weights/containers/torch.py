@@ -1,8 +1,9 @@
 """Torch archives, read without torch: `torch.save` (zip, since torch 1.6) and TorchScript.
 
 In an archive, `data.pkl` is a pickle of the objects that refers to one zip member per storage. The
-unpickler here can rebuild tensors and plain containers only. Classes that the archive itself
-defines become inert `Holder` objects; any other global is refused before it is called.
+unpickler here rebuilds tensors and plain containers. An object of any other class becomes an inert
+`Holder` of its attributes: its class is neither imported nor called. Functions that pickles use to
+run code are refused.
 """
 
 import io
@@ -20,9 +21,6 @@ import numpy as np
 from vit_jax.errors import UserError
 from vit_jax.weights.containers.tensors import LazyTensor, TensorFile
 
-# Keys of a training checkpoint that contain a model's tensors, in order of preference.
-WRAPPERS = ("model", "state_dict")
-
 STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -35,10 +33,24 @@ STORAGES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+# Modules whose functions run code or commands. Nothing of them would be called; a file that names
+# them is an attack and is refused as a whole.
+REFUSED = frozenset(
+    {"code", "commands", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty"}
+    | {"runpy", "shutil", "socket", "subprocess", "sys", "urllib", "webbrowser"}
+)
+# Types of `builtins` that harmless pickles name, some as in Python 2; its functions are refused.
+PLAIN_TYPES = frozenset(
+    {"bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long"}
+    | {"object", "range", "slice", "str", "tuple", "unicode", "xrange"}
+)
 
 
 class Holder(dict):
-    """Placeholder for an object whose class is not imported. It keeps the object's attributes."""
+    """Placeholder for an object whose class is not imported. It keeps the object's attributes.
+
+    Two placeholders are equal if they are the same object, so that they can be keys.
+    """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Holder":
         """Accepts the arguments of any class."""
@@ -48,21 +60,26 @@ class Holder(dict):
         super().__init__()
 
     def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.update(state)
+        """Stores the attributes; a tuple contains those in `__dict__` and those in slots."""
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict):
+                self.update(part)
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+    def append(self, value: Any) -> None:
+        """Drops an element of a list or deque."""
+
+    def extend(self, values: Any) -> None:
+        """Drops elements of a list or deque."""
+
+    def add(self, value: Any) -> None:
+        """Drops an element of a set."""
 
 
-# Classes of settings and metrics that training scripts save beside the tensors.
-HOLDERS = (
-    ("argparse", "Namespace"),
-    ("yacs.config", "CfgNode"),
-    ("pathlib", "PosixPath"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("_codecs", "encode"),
-    ("torch", "device"),
-)
+class ScriptModule(Holder):
+    """Object of a class that a TorchScript archive defines: a module with its tensors."""
 
 
 class _Storage:
@@ -114,16 +131,24 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _rebuild_tensor(
-    storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any
-) -> LazyTensor:
+    storage: _Storage | Holder, offset: int, shape: Any, strides: Any, *_: Any
+) -> LazyTensor | Holder:
+    if isinstance(storage, Holder):  # of a dtype that NumPy lacks
+        return storage
     return storage.tensor(offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_from_type(rebuild: Any, kind: Any, args: Any, *_: Any) -> Any:
+    """Rebuilds a tensor of a subclass; `rebuild` is one of the rebuilders here, or `Holder`."""
+    del kind
+    return rebuild(*args)
 
 
 def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-# Globals that the unpickler may call; all others are refused.
+# Globals that the unpickler calls.
 REBUILDERS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
@@ -131,13 +156,14 @@ REBUILDERS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
     ("torch.jit._pickle", "build_intlist"): _first,
     ("torch.jit._pickle", "build_doublelist"): _first,
     ("torch.jit._pickle", "build_boollist"): _first,
     ("torch.jit._pickle", "build_tensorlist"): _first,
     ("torch.jit._pickle", "restore_type_tag"): _first,
     **{("torch", name): np.dtype(kind) for name, kind in STORAGES.items()},
-    **dict.fromkeys(HOLDERS, Holder),
 }
 
 
@@ -149,28 +175,32 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         module = {"__builtin__": "builtins"}.get(module, module)  # Python 2's name, in protocol 2
-        if module.partition(".")[0] == "__torch__":  # a class defined by the TorchScript archive
-            return Holder
-        if (module, name) not in REBUILDERS:
+        if (module, name) in REBUILDERS:
+            return REBUILDERS[module, name]
+        root = module.partition(".")[0]
+        if root in REFUSED or (root == "builtins" and name not in PLAIN_TYPES):
             raise UserError(
-                f"{self.path}: expected tensors and plain containers; found {module}.{name}, which "
+                f"{self.path}: expected tensors and harmless objects; found {module}.{name}, which "
                 "is refused because calling it could execute code"
             )
-        return REBUILDERS[module, name]
+        return ScriptModule if root == "__torch__" else Holder
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> _Storage | Holder:
         kind, dtype, key, *_ = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        if kind != "storage":
             raise pickle.UnpicklingError(f"unknown reference {pid!r}")
+        if not isinstance(dtype, np.dtype):
+            return Holder()
         return _Storage(self.path, self.archive, f"{self.prefix}data/{key}", dtype)
 
 
 def open_torch(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
     """Opens an archive and reads the description of its tensors.
 
-    From a training checkpoint, the tensors under `model` or `state_dict` are taken
-    (`TensorFile.part` is the key). From a TorchScript archive, the parameters and buffers of the
-    module hierarchy are taken, under dotted names.
+    From a checkpoint with one dict of tensors, that dict is taken (`TensorFile.part` is its key).
+    From one with several dicts, all are taken: their keys are the first components of the names
+    (`TensorFile.parts`). From a TorchScript archive or a pickled module, the parameters and buffers
+    of the module hierarchy are taken, under dotted names.
 
     Args:
         path: path of the archive, for messages.
@@ -189,25 +219,60 @@ def open_torch(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
         raise
     except Exception as error:  # a damaged pickle can raise almost anything
         raise UserError(f"{path}: {member} cannot be read: {error}") from None
-    part = None
-    if isinstance(content, dict) and not isinstance(content, Holder):
-        part = next((name for name in WRAPPERS if isinstance(content.get(name), dict)), None)
-    tensors = dict(_flatten(content[part] if part else content))
-    if not tensors:
+    parts = dict(_parts(content)) if isinstance(content, Mapping) else {}
+    if not parts:
         found = f"the keys {list(content)[:10]}" if isinstance(content, dict) else type(content)
         raise UserError(
-            f"{path}: expected tensors by name, at the top or under "
-            f"{' or '.join(map(repr, WRAPPERS))}; found {found}"
+            f"{path}: expected tensors by name, at the top or in a dict, as under 'model' or "
+            f"'state_dict'; found {found}"
         )
-    return TensorFile(path, tensors, part=part)
+    if len(parts) == 1:
+        [(part, tensors)] = parts.items()
+        return TensorFile(path, tensors, part=part or None)
+    names = {
+        f"{part}.{key}" if part else key: tensor
+        for part, tensors in parts.items()
+        for key, tensor in tensors.items()
+    }
+    return TensorFile(path, names, parts=[part for part in parts if part])
 
 
-def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, LazyTensor]]:
+def _parts(tree: Mapping) -> Iterator[tuple[str, dict[str, LazyTensor]]]:
+    """Dicts that contain tensors, at any depth, by their keys joined with dots.
+
+    Numbered dicts, which are the states of optimizers, are left out. A dict with several keys is
+    found under the first.
+    """
+    found: list[tuple[str, Mapping]] = [("", tree)]
+    seen = {id(tree)}
+    for part, node in found:
+        if tensors := dict(_tensors(node)):
+            yield part, tensors
+        if _is_module(node):
+            continue
+        for key, value in node.items():
+            nested = isinstance(value, Mapping) and not isinstance(value, ScriptModule)
+            if isinstance(key, str) and nested and id(value) not in seen:
+                seen.add(id(value))
+                found.append((f"{part}.{key}" if part else key, value))
+
+
+def _tensors(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, LazyTensor]]:
     """Tensors of a state dict or of nested modules, under dotted names."""
-    if not isinstance(tree, Mapping):
-        return
-    for name, value in tree.items():
-        if isinstance(value, LazyTensor):
+    own, modules = tree, {k: v for k, v in tree.items() if isinstance(v, ScriptModule)}
+    if _is_module(tree):
+        own = {**tree["_parameters"], **tree["_buffers"]}
+        own = {k: v for k, v in own.items() if k not in tree["_non_persistent_buffers_set"]}
+        modules = tree["_modules"]
+    for name, value in own.items():
+        if isinstance(name, str) and isinstance(value, LazyTensor):
             yield f"{prefix}{name}", value
-        elif isinstance(value, Holder):
-            yield from _flatten(value, f"{prefix}{name}.")
+    for name, module in modules.items():
+        if isinstance(module, Mapping):
+            yield from _tensors(module, f"{prefix}{name}.")
+
+
+def _is_module(tree: Mapping) -> bool:
+    """Whether an object is a pickled `torch.nn.Module`."""
+    parts = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+    return isinstance(tree, Holder) and all(name in tree for name in parts)

@@ -6,15 +6,12 @@ Names are nested with "/". Kernels have the layout of the model; query, key and 
 import dataclasses
 from collections.abc import Sequence
 
-from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.transforms import FLAX_QKV, FLAX_QKV_BIAS, LEADING_ONE, stack
 
 Layers = Sequence[int] | None
 
 ATTENTION = "MultiHeadDotProductAttention"
-# Roots of the parameters in files of a whole training state.
-ROOTS = ("params/", "opt/target/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,17 +111,3 @@ def blocks(path: str, key: str, names: BlockNames, depth: int, *, scanned: bool)
         *norm(f"{path}/norm2", f"{key}/LayerNorm_{names.norm2}", layers),
         *mlp(f"{path}/mlp", f"{key}/MlpBlock_{names.mlp}", layers),
     ]
-
-
-def without_optimizer(file: TensorFile) -> TensorFile:
-    """Returns the parameters of a file of a training state; other files are returned as they are.
-
-    Args:
-        file: opened weight file.
-    """
-    for root in ROOTS:
-        if any(key.startswith(root) for key in file):
-            return file.renamed(
-                lambda key: key.removeprefix(root) if key.startswith(root) else None  # noqa: B023
-            )
-    return file

@@ -16,6 +16,7 @@ from vit_jax.weights.layers.torch import attention_out, linear, norm
 from vit_jax.weights.transforms import SEPARATE_QKV, SEPARATE_QKV_BIAS
 
 NAME = "transformers"
+HEADS = ("classifier.*", "cls_classifier.*", "distillation_classifier.*")
 Settings = Mapping[str, Any]
 
 # Activation functions by their name in `config.json`.
@@ -195,9 +196,23 @@ def check_settings(config: Settings) -> None:
             raise UserError(f"config.json: expected {key}={expected}; found {config[key]!r}")
 
 
-def num_classes(file: TensorFile) -> int:
-    """Returns the number of outputs of the classification head in a file; 0 without a head."""
+def num_classes(file: TensorFile, config: Settings) -> int:
+    """Returns the number of outputs of the classification head in a file; 0 without a head.
+
+    Args:
+        file: opened weight file.
+        config: content of the `config.json`.
+
+    Raises:
+        UserError: the labels of `config.json` have another number.
+    """
     for key in ("classifier.bias", "cls_classifier.bias"):
         if key in file:
-            return file.shape(key)[0]
+            found, labels = file.shape(key)[0], config.get("id2label")
+            if labels is not None and len(labels) != found:
+                raise UserError(
+                    f"config.json: expected id2label with the {found} classes of {key}; found "
+                    f"{len(labels)}"
+                )
+            return found
     return 0

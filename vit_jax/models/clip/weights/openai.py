@@ -1,15 +1,19 @@
 """CLIP as published by OpenAI (github.com/openai/CLIP) and as written by open_clip.
 
 OpenAI's files are TorchScript archives in float16 that contain three settings beside the tensors.
-open_clip's files are state dicts. In some versions they contain the causal mask.
+The settings mark them: these models have QuickGELU. open_clip's files are state dicts. In some
+versions they contain the causal mask.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.weights.open_clip_config import clip_config
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.layers.weights import ResizePositions
 from vit_jax.models.resnet.weights import stages
@@ -28,13 +32,17 @@ from vit_jax.weights.layers.torch import (
 )
 from vit_jax.weights.transforms import NO_LEADING_ONE
 
+# Settings in OpenAI's archives.
+SETTINGS = ("input_resolution", "context_length", "vocab_size")
+
 
 class OpenAIClip(Format):
     """CLIP with a ViT or a ResNet as image tower."""
 
     name = "openai_clip"
     architectures = (CLIPConfig,)
-    ignored = ("input_resolution", "context_length", "vocab_size", "*attn_mask", COUNTERS)
+    ignored = (*SETTINGS, "*attn_mask", COUNTERS)
+    description = "open_clip_config.json"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has both towers under the names of OpenAI."""
@@ -46,6 +54,21 @@ class OpenAIClip(Format):
         if architecture.init_logit_bias is not None:
             entries.append(Entry("logit_bias", "logit_bias"))
         return entries
+
+    def architecture(self, file: TensorFile, config: Mapping[str, Any] | None) -> CLIPConfig | None:
+        """Returns the architecture described by the folder; see `Format.architecture`."""
+        return None if config is None else self.settle(clip_config(config), file)
+
+    def settle(self, architecture: CLIPConfig, file: TensorFile) -> CLIPConfig:
+        """Sets QuickGELU for files of OpenAI; see `Format.settle`."""
+        architecture = super().settle(architecture, file)
+        if not all(name in file for name in SETTINGS):
+            return architecture
+        image, text = architecture.image, architecture.text
+        if isinstance(image, ViTConfig):
+            image = dataclasses.replace(image, activation="quick_gelu")
+        text = dataclasses.replace(text, activation="quick_gelu")
+        return dataclasses.replace(architecture, image=image, text=text)
 
     def constants(self, architecture: CLIPConfig) -> dict[str, np.ndarray]:
         """Returns the counters of batches; see `Format.constants`."""

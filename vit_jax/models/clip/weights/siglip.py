@@ -20,6 +20,7 @@ class OpenCLIPSigLIP(Format):
 
     name = "siglip_open_clip"
     architectures = (CLIPConfig,)
+    description = "open_clip_config.json"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has an image tower of timm and a text tower of open_clip."""

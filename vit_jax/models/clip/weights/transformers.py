@@ -179,9 +179,17 @@ def _text_config(settings: layers.Settings, **changes: Any) -> TextConfig:
 
 def _clip_config(config: layers.Settings) -> CLIPConfig:
     image = _tower_settings(config, "vision_config", CLIP_IMAGE)
+    text = _tower_settings(config, "text_config", CLIP_TEXT)
+    last = text["vocab_size"] - 1
+    # 2 stands for the largest id in files from before version 4.31.
+    if (end := text.get("eos_token_id", last)) not in (2, last):
+        raise UserError(
+            "config.json: expected the last id as end of text, at which the features are pooled: "
+            f"text_config.eos_token_id={last}; found {end}"
+        )
     return CLIPConfig(
         image=vit_config(image, pre_norm=True, patch_bias=False, weight_init="clip"),
-        text=_text_config(_tower_settings(config, "text_config", CLIP_TEXT)),
+        text=_text_config(text),
         embed_dim=config.get("projection_dim", 512),
     )
 

@@ -5,7 +5,7 @@ are added and has no position.
 """
 
 import logging
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from vit_jax.weights.layers.flax import (
     linear,
     map_head,
     norm,
-    without_optimizer,
 )
 from vit_jax.weights.transforms import LEADING_ONE
 
@@ -48,12 +47,7 @@ class BigVision(Format):
         """Returns whether a file has blocks of big_vision at the place of this format."""
         block = "encoderblock" if self.scanned else "encoderblock_0"
         key = f"{self.tower}Transformer/{block}/{ATTENTION}_0/out/kernel"
-        return key in without_optimizer(file)
-
-    def view(self, file: TensorFile, architecture: Any) -> TensorFile:
-        """Returns the parameters of a training state; see `Format.view`."""
-        del architecture
-        return without_optimizer(file)
+        return key in file
 
     def image_tower(self, config: ViTConfig, path: str = "") -> list[Entry]:
         """Returns the entries of an image tower without a head.
@@ -101,10 +95,10 @@ class BigVisionViT(BigVision):
 
     name = "big_vision"
     architectures = (ViTConfig,)
+    heads = ("head/*",)
 
     def view(self, file: TensorFile, architecture: ViTConfig) -> TensorFile:
-        """Returns the parameters, with fixed positions if a file has none; see `Format.view`."""
-        file = super().view(file, architecture)
+        """Returns the file, with fixed positions if it has none; see `Format.view`."""
         if "pos_embedding" in file:
             return file
         logger.info("%s has no positions: using sine-cosine positions", file)

@@ -23,6 +23,7 @@ class TimmViT(Format):
 
     name = "timm"
     architectures = (ViTConfig,)
+    heads = ("head.*", "head_dist.*")
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has blocks of timm's ViT and no decoder of MAE."""

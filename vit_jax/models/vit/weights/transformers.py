@@ -44,6 +44,7 @@ class TransformersViT(Format):
     architectures = (ViTConfig,)
     # The poolers of ViTModel and DeiTModel, and the mask token of DINOv2's pre-training.
     ignored = ("*.position_ids", "*pooler.dense.*", "*embeddings.mask_token")
+    heads = layers.HEADS
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has an embedding of patches with a class token and no decoder."""
@@ -77,7 +78,7 @@ class TransformersViT(Format):
         kind = str(config.get("model_type"))
         settings = {**lookup(DEFAULTS, kind, "model_type of config.json"), **config}
         layers.check_settings(config)
-        changes: dict[str, Any] = {"num_classes": layers.num_classes(file)}
+        changes: dict[str, Any] = {"num_classes": layers.num_classes(file, config)}
         if kind == "deit":
             changes["distillation"] = True
         if kind.startswith("dinov2"):

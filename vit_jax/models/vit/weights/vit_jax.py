@@ -12,7 +12,6 @@ from vit_jax.weights.layers.flax import (
     blocks,
     linear,
     norm,
-    without_optimizer,
 )
 from vit_jax.weights.transforms import LEADING_ONE
 
@@ -24,21 +23,21 @@ class ViTJaxNpz(Format):
 
     name = "vit_jax_npz"
     architectures = (ViTConfig,)
+    heads = ("head/*",)
     container = "npz"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has the blocks of this codebase."""
         key = f"Transformer/encoderblock_0/{ATTENTION}_1/out/kernel"
-        return key in without_optimizer(file)
+        return key in file
 
     def view(self, file: TensorFile, architecture: ViTConfig) -> TensorFile:
-        """Returns the parameters of a training state; see `Format.view`.
+        """Returns the file; see `Format.view`.
 
         Raises:
             UserError: the file has a layer before the head.
         """
         del architecture
-        file = without_optimizer(file)
         if "pre_logits/kernel" in file:
             raise UserError(
                 f"{file}: expected the head directly after the encoder; found a layer between them "
