@@ -173,7 +173,13 @@ class Experiment:
         if self.workdir is not None and (self.workdir / TOKENIZER_FILE).is_file():
             tokenizer = open_tokenizer(f"saved:{self.workdir}", **sizes)
         elif spec == TRAINED:
-            tokenizer = learn_tokenizer(self.source, self.config.data.templates, **sizes)
+            data = self.config.data
+            tokenizer = learn_tokenizer(
+                self.source,
+                data.templates,
+                max_broken_fraction=data.max_broken_fraction,
+                **sizes,
+            )
         else:
             tokenizer = open_tokenizer(spec, **sizes)
         if text.pool == "eot" and not tokenizer.end_is_largest:
@@ -204,7 +210,7 @@ class Experiment:
             transform,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
-            groups=group_rows(data.group_by, self.source),
+            groups=group_rows(data.group_by, self.source, data.max_broken_fraction),
             repeats=data.repeats,
             max_broken_fraction=data.max_broken_fraction,
             workers=data.workers,

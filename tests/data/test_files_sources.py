@@ -13,7 +13,7 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from vit_jax.data.sources import array_record, open_source
-from vit_jax.data.sources.files import expand_braces
+from vit_jax.data.sources.patterns import expand_braces
 from vit_jax.errors import UserError
 
 COUNT = 12
@@ -115,7 +115,7 @@ def test_tar_json_captions_and_examples_without_image(tmp_path):
     members = [("readme.md", b"hello"), (f"{long}.jpg", encoded(1, "jpeg")), (f"{long}.json", data)]
     (tmp_path / "a.tar").write_bytes(make_tar(members))
     (example,) = [open_source(f"tar:{tmp_path}/a.tar").annotation(0)]
-    assert example == {"captions": ["from json"], "label": 4, "key": long}
+    assert example == {"captions": ["from json"], "label": 4, "name": "4", "key": long}
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_table_with_broken_rows(tmp_path):
         ("table:{}/t.csv?image=pth", "unknown column of .* 'pth'; did you mean 'path'"),
         ("table:{}/t.csv?imge=path", "unknown option of table: 'imge'; did you mean 'image'"),
         ("table:{}/t.txt", "expected a .csv"),
-        ("table:{}/no.csv", "no table"),
+        ("table:{}/no.csv", "no file"),
         ("table:", "the path is empty: expected NAME:PATH"),
         ("tar:{}/no*.tar", "no file"),
         ("nope://x/t.csv", "unknown data source 'nope'"),

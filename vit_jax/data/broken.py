@@ -2,12 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from vit_jax.data.progress import progress
+from vit_jax.data.sources.base import Source
 from vit_jax.errors import UserError
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,41 @@ class RandomAccess(Protocol):
 
     def __getitem__(self, index: int, /) -> Any:
         """One example."""
+
+
+def read_all(
+    source: Source, read: Callable[[Example], T], max_fraction: float, description: str
+) -> Iterator[tuple[int, T]]:
+    """Reads the annotations of all examples, with the loader's policy for broken ones.
+
+    Args:
+        source: training source.
+        read: reads what is needed from an annotation; raises UserError where it is missing.
+        max_fraction: fraction of the examples above which broken ones are an error.
+        description: text of the progress bar.
+
+    Yields:
+        Row and result of each example that can be read; the others are counted and logged.
+
+    Raises:
+        UserError: too many examples are broken, or all of them.
+    """
+    broken, failed = BrokenLog(max_fraction), None
+    for row in progress(range(len(source)), description):
+        try:
+            found = read(source.annotation(row))
+        except (UserError, OSError) as error:
+            failed = named(error, row)
+            broken.add([failed], row + 1)
+            continue
+        yield row, found
+    if broken.count == len(source) and failed is not None:
+        raise UserError(f"none of the {len(source)} examples can be read, the last: {failed}")
+
+
+def named(error: Exception, row: int) -> str:
+    """Message of an error, with the row of the example."""
+    return f"example {row}: {error or type(error).__name__}"
 
 
 class ReadExample:
@@ -69,17 +108,14 @@ class ReadExample:
         count = len(self._source if self._groups is None else self._groups)
         broken: list[str] = []
         for offset in range(min(count, _MAX_IN_A_ROW)):
+            row = (index + offset) % count
             try:
-                return self._read((index + offset) % count, rng), broken
+                if self._groups is not None:
+                    row = self._groups[row][int(rng.integers(len(self._groups[row])))]
+                return self._transform(self._source[row], rng), broken
             except (UserError, OSError) as error:
-                broken.append(str(error) or type(error).__name__)
+                broken.append(named(error, row))
         raise UserError(f"{len(broken)} examples in a row cannot be read, the last: {broken[-1]}")
-
-    def _read(self, index: int, rng: np.random.Generator) -> Example:
-        if self._groups is not None:
-            members = self._groups[index]
-            index = members[int(rng.integers(len(members)))]
-        return self._transform(self._source[index], rng)
 
 
 class BrokenLog:

@@ -16,8 +16,8 @@ from vit_jax.errors import UserError
 Pixels = UInt8[np.ndarray, "_ _ _"]
 """A decoded image: uint8 (H, W, 3), or (H, W, 4) with straight alpha."""
 
-# Exceptions that Pillow's plugins raise on damaged files.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# Pillow's plugins raise exceptions of any class on damaged files.
+_DAMAGED = Exception
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ position of a run is one number: the examples consumed so far.
 
 import collections
 import ctypes
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vit_jax.data.broken import BrokenLog, RandomAccess, ReadExample, Transform
+from vit_jax.data.broken import BrokenLog, RandomAccess, ReadExample, Transform, read_all
 from vit_jax.data.sources.base import Source
 from vit_jax.data.sources.mixture import Mixture
 from vit_jax.errors import UserError, unknown
@@ -161,28 +162,33 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         return iter(iterable)
 
 
-def group_rows(fields: Sequence[str], source: Source) -> list[list[int]] | None:
+def group_rows(
+    fields: Sequence[str], source: Source, max_broken_fraction: float = 0.0
+) -> list[list[int]] | None:
     """Groups the rows of a source by the values of fields, for `Loader`.
 
     Args:
         fields: names of example fields; rows that agree in all of them form a group.
         source: training source.
+        max_broken_fraction: maximum fraction of examples that cannot be read or lack a field, which
+            are counted, logged and left out.
 
     Returns:
         Rows of each group, in the order of the first rows; None without fields.
 
     Raises:
-        UserError: an example lacks a field.
+        UserError: too many examples lack a field, or all of them.
     """
     if not fields:
         return None
-    groups: dict[tuple, list[int]] = {}
-    for row in range(len(source)):
-        example = source.annotation(row)
+
+    def values(example: dict[str, Any]) -> str:
         if missing := [field for field in fields if field not in example]:
             raise unknown(missing[0], example, "field in config.data.group_by,")
-        values = (example[field] for field in fields)
-        key = tuple(tuple(value) if isinstance(value, list) else value for value in values)
+        return json.dumps([example[field] for field in fields], sort_keys=True, default=str)
+
+    groups: dict[str, list[int]] = {}
+    for row, key in read_all(source, values, max_broken_fraction, "Grouping examples"):
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 

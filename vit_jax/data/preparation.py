@@ -92,10 +92,12 @@ def _begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
         return manifest
     try:
         manifest = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("shards"), dict):
+        raise UserError(f"{path} is not the manifest of a prepared set: name a new folder")
     for key, value in settings.items():
-        if manifest.get(key, value) != value or "shards" not in manifest:
+        if manifest.get(key, value) != value:
             raise UserError(
                 f"{folder} was prepared with {key}={manifest.get(key)!r}, not {value!r}: name a "
                 "new folder"
@@ -104,7 +106,8 @@ def _begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_finished(path: pathlib.Path, entry: dict[str, Any] | None) -> bool:
-    return entry is not None and path.exists() and path.stat().st_size == entry["bytes"]
+    size = entry.get("bytes") if isinstance(entry, dict) else None
+    return size is not None and path.exists() and path.stat().st_size == size
 
 
 def _finish(folder: pathlib.Path, manifest: dict[str, Any], names: list[str]) -> None:
@@ -113,6 +116,9 @@ def _finish(folder: pathlib.Path, manifest: dict[str, Any], names: list[str]) ->
     manifest["shards"] = dict(zip(names, entries, strict=True))
     manifest["examples"] = sum(entry["examples"] for entry in entries)
     manifest["broken"] = sum(entry["broken"] for entry in entries)
+    if not manifest["examples"]:
+        reasons = [reason for entry in entries for reason in entry["broken_named"]]
+        raise UserError(f"none of the examples can be read, the first: {reasons[0]}")
     parts = [folder / f"{name}{shards.LABELS_SUFFIX}" for name in names]
     if manifest["class_names"] is not None and all(part.exists() for part in parts):
         np.save(folder / LABELS_NAME, np.concatenate([np.load(part) for part in parts]))

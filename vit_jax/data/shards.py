@@ -10,10 +10,12 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
 import numpy as np
 from PIL import Image
 
 from vit_jax.atomic_files import atomic_write
+from vit_jax.data.broken import named
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.sources.array_record import WRITER_OPTIONS, pack
@@ -63,10 +65,10 @@ def write(job: Job) -> tuple[str, dict[str, Any]]:
             try:
                 example = dict(source[index])
                 image = encode(example.pop("image"), job.image_size, job.quality)
+                example = _plain({"key": f"{index:09d}", **example})
             except (UserError, OSError) as error:
-                reasons.append(str(error))
+                reasons.append(named(error, index))
                 continue
-            example.setdefault("key", f"{index:09d}")
             labels.append(example.get("label", -1))
             yield example, image
 
@@ -128,7 +130,7 @@ def _write_array_record(
     writer = array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS)
     count = 0
     for example, image in examples:
-        writer.write(pack(_plain(example), image))
+        writer.write(pack(example, image))
         count += 1
     writer.close()
     return count
@@ -146,7 +148,7 @@ def _write_tar(
                 members["txt"] = captions[0].encode()
             if "label" in example:
                 members["cls"] = str(example["label"]).encode()
-            members["json"] = json.dumps(_plain(example)).encode()
+            members["json"] = json.dumps(example).encode()
             for suffix, data in members.items():
                 info = tarfile.TarInfo(f"{key}.{suffix}")  # no time: reproducible bytes
                 info.size = len(data)
@@ -159,9 +161,18 @@ WRITERS = {"array_record": _write_array_record, "tar": _write_tar}
 
 
 def _plain(example: dict[str, Any]) -> dict[str, Any]:
-    """Fields of an example that both formats can hold."""
+    """Fields of an example that both formats can hold.
+
+    Raises:
+        UserError: a text is not Unicode.
+    """
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in example.items()}
-    return {k: v for k, v in plain.items() if isinstance(v, str | int | float | list)}
+    plain = {k: v for k, v in plain.items() if isinstance(v, str | int | float | list)}
+    try:
+        msgpack.packb(plain)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{example['key']} cannot be written: {error}") from error
+    return plain
 
 
 def _suffix(image: bytes) -> str:

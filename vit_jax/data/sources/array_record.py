@@ -19,8 +19,9 @@ import msgpack
 import numpy as np
 
 from vit_jax.data.images import EncodedImage
-from vit_jax.data.sources import files, manifest
-from vit_jax.data.sources.base import Source, check_caption, label_fields
+from vit_jax.data.sources import files, manifest, patterns
+from vit_jax.data.sources.base import Source, check_captions, label_fields
+from vit_jax.data.sources.files import printable
 from vit_jax.errors import UserError
 
 WRITER_OPTIONS = "group_size:1"
@@ -46,7 +47,7 @@ class ArrayRecords(Source):
 
         Args:
             config: options of the spec.
-            place: pattern of the files, see `files.expand`.
+            place: pattern of the files, see `patterns.expand`.
 
         Raises:
             UserError: no such file, a damaged one, one in a bucket, records of another format.
@@ -54,7 +55,7 @@ class ArrayRecords(Source):
         from array_record.python import array_record_data_source
 
         pattern = place
-        fs, self._paths = files.expand(pattern)
+        fs, self._paths = patterns.expand(pattern, (".array_record", ".arrayrecord"))
         if not files.is_local(fs):
             raise UserError(f"{pattern}: ArrayRecord needs a local disk; mount the bucket")
         self._config, self._pattern = config, pattern
@@ -101,8 +102,9 @@ class ArrayRecords(Source):
         return self._annotation(record, where)
 
     def _annotation(self, record: dict[str, Any], where: str) -> dict[str, Any]:
-        for caption in record.get("captions", ()):
-            check_caption(caption, where)
+        if "captions" in record:
+            record["captions"] = check_captions(record["captions"], where)
+        record["key"] = printable(str(record.get("key", where)))
         if "label" in record:
             record |= label_fields(record["label"], self.class_names, where)
         return record
@@ -111,10 +113,10 @@ class ArrayRecords(Source):
         where = f"{self._pattern}, record {index}"
         try:
             data = self._records[index]
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise UserError(f"cannot read {where}: {error}") from error
         record = _unpack(data, where)
-        return record, f"{where}: {record.get('key', '')}"
+        return record, printable(f"{where}: {record.get('key', '')}")
 
     def __reduce__(self) -> tuple:
         """Pickles the spec."""

@@ -3,6 +3,8 @@
 import abc
 import dataclasses
 import json
+import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vit_jax.errors import UserError
+
+_NAN_TEXTS = {"", "nan", "<na>"}  # as pandas writes missing values
 
 
 class Source(abc.ABC):
@@ -130,11 +134,14 @@ def captions_of(example: dict[str, Any]) -> list[str]:
     """Captions of an example, the canonical one first; its class name where it has none.
 
     Raises:
-        UserError: the example has neither captions nor a class name.
+        UserError: the example has neither captions nor a class name, or captions that are no texts.
     """
-    captions = example.get("captions") or [example.get("name")]
-    if captions == [None]:
-        raise UserError(f"no captions and no name among the fields {sorted(example)}")
+    where = str(example.get("key", "an example"))
+    captions = check_captions(example.get("captions"), where)
+    if not captions and isinstance(name := example.get("name"), str):
+        captions = [name]
+    if not captions:
+        raise UserError(f"{where} has no captions and no name among the fields {sorted(example)}")
     return captions
 
 
@@ -149,23 +156,44 @@ def check_index(index: int, count: int) -> int:
     return index % count
 
 
-def check_caption(text: Any, where: str) -> str:
-    """Checks that a caption is Unicode text, without halves of surrogate pairs.
+def check_captions(value: Any, where: str) -> list[str]:
+    """Converts the captions of an example, as users store them, to a list.
 
     Args:
-        text: the caption.
+        value: a text or a list of texts, as str or UTF-8 bytes. Missing ones are left out: None,
+            NaN, texts without any letter, and `nan`, which pandas writes for them.
         where: name of the example, for messages.
 
     Raises:
-        UserError: the caption is no text.
+        UserError: a caption is no text, or not Unicode.
     """
-    if not isinstance(text, str):
-        raise UserError(f"the caption of {where} is {type(text).__name__}, expected text")
+    texts = value if isinstance(value, list | tuple | np.ndarray) else [value]
+    found = [_text(text, where) for text in texts if not is_missing(text)]
+    return [text for text in found if text.strip() and text.strip().lower() not in _NAN_TEXTS]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None or NaN, which stand for missing values in tables."""
+    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, bytes):
+        return decode_text(value, f"the caption of {where}")
+    if not isinstance(value, str):
+        raise UserError(f"the caption of {where} is {brief(value)}, expected text")
     try:
-        text.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(f"the caption of {where} is not Unicode text: {error.reason}") from error
-    return text
+    return value
+
+
+def brief(value: Any) -> str:
+    """Type and beginning of a value of a user's file, for messages; without bytes of images."""
+    if isinstance(value, bytes | dict | list | np.ndarray):
+        return f"{type(value).__name__} of length {len(value)}"
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
 def decode_text(data: bytes, where: str) -> str:
@@ -184,19 +212,45 @@ def decode_text(data: bytes, where: str) -> str:
         raise UserError(f"{where} is not UTF-8 text: byte {error.start}, {error.reason}") from error
 
 
-def label_fields(label: Any, names: list[str] | None, where: str) -> dict[str, Any]:
+def parse_label(value: Any) -> Any:
+    """Converts a label as users store it: text of digits and integral floats become integers.
+
+    Args:
+        value: a label; text that is not a number is the name of a class.
+
+    Returns:
+        An integer or text; None for missing labels, that is, None, NaN, and empty text; values of
+        other types are returned unchanged.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        value = value.strip()
+        is_number = value.isascii() and value.isdigit() and len(value) < 10
+        return int(value) if is_number else None if value.lower() in _NAN_TEXTS else value
+    if is_missing(value):
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    return value
+
+
+def label_fields(label: Any, names: Sequence[str] | None, where: str) -> dict[str, Any]:
     """The fields `label` and, where classes have names, `name` of an example.
 
     Args:
-        label: index of the class.
+        label: index or name of the class, see `parse_label`.
         names: names of the classes.
         where: name of the example, for messages.
 
     Raises:
-        UserError: the label is no index of a class.
+        UserError: the label is no class.
     """
+    label = parse_label(label)
+    if isinstance(label, str) and label in (names or ()):
+        label = list(names or ()).index(label)
     if not isinstance(label, int | np.integer) or isinstance(label, bool) or label < 0:
-        raise UserError(f"the label of {where} is {label!r}, expected an index of a class")
+        raise UserError(f"the label of {where} is {brief(label)}, expected a class or its index")
     if names is None:
         return {"label": int(label)}
     if label >= len(names):

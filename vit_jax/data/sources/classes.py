@@ -1,5 +1,6 @@
 """Order and names of classes: numbers by value, or as a file of classes says."""
 
+import logging
 import re
 from collections.abc import Iterable
 
@@ -7,9 +8,12 @@ from vit_jax.data.sources import files
 from vit_jax.data.sources.base import decode_text
 from vit_jax.errors import UserError, unknown
 
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "classes.txt"
 """File of classes that is read without being named, at the root of a folder of images."""
 
+_MAX_LABEL = 1_000_000
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
@@ -19,6 +23,22 @@ def sort_names(names: Iterable[str]) -> list[str]:
     if all(map(_NUMBER.fullmatch, names)):
         return sorted(names, key=lambda name: (float(name), name))
     return sorted(names)
+
+
+def numbered(largest: int, place: str) -> list[str] | None:
+    """Names of classes that are numbers, from 0 to the largest label.
+
+    Args:
+        largest: largest label; -1 where there is none.
+        place: name of the source.
+
+    Returns:
+        The numbers as text; None, with a warning, for labels that can only be identifiers.
+    """
+    if largest > _MAX_LABEL:
+        logger.warning("%s: the label %d is no class; labels are left out", place, largest)
+        return None
+    return [str(label) for label in range(largest + 1)]
 
 
 def read_lines(path: str) -> list[str]:

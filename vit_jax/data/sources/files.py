@@ -1,9 +1,7 @@
 """Files on local disks and in gs:// or s3:// buckets, through fsspec."""
 
 import contextlib
-import itertools
 import os
-import re
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +10,6 @@ import fsspec
 
 from vit_jax.errors import UserError
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
 
 
@@ -55,56 +51,6 @@ def is_file(fs: Any, path: str) -> bool:
             return False
 
 
-def expand(pattern: str) -> tuple[Any, list[str]]:
-    """Lists the files of a pattern.
-
-    Args:
-        pattern: path or URL with `*`, `?`, `[...]` and `**` as in a shell, and braces `{a,b}` and
-            `{00..99}`.
-
-    Returns:
-        The file system and the paths within it, sorted within each alternative of the braces;
-        alternatives keep their order.
-
-    Raises:
-        UserError: an alternative has no files.
-    """
-    fs, _ = file_system(pattern)
-    paths: list[str] = []
-    for each in expand_braces(pattern):
-        inner = fs._strip_protocol(each)
-        with explained(fs, each):
-            found = sorted(fs.glob(inner)) if _has_magic(inner) else [inner] * is_file(fs, inner)
-        if not found:
-            raise UserError(f"no file {each!r}" if each == pattern else _absent(each, pattern))
-        paths += found
-    return fs, list(dict.fromkeys(paths))
-
-
-def _has_magic(path: str) -> bool:
-    return any(c in path for c in "*?[")
-
-
-def _absent(each: str, pattern: str) -> str:
-    return f"no file {each!r}, one of {pattern!r}"
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """Expands `{a,b}` and `{00..99}` as bash does; numbers have the width of the first one."""
-    pieces = _BRACES.split(pattern)  # text, inside, text, inside, ..., text
-    choices = [_alternatives(p) if i % 2 else [p] for i, p in enumerate(pieces)]
-    return ["".join(choice) for choice in itertools.product(*choices)]
-
-
-def _alternatives(inside: str) -> list[str]:
-    if match := _RANGE.fullmatch(inside):
-        first, last = map(int, match.groups())
-        if first > last:
-            raise UserError(f"the range {{{inside}}} counts down: expected {{first..last}}")
-        return [f"{number:0{len(match[1])}d}" for number in range(first, last + 1)]
-    return inside.split(",") if "," in inside else [f"{{{inside}}}"]
-
-
 def read(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
     """Reads the bytes [start, end) of a file, with one request of a bucket.
 
@@ -121,6 +67,16 @@ def read(fs: Any, path: str, start: int | None = None, end: int | None = None) -
         if is_local(fs) and not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
             raise UserError(f"{printable(path)} is not a regular file")
         return fs.cat_file(path, start=start, end=end)
+
+
+def is_folder(fs: Any, path: str) -> bool:
+    """Whether there is a folder.
+
+    Raises:
+        UserError: access is refused.
+    """
+    with explained(fs, path):
+        return fs.isdir(path)
 
 
 def printable(text: str) -> str:

@@ -1,6 +1,5 @@
 """Files below a folder, through symbolic links, and a count of what is left out."""
 
-import collections
 import logging
 import os
 import posixpath
@@ -15,12 +14,15 @@ _FOREIGN = {"__MACOSX", "@eaDir"}  # previews and metadata that systems store be
 
 
 class LeftOut:
-    """Counts files that are left out, by reason."""
+    """Counts files that are left out.
+
+    Attributes:
+        counts: number and name of the first one, by reason.
+    """
 
     def __init__(self) -> None:
         """Starts at zero."""
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._first: dict[str, str] = {}
+        self.counts: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
         """Counts files.
@@ -30,8 +32,8 @@ class LeftOut:
             name: name of the first one.
             count: number of files.
         """
-        self._counts[reason] += count
-        self._first.setdefault(reason, name)
+        before, first = self.counts.get(reason, (0, posixpath.basename(name)))
+        self.counts[reason] = (before + count, first)
 
     def log(self, place: str) -> None:
         """Logs one line with the counts; nothing where all files are used.
@@ -39,9 +41,8 @@ class LeftOut:
         Args:
             place: name of the source.
         """
-        if self._counts:
-            first = {reason: posixpath.basename(name) for reason, name in self._first.items()}
-            parts = [f"{n:,} {reason} (as {first[reason]})" for reason, n in self._counts.items()]
+        if self.counts:
+            parts = [f"{n:,} {reason} (as {name})" for reason, (n, name) in self.counts.items()]
             logger.warning("%s", files.printable(f"{place}: left out {', '.join(parts)}"))
 
 

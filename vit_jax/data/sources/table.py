@@ -1,31 +1,47 @@
 """A table of images: CSV, TSV, JSON lines or Parquet, with captions or labels."""
 
-import csv
+import collections
 import dataclasses
-import io
-import json
+import logging
 import posixpath
-from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from vit_jax.data.images import EncodedImage
-from vit_jax.data.sources import files
-from vit_jax.data.sources.base import Rows, Source, check_caption, decode_text, label_fields
-from vit_jax.data.sources.classes import sort_names
-from vit_jax.errors import MissingPackageError, UserError, check_name
+from vit_jax.data.sources import classes, files, patterns, table_files
+from vit_jax.data.sources.base import (
+    Rows,
+    Source,
+    brief,
+    check_captions,
+    check_index,
+    label_fields,
+    parse_label,
+)
+from vit_jax.data.sources.classes import read_lines
+from vit_jax.data.sources.parquet import ParquetImages, ParquetTable
+from vit_jax.errors import UserError, check_name
+
+logger = logging.getLogger(__name__)
 
 _USUAL = {
-    "image": ("image", "path", "image_path", "filepath", "file_name", "file"),
+    "image": ("image", "path", "image_path", "filepath", "file_name", "file", "img"),
     "caption": ("caption", "captions", "text", "title"),
     "label": ("label", "class", "class_name"),
 }
+_NONE = "none"
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 class Table(Source):
     """One example per row. Relative paths start at the table's folder.
 
     Labels are indices or names of classes. The captions of a row may be a list (JSON lines,
-    Parquet) or come from several columns. A row that cannot be parsed counts as a broken example.
+    Parquet) or come from several columns. In Parquet, the column of the image may hold the encoded
+    images, as bytes or as a struct of `bytes` and `path`, as in data sets of Hugging Face; they
+    are read when they are needed. A row that cannot be parsed counts as a broken example. A row
+    without a caption or label is an example without it.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,183 +49,213 @@ class Table(Source):
         """Options of the spec.
 
         Attributes:
-            image: column with the paths or URLs of the images; by default the first of image, path,
-                image_path, filepath, file_name, file.
+            image: column with the paths or URLs of the images, or the images; by default the first
+                of image, path, image_path, filepath, file_name, file, img.
             caption: columns of captions; by default the first of caption, captions, text, title.
-            label: column of labels; by default the first of label, class, class_name.
+                "none": no column.
+            label: column of labels; by default the first of label, class, class_name. "none": no
+                column.
+            classes: path or URL of a file with one class name per line, in the order of the labels;
+                by default the names in a Parquet file of Hugging Face, or else the labels that
+                occur: in their order where they are numbers, sorted where they are names.
+            delimiter: comma, tab, semicolon or pipe; by default that of the suffix, or the only one
+                that the first line has.
         """
 
         image: str | None = None
         caption: tuple[str, ...] | None = None
         label: str | None = None
+        classes: str | None = None
+        delimiter: str | None = None
 
     def __init__(self, config: Config, place: str) -> None:
-        """Reads the table.
+        """Reads the table, without the images.
 
         Args:
             config: options of the spec.
-            place: path or URL of a .csv, .tsv, .jsonl, .ndjson or .parquet file.
+            place: path, URL or pattern of .csv, .tsv, .jsonl, .ndjson or .parquet files, see
+                `patterns.expand`. All of them have the columns of the first one.
 
         Raises:
             UserError: no such file or column, another kind of file, no rows.
         """
-        path = place
         self._config, self._place = config, place
-        self._fs, inner = files.file_system(path)
-        if not files.is_file(self._fs, inner):
-            raise UserError(f"no table {path}")
-        self._path, self._root = inner, posixpath.dirname(inner)
-        columns, rows = _read(self._fs, inner)
-        images = _columns("image", config.image and (config.image,), columns, path)
-        if not images:
-            raise UserError(
-                f"{path} has the columns {', '.join(columns)}: name the column of the images' "
-                "paths, as ?image=COLUMN"
+        if config.delimiter is not None:
+            check_name(config.delimiter, table_files.DELIMITERS, "delimiter")
+        self._fs, self._paths = patterns.expand(place, _SUFFIXES)
+        tables = [_open(self._fs, path, config.delimiter) for path in self._paths]
+        columns = _choose(config, tables[0].columns, self._paths[0])
+        for table, path in zip(tables, self._paths, strict=True):
+            for name in columns.all:
+                check_name(name, table.columns, f"column of {path}")
+        self._parts = [
+            Rows(
+                columns.parse(row, table.has_images)
+                for row in table.rows(columns.all, columns.image)
             )
-        captions = _columns("caption", config.caption, columns, path)
-        classes = _columns("label", config.label and (config.label,), columns, path)
-        self._rows = Rows(_example(row, images[0], captions, classes) for row in rows)
-        if not len(self._rows):
-            raise UserError(f"{path} has no rows")
-        self.class_names = (
-            _class_names([self._rows[i] for i in range(len(self._rows))]) if classes else None
+            for table in tables
+        ]
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+        if not len(self):
+            raise UserError(f"{place} has no rows")
+        self._images = (
+            ParquetImages(self._fs, self._paths, columns.image)
+            if any(table.has_images for table in tables)
+            else None
         )
-        self._index = {name: i for i, name in enumerate(self.class_names or ())}
+        labels = self._survey()
+        if columns.label:
+            given = [read_lines(config.classes)] if config.classes else []
+            given += [names for t in tables if (names := t.class_names(columns.label)) is not None]
+            self.class_names = given[0] if given else _class_names(labels, place)
+        self._index = {name: i for i, name in reversed([*enumerate(self.class_names or ())])}
+        # Numbers are names before they are indices, where a file of the user names the classes.
+        self._by_name = config.classes is not None
+
+    def _survey(self) -> set[Any]:
+        """Logs how many rows are broken; returns the labels that occur."""
+        reasons: collections.Counter[str] = collections.Counter()
+        labels = set()
+        for row in (part[i] for part in self._parts for i in range(len(part))):
+            if "broken" in row:
+                reasons[row["broken"]] += 1
+            else:
+                labels.add(row["label"])
+        for reason, count in reasons.most_common(1):
+            logger.warning(
+                "%s: %d of %d rows are broken, %d of them: %s",
+                self._place, reasons.total(), len(self), count, files.printable(reason),
+            )  # fmt: skip
+        return labels - {None}
 
     def __len__(self) -> int:
         """See `Source`."""
-        return len(self._rows)
+        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `Source`."""
-        example = self.annotation(index)
-        path = example["key"]
-        fs, inner = files.file_system(path) if "://" in path else (self._fs, path)
-        return {"image": EncodedImage(files.read(fs, inner), path), **example}
+        example, (number, row) = self.annotation(index), self._find(index)
+        data = self._images.read(number, row) if self._images else None
+        if data is None:
+            path = self._parts[number][row]["image"]
+            if path is None:
+                raise UserError(f"{example['key']}: the image is missing")
+            path = self._path(number, path)
+            fs, inner = files.file_system(path) if "://" in path else (self._fs, path)
+            data = files.read(fs, inner)
+        return {"image": EncodedImage(data, example["key"]), **example}
 
     def annotation(self, index: int) -> dict[str, Any]:
         """See `Source`."""
-        row = self._rows[index]
-        where = f"{self._path}, row {index % len(self) + 1}"
-        if "broken" in row:
-            raise UserError(f"{where}: {row['broken']}")
-        path = row["image"]
-        example = {"key": path if "://" in path else posixpath.join(self._root, path)}
-        if captions := row.get("captions"):
-            example["captions"] = [check_caption(text, where) for text in captions]
-        if self.class_names is not None:
-            found = row.get("label")
-            label = self._index.get(found) if isinstance(found, str) else found
+        number, row = self._find(index)
+        stored, where = self._parts[number][row], f"{self._paths[number]}, row {row + 1}"
+        if "broken" in stored:
+            raise UserError(files.printable(f"{where}: {stored['broken']}"))
+        if (path := stored["image"]) is None:
+            key = where
+        else:
+            key = f"{where}: {path}" if self._images else self._path(number, path)
+        example = {"key": files.printable(key)}
+        if stored["captions"]:
+            example["captions"] = stored["captions"]
+        if self.class_names is not None and (label := stored.get("label")) is not None:
+            if isinstance(label, str) or self._by_name:
+                label = self._index.get(str(label), label)
             example |= label_fields(label, self.class_names, where)
         return example
+
+    def _path(self, number: int, path: str) -> str:
+        """Path of an image, which may be relative to the table."""
+        return (
+            path if "://" in path else posixpath.join(posixpath.dirname(self._paths[number]), path)
+        )
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """Number of the file of an example, and its row there."""
+        index = check_index(index, len(self))
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return number, index - int(self._starts[number])
 
     def __reduce__(self) -> tuple:
         """Pickles the spec."""
         return Table, (self._config, self._place)
 
 
-def _example(
-    row: dict[str, Any] | str, image: str, captions: Sequence[str], label: Sequence[str]
-) -> dict[str, Any]:
-    """A row as it is stored: its image, captions and label, or the reason why it is broken."""
-    if isinstance(row, str):
-        return {"broken": row}
-    path = row.get(image)
-    if not isinstance(path, str) or not path.strip():
-        return {"broken": f"{image} is {path!r}, expected a path"}
-    texts: list[Any] = []
-    for name in captions:
-        value = row.get(name)
-        texts += value if isinstance(value, list) else [] if value is None else [value]
-    if wrong := [text for text in texts if not isinstance(text, str)]:
-        return {"broken": f"a caption is {type(wrong[0]).__name__}, expected text"}
-    example = {"image": path.strip(), "captions": texts}
-    if label and (value := row.get(label[0])) not in (None, ""):
-        example["label"] = _whole_number(value)
-    return example
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Columns of the image, the captions and the label."""
+
+    image: str
+    captions: tuple[str, ...]
+    label: str | None
+
+    @property
+    def all(self) -> list[str]:
+        return [self.image, *self.captions, *([self.label] if self.label else [])]
+
+    def parse(self, row: table_files.Row, has_images: bool) -> dict[str, Any]:
+        """A row as it is stored: its image, captions and label, or the reason why it is broken."""
+        if isinstance(row, str):
+            return {"broken": row}
+        path = row.get(self.image)
+        path = path.strip() or None if isinstance(path, str) else path
+        if not (isinstance(path, str) or (path is None and has_images)):
+            return {"broken": f"{self.image} is {brief(path)}, expected a path"}
+        try:
+            captions = [
+                text for name in self.captions for text in check_captions(row.get(name), "this row")
+            ]
+        except UserError as error:
+            return {"broken": str(error)}
+        label = parse_label(row.get(self.label)) if self.label else None
+        if label == -1:  # as in test splits of Hugging Face
+            label = None
+        if isinstance(label, bool | float):
+            label = str(label)
+        if not isinstance(label, str | int | None):
+            return {"broken": f"the label is {brief(label)}, expected a class or its index"}
+        return {"image": path, "captions": captions, "label": label}
 
 
-def _whole_number(value: Any) -> Any:
-    text = str(value).strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
+def _choose(config: Table.Config, columns: list[str], path: str) -> _Columns:
+    """The given columns, or the first ones with usual names."""
+    found: dict[str, tuple[str, ...]] = {}
+    given = {
+        "image": config.image and (config.image,),
+        "caption": config.caption,
+        "label": config.label and (config.label,),
+    }
+    for role, names in given.items():
+        if names == (_NONE,):
+            found[role] = ()
+        else:
+            found[role] = names or tuple(name for name in _USUAL[role] if name in columns)[:1]
+        for name in found[role]:
+            check_name(name, columns, f"column of {path}")
+    if not found["image"]:
+        raise UserError(
+            files.printable(f"{path} has the columns {', '.join(columns)[:400] or '(none)'}: ")
+            + "name the column of the images' paths, as ?image=COLUMN"
+        )
+    return _Columns(found["image"][0], found["caption"], (*found["label"], None)[0])
 
 
-def _class_names(rows: list[dict[str, Any]]) -> list[str]:
+def _class_names(found: set[Any], place: str) -> list[str] | None:
     """Names of the classes in the order of their labels; numbers are their own names."""
-    found = {row["label"] for row in rows if "label" in row}
     numbers = {label for label in found if isinstance(label, int)}
     if numbers == found:
-        return [str(label) for label in range(max(found, default=-1) + 1)]
+        return classes.numbered(max(found, default=-1), place)
     if numbers:
-        raise UserError(
-            f"some labels are names, as {min(found - numbers)!r}, and some are numbers, as "
-            f"{min(numbers)}: expected only names or only numbers"
-        )
-    return sort_names(found)
+        logger.warning("%s: some labels are numbers, as %d; they are names", place, min(numbers))
+    return classes.sort_names(str(label) for label in found)
 
 
-def _columns(
-    role: str, given: Sequence[str] | None, columns: list[str], path: str
-) -> Sequence[str]:
-    """The given columns, or the first one with a usual name."""
-    if given:
-        for name in given:
-            check_name(name, columns, f"column of {path}")
-        return given
-    return [name for name in _USUAL[role] if name in columns][:1]
-
-
-def _read(fs: Any, path: str) -> tuple[list[str], Iterator[dict[str, Any] | str]]:
-    """Reads column names and rows; instead of a broken row, the reason."""
+def _open(fs: Any, path: str, delimiter: str | None) -> Any:
     suffix = posixpath.splitext(path)[1].lower()
     if suffix == ".parquet":
-        return _read_parquet(fs, path)
-    if suffix not in (".csv", ".tsv", ".jsonl", ".ndjson"):
-        raise UserError(f"{path}: expected a .csv, .tsv, .jsonl, .ndjson or .parquet file")
+        return ParquetTable(fs, path)
     if suffix in (".jsonl", ".ndjson"):
-        lines = [line for line in files.read(fs, path).splitlines() if line.strip()]
-        rows = [_json_row(line) for line in lines]
-        names = dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row)
-        return list(names), iter(rows)
-    text = io.StringIO(decode_text(files.read(fs, path), path), newline="")
-    reader = csv.reader(text, delimiter="\t" if suffix == ".tsv" else ",")
-    header = next(reader, [])
-    return header, _csv_rows(reader, header)
-
-
-def _csv_rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[dict[str, Any] | str]:
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield str(error)
-            continue
-        if len(row) == len(header):
-            yield dict(zip(header, row, strict=True))
-        elif row:  # not an empty line
-            yield f"{len(row)} fields, expected {len(header)}"
-
-
-def _json_row(line: bytes) -> dict[str, Any] | str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
-    return row if isinstance(row, dict) else f"{type(row).__name__}, expected a JSON object"
-
-
-def _read_parquet(fs: Any, path: str) -> tuple[list[str], Iterator[dict[str, Any] | str]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{path} needs pyarrow: run `pip install 'vit_jax[parquet]'`"
-        ) from error
-    try:
-        file = parquet.ParquetFile(fs.open(path, "rb"))
-    except (ArrowException, OSError) as error:
-        raise UserError(f"{path} is not Parquet: {error}") from error
-    batches = file.iter_batches()
-    return file.schema_arrow.names, (row for batch in batches for row in batch.to_pylist())
+        return table_files.open_json_lines(fs, path)
+    if suffix in (".csv", ".tsv"):
+        return table_files.open_delimited(fs, path, delimiter)
+    raise UserError(f"{path}: expected a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file")

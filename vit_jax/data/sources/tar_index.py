@@ -1,9 +1,10 @@
 """Index of the examples of tar shards, built once and mapped into memory.
 
 The index of a shard lies beside it as `SHARD.index`, or in the cache folder where the shard's
-folder cannot be written. It is a line of JSON with the shard's size and time of change, which make
-a stale index detectable, and the rows of `ROW`, little-endian. The rows of all shards are joined in
-one file of the cache folder, which processes map into memory and so share.
+folder cannot be written. It is a line of JSON, with the shard's size and time of change, which make
+a stale index detectable, and the members that are left out; then the rows of `ROW`, little-endian.
+The rows of all shards are joined in one file of the cache folder, which processes map into memory
+and so share.
 """
 
 import concurrent.futures
@@ -20,25 +21,32 @@ import numpy as np
 
 from vit_jax.data.cache import cache_dir
 from vit_jax.data.progress import progress
-from vit_jax.data.sources.files import explained, is_local
-from vit_jax.data.sources.folder import SUFFIXES
+from vit_jax.data.sources import tar_members
+from vit_jax.data.sources.base import parse_label
+from vit_jax.data.sources.files import explained, is_local, printable
+from vit_jax.data.sources.listing import LeftOut, is_hidden
+from vit_jax.data.sources.tar_members import Member
 from vit_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 ROW = np.dtype([("start", "<u8"), ("length", "<u8"), ("shard", "<i4"), ("label", "<i4")])
 """Place of an example, in 24 bytes: first byte of its first tar header, length to the end of its
-last member, number of the shard, and class of its `.cls` member."""
+last member, number of the shard, and class of its `.cls` or `.json` member."""
 
-NO_LABEL, BAD_LABEL, DAMAGED = -1, -2, -3
-"""Values instead of a label: no `.cls` member; a `.cls` member that is no number; a row that stands
-for the place where the rest of a shard cannot be read."""
+NO_LABEL, BAD_LABEL, DAMAGED, NAMED = -1, -2, -3, -4
+"""Values instead of a label: no label; one that is neither number nor text; a row that stands for
+the place where the rest of a shard cannot be read; the name of a class."""
 
-_FORMAT = "vit_jax tar index 1"
+DAMAGES = (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError)
+"""Exceptions of `tarfile` on damaged shards."""
+
+_FORMAT = "vit_jax tar index 2"
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _BLOCK = tarfile.BLOCKSIZE
 
 
-def index_shards(fs: Any, paths: list[str]) -> pathlib.Path:
+def index_shards(fs: Any, paths: list[str]) -> tuple[pathlib.Path, LeftOut]:
     """Indexes the shards that have no index yet.
 
     Args:
@@ -46,24 +54,32 @@ def index_shards(fs: Any, paths: list[str]) -> pathlib.Path:
         paths: paths of the shards within it.
 
     Returns:
-        Path of the file with the rows of all shards.
+        Path of the file with the rows of all shards, and the members that are left out.
 
     Raises:
         UserError: a shard is absent, compressed or no tar file.
     """
+    left_out = LeftOut()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         stamps = list(pool.map(lambda path: _stamp(fs, path), paths))
-        names = json.dumps([fs.to_json(), paths, stamps])
+        names = json.dumps([_FORMAT, fs.to_json(), paths, stamps])
         joined = _cache() / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.rows"
-        if joined.exists():
-            return joined
+        summary = joined.with_suffix(".json")
+        if joined.exists() and summary.exists():
+            left_out.counts = {
+                k: (n, first) for k, (n, first) in json.loads(summary.read_text()).items()
+            }
+            return joined, left_out
         jobs = zip(paths, stamps, strict=True)
         found = pool.map(lambda job: _shard_rows(fs, *job), jobs)
         parts = list(progress(found, "Indexing tar shards", total=len(paths)))
-    for number, rows in enumerate(parts):
+    for number, (rows, counts) in enumerate(parts):
         rows["shard"] = number
-    _write(joined, b"".join(rows.tobytes() for rows in parts))
-    return joined
+        for reason, (count, first) in counts.items():
+            left_out.add(reason, first, count)
+    _write(summary, json.dumps(left_out.counts).encode())
+    _write(joined, b"".join(rows.tobytes() for rows, _ in parts))
+    return joined, left_out
 
 
 def read_index(path: pathlib.Path) -> np.ndarray:
@@ -91,35 +107,33 @@ def _stamp(fs: Any, path: str) -> dict[str, Any]:
     return {"size": info["size"], "changed": str(changed)}
 
 
-def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> np.ndarray:
-    """Reads the rows of a shard from its index, or builds the index."""
+def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Reads the rows of a shard, and what is left out, from its index, or builds the index."""
     beside = f"{path}.index"
-    digest = hashlib.sha256(f"{fs.to_json()}{path}".encode()).hexdigest()[:32]
-    cached = _cache() / f"{digest}.index"
+    digest = hashlib.sha256(f"{fs.to_json()}{path}".encode("utf-8", "surrogateescape")).hexdigest()
+    cached = _cache() / f"{digest[:32]}.index"
     for read in (lambda: fs.cat_file(beside), cached.read_bytes):
         try:
             line, _, data = read().partition(b"\n")
             header = json.loads(line)
-        except (OSError, ValueError):
+            if header["rows"] == len(data) and header["stamp"] == [_FORMAT, stamp]:
+                return np.frombuffer(data, ROW).copy(), header["left_out"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue
-        if header == _header(stamp, len(data) // ROW.itemsize):
-            return np.frombuffer(data, ROW).copy()
     with explained(fs, path):
-        rows = find_examples(fs, path, stamp["size"])
-    data = json.dumps(_header(stamp, len(rows))).encode() + b"\n" + rows.tobytes()
+        rows, left_out = find_examples(fs, path, stamp["size"])
+    data = rows.tobytes()
+    header = {"stamp": [_FORMAT, stamp], "rows": len(data), "left_out": left_out.counts}
+    data = json.dumps(header).encode() + b"\n" + data
     try:
         if is_local(fs):
             _write(pathlib.Path(beside), data)
         else:
             fs.pipe_file(beside, data)
     except Exception as error:  # the errors of buckets have no common class
-        logger.info("Cannot write %s (%s), wrote %s instead", beside, error, cached)
+        logger.info("Cannot write %s (%s), wrote %s instead", printable(beside), error, cached)
         _write(cached, data)
-    return rows
-
-
-def _header(stamp: dict[str, Any], examples: int) -> dict[str, Any]:
-    return {"format": _FORMAT, **stamp, "examples": examples}
+    return rows, dict(left_out.counts)
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
@@ -131,11 +145,10 @@ def _write(path: pathlib.Path, data: bytes) -> None:
     os.replace(file.name, path)
 
 
-def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
-    """Finds the examples of a shard: adjacent members with the same key, as in WebDataset.
+def find_examples(fs: Any, path: str, size: int) -> tuple[np.ndarray, LeftOut]:
+    """Finds the examples of a shard, see `tar_members`.
 
-    Examples without an image are skipped. A truncated or damaged shard has the examples before that
-    place and one row `DAMAGED`.
+    A truncated or damaged shard has the examples before that place and one row `DAMAGED`.
 
     Args:
         fs: fsspec file system.
@@ -143,20 +156,28 @@ def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
         size: size of the shard, bytes.
 
     Returns:
-        (N,) rows of `ROW`, with shard number 0.
+        (N,) rows of `ROW`, with shard number 0, and the members that are left out.
 
     Raises:
         UserError: the shard is compressed or cannot be read.
     """
     rows: list[tuple[int, int, int, int]] = []
-    key, start, label, has_image = None, 0, NO_LABEL, False
+    left_out = LeftOut()
+    group: list[Member] = []
 
-    def finish(end: int) -> None:
-        if has_image:
+    def finish() -> None:
+        for members in tar_members.examples(group, left_out) if group else ():
+            _, annotations = tar_members.choose([member.name for member in members])
+            labels = [
+                members[annotations[kind]].label for kind in ("cls", "json") if kind in annotations
+            ]
+            label = next((label for label in labels if label != NO_LABEL), NO_LABEL)
+            start, end = members[0].start, min(members[-1].end, size)
             rows.append((start, end - start, 0, label))
+        group.clear()
 
     with fs.open(path, "rb") as file:
-        if file.read(6)[:2] == b"\x1f\x8b":
+        if file.read(6).startswith(_COMPRESSED):
             raise UserError(
                 f"{path} is compressed, so single examples cannot be read: decompress it"
             )
@@ -168,18 +189,20 @@ def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would keep every one
                     if member.size < 0:  # it would loop forever
                         raise tarfile.ReadError(f"{member.name} has a negative size")
-                    if member.isfile():
-                        own, suffix = split_name(member.name)
-                        if own != key:
-                            finish(member.offset)
-                            key, start, label, has_image = own, member.offset, NO_LABEL, False
-                        has_image |= is_image(suffix)
-                        if suffix == "cls":
-                            label = _read_label(file, member)
-                    end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            logger.warning("%s: %s at byte %d", path, error, end)
-        finish(min(end, size))
+                    own_end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                    if reason := _why_left_out(member):
+                        left_out.add(reason, member.name)
+                    elif member.isfile():
+                        name = tar_members.split_name(member.name)
+                        if group and group[0].name.group != name.group:
+                            finish()
+                        label = _read_label(file, member, name.suffix)
+                        group.append(Member(name, member.offset, own_end, label))
+                    end = own_end
+        except DAMAGES as error:
+            logger.warning("%s", printable(f"{path}: {error} at byte {end}"))
+        has_image = any(member.name.is_image for member in group)
+        finish()
         # `tarfile` treats a truncated or damaged header as the end of the file.
         if end < size:
             file.seek(end)
@@ -187,22 +210,38 @@ def find_examples(fs: Any, path: str, size: int) -> np.ndarray:
                 rows.append((end, size - end, 0, DAMAGED))
         elif end > size and not has_image:
             rows.append((size, 0, 0, DAMAGED))
-    return np.array(rows, ROW)
+    return np.array(rows, ROW), left_out
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Key and suffix of a member: as in WebDataset, the first dot of the file name separates."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return f"{folder}{slash}{stem}", suffix.lower()
+def _why_left_out(member: tarfile.TarInfo) -> str:
+    """Reason why a member cannot belong to an example; "" if it can, and for folders."""
+    if is_hidden(member.name):
+        return "hidden"
+    if member.issym() or member.islnk():
+        return "links"
+    if member.issparse() or not (member.isreg() or member.isdir()):
+        return "that are no regular files"
+    return ""
 
 
-def is_image(suffix: str) -> bool:
-    """Whether a member with this suffix is an image."""
-    return f".{suffix.rpartition('.')[2]}" in SUFFIXES
-
-
-def _read_label(file: Any, member: tarfile.TarInfo) -> int:
+def _read_label(file: Any, member: tarfile.TarInfo, suffix: str) -> int:
+    """Class of a .cls or .json member, or one of the values instead."""
+    if suffix not in ("cls", "json"):
+        return NO_LABEL
     file.seek(member.offset_data)
-    text = file.read(min(member.size, 20)).strip()
-    return int(text) if text.isdigit() and len(text) < 10 else BAD_LABEL
+    value: Any = file.read(min(member.size, 1000) if suffix == "cls" else member.size)
+    if suffix == "json":
+        if b'"label"' not in value:
+            return NO_LABEL
+        try:
+            fields = json.loads(value)
+        except (ValueError, RecursionError):
+            return BAD_LABEL
+        value = fields.get("label") if isinstance(fields, dict) else None
+    label = parse_label(value)
+    if label is None or label == -1:
+        return NO_LABEL
+    if isinstance(label, str):
+        return NAMED
+    is_index = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < 2**31
+    return label if is_index else BAD_LABEL

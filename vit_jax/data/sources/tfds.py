@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.images import EncodedImage
-from vit_jax.data.sources.base import Source, check_caption, decode_text, label_fields
+from vit_jax.data.sources.base import Source, check_captions, label_fields
 from vit_jax.errors import UserError, check_name, unknown
 
 _CAPTION_NAMES = ("captions", "caption", "text", "title")
@@ -58,9 +58,10 @@ class TfdsSource(Source):
         if split not in builder.info.splits:
             raise unknown(split, builder.info.splits, f"split of {name}")
         features = builder.info.features
-        self._image = _find(features, config.image, ("image",), "image", _only(tfds.features.Image))
-        if self._image is None:
+        image = _find(features, config.image, ("image",), "image", _only(tfds.features.Image))
+        if image is None:
             raise UserError(f"{name} has no image among its features {sorted(features)}")
+        self._image = image
         is_class = _only(tfds.features.ClassLabel)
         usual = ("label",) if is_class(dict(features).get("label")) else ()
         self._label = _find(features, config.label, usual, "label", is_class)
@@ -92,8 +93,7 @@ class TfdsSource(Source):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `Source`."""
-        record = self._records[index]
-        where = f"{self._place}, example {index}"
+        record, where = self._read(index)
         return {
             "image": EncodedImage(record[self._image], where),
             **self._annotation(record, where),
@@ -101,20 +101,21 @@ class TfdsSource(Source):
 
     def annotation(self, index: int) -> dict[str, Any]:
         """See `Source`."""
+        return self._annotation(*self._read(index))
+
+    def _read(self, index: int) -> tuple[dict[str, Any], str]:
         where = f"{self._place}, example {index}"
-        return self._annotation(self._records[index], where)
+        try:
+            return self._records[index], where
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UserError(f"cannot read {where}: {error}") from error
 
     def _annotation(self, record: dict[str, Any], where: str) -> dict[str, Any]:
         example: dict[str, Any] = {"key": where}
         if self._label is not None and record[self._label] >= 0:  # -1 in splits without labels
             example |= label_fields(record[self._label], self.class_names, where)
         if self._caption is not None:
-            found = record[self._caption]
-            texts = [found] if isinstance(found, bytes | str) else list(found)
-            example["captions"] = [
-                decode_text(text, where) if isinstance(text, bytes) else check_caption(text, where)
-                for text in texts
-            ]
+            example["captions"] = check_captions(record[self._caption], where)
         return example
 
     def __reduce__(self) -> tuple:

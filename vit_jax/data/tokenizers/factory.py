@@ -12,7 +12,7 @@ my_project.text:Words:/models/words.txt                    an `Encoder` of your 
 from collections.abc import Sequence
 
 from vit_jax.components import Registry
-from vit_jax.data.progress import progress
+from vit_jax.data.broken import read_all
 from vit_jax.data.sources.base import Source, captions_of
 from vit_jax.data.specs import parse_options, parse_spec
 from vit_jax.data.tokenizers.encoder import ENCODERS
@@ -57,7 +57,12 @@ def open_tokenizer(spec: str, *, vocab_size: int, context_length: int) -> Tokeni
 
 
 def learn_tokenizer(
-    source: Source, templates: Sequence[str], *, vocab_size: int, context_length: int
+    source: Source,
+    templates: Sequence[str],
+    *,
+    vocab_size: int,
+    context_length: int,
+    max_broken_fraction: float = 0.0,
 ) -> Tokenizer:
     """Learns a byte-level BPE vocabulary from the captions of a source.
 
@@ -66,12 +71,14 @@ def learn_tokenizer(
         templates: prompt templates with one `{}`.
         vocab_size: number of rows of the text tower's embedding table, at least 258.
         context_length: number of tokens to which texts are padded or truncated.
+        max_broken_fraction: maximum fraction of examples without a readable caption, which are
+            counted, logged and left out.
 
     Raises:
-        UserError: an example without captions, or a table that is too small.
+        UserError: too many examples without captions, or a table that is too small.
     """
-    rows = progress(range(len(source)), "Reading captions")
-    captions = {caption for row in rows for caption in captions_of(source.annotation(row))}
+    found = read_all(source, captions_of, max_broken_fraction, "Reading captions")
+    captions = {caption for _, each in found for caption in each}
     # The words of templates occur in most texts; without them they would be encoded as bytes.
     words = [template.format("") for template in templates for _ in range(len(captions) // 10)]
     encoder = TrainedEncoder.train([*captions, *words], vocab_size)
