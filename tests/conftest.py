@@ -1,6 +1,7 @@
 """Settings of all tests: eight simulated devices, one compilation cache, checked annotations."""
 
 import atexit
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 # Set before JAX is imported. Simulated devices wait for one another in threads: on two busy cores,
 # collectives in arbitrary order can occupy all threads and deadlock, and slow devices look dead.
 # LLVM's optimisations change the speed of a program, not its results, and took most of the time of
-# the tests. Commands are tested without these flags, compiled as for a user.
+# the tests.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 "
     "--xla_cpu_enable_concurrency_optimized_scheduler=false "
@@ -19,6 +20,9 @@ os.environ["XLA_FLAGS"] = (
     "--xla_cpu_collective_call_terminate_timeout_seconds=300 "
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# The older compiler of CPU kernels takes a third of the time. JAX 0.11 removed it.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # One compilation cache for all workers of a run and for their subprocesses, which inherit the
 # variable. It is new in each run: programs of simulated devices from an earlier process can hang.

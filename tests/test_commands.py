@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT, metrics_of, run_command
+from tests.helpers import ROOT, metrics_of, one_device_flags, run_command
 from vit_jax.data.sources import open_source
 
 RECIPE = "configs/clip_emoji.py"
-# A smaller model, which learns part of the recipe within half a minute.
+# A smaller model, which learns part of the recipe in 400 steps.
 QUICK = (
     "--config.model.image.patch_size=8",
     "--config.model.image.depth=2",
@@ -25,14 +25,26 @@ QUICK = (
 )
 
 
+def train(workdir, steps):
+    """Trains the smaller model; returns the finished process."""
+    return run_command(
+        "train", "--config", RECIPE, "--workdir", workdir, f"--config.total_steps={steps}", *QUICK
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Workdir and process of a short run of the recipe."""
+    """Workdir and process of a run of a few steps."""
     workdir = tmp_path_factory.mktemp("clip_emoji")
-    done = run_command(
-        "train", "--config", RECIPE, "--workdir", workdir, "--config.total_steps=400", *QUICK
-    )
-    return workdir, done
+    return workdir, train(workdir, 10)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """Workdir of a run that learns part of the recipe."""
+    workdir = tmp_path_factory.mktemp("clip_emoji_learned")
+    train(workdir, 400)
+    return workdir
 
 
 def last_metrics(workdir):
@@ -42,14 +54,15 @@ def last_metrics(workdir):
     return metrics
 
 
-def test_recipe_learns_names_outside_its_training_set(trained):
+@pytest.mark.release
+def test_recipe_learns_names_outside_its_training_set(learned):
     """At least ten times chance on held-out names."""
-    metrics = last_metrics(trained[0])
+    metrics = last_metrics(learned)
     source = open_source("emoji:heldout_names")
     chance = 1 / len(np.unique(source.labels))
     assert metrics["zeroshot/heldout_names/top1"] >= 10 * chance
     assert metrics["zeroshot/all_names/top5"] >= 10 * 5 / 1923
-    losses = list(metrics_of(trained[0]).values())
+    losses = list(metrics_of(learned).values())
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -68,8 +81,6 @@ def test_evaluate_prints_the_metrics_of_training(trained):
     workdir, _ = trained
     found = json.loads(run_command("evaluate", "--workdir", workdir, "--json").stdout)
     assert found == last_metrics(workdir)
-    table = run_command("evaluate", "--workdir", workdir).stdout
-    assert [line.split()[0] for line in table.splitlines()] == list(found)
 
 
 def test_classifies_an_image_of_the_user(trained, tmp_path):
@@ -83,19 +94,23 @@ def test_classifies_an_image_of_the_user(trained, tmp_path):
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-def test_evaluates_a_folder_of_the_user(trained, tmp_path):
-    """Training images with their names: some are classified correctly."""
+@pytest.mark.parametrize("run", ["trained", pytest.param("learned", marks=pytest.mark.release)])
+def test_evaluates_a_folder_of_the_user(run, tmp_path, request):
+    """Training images with their names: a model that has learned classifies some correctly."""
+    workdir = request.getfixturevalue(run)
+    workdir = workdir[0] if run == "trained" else workdir
     source = open_source("emoji:train")
     lines = []
     for i in range(0, 400, 20):
         Image.fromarray(source[i]["image"]).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png\t{source[i]['name']}\n")
     (tmp_path / "names.tsv").write_text("".join(lines))
-    args = ("--workdir", trained[0], "--images", tmp_path, "--names", tmp_path / "names.tsv")
+    args = ("--workdir", workdir, "--images", tmp_path, "--names", tmp_path / "names.tsv")
     found = json.loads(run_command("evaluate", *args, "--json").stdout)
     metrics = ("top1", "top5", "mean_per_class_recall", "ece")
     assert set(found) == {f"zeroshot/images/{metric}" for metric in metrics}
-    assert found["zeroshot/images/top5"] >= 0.4  # chance: 5 / 20 = 0.25
+    if run == "learned":
+        assert found["zeroshot/images/top5"] >= 0.4  # chance: 5 / 20 = 0.25
 
 
 def test_neither_tensorflow_nor_torch_nor_the_network(tmp_path):
@@ -115,7 +130,7 @@ train(config, {str(tmp_path / "run")!r})
 import vit_jax.evaluate
 print(sorted({{m.partition(".")[0] for m in sys.modules}} & {{"tensorflow", "torch"}}))
 """
-    env = {**os.environ, "XLA_FLAGS": ""}
+    env = {**os.environ, "XLA_FLAGS": one_device_flags()}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=env, text=True, capture_output=True,
         timeout=600, check=False,
@@ -129,7 +144,7 @@ def test_sigterm_saves_a_checkpoint(tmp_path):
         sys.executable, "-m", "vit_jax.train", "--config", RECIPE, "--workdir", str(tmp_path / "r"),
         "--config.total_steps=100000", "--config.log_steps=1", *QUICK,
     ]  # fmt: skip
-    env = {**os.environ, "XLA_FLAGS": ""}
+    env = {**os.environ, "XLA_FLAGS": one_device_flags()}
     with subprocess.Popen(args, cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE) as process:
         metrics = tmp_path / "r" / "metrics.jsonl"
         deadline = time.monotonic() + 300

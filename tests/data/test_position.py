@@ -99,7 +99,13 @@ def test_a_restart_at_any_step_sees_the_very_next_examples(specs, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "workers"), [(kind, 2) for kind in KINDS] + [(kind, 1) for kind in (*FILES, "tfds")]
+    ("kind", "workers"),
+    [(kind, 2) for kind in ("tar", "arrayrecord", "weighted", "emoji")]
+    + [
+        pytest.param(kind, workers, marks=pytest.mark.release)
+        for kind in KINDS
+        for workers in (1, 2, 3)
+    ],
 )
 def test_the_next_thousand_with_workers_and_processes(specs, kind, workers):
     stop = 1 + 13 * len(kind)

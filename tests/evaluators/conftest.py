@@ -16,7 +16,7 @@ def make_embedder(tiny_config, tmp_path):
         tiny_config.eval_batch_size = batch_size
         tiny_config.mesh.data = devices
         experiment = build(tiny_config, workdir=tmp_path / "run")
-        return experiment.embedder(cache), experiment.model.init(jax.random.key(0))
+        return experiment.embedder(cache), jax.jit(experiment.model.init)(jax.random.key(0))
 
     return make
 

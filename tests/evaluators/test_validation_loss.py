@@ -39,7 +39,7 @@ def opened(config, devices):
     config.grad_accum_steps = 2
     config.mesh.data = devices
     experiment = build(config)
-    return experiment, experiment.model.init(jax.random.key(1))
+    return experiment, jax.jit(experiment.model.init)(jax.random.key(1))
 
 
 def evaluated(experiment, params, **keys):

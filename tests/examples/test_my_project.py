@@ -2,20 +2,20 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.helpers import ROOT, one_device_flags
+
 PROJECT = ROOT / "examples" / "my_project"
 
 
 def train(workdir, recipe, *overrides):
     """Runs `python -m vit_jax train` from the project's folder."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": one_device_flags()}
     return subprocess.run(
         [sys.executable, "-m", "vit_jax", "train", "--config", f"configs/{recipe}.py",
          "--workdir", str(workdir), *overrides],

@@ -1,5 +1,7 @@
 """ViT and text tower against a NumPy float64 reference, and invariance to execution."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from vit_jax.models.vit.model import ViTConfig
 IMAGE = ViTConfig(
     image_size=16, patch_size=4, width=24, depth=3, num_heads=3, mlp_dim=40, num_classes=5
 )
+DROPPED = dataclasses.replace(IMAGE, drop_path=0.5)
 TEXT = TextConfig(
     vocab_size=50, context_length=9, width=16, depth=2, num_heads=2, mlp_dim=32, causal=True
 )
@@ -125,23 +128,27 @@ def loss_and_grads(model, params):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def expected_grads():
+    """Loss and gradients of `DROPPED` with the default execution."""
+    model = ModelDef(DROPPED)
+    return loss_and_grads(model, random_params(model))
+
+
 @pytest.mark.parametrize(
     "execution",
     [
         {"scan": False},
         {"remat": "mlp"},
         {"remat": "dots"},
-        {"remat": "full"},
+        pytest.param({"remat": "full"}, marks=pytest.mark.release),
         {"scan": False, "remat": "full"},
     ],
 )
-def test_execution_changes_nothing(execution):
+def test_execution_changes_nothing(expected_grads, execution):
     """Loss and gradients agree for scan and every remat policy, with stochastic depth."""
-    config = ViTConfig(**{**vars(IMAGE), "drop_path": 0.5})
-    params = random_params(ModelDef(config))
-    expected = loss_and_grads(ModelDef(config), params)
-    found = loss_and_grads(ModelDef(config, **execution), params)
+    model = ModelDef(DROPPED, **execution)
+    expected, found = expected_grads, loss_and_grads(model, random_params(model))
     scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(expected))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale), found, expected
@@ -222,12 +229,17 @@ def test_patch_dropout_applies_in_training_only():
 def test_bfloat16_compute_keeps_float32_parameters_and_embeddings():
     config = CLIPConfig(image=ViTConfig(**{**vars(IMAGE), "num_classes": 0}), text=TEXT)
     exact, fast = ModelDef(config), ModelDef(config, dtype="bfloat16")
-    params = fast.init(jax.random.key(0))
+    params = jax.jit(fast.init)(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    found = fast.bind(params).encode_image(images(), normalize=True)
+
+    def embed(model):
+        return jax.jit(lambda p: model.bind(p).encode_image(images(), normalize=True))(params)
+
+    found = embed(fast)
     assert found.dtype == jnp.float32
-    assert fast.bind(params).image.encode_image(images()).dtype == jnp.bfloat16
-    expected = exact.bind(params).encode_image(images(), normalize=True)
+    tower = fast.bind(params).image
+    assert jax.eval_shape(tower.encode_image, images()).dtype == jnp.bfloat16
+    expected = embed(exact)
     np.testing.assert_allclose(found, expected, atol=0.02)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
 

@@ -118,7 +118,7 @@ def test_evaluation_hides_the_same_patches_every_time():
 
 def test_microbatches_hide_the_same_patches():
     model = ModelDef(small_mae())
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     packed, _ = random_images(8)
 
     def loss_and_gradient(microbatches):

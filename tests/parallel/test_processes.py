@@ -79,13 +79,13 @@ def losses(workdir):
 @pytest.fixture(scope="module")
 def one_process(recipe, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one")
-    finish(start(recipe, workdir, 1, "--config.total_steps=20", devices=1))
+    finish(start(recipe, workdir, 1, "--config.total_steps=10", devices=1))
     return workdir
 
 
-@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.release), 8])
 def test_two_processes_of_four_devices_equal_one(recipe, one_process, tmp_path, fsdp):
-    args = ("--config.total_steps=20", f"--config.mesh.fsdp={fsdp}")
+    args = ("--config.total_steps=10", f"--config.mesh.fsdp={fsdp}")
     output = finish(start(recipe, tmp_path, 2, *args))
     assert "2 processes (environment), 8 devices." in output
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)

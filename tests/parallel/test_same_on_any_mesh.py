@@ -1,4 +1,4 @@
-"""One recipe, any mesh: the losses of 20 steps agree, and parameters are sharded."""
+"""One recipe, any mesh: the losses of ten steps agree, and parameters are sharded."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def with_tower(name):
     return config
 
 
-def losses(workdir, changes, config=None, steps=20):
+def losses(workdir, changes, config=None, steps=10):
     config = config or tiny_clip()
     config.total_steps = steps
     config.optim.grad_clip_norm = 1.0
@@ -61,13 +61,16 @@ def one_device(tmp_path_factory):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"mesh.data": 8},
-        {"mesh.fsdp": 8},
-        {"mesh.fsdp": 4, "mesh.tensor": 2},
+        pytest.param({"mesh.data": 8}, marks=pytest.mark.release),
+        pytest.param({"mesh.fsdp": 8}, marks=pytest.mark.release),
+        pytest.param({"mesh.fsdp": 4, "mesh.tensor": 2}, marks=pytest.mark.release),
         {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.zero1": True},
-        {"mesh.data": 1, "grad_accum_steps": 4},
+        pytest.param({"mesh.data": 1, "grad_accum_steps": 4}, marks=pytest.mark.release),
         {"mesh.fsdp": 8, "grad_accum_steps": 4, "objective.form": "ring"},
-        {"mesh.data": 4, "mesh.tensor": 2, "objective.form": "tiled", "objective.tile_size": 3},
+        pytest.param(
+            {"mesh.data": 4, "mesh.tensor": 2, "objective.form": "tiled", "objective.tile_size": 3},
+            marks=pytest.mark.release,
+        ),
         {"mesh.fsdp": 8, "compute.remat": "full", "compute.scan": False},
     ],
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
@@ -76,7 +79,7 @@ def test_losses_agree(changes, one_device, tmp_path):
     np.testing.assert_allclose(losses(tmp_path, changes), one_device, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_muon_agrees(tmp_path):
     """Its matrices are split over devices, its state is of two kinds."""
     muon = {"optim.name": "muon"}

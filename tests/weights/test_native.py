@@ -36,7 +36,7 @@ IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.flo
 
 @pytest.fixture(scope="module")
 def params():
-    return ModelDef(SPEC.architecture).init(jax.random.key(0))
+    return jax.jit(ModelDef(SPEC.architecture).init)(jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", ["", "run", "run/clip.safetensors"])
