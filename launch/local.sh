@@ -27,7 +27,7 @@ trap 'stopped=1; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 
 # Starts all processes, waits for them and sets `code`.
 run() {
-  local i pid status left running
+  local i pid status running left
   JAX_COORDINATOR_ADDRESS=127.0.0.1:$(free_port)
   export JAX_COORDINATOR_ADDRESS
   pids=()
@@ -36,23 +36,30 @@ run() {
     pids+=($!)
   done
   code=0
-  left=$processes
-  while ((left > 0)); do
-    status=0
-    wait -n "${pids[@]}" || status=$?
-    # A trapped signal interrupts `wait` while the processes are still running.
-    running=0
-    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && running=$((running + 1)); done
-    ((running < left)) || continue
-    left=$running
-    if ((status != 0 && code == 0)); then
-      code=$status
-      if ((status != 75)); then
-        kill -TERM "${pids[@]}" 2>/dev/null || true
-        # A process that waits for a dead one in a collective ignores SIGTERM.
-        (sleep 20 && kill -KILL "${pids[@]}") >/dev/null 2>&1 &
+  running=("${pids[@]}")
+  while ((${#running[@]})); do
+    # `wait -n` loses the status of one of two processes that end together. A trapped signal ends
+    # the `wait` for the clock.
+    sleep 0.5 &
+    wait "$!" || true
+    left=()
+    for pid in "${running[@]}"; do
+      if kill -0 "$pid" 2>/dev/null; then
+        left+=("$pid")
+        continue
       fi
-    fi
+      status=0
+      wait "$pid" || status=$?
+      if ((status != 0 && code == 0)); then
+        code=$status
+        if ((status != 75)); then
+          kill -TERM "${pids[@]}" 2>/dev/null || true
+          # A process that waits for a dead one in a collective ignores SIGTERM.
+          (sleep 20 && kill -KILL "${pids[@]}") >/dev/null 2>&1 &
+        fi
+      fi
+    done
+    running=("${left[@]}")
   done
 }
 

@@ -6,7 +6,7 @@
 import runpy
 import sys
 
-from vit_jax import cli
+from vit_jax import cli, interruption
 from vit_jax.errors import unknown
 
 # Command -> its module and a summary.
@@ -30,6 +30,7 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"error: {unknown(name, COMMANDS, 'command')}", file=sys.stderr)
         sys.exit(cli.EXIT_USER_ERROR)
+    interruption.block()  # until the command watches for signals
     del sys.argv[1]
     # As the main module: absl lists its flags for --help, and spawned readers import it again.
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)

@@ -3,7 +3,9 @@
 import os
 import pathlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+_partial: set[pathlib.Path] = set()  # files that are being written
 
 
 @contextmanager
@@ -16,11 +18,20 @@ def atomic_write(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
+    _partial.add(partial)
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+        _partial.discard(partial)
+
+
+def remove_partial_files() -> None:
+    """Removes the files that are being written, before the process is ended."""
+    for path in list(_partial):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: str | pathlib.Path, text: str) -> None:

@@ -1,22 +1,23 @@
 """Parts that the commands share: flags, output, and errors on one line."""
 
+import contextlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 
+from vit_jax import interruption
 from vit_jax.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: the same command continues
 
 _OVERRIDE = "config."
 _overrides: list[str] = []
@@ -68,7 +69,10 @@ def load_config(recipe: str) -> "ConfigDict":
     return load_recipe(recipe, _overrides)
 
 
-def run(main: Callable[[], None]) -> None:
+_STOPPED = "stopped; the same command starts again"
+
+
+def run(main: Callable[[], None], **interruptions: Any) -> None:
     """Runs a command without positional arguments, see `run_with_arguments`."""
 
     def without_arguments(arguments: Sequence[str]) -> None:
@@ -76,14 +80,18 @@ def run(main: Callable[[], None]) -> None:
             _fail(f"unexpected argument {arguments[0]!r}: every option starts with --")
         main()
 
-    run_with_arguments(without_arguments)
+    run_with_arguments(without_arguments, **interruptions)
 
 
-def run_with_arguments(main: Callable[[Sequence[str]], None]) -> None:
+def run_with_arguments(
+    main: Callable[[Sequence[str]], None], *, stopped: str = _STOPPED, **interruptions: Any
+) -> None:
     """Runs a command: parses flags, prints a UserError as one line and sets the exit code.
 
     Args:
         main: takes the positional arguments.
+        stopped: line that is printed when SIGTERM or Ctrl-C ends the command.
+        **interruptions: further arguments of `interruption.watch`.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -91,13 +99,19 @@ def run_with_arguments(main: Callable[[Sequence[str]], None]) -> None:
             main(argv[1:])
         except Interrupted as stop:
             print(stop, file=sys.stderr)
-            sys.exit(EXIT_INTERRUPTED)
+            sys.exit(interruption.RESUMABLE)
         except UserError as error:
             _fail(str(error))
+        finally:
+            interruption.finish()
 
+    interruption.block()
     _use_huge_pages()
+    interruption.watch(stopped, **interruptions)
     _set_up_logging()
-    app.run(guarded, flags_parser=_parse_flags)
+    with contextlib.suppress(KeyboardInterrupt):
+        app.run(guarded, flags_parser=_parse_flags)
+    interruption.end()
 
 
 def _use_huge_pages() -> None:
@@ -148,6 +162,15 @@ def _set_up_logging() -> None:
 def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
+
+
+def suggest(*commands: str) -> None:
+    """Prints on stderr what can be done with the result of a command, on process 0 only.
+
+    Args:
+        *commands: command lines.
+    """
+    logging.getLogger("vit_jax").info("Next:%s", "".join(f"\n  {line}" for line in commands))
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ or by a config.json beside them. docs/weights.md lists the formats.
 """
 
 import pathlib
+import shlex
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -62,6 +63,8 @@ def main() -> None:
     else:
         native.save(output, params, spec)
     print(f"{output}: {_TO.value}, {output.stat().st_size:,} bytes")
+    if own:
+        cli.suggest(f"vit-jax evaluate --weights {shlex.quote(str(output))} --datasets NAMES")
 
 
 def _check_flags() -> None:
@@ -99,4 +102,6 @@ def _from_file() -> "tuple[ModelDef, Params, ModelSpec | None]":
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(
+        main, stopped="stopped; the same command starts again, with --overwrite if there is output"
+    )

@@ -182,4 +182,9 @@ def _check_flags() -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(
+        main,
+        stopped="stopped; the same command starts again, with --cache DIR after the embeddings "
+        "that DIR holds",
+        unwinds=True,
+    )

@@ -6,9 +6,15 @@ The same command continues an interrupted run from its newest checkpoint. Exit c
 error whose message says how to fix it, 75 interrupted with the state saved.
 """
 
+import shlex
+from typing import TYPE_CHECKING
+
 from absl import flags
 
-from vit_jax import cli
+from vit_jax import cli, interruption, launchers
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -25,7 +31,26 @@ def main() -> None:
     config = cli.load_config(str(_CONFIG.value))
     processes.start()
     cli.print_metrics(train(config, str(_WORKDIR.value)))
+    cli.suggest(*_next_steps(shlex.quote(str(_WORKDIR.value)), config))
+
+
+def _next_steps(workdir: str, config: "ConfigDict") -> list[str]:
+    """Command lines for a complete run."""
+    from vit_jax.config import model_spec
+
+    steps = []
+    if config.evals:
+        steps.append(f"vit-jax evaluate --workdir {workdir}")
+    if hasattr(model_spec(config).architecture, "text"):
+        steps.append(f'vit-jax evaluate --workdir {workdir} --image FILE --labels "a cat,a dog"')
+    report = f"vit-jax report {workdir}"
+    return [*steps, report, f"vit-jax convert --workdir {workdir} --output DIR --to vit_jax"]
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(
+        main,
+        stopped="stopped before the first step; the same command starts again",
+        code=interruption.RESUMABLE,
+        hold=launchers.starts_several(),
+    )

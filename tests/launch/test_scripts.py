@@ -130,6 +130,19 @@ def test_local_processes_restart_after_preemption_only(tmp_path, codes, code, st
     assert calls == ["-m vit_jax.train --config x"] * starts
 
 
+def test_local_processes_end_together_without_a_word(tmp_path):
+    """The status of each is read once, also if several end at the same time."""
+    for codes, code in (([0, 0, 0], 0), ([0, 0, 137], 137)):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        fake_python(tmp_path / "python3", codes)
+        done = subprocess.run(
+            [LAUNCH / "local.sh", "3", "--config", "x"], text=True, capture_output=True,
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == code
+        assert done.stderr == ""
+
+
 MANIFESTS = list(yaml.safe_load_all((LAUNCH / "gke_jobset.yaml").read_text()))
 SCHEMA = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
 

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from vit_jax import launchers
 from vit_jax.errors import UserError
 from vit_jax.parallel import processes
 
@@ -199,5 +200,5 @@ def test_who_started_us(monkeypatch, environment, expected):
         monkeypatch.delenv(key, raising=False)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    found = processes._find()
+    found = launchers.find()
     assert (found and found[0]) == expected

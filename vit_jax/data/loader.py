@@ -8,6 +8,7 @@ position of a run is one number: the examples consumed so far.
 import collections
 import ctypes
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from vit_jax import interruption
 from vit_jax.data.broken import BrokenLog, RandomAccess, ReadExample, Transform, read_all
 from vit_jax.data.sources.base import Source
 from vit_jax.data.sources.mixture import Mixture
@@ -157,7 +159,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
                 flags.FLAGS.mark_as_parsed()
             iterable = iterable.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2),
-                worker_init_fn=_keep_freed_memory,
+                worker_init_fn=_start_worker,
             )
         return iter(iterable)
 
@@ -223,7 +225,14 @@ class _Repeat:
         return self._order[position // self._repeats]
 
 
-def _keep_freed_memory(worker: int, workers: int) -> None:
+def _start_worker(worker: int, workers: int) -> None:
+    """Prepares a reader process, which ends with the training process: that one handles signals."""
+    for number in interruption.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
     """Lets glibc keep up to 128 MiB of freed memory, which makes reading a third faster.
 
     Otherwise it returns the memory of each image to the system, which clears every page again.

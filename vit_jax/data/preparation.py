@@ -69,13 +69,20 @@ def prepare(
         if not _is_finished(folder / name, manifest["shards"].get(name))
     ]
     spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+    others = set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        running = [pool.submit(shards.write, job) for job in jobs]
-        done = concurrent.futures.as_completed(running)
-        for future in progress(done, "Writing shards", total=len(running)):
-            name, entry = future.result()
-            manifest["shards"][name] = entry
-            _save(folder, manifest)
+        try:
+            running = [pool.submit(shards.write, job) for job in jobs]
+            done = concurrent.futures.as_completed(running)
+            for future in progress(done, "Writing shards", total=len(running)):
+                name, entry = future.result()
+                manifest["shards"][name] = entry
+                _save(folder, manifest)
+        except BaseException:  # also Ctrl-C: the next call writes what is missing
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()
+            raise
     _finish(folder, manifest, names)
     return manifest
 

@@ -11,13 +11,13 @@ Image files are copied unless --image_size or --quality is given.
 
 from absl import flags
 
-from vit_jax import cli
-from vit_jax.data.preparation import prepare
-from vit_jax.data.shards import WRITERS
+from vit_jax import cli, interruption
 
 _INPUT = flags.DEFINE_string("input", None, "Source, as tar:/data/*.tar.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the shards.", required=True)
-_FORMAT = flags.DEFINE_enum("format", "array_record", sorted(WRITERS), "Format of the shards.")
+_FORMAT = flags.DEFINE_enum(
+    "format", "array_record", ["array_record", "tar"], "Format of the shards."
+)
 _SHARDS = flags.DEFINE_integer("shards", 0, "Shards; 0: one per 10,000 examples.", lower_bound=0)
 _WORKERS = flags.DEFINE_integer("workers", 1, "Number of writing processes.", lower_bound=1)
 _IMAGE_SIZE = flags.DEFINE_integer(
@@ -34,6 +34,8 @@ _QUALITY = flags.DEFINE_integer(
 
 def main() -> None:
     """Writes the shards and prints the counts."""
+    from vit_jax.data.preparation import prepare
+
     manifest = prepare(
         _INPUT.value,
         _OUTPUT.value,
@@ -44,7 +46,14 @@ def main() -> None:
         quality=_QUALITY.value,
     )
     print(f"{_OUTPUT.value}: {manifest['examples']} examples, {manifest['broken']} broken")
+    source = f"{_FORMAT.value.replace('_', '')}:{_OUTPUT.value}/*.{_FORMAT.value}"
+    cli.suggest(f"vit-jax train --config RECIPE --workdir DIR --config.data.train='{source}'")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(
+        main,
+        stopped="stopped; the same command writes the shards that are missing",
+        code=interruption.RESUMABLE,
+        unwinds=True,
+    )

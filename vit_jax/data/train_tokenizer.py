@@ -7,14 +7,12 @@ The file has one caption per line, UTF-8. The result is `DIR/tokenizer.json`; a 
 own captions needs no command: its tokenizer is `trained`.
 """
 
+import shlex
 import statistics
 
 from absl import flags
-from etils import epath
 
 from vit_jax import cli
-from vit_jax.data.tokenizers import FILE_NAME, Tokenizer
-from vit_jax.data.tokenizers.trained import TrainedEncoder
 from vit_jax.errors import UserError
 
 _CAPTIONS = flags.DEFINE_string("captions", None, "Text file, one caption per line.", required=True)
@@ -24,6 +22,11 @@ _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 16_384, "Rows of the embedding 
 
 def main() -> None:
     """Learns and saves the tokenizer, and prints the lengths of captions."""
+    from etils import epath
+
+    from vit_jax.data.tokenizers import FILE_NAME, Tokenizer
+    from vit_jax.data.tokenizers.trained import TrainedEncoder
+
     captions = _captions(_CAPTIONS.value)
     encoder = TrainedEncoder.train(captions, _VOCAB_SIZE.value)
     lengths = sorted(len(tokens) + 1 for tokens in encoder.encode(captions))
@@ -37,9 +40,16 @@ def main() -> None:
         f"ids per caption, with the end: median {statistics.median(lengths):g}, "
         f"maximum {lengths[-1]}"
     )
+    cli.suggest(
+        "vit-jax train --config RECIPE --workdir DIR "
+        f"--config.model.tokenizer={shlex.quote(f'saved:{output}')} "
+        f"--config.model.text.vocab_size={_VOCAB_SIZE.value}"
+    )
 
 
 def _captions(path: str) -> list[str]:
+    from etils import epath
+
     file = epath.Path(path)
     if not file.is_file():
         raise UserError(f"no captions at {path}: expected a text file with one caption per line")

@@ -3,18 +3,17 @@
 import contextlib
 import hashlib
 import logging
-import os
 import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vit_jax.errors import UserError
+from vit_jax import interruption, launchers
+from vit_jax.errors import Interrupted, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +34,9 @@ def start(timeout: int = 300) -> None:
 
     Raises:
         UserError: the coordinator was not reached, or processes run different software.
+        Interrupted: the coordinator was not reached, and a signal has arrived meanwhile.
     """
-    found = _find()
+    found = launchers.find()
     if found is None:
         return
     name, arguments = found
@@ -50,10 +50,15 @@ def start(timeout: int = 300) -> None:
             heartbeat_timeout_seconds=30,
         )
     except (RuntimeError, ValueError) as error:
+        if interruption.requested():
+            raise Interrupted(
+                "stopped before the first step; the same command starts again"
+            ) from None
         raise UserError(
             f"the processes of this run ({name}) did not connect within {timeout} s: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    interruption.connected()
     _check_same_software()
     if jax.process_index():
         logging.getLogger("vit_jax").setLevel(logging.ERROR)  # process 0 logs for all
@@ -105,29 +110,6 @@ def _gather(value: np.ndarray) -> np.ndarray:
     everyone = multihost_utils.process_allgather(value).reshape(-1)
     multihost_utils.sync_global_devices("gathered")
     return everyone
-
-
-def _find() -> tuple[str, dict[str, Any]] | None:
-    """Name of the launcher and arguments for JAX; None for a single process."""
-    env = os.environ
-    if "JAX_COORDINATOR_ADDRESS" in env:
-        keys = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-        if missing := [key for key in keys if not env.get(key, "").isdigit()]:
-            raise UserError(
-                f"JAX_COORDINATOR_ADDRESS is set, but {' and '.join(missing)} "
-                "is not a number: set all three or none"
-            )
-        return "environment", {
-            "coordinator_address": env["JAX_COORDINATOR_ADDRESS"],
-            "num_processes": int(env["JAX_NUM_PROCESSES"]),
-            "process_id": int(env["JAX_PROCESS_ID"]),
-        }
-    # A task of `srun` or `sbatch`; an interactive shell in an allocation has no step.
-    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in env:
-        return "Slurm", {}
-    if len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
-        return "TPU pod", {}
-    return None
 
 
 def _check_same_software() -> None:

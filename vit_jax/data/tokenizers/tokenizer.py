@@ -69,7 +69,10 @@ class Tokenizer:
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `tokenizer.json`, the kind and the whole vocabulary, into a directory."""
-        (epath.Path(directory) / FILE_NAME).write_text(_to_json(self._encoder))
+        path = epath.Path(directory) / FILE_NAME
+        partial = path.with_name(f"{FILE_NAME}.partial")  # a half-written one would be read later
+        partial.write_text(_to_json(self._encoder))
+        partial.replace(path)
 
     def __reduce__(self) -> tuple:
         """Pickles the vocabulary's state: reader processes are spawned."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from vit_jax import interruption
 from vit_jax.errors import Interrupted
 
 
@@ -15,9 +16,10 @@ from vit_jax.errors import Interrupted
 def stop_signals() -> Iterator[Callable[[int], bool]]:
     """Yields a function (step) -> whether to stop, so that the current step can end and be saved.
 
-    SIGTERM and SIGINT are treated alike; a second SIGINT acts at once. Several processes must stop
-    at the same step: `jax.distributed` catches SIGTERM, or the notice of the platform, on any of
-    them, and all agree on one step. SIGINT is forwarded to it.
+    SIGTERM and SIGINT are treated alike; a second one acts at once. Several processes must stop at
+    the same step: `jax.distributed` learns of SIGTERM, or of the notice of the platform, on any of
+    them, and all agree on one step. In a command, `interruption` receives the signals, and ends the
+    process before its first step is done. Elsewhere, as in a notebook, they have handlers here.
 
     Raises:
         Interrupted: a signal before the first step of a single process; there is nothing to save.
@@ -37,10 +39,15 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     def stop(step: int) -> bool:
         nonlocal stepping
         stepping = True
-        return multihost_utils.reached_preemption_sync_point(step) if distributed else any(received)
+        interruption.working()
+        if distributed:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return bool(received) or interruption.requested()
 
     # With several processes `jax.distributed` handles SIGTERM.
-    handled = (signal.SIGINT,) if distributed else (signal.SIGINT, signal.SIGTERM)
+    handled = [signal.SIGINT] if distributed else [signal.SIGINT, signal.SIGTERM]
+    if interruption.watches():
+        handled = []
     before = {number: signal.signal(number, note) for number in handled}
     try:
         yield stop
