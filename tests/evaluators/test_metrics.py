@@ -15,7 +15,17 @@ from sklearn.metrics import (
 from sklearn.neighbors import KNeighborsClassifier
 
 from vit_jax.data.sources import Source
-from vit_jax.evaluators import few_shot, knn, logistic, metrics, retrieval, sgd_probe
+from vit_jax.errors import UserError
+from vit_jax.evaluators import (
+    classification,
+    few_shot,
+    knn,
+    logistic,
+    metrics,
+    prompts,
+    retrieval,
+    sgd_probe,
+)
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.linear_probe import sweep
 from vit_jax.parallel.mesh import make_mesh
@@ -329,3 +339,37 @@ def test_equal_captions_and_images_are_no_rivals(equal):
     embedder.vectors = {content: np.ones(4) for content in contents}
     found = dict(retrieval.Retrieval(config, embedder).run({}))
     assert [value for name, value in found.items() if "@1" in name] == [0, 0]
+
+
+def test_folders_of_some_of_imagenets_classes_meet_a_head_of_all():
+    """In any order; 1,000 outputs, of which the labels select the right ones."""
+    wnids = prompts.imagenet_wnids()
+    chosen = [999, 7, 500]
+
+    class Images(Source):
+        def __init__(self):
+            self.class_names = [wnids[i] for i in chosen]
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return {"image": np.zeros((2, 2, 3), np.uint8), "label": index % 3}
+
+    class FakeEmbedder(Embedder):
+        def __init__(self):
+            self.outputs = 1000
+
+        def open_source(self, spec, names_file=None):
+            return Images()
+
+        def class_logits(self, params, source):
+            return np.eye(self.outputs, dtype=np.float32)[[chosen[i % 3] for i in range(6)]]
+
+    config = classification.Classification.Config(data="x", classes="present")
+    evaluator = classification.Classification(config, embedder := FakeEmbedder())
+    found = dict(evaluator.run({}))
+    assert (found["top1"], found["mean_per_class_recall"]) == (1, 1)
+    embedder.outputs = 1001
+    with pytest.raises(UserError, match="has 3 classes, the model has 1001 outputs"):
+        dict(evaluator.run({}))

@@ -152,8 +152,8 @@ def source_fingerprint(source: Any) -> str:
         hashed.update(image.tobytes() if isinstance(image, np.ndarray) else image.data)
     if hasattr(source, "annotation") and "key" in source.annotation(0):
         for i in range(len(source)):
-            key = source.annotation(i)["key"]
-            hashed.update(key.encode())
+            key = str(source.annotation(i)["key"])
+            hashed.update(key.encode("utf-8", "backslashreplace"))
             if os.path.isfile(key):
                 stat = os.stat(key)
                 hashed.update(f" {stat.st_size} {stat.st_mtime_ns}".encode())

@@ -22,6 +22,7 @@ import re
 
 from vit_jax.components import Registry
 from vit_jax.data.sources.base import Source, Subset, captions_of
+from vit_jax.data.sources.files import printable
 from vit_jax.data.sources.mixture import Mixture
 from vit_jax.data.specs import parse_options, parse_spec
 from vit_jax.errors import UserError
@@ -59,6 +60,13 @@ def open_source(spec: str) -> Source:
             damaged.
         MissingPackageError: the package that contains the data is not installed.
     """
+    try:
+        return _open_joined(spec)
+    except UserError as error:  # names of files may not be printable
+        raise type(error)(printable(str(error))) from error
+
+
+def _open_joined(spec: str) -> Source:
     terms = _PLUS.split(spec.strip())
     weighted = [_WEIGHTED.fullmatch(term) for term in terms]
     if not any(weighted):

@@ -149,6 +149,8 @@ class ParquetImages:
         return value.get("bytes") if isinstance(value, dict) else value
 
     def _find(self, number: int, row: int) -> Any:
+        from pyarrow import default_memory_pool
+
         for file, first, values in self._batches:
             if file == number and first <= row < first + len(values):
                 return values[row - first].as_py()
@@ -158,6 +160,14 @@ class ParquetImages:
         group = int(np.searchsorted(ends, row, side="right"))
         file, opened, position, batches = self._next
         if (file, opened) != (number, group) or row < position:
+            self._next = (
+                -1,
+                0,
+                0,
+                iter(()),
+            )  # frees the dictionary of the values, which may be large
+            del batches
+            default_memory_pool().release_unused()
             position = int(ends[group]) - counts[group]
             size = max(1, metadata.row_group(group).total_byte_size // max(1, counts[group]))
             batches = self._file(number).iter_batches(
@@ -203,7 +213,7 @@ def _open(fs: Any, path: str) -> Any:
             f"{path} needs pyarrow: run `pip install 'vit_jax[parquet]'`"
         ) from error
     with files.explained(fs, path):
-        file = fs.open(path, "rb")
+        file = path if files.is_local(fs) else fs.open(path, "rb")
     try:
         return parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
     except _errors() as error:
