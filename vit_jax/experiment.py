@@ -174,12 +174,8 @@ class Experiment:
             tokenizer = open_tokenizer(f"saved:{self.workdir}", **sizes)
         elif spec == TRAINED:
             data = self.config.data
-            tokenizer = learn_tokenizer(
-                self.source,
-                data.templates,
-                max_broken_fraction=data.max_broken_fraction,
-                **sizes,
-            )
+            limit = {"max_broken_fraction": data.max_broken_fraction}
+            tokenizer = learn_tokenizer(self.source, data.templates, **sizes, **limit)
         else:
             tokenizer = open_tokenizer(spec, **sizes)
         if text.pool == "eot" and not tokenizer.end_is_largest:
