@@ -150,6 +150,27 @@ def test_code_in_a_pickle_is_refused_before_it_runs(tmp_path, function, name):
     assert not (tmp_path / "ran").exists()
 
 
+def create(path):
+    """A function that is not known to the reader."""
+    open(path, "w").close()
+
+
+def test_unknown_functions_in_a_pickle_are_never_called(tmp_path):
+    """Their results are inert placeholders."""
+    content = {"model": {"weight": Calls(create, str(tmp_path / "ran"))}}
+    path = torch_archive(tmp_path / "unknown.pt", content)
+    with pytest.raises(UserError, match="expected tensors by name"):
+        open_weights(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_harmless_objects_beside_the_tensors():
+    """Arrays, enumerations, dates, dataclasses and others, written by torch."""
+    file = open_weights(DATA / "torch_averaged.pt")
+    assert {key.partition(".")[0] for key in file} == {"state_dict", "state_dict_ema", "generator"}
+    assert file.parts == ("state_dict", "state_dict_ema")
+
+
 def test_torch_archive_without_tensors(tmp_path):
     path = torch_archive(tmp_path / "empty.pt", {"epoch": 3, "model": {"lr": 0.1}})
     with pytest.raises(UserError, match=r"'model' or 'state_dict'; found .*\['epoch', 'model'\]"):

@@ -193,7 +193,7 @@ def test_bias_tables_of_a_known_window():
     """Of a window of 2 x 4, to one of 3 x 3 and to one of 4 x 2."""
     table = random(3 * 7, 2)
     for window in ((3, 3), (4, 2)):
-        resize = ResizeBiasTable(window, "bicubic").resized_from(ResizeBiasTable((2, 4), ""))
+        resize = ResizeBiasTable(window, "bicubic").resized_from(ResizeBiasTable((2, 4), "bicubic"))
         shape = (num_offsets(window), 2)
         assert resize.accepts(table.shape, shape)
         expected = resize_bias_table(jnp.asarray(table), (2, 4), window, "bicubic")

@@ -173,7 +173,8 @@ def test_positions_are_resized_to_the_models_grid(name, prefix, write):
     path = write(weights(name))
     table = load_weights(path, ModelDef(small))["positions"]
     found = load_weights(path, ModelDef(large))["positions"]
-    np.testing.assert_array_equal(found, resize_positions(table, (4, 4), (6, 6), prefix))
+    expected = resize_positions(table, (4, 4), (6, 6), prefix, "bilinear_corners")
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_files_without_positions_get_fixed_ones(write):

@@ -107,5 +107,6 @@ def test_what_does_not_fit_is_listed(reference, model, tmp_path):
     assert str(caught.value).splitlines()[1:] == [
         "  missing: head.bias (5,)",
         "  unexpected: odd (2,)",
-        f"  another shape: {table}: expected (49, 4), found (48, 4)",
+        f"  another shape: {table}: expected (49, 4), found (48, 4) (weights_size=(height, "
+        "width) is the size of the images of the weights)",
     ]

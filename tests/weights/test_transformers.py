@@ -27,7 +27,7 @@ from vit_jax.weights.containers.writing import write_tensors
 
 # As in tests/fixtures/generators/make_transformers.py.
 STACK = {"width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24}
-IMAGE = {**STACK, "image_size": 16, "patch_size": 4}
+IMAGE = {**STACK, "image_size": 16, "patch_size": 4, "position_resize": "bicubic"}
 VIT = ViTConfig(**IMAGE, norm_epsilon=1e-12, num_classes=5)
 DINOV2 = ViTConfig(**{**IMAGE, "mlp_dim": 32}, layer_scale=0.5)
 TEXT = {
@@ -70,7 +70,11 @@ SIGLIP = CLIPConfig(
 )
 MAE = MAEConfig(
     image=dataclasses.replace(
-        VIT, num_classes=0, position_init="fixed_sincos", weight_init="xavier"
+        VIT,
+        num_classes=0,
+        position_init="fixed_sincos",
+        position_grid=(4, 4),
+        weight_init="xavier",
     ),
     decoder_width=8,
     decoder_depth=3,
@@ -85,6 +89,7 @@ SWIN = SwinConfig(
     window_size=4,
     mlp_ratio=2.0,
     num_classes=5,
+    position_resize="bicubic",
 )
 ARCHITECTURES = {
     "clip": CLIP,
@@ -93,7 +98,9 @@ ARCHITECTURES = {
     "vit_bare": dataclasses.replace(VIT, num_classes=0),
     "deit": dataclasses.replace(VIT, distillation=True),
     "dinov2": DINOV2,
-    "dinov2_with_registers": dataclasses.replace(DINOV2, num_registers=3),
+    "dinov2_with_registers": dataclasses.replace(
+        DINOV2, num_registers=3, position_resize="bicubic_antialias"
+    ),
     "mae": MAE,
     "swin": SWIN,
 }
@@ -240,7 +247,8 @@ def test_positions_are_resized_to_the_models_grid(folders):
     large = dataclasses.replace(small, image_size=24)
     table = load_weights(folder, ModelDef(small))["positions"]
     found = load_weights(folder, ModelDef(large))["positions"]
-    np.testing.assert_array_equal(found, resize_positions(table, (4, 4), (6, 6), 1))
+    expected = resize_positions(table, (4, 4), (6, 6), 1, "bicubic_antialias")
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_bias_tables_are_resized_to_the_models_window(folders):
@@ -340,7 +348,9 @@ def test_models_that_the_library_does_not_have(architecture, message, tmp_path):
 def test_short_configs_of_published_models(name, config, registered, folders, tmp_path):
     shutil.copy(folders[name][0] / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert read_architecture(tmp_path) == model_spec(registered).architecture
+    expected = model_spec(registered).architecture
+    image = dataclasses.replace(expected.image, position_resize="bicubic")
+    assert read_architecture(tmp_path) == dataclasses.replace(expected, image=image)
 
 
 @pytest.mark.parametrize(

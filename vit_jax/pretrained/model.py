@@ -201,7 +201,7 @@ def create_model(
             "sentencepiece:/path/model".
         shardings: tree of shardings like the parameters; None for the default device.
         **changes: further fields of the architecture, as `drop_path=0.1`. Fields of a tower are
-            given as a dict, as `image={"patch_size": 8}`.
+            given as a dict, as `text={"context_length": 32, "position_resize": "cut"}`.
 
     Returns:
         The model with its parameters, image preprocessing and tokenizer.
@@ -228,6 +228,9 @@ def create_model(
         definition = ModelDef(spec.architecture, dtype=dtype)
         params = jax.jit(definition.init, out_shardings=shardings)(jax.random.key(seed))
         return PretrainedModel(spec, definition, params)
+    if named is not None:
+        architecture = registry.parse_architecture(changes, title, base=named.architecture)
+        named = dataclasses.replace(named, architecture=architecture)
     found = identify(weights, named, format, headless=num_classes == 0)
     source = _source(found, changes, weights_size, title)
     if num_classes is not None:
@@ -280,4 +283,7 @@ def _source(
         return Source(with_image_size(architecture, weights_size, title), exact=True)
     if found.source.exact:
         architecture = with_image_size(architecture, spec_lib.image_size(stated), title)
+        if hasattr(stated, "text"):
+            length = {"text": {"context_length": stated.text.context_length}}
+            architecture = registry.parse_architecture(length, title, base=architecture)
     return Source(architecture, found.source.exact)

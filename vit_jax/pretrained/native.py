@@ -56,17 +56,8 @@ class Native(Format):
         Tables of files of another resolution are resized as for fine-tuning, by the method `adapt`
         of the image tower's architecture.
         """
-        tower, prefix = architecture, ""
-        if hasattr(architecture, "image"):
-            tower, prefix = architecture.image, "image/"
-        adaptable = hasattr(tower, "adapt")
         paths = traverse_util.flatten_dict(ModelDef(architecture).shapes(), sep="/")
-        return [
-            Entry(path, path, resize=_Adapt(tower, path.removeprefix(prefix)))
-            if adaptable and path.startswith(prefix)
-            else Entry(path, path)
-            for path in paths
-        ]
+        return [Entry(path, path, resize=_adapt(architecture, path)) for path in paths]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +65,19 @@ class _Adapt:
     """Resizing of a parameter by the architecture that it belongs to.
 
     Attributes:
-        tower: architecture of the image tower of the model.
+        tower: architecture of the tower of the model.
         path: path of the parameter in the tower.
-        source: architecture of the image tower that the file was saved for, if known.
+        source: architecture of the tower that the file was saved for, if known.
     """
 
     tower: Any
     path: str
     source: Any = None
+
+    @property
+    def hint(self) -> str:
+        """Where the resolution of the table is stated."""
+        return "the description beside the weights has their resolution"
 
     def resized_from(self, source: "_Adapt") -> Self:
         """Returns the same resizing for parameters of the architecture of `source`."""
@@ -102,6 +98,15 @@ class _Adapt:
             return table
         adapted = self.tower.adapt(self.path, jnp.asarray(table), self.source)
         return table if adapted is None else np.asarray(adapted)
+
+
+def _adapt(architecture: Any, path: str) -> _Adapt | None:
+    """Resizing of a parameter by its tower, or by the model itself; None if there is no rule."""
+    name, _, inner = path.partition("/")
+    tower = getattr(architecture, name, None) if name in ("image", "text") else None
+    if tower is None:
+        tower, inner = architecture, path
+    return _Adapt(tower, inner) if hasattr(tower, "adapt") else None
 
 
 def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str = "float32") -> None:

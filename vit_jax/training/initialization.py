@@ -63,6 +63,8 @@ class _Towers:
         """
         stored, new = (getattr(a, "image", a) for a in (self.stored, self.new))
         prefix = self.prefixes[1]
+        if path.startswith("text/") and hasattr(self.stored, "text"):
+            stored, new, prefix = self.stored.text, self.new.text, "text/"
         if stored == new or not hasattr(new, "adapt") or not path.startswith(prefix):
             return value
         adapted = new.adapt(path.removeprefix(prefix), value, stored)

@@ -44,8 +44,9 @@ def check(
             expected.update(zip(keys, tensor_shapes, strict=True))
             present = all(key in file for key in keys)
             if present and not entry.accepts([file.shape(key) for key in keys], shapes):
+                hint = f" ({entry.resize.hint})" if entry.resize else ""
                 misshapen |= {
-                    key: f"expected {expected[key]}, found {file.shape(key)}"
+                    key: f"expected {expected[key]}, found {file.shape(key)}{hint}"
                     for key in keys
                     if file.shape(key) != expected[key]
                 }

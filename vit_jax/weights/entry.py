@@ -13,6 +13,10 @@ from vit_jax.weights.transforms import IDENTITY, Shape, Transform, blank
 class Resize(Protocol):
     """Resizing of a table whose shape depends on the image resolution."""
 
+    @property
+    def hint(self) -> str:
+        """How to load a table that is not accepted, for the error message."""
+
     def resized_from(self, source: Any) -> Self:
         """Returns the same resizing for tables of a known grid.
 

@@ -1,6 +1,7 @@
 """Base class of weight formats."""
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -9,6 +10,11 @@ import numpy as np
 
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
+
+# Key of the header of exported files of models whose rule is not that of the format.
+RESIZE_KEY = "position_resize"
+# Fields of towers that `Format.settle` sets to how the library resizes positions.
+RESIZE_FIELDS = (RESIZE_KEY, "position_grid")
 
 
 class Format(abc.ABC):
@@ -22,6 +28,8 @@ class Format(abc.ABC):
         architectures: config dataclasses of the models that the format can hold.
         ignored: patterns (`fnmatch`) of tensors that are not parameters: buffers and settings.
         description: name of the JSON file beside the weights that describes the architecture.
+        position_resize: rule by which the library resizes tables of positions for other images,
+            see `models.layers.grids`.
         heads: patterns of the tensors of a classification head, which a model of another number
             of classes does not read.
         container: file type for export, "safetensors" or "npz".
@@ -33,6 +41,7 @@ class Format(abc.ABC):
     ignored: ClassVar[tuple[str, ...]] = ()
     description: ClassVar[str] = "config.json"
     heads: ClassVar[tuple[str, ...]] = ()
+    position_resize: ClassVar[str] = ""
     container: ClassVar[str] = "safetensors"
     metadata: ClassVar[Mapping[str, str]] = MappingProxyType({"format": "pt"})
 
@@ -86,11 +95,36 @@ class Format(abc.ABC):
     def settle(self, architecture: Any, file: TensorFile) -> Any:
         """Returns an architecture with the settings that a file of this format determines.
 
-        These are settings without a tensor of their own, as the activation of OpenAI's weights.
+        These are settings without a tensor of their own: the rule by which positions are resized,
+        and the activation of OpenAI's weights.
 
         Args:
             architecture: config dataclass of the model.
             file: file of this format.
         """
-        del file
-        return architecture
+        rule = file.metadata.get(RESIZE_KEY) or self.resize_rule(architecture)
+        if not rule:
+            return architecture
+        if hasattr(architecture, "image"):
+            image = _with_rule(architecture.image, rule)
+            return dataclasses.replace(architecture, image=image)
+        return _with_rule(architecture, rule)
+
+    def resize_rule(self, architecture: Any) -> str:
+        """Returns the rule by which the library resizes the positions of a model; "" for none.
+
+        Args:
+            architecture: config dataclass of the model.
+        """
+        del architecture
+        return self.position_resize
+
+
+def _with_rule(tower: Any, rule: str) -> Any:
+    """A tower with a rule, and with the grid of its fixed positions, which the rule resizes."""
+    changes: dict[str, Any] = {}
+    if hasattr(tower, "position_resize"):
+        changes["position_resize"] = rule
+    if getattr(tower, "position_init", None) == "fixed_sincos":
+        changes["position_grid"] = tower.position_grid or tower.grid
+    return dataclasses.replace(tower, **changes) if changes else tower

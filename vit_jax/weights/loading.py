@@ -15,7 +15,7 @@ from vit_jax.weights.checks import check, check_complete, check_constants
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.entry import Entry, Resize
-from vit_jax.weights.format import Format
+from vit_jax.weights.format import RESIZE_FIELDS, RESIZE_KEY, Format
 from vit_jax.weights.transforms import Shape
 
 if TYPE_CHECKING:
@@ -125,7 +125,13 @@ def save(params: "Params", model: "ModelDef", path: str | pathlib.Path, format: 
     flat = traverse_util.flatten_dict(params, sep="/")
     check_complete(entries, {key: value.shape for key, value in flat.items()})
     tensors = mapping.export(entries, params) | format.constants(model.architecture)
-    write_tensors(path, tensors, format.container, format.metadata)
+    tower = getattr(model.architecture, "image", model.architecture)
+    rule, metadata = getattr(tower, RESIZE_KEY, ""), dict(format.metadata)
+    if rule != (usual := format.resize_rule(model.architecture)):
+        metadata[RESIZE_KEY] = rule
+        logger.info("%s: positions are resized by the rule %s; %s uses %s",
+                    path, rule, format.name, usual)  # fmt: skip
+    write_tensors(path, tensors, format.container, metadata)
 
 
 def _prepare(
@@ -138,19 +144,22 @@ def _prepare(
 ) -> tuple[list[Entry], TensorFile, tuple[str, ...]]:
     """The mapping, the file under its names, and patterns of names that are not parameters."""
     _check_settings(file, model.architecture, format)
-    entries = format.entries(model.architecture)
-    if source is not None:
-        resizes = {entry.paths: entry.resize for entry in format.entries(source.architecture)}
-        entries = [_resized_from(entry, resizes.get(entry.paths)) for entry in entries]
+    if source is None:
+        source = Source(format.settle(model.architecture, file))
+    resizes = {entry.paths: entry.resize for entry in format.entries(source.architecture)}
+    entries = [
+        _resized_from(entry, resizes.get(entry.paths))
+        for entry in format.entries(model.architecture)
+    ]
     file = format.view(file, model.architecture)
-    constants = format.constants(model.architecture if source is None else source.architecture)
+    constants = format.constants(source.architecture)
     check_constants(file, constants, format.ignored)
     known = (*format.ignored, *constants)
     if headless:
         known = (*known, *format.heads)
         if any(fnmatch.fnmatchcase(key, head) for key in file for head in format.heads):
             logger.info("%s: its classification head is left out", file)
-    if source is not None and source.exact:
+    if source.exact:
         _check_exact(file, model, format, source, known)
     return entries, file, known
 
@@ -159,7 +168,8 @@ def _check_exact(
     file: TensorFile, model: "ModelDef", format: Format, source: Source, known: Sequence[str]
 ) -> None:
     """Refuses a file whose tensors do not have the shapes of the architecture that it describes."""
-    own = type(model)(source.architecture, **model.execution)
+    same = source.architecture == model.architecture
+    own = model if same else type(model)(source.architecture, **model.execution)
     entries = [dataclasses.replace(e, resize=None) for e in format.entries(source.architecture)]
     check(entries, file, _shapes(own), known)
 
@@ -167,9 +177,9 @@ def _check_exact(
 def _check_settings(file: TensorFile, architecture: Any, format: Format) -> None:
     """Refuses a model that contradicts settings of the file."""
     stated = format.settle(architecture, file)
-    if differences := list(differing_fields(architecture, stated)):
-        path, found, expected = differences[0]
-        raise UserError(f"{file}: the file states {path}={expected!r}; the model has {found!r}")
+    for path, found, expected in differing_fields(architecture, stated):
+        if path.rpartition(".")[2] not in RESIZE_FIELDS:
+            raise UserError(f"{file}: the file states {path}={expected!r}; the model has {found!r}")
 
 
 def differing_fields(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

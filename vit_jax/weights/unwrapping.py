@@ -18,10 +18,14 @@ from vit_jax.weights.format import Format
 
 logger = logging.getLogger(__name__)
 
+# Components that wrappers insert anywhere in a name: compilation, sharding, rematerialisation.
+INSERTED = re.compile(
+    r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
 # First components of names that wrap a model: data parallelism, compilation, training frameworks,
 # averages, self-distillation, training states of JAX codebases.
 WRAPPERS = (
-    *("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "model", "net", "network"),
+    *("module", "model", "net", "network"),
     *("backbone", "encoder", "base_model", "state_dict", "params", "opt/target", "target"),
     *("ema", "ema_model", "model_ema", "averaged_model", "ema_params"),
     *("teacher", "student", "online", "momentum", "online_encoder", "target_encoder"),
@@ -42,6 +46,8 @@ def unwrap(file: TensorFile, formats: Sequence[Format]) -> TensorFile:
     Raises:
         UserError: formats match several parts of the file.
     """
+    if any(INSERTED.search(key) for key in file):
+        file = file.renamed(lambda key: INSERTED.sub("", key))
     found: dict[str, TensorFile] = {}
     for prefix in _prefixes(file):
         if not any(shorter and prefix.startswith(shorter) for shorter in found):

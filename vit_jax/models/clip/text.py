@@ -11,6 +11,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError, check_name
+from vit_jax.models.layers.grids import TEXT_RULES, can_fit_text, fit_text_positions
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import LayersAbove, check_layers, metadata
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
@@ -35,6 +36,8 @@ class TextConfig:
         pool: token that features are taken from: "eot" (the first token of the largest id, which is
             the end of text, CLIP) or "last" (the last one, padding or not, SigLIP).
         weight_init: key of `layers.block_init.BLOCK_INITS`.
+        position_resize: how positions of another context length are fitted: "cut" (the first ones
+            are kept), "linear" (interpolated, as in open_clip), or "" to refuse them.
     """
 
     vocab_size: int = 49408
@@ -48,11 +51,33 @@ class TextConfig:
     causal: bool = True
     pool: str = "eot"
     weight_init: str = "clip"
+    position_resize: str = ""
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        check_name(self.position_resize, TEXT_RULES, "position_resize of the text tower")
         check_name(self.pool, POOLS, "pool of the text tower")
         self.block  # noqa: B018 - checks its own fields
+
+    def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
+        """Makes the parameter `path` from that of another configuration, for fine-tuning.
+
+        Positions are fitted to the context length of this model by its own rule.
+
+        Args:
+            path: path of the parameter.
+            value: parameter of the source; None if it has none at this path.
+            source: config of the source.
+
+        Returns:
+            The parameter, or None if the source's own value applies.
+        """
+        del source
+        if path != "positions" or value is None:
+            return None
+        if not can_fit_text(value.shape[0], self.context_length, self.position_resize):
+            return None
+        return fit_text_positions(value, self.context_length, self.position_resize)
 
     @property
     def block(self) -> BlockConfig:

@@ -14,9 +14,10 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float, Key
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.attention import heads_projection, output_projection
 from vit_jax.models.layers.batch_norm import BatchNorm
+from vit_jax.models.layers.grids import DEFAULT_RULE, RESIZE_RULES
 from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.ops.attention import attention
@@ -50,6 +51,8 @@ class CLIPResNetConfig:
         width: channels of the stem and inner channels of the first stage; doubles with each stage.
         num_heads: attention heads of the pool.
         embed_dim: outputs of the pool, the size of the shared embedding space.
+        position_resize: rule by which positions are resized for another grid, a name in
+            `layers.grids.RESIZE_RULES`.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -57,6 +60,7 @@ class CLIPResNetConfig:
     width: int = 64
     num_heads: int = 32
     embed_dim: int = 1024
+    position_resize: str = DEFAULT_RULE
 
     def make(self, **execution: Any) -> "CLIPResNet":
         """Builds the module with fresh parameters.
@@ -71,6 +75,7 @@ class CLIPResNetConfig:
         size = as_size(self.image_size)
         object.__setattr__(self, "image_size", size)
         check_depths(self.depths)
+        check_name(self.position_resize, RESIZE_RULES, "position_resize")
         if size[0] % REDUCTION or size[1] % REDUCTION:
             raise UserError(f"{REDUCTION} does not divide image_size={size}")
         if self.width % 2:
@@ -107,7 +112,7 @@ class CLIPResNetConfig:
         """
         if path != "pool/positions" or value is None or not isinstance(source, CLIPResNetConfig):
             return None
-        return resize_positions(value, source.grid, self.grid, 1)
+        return resize_positions(value, source.grid, self.grid, 1, source.position_resize)
 
 
 class AttentionPool(nnx.Module):
@@ -123,6 +128,7 @@ class AttentionPool(nnx.Module):
         num_heads: int,
         out_dim: int,
         *,
+        position_resize: str = DEFAULT_RULE,
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
@@ -133,10 +139,11 @@ class AttentionPool(nnx.Module):
             width: channels of the last stage C.
             num_heads: attention heads; divides C.
             out_dim: number of pooled features.
+            position_resize: rule of resizing positions, a name in `layers.grids.RESIZE_RULES`.
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        self.grid, self.dtype = grid, dtype
+        self.grid, self.rule, self.dtype = grid, position_resize, dtype
         init = initializers.normal(width**-0.5)
         common: dict[str, Any] = {"init": init, "dtype": dtype, "rngs": rngs}
         self.positions = nnx.Param(
@@ -160,7 +167,8 @@ class AttentionPool(nnx.Module):
         batch, rows, columns, channels = x.shape
         x = x.reshape(batch, rows * columns, channels)
         x = jnp.concatenate([jnp.mean(x, axis=1, keepdims=True), x], axis=1)
-        positions = resize_positions(self.positions[...], self.grid, (rows, columns), num_prefix=1)
+        grid = (rows, columns)
+        positions = resize_positions(self.positions[...], self.grid, grid, 1, self.rule)
         x = x + positions.astype(self.dtype)
         pooled = attention(self.query(x[:, :1]), self.key(x), self.value(x))
         return self.out(pooled[:, 0])
@@ -212,6 +220,7 @@ class CLIPResNet(StagedResNet):
             config.channels,
             config.num_heads,
             config.embed_dim,
+            position_resize=config.position_resize,
             dtype=dtype,
             rngs=rngs,
         )

@@ -1,17 +1,21 @@
 """Position embeddings on a 2-D grid."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
+from vit_jax.models.layers.grids import DEFAULT_RULE, resize_grid
 from vit_jax.models.sizes import Size
 
 
 def resize_positions(
-    table: Float[Array, "old_length width"], old: Size, new: Size, num_prefix: int
+    table: Float[Array, "old_length width"],
+    old: Size,
+    new: Size,
+    num_prefix: int,
+    rule: str = DEFAULT_RULE,
 ) -> Float[Array, "new_length width"]:
-    """Resizes position embeddings on their grid: bicubic with antialias, in float32.
+    """Resizes position embeddings on their grid, in float32.
 
     Args:
         table: (num_prefix + old_h * old_w, D).
@@ -19,15 +23,18 @@ def resize_positions(
         new: rows and columns of the result.
         num_prefix: number of leading rows, of class and distillation tokens, that are kept
             unchanged.
+        rule: name in `grids.RESIZE_RULES`.
 
     Returns:
         (num_prefix + new_h * new_w, D), dtype of `table`.
+
+    Raises:
+        UserError: an unknown rule.
     """
     if old == new:
         return table
     prefix, grid = table[:num_prefix], table[num_prefix:]
-    grid = grid.astype(jnp.float32).reshape(*old, -1)
-    grid = jax.image.resize(grid, (*new, grid.shape[-1]), "bicubic", antialias=True)
+    grid = resize_grid(grid.reshape(*old, -1), new, rule)
     return jnp.concatenate([prefix, grid.reshape(new[0] * new[1], -1).astype(table.dtype)])
 
 

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Key
 from vit_jax.errors import UserError
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
-from vit_jax.models.layers.positions import sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, grid_of
 from vit_jax.models.vit.model import ViT, ViTConfig
@@ -186,7 +185,8 @@ class MAE(nnx.Module):
         patches = jnp.concatenate([visible, masked], axis=1)
         patches = jnp.take_along_axis(patches, rank[..., None], axis=1)
         # The class token's position is zero.
-        patches = patches + sincos_positions(grid, width).astype(self.dtype)
+        positions = self.config.image.fixed_positions(grid, width)
+        patches = patches + positions.astype(self.dtype)
         x, _ = self.decoder(jnp.concatenate([prefix, patches], axis=1))
         return self.decoder_head(self.decoder_norm(x[:, split:])).astype(jnp.float32)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers.weights import fixed_positions
+from vit_jax.models.layers.weights import stored_positions
 from vit_jax.models.mae.model import MAEConfig
 from vit_jax.models.vit.weights import timm as vit_timm
 from vit_jax.models.vit.weights import transformers as vit_transformers
@@ -26,6 +26,7 @@ class OfficialMAE(Format):
 
     name = "mae"
     architectures = (MAEConfig,)
+    position_resize = "bicubic"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has an encoder and a decoder."""
@@ -53,6 +54,7 @@ class TransformersMAE(Format):
 
     name = layers.NAME
     architectures = (MAEConfig,)
+    position_resize = "bicubic"
 
     PREFIX = "vit."
     # Defaults of the library. Published configs leave them out.
@@ -116,7 +118,8 @@ class TransformersMAE(Format):
 
 
 def _decoder_positions(config: MAEConfig) -> np.ndarray:
-    return fixed_positions(config.image.grid, config.decoder_width, config.image.num_special)
+    table = config.image.fixed_positions(config.image.grid, config.decoder_width)
+    return stored_positions(table, config.image.num_special)
 
 
 FORMATS: tuple[Format, ...] = (OfficialMAE(), TransformersMAE())

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float, Key
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.drop_path import drop_path_schedule
 from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.layers.norm import layer_norm
@@ -23,7 +23,7 @@ from vit_jax.models.layers.parameters import LayersAbove, check_layers
 from vit_jax.models.layers.patch_embedding import PatchEmbedding
 from vit_jax.models.sizes import as_size, grid_of
 from vit_jax.models.swin.stage import WEIGHT_INIT, Stage, StageConfig
-from vit_jax.models.swin.windows import resize_bias_table
+from vit_jax.models.swin.windows import RESIZE_METHODS, resize_bias_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class SwinConfig:
             created for that size, or to the map of `image_size`, as with timm's `dynamic_img_size`.
             A window shrinks to a smaller map, and shifts only on a larger one. Both choices are
             equal at `image_size`.
+        position_resize: rule by which tables of relative-position biases are resized for another
+            window, a key of `windows.RESIZE_METHODS`. Weights bring the rule of their format.
         mlp_ratio: hidden units of the MLP divided by the width of the stage.
         activation: key of `layers.mlp.ACTIVATIONS`.
         norm_epsilon: epsilon of LayerNorm.
@@ -56,6 +58,7 @@ class SwinConfig:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     fit_windows: bool = True
+    position_resize: str = "geometric"
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     norm_epsilon: float = 1e-5
@@ -75,6 +78,7 @@ class SwinConfig:
         size = as_size(self.image_size)
         object.__setattr__(self, "image_size", size)
         grid_of(size, self.patch_size, f"image_size={size}")
+        check_name(self.position_resize, RESIZE_METHODS, "position_resize")
         if not self.depths:
             raise UserError("depths=(): expected a number of blocks for each stage")
         if len(self.num_heads) != len(self.depths):
@@ -109,7 +113,7 @@ class SwinConfig:
     def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
         """Makes a parameter of this model from that of another configuration, for fine-tuning.
 
-        Bias tables are resized geometrically to the windows of this model.
+        Bias tables are resized to the windows of this model by the rule of the source.
 
         Args:
             path: path of the parameter.
@@ -123,7 +127,8 @@ class SwinConfig:
         if stage is None or value is None or not isinstance(source, SwinConfig):
             return None
         old, new = (config.stages[int(stage[1])].table_window for config in (source, self))
-        resize = functools.partial(resize_bias_table, old=old, new=new, method="geometric")
+        method = source.position_resize
+        resize = functools.partial(resize_bias_table, old=old, new=new, method=method)
         for _ in value.shape[:-2]:  # stacks of blocks
             resize = jax.vmap(resize)
         return resize(value)

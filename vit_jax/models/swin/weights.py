@@ -32,6 +32,7 @@ class TimmSwin(Format):
     architectures = (SwinConfig,)
     ignored = BUFFERS
     heads = ("head.fc.*",)
+    position_resize = "geometric"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file is of timm and not of the original code."""
@@ -40,7 +41,7 @@ class TimmSwin(Format):
 
     def entries(self, architecture: SwinConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
-        return _swin(architecture, merging_first=True, head="head.fc", resize="geometric")
+        return _swin(architecture, merging_first=True, head="head.fc")
 
 
 class OfficialSwin(Format):
@@ -53,6 +54,7 @@ class OfficialSwin(Format):
     architectures = (SwinConfig,)
     ignored = BUFFERS
     heads = ("head.*",)
+    position_resize = "bicubic"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether the first stage of a file ends with patch merging."""
@@ -61,7 +63,7 @@ class OfficialSwin(Format):
 
     def entries(self, architecture: SwinConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
-        return _swin(architecture, merging_first=False, head="head", resize="bicubic")
+        return _swin(architecture, merging_first=False, head="head")
 
     def constants(self, architecture: SwinConfig) -> dict[str, np.ndarray]:
         """Returns the buffers of every block; see `Format.constants`.
@@ -91,6 +93,7 @@ class TransformersSwin(Format):
     architectures = (SwinConfig,)
     ignored = ("*.relative_position_index", "*embeddings.mask_token")
     heads = layers.HEADS
+    position_resize = "bicubic"
 
     PREFIXES = ("swin.",)
     # Defaults of the library. Published configs leave them out.
@@ -130,7 +133,7 @@ class TransformersSwin(Format):
             path, key = f"stage{i}/blocks", f"{prefix}encoder.layers.{i}.blocks"
             entries += layers.blocks(path, key, layers.SWIN, stage.depth)
             table = f"{key}.{{i}}.attention.self.relative_position_bias_table"
-            resize = ResizeBiasTable(stage.table_window, "bicubic")
+            resize = ResizeBiasTable(stage.table_window, architecture.position_resize)
             entries.append(_bias_table(path, table, stage.depth, resize))
         return entries + (linear("head", "classifier") if architecture.num_classes else [])
 
@@ -178,9 +181,14 @@ class ResizeBiasTable:
     method: str
     source: Size | None = None
 
+    @property
+    def hint(self) -> str:
+        """How to load a table of an unknown window."""
+        return "weights_size=(height, width) is the size of the images of the weights"
+
     def resized_from(self, source: "ResizeBiasTable") -> Self:
-        """Returns the same resizing for tables with the window of `source`."""
-        return dataclasses.replace(self, source=source.window)
+        """Returns the same resizing for tables with the window and by the method of `source`."""
+        return dataclasses.replace(self, source=source.window, method=source.method)
 
     def accepts(self, found: Shape, expected: Shape) -> bool:
         """Returns whether a table of shape `found` can be resized to shape `expected`."""
@@ -203,7 +211,7 @@ class ResizeBiasTable:
         return ((round(shape[0] ** 0.5) + 1) // 2,) * 2
 
 
-def _swin(config: SwinConfig, *, merging_first: bool, head: str, resize: str) -> list[Entry]:
+def _swin(config: SwinConfig, *, merging_first: bool, head: str) -> list[Entry]:
     """Entries under the names that timm and the original code have in common.
 
     Args:
@@ -211,7 +219,6 @@ def _swin(config: SwinConfig, *, merging_first: bool, head: str, resize: str) ->
         merging_first: whether a stage in the file begins with patch merging, or ends with that of
             the next stage.
         head: name of the head in the file.
-        resize: method for resizing bias tables, see `ResizeBiasTable`.
     """
     entries = [
         *conv("patch_embed", "patch_embed.proj"),
@@ -222,7 +229,7 @@ def _swin(config: SwinConfig, *, merging_first: bool, head: str, resize: str) ->
         path, key = f"stage{i}/blocks", f"layers.{i}.blocks"
         entries += timm.blocks(path, key, stage.depth)
         table = f"{key}.{{i}}.attn.relative_position_bias_table"
-        bias = ResizeBiasTable(stage.table_window, resize)
+        bias = ResizeBiasTable(stage.table_window, config.position_resize)
         entries.append(_bias_table(path, table, stage.depth, bias))
         if stage.merge:
             entries += _merging(f"stage{i}", f"layers.{i if merging_first else i - 1}")

@@ -4,7 +4,9 @@ Everything that depends only on sizes is computed with NumPy while the model is 
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from vit_jax.errors import UserError, lookup
+from vit_jax.models.layers.grids import RESIZE_RULES, resize_grid
 from vit_jax.models.sizes import Size
 
 # Added to the logits of two positions that only the cyclic shift made neighbours. This is the
@@ -134,19 +137,18 @@ def num_offsets(size: Size) -> int:
     return (2 * size[0] - 1) * (2 * size[1] - 1)
 
 
-def _bicubic(table: jax.Array, new: Size) -> jax.Array:
-    return jax.image.resize(table, (*new, table.shape[-1]), "bicubic", antialias=True)
-
-
 def _geometric(table: jax.Array, new: Size) -> jax.Array:
     down, right = (_geometric_weights(*n) for n in zip(table.shape[:2], new, strict=True))
     return jnp.einsum("ai,bj,ijh->abh", down, right, table, precision="highest")
 
 
-# "bicubic": the table is resized as an image. "geometric" (BEiT, timm): the known offsets are
-# spread over the new ones in geometric progression, with linear interpolation between them. Offsets
-# near 0 keep their meaning, and a smaller window takes approximately the middle of the table.
-RESIZE_METHODS = {"bicubic": _bicubic, "geometric": _geometric}
+# "geometric" (BEiT, timm): the known offsets are spread over the new ones in geometric progression,
+# with linear interpolation between them. Offsets near 0 keep their meaning, and a smaller window
+# takes approximately the middle of the table. The other rules resize the table as an image.
+RESIZE_METHODS: dict[str, Callable[[jax.Array, Size], jax.Array]] = {
+    "geometric": _geometric,
+    **{rule: functools.partial(resize_grid, rule=rule) for rule in RESIZE_RULES},
+}
 
 
 def resize_bias_table(

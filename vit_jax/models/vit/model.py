@@ -12,15 +12,17 @@ from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.batch_norm import BatchNorm
+from vit_jax.models.layers.grids import DEFAULT_RULE, RESIZE_RULES
 from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import LayersAbove, check_layers, metadata
+from vit_jax.models.layers.parameters import LayersAbove, check_layers
 from vit_jax.models.layers.patch_dropout import drop_patches, select_patches
 from vit_jax.models.layers.patch_embedding import PatchEmbedding
 from vit_jax.models.layers.pooling import MAPHead
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, as_size, grid_of
+from vit_jax.models.vit.tokens import PatchTokens
 
 POOLS = ("class", "mean", "mean_norm", "map")
 POSITION_INITS = ("normal", "sincos", "fixed_sincos")
@@ -51,6 +53,10 @@ class ViTConfig:
             of the normalised tokens, as in SigLIP).
         position_init: initial values of the learned positions, "normal" or "sincos"; or
             "fixed_sincos" for fixed positions.
+        position_resize: rule by which positions are resized for another grid, a name in
+            `layers.grids.RESIZE_RULES`. Weights bring the rule of their format.
+        position_grid: (rows, columns) of fixed positions that are resized for other grids, as MAE's
+            authors and transformers do; None if they are computed for each grid.
         prefix_positions: whether class and distillation tokens have positions; not in DeiT III.
         pre_norm: whether a LayerNorm precedes the first block (CLIP).
         patch_bias: whether the patch embedding has a bias; not in CLIP.
@@ -76,6 +82,8 @@ class ViTConfig:
     num_registers: int = 0
     pool: str = "class"
     position_init: str = "normal"
+    position_resize: str = DEFAULT_RULE
+    position_grid: tuple[int, int] | None = None
     prefix_positions: bool = True
     pre_norm: bool = False
     patch_bias: bool = True
@@ -96,6 +104,7 @@ class ViTConfig:
         object.__setattr__(self, "image_size", as_size(self.image_size))
         check_name(self.pool, POOLS, "pool")
         check_name(self.position_init, POSITION_INITS, "position_init")
+        check_name(self.position_resize, RESIZE_RULES, "position_resize")
         if not self.class_token and (self.pool == "class" or self.distillation):
             found = "pool='class'" if self.pool == "class" else "distillation"
             raise UserError(f"{found} needs class_token=True")
@@ -145,11 +154,27 @@ class ViTConfig:
         if source.width != self.width or rows != self.num_position_rows:
             return None
         if value is None and source.position_init == "fixed_sincos":
-            value = jnp.pad(sincos_positions(source.grid, source.width), ((rows, 0), (0, 0)))
-        return None if value is None else resize_positions(value, source.grid, self.grid, rows)
+            value = jnp.pad(source.fixed_positions(source.grid, source.width), ((rows, 0), (0, 0)))
+        if value is None:
+            return None
+        return resize_positions(value, source.grid, self.grid, rows, source.position_resize)
+
+    def fixed_positions(self, grid: Size, width: int) -> jax.Array:
+        """Returns fixed sine-cosine positions of patches.
+
+        Args:
+            grid: rows and columns of patches.
+            width: width of the tokens, which differs between encoder and decoder.
+
+        Returns:
+            float32 (rows * columns, width).
+        """
+        own = self.position_grid or grid
+        table = sincos_positions(own, width)
+        return resize_positions(table, own, grid, 0, self.position_resize)
 
 
-class ViT(nnx.Module):
+class ViT(PatchTokens):
     """Images (B, H, W, 3) to features (B, D), or to logits (B, num_classes) with a head."""
 
     def __init__(
@@ -193,30 +218,6 @@ class ViT(nnx.Module):
             self.map_head = MAPHead(config.block, dtype=dtype, rngs=rngs)
         if config.num_classes:
             self._make_heads(rngs)
-
-    def _make_tokens(self, rngs: nnx.Rngs) -> None:
-        """Creates the learned tokens and positions."""
-        config, width = self.config, self.config.width
-        init = initializers.normal(width**-0.5)
-
-        def tokens(count: int) -> nnx.Param:
-            value = init(rngs.params(), (count, width))
-            return nnx.Param(value, **metadata("prefix", "embed", decay=False))
-
-        if config.class_token:
-            self.class_token = tokens(1)
-        if config.distillation:
-            self.distillation_token = tokens(1)
-        if config.num_registers:
-            self.registers = tokens(config.num_registers)
-        if config.position_init == "fixed_sincos":
-            return
-        rows, columns = config.grid
-        prefix = config.num_special if config.prefix_positions else 0
-        positions = init(rngs.params(), (prefix + rows * columns, width))
-        if config.position_init == "sincos":
-            positions = positions.at[prefix:].set(sincos_positions(config.grid, width))
-        self.positions = nnx.Param(positions, **metadata("length", "embed", decay=False))
 
     def _make_heads(self, rngs: nnx.Rngs) -> None:
         """Creates the heads: from zeros (ViT, MAE), or from 0.02 as the blocks (DeiT)."""
@@ -357,37 +358,6 @@ class ViT(nnx.Module):
         if self.config.pre_norm:
             x = self.pre_norm(x)
         return self.transformer(x, path_rng, intermediates=intermediates)
-
-    def _embed(self, images: jax.Array) -> jax.Array:
-        """Embeds all tokens with their positions: (B, num_prefix + h w, D)."""
-        config = self.config
-        x = self.patch_embed(images)
-        batch, rows, columns, _ = x.shape
-        grid, patches = (rows, columns), x.reshape(batch, rows * columns, -1)
-
-        def prefix(tokens: list[nnx.Param]) -> list[jax.Array]:
-            values = [token[...].astype(self.dtype) for token in tokens]
-            return [jnp.broadcast_to(v, (batch, *v.shape)) for v in values]
-
-        special = [self.class_token] if config.class_token else []
-        special += [self.distillation_token] if config.distillation else []
-        registers = prefix([self.registers] if config.num_registers else [])
-        if not config.prefix_positions or config.position_init == "fixed_sincos":
-            patches = patches + self._positions(grid, 0)
-            return jnp.concatenate([*prefix(special), *registers, patches], axis=1)
-        x = jnp.concatenate([*prefix(special), patches], axis=1)
-        x = x + self._positions(grid, config.num_special)
-        if not registers:
-            return x
-        split = config.num_special
-        return jnp.concatenate([x[:, :split], *registers, x[:, split:]], axis=1)
-
-    def _positions(self, grid: Size, num_prefix: int) -> jax.Array:
-        """Positions of the leading tokens and of a grid of patches, compute type."""
-        if self.config.position_init == "fixed_sincos":
-            return sincos_positions(grid, self.config.width).astype(self.dtype)
-        table = resize_positions(self.positions[...], self.config.grid, grid, num_prefix)
-        return table.astype(self.dtype)
 
     def _pool(self, tokens: jax.Array) -> jax.Array:
         pool, split = self.config.pool, self.config.num_prefix

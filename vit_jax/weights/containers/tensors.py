@@ -98,7 +98,9 @@ class TensorFile:
         names = {key: rename(key) for key in self}
         tensors = {new: self._tensors[old] for old, new in names.items() if new is not None}
         beside = [new for old, new in names.items() if old in self.beside and new is not None]
-        return TensorFile(self.path, tensors, self.metadata, self.part, beside=beside)
+        return TensorFile(
+            self.path, tensors, self.metadata, self.part, beside=beside, parts=self.parts
+        )
 
     def under(self, prefix: str) -> "TensorFile":
         """Returns the tensors whose names start with a prefix, without it.

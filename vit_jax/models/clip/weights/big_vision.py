@@ -2,6 +2,7 @@
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.layers.weights import FitText
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.models.vit.weights.big_vision import BigVision
 from vit_jax.weights.entry import Entry
@@ -32,7 +33,12 @@ class BigVisionSigLIP(BigVision):
         return [
             *self.image_tower(image, "image/"),
             Entry("text/token_embed/embedding", "txt/Embed_0/embedding"),
-            Entry("text/positions", "txt/pos_embedding", LEADING_ONE),
+            Entry(
+                "text/positions",
+                "txt/pos_embedding",
+                LEADING_ONE,
+                resize=FitText(text.position_resize),
+            ),
             *self.blocks("text/transformer", "txt/Encoder_0", text.depth),
             *norm("text/norm", "txt/Encoder_0/encoder_norm"),
             *linear("text_projection", "txt/head"),

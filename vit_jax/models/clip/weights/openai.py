@@ -13,9 +13,10 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.clip.weights.open_clip_config import clip_config
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
-from vit_jax.models.layers.weights import ResizePositions
+from vit_jax.models.layers.weights import FitText, ResizePositions
 from vit_jax.models.resnet.weights import stages
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights.containers.tensors import TensorFile
@@ -43,6 +44,7 @@ class OpenAIClip(Format):
     architectures = (CLIPConfig,)
     ignored = (*SETTINGS, "*attn_mask", COUNTERS)
     description = "open_clip_config.json"
+    position_resize = "bicubic_antialias"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has both towers under the names of OpenAI."""
@@ -50,7 +52,7 @@ class OpenAIClip(Format):
 
     def entries(self, architecture: CLIPConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
-        entries = self._image(architecture.image) + _text_tower(architecture.text.depth)
+        entries = self._image(architecture.image) + _text_tower(architecture.text)
         if architecture.init_logit_bias is not None:
             entries.append(Entry("logit_bias", "logit_bias"))
         return entries
@@ -62,7 +64,7 @@ class OpenAIClip(Format):
     def settle(self, architecture: CLIPConfig, file: TensorFile) -> CLIPConfig:
         """Sets QuickGELU for files of OpenAI; see `Format.settle`."""
         architecture = super().settle(architecture, file)
-        if not all(name in file for name in SETTINGS):
+        if not any(name in file for name in SETTINGS):
             return architecture
         image, text = architecture.image, architecture.text
         if isinstance(image, ViTConfig):
@@ -107,7 +109,7 @@ def transformer(path: str, key: str, depth: int) -> list[Entry]:
 
 def _image_vit(config: ViTConfig) -> list[Entry]:
     """ViT image tower and its projection."""
-    resize = ResizePositions(config.grid, num_prefix=1)
+    resize = ResizePositions(config.grid, 1, config.position_resize)
     return [
         # The projections multiply from the right, as in the model: no transpose.
         Entry("image_projection/kernel", "visual.proj"),
@@ -122,7 +124,7 @@ def _image_vit(config: ViTConfig) -> list[Entry]:
 
 def _image_resnet(config: CLIPResNetConfig) -> list[Entry]:
     """ResNet image tower, whose attention pooling ends in the shared embedding space."""
-    resize = ResizePositions(config.grid, num_prefix=1)
+    resize = ResizePositions(config.grid, 1, config.position_resize)
     pool, key = "image/pool", "visual.attnpool"
     entries = [
         *stages("image/", "visual.", config.depths),
@@ -138,12 +140,12 @@ def _image_resnet(config: CLIPResNetConfig) -> list[Entry]:
     return entries
 
 
-def _text_tower(depth: int) -> list[Entry]:
+def _text_tower(text: TextConfig) -> list[Entry]:
     """Text tower, its projection and the temperature."""
     return [
         Entry("text/token_embed/embedding", "token_embedding.weight"),
-        Entry("text/positions", "positional_embedding"),
-        *transformer("text/transformer", "transformer", depth),
+        Entry("text/positions", "positional_embedding", resize=FitText(text.position_resize)),
+        *transformer("text/transformer", "transformer", text.depth),
         *norm("text/norm", "ln_final"),
         Entry("text_projection/kernel", "text_projection"),
         Entry("logit_scale", "logit_scale"),

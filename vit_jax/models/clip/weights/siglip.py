@@ -5,6 +5,7 @@ import numpy as np
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.weights.openai import transformer
+from vit_jax.models.layers.weights import FitText
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.models.vit.weights import timm
 from vit_jax.weights.containers.tensors import TensorFile
@@ -21,6 +22,7 @@ class OpenCLIPSigLIP(Format):
     name = "siglip_open_clip"
     architectures = (CLIPConfig,)
     description = "open_clip_config.json"
+    position_resize = "bicubic_antialias"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has an image tower of timm and a text tower of open_clip."""
@@ -39,7 +41,9 @@ class OpenCLIPSigLIP(Format):
         return [
             *timm.vit(image, path="image/", key=TRUNK),
             Entry("text/token_embed/embedding", "text.token_embedding.weight"),
-            Entry("text/positions", "text.positional_embedding"),
+            Entry(
+                "text/positions", "text.positional_embedding", resize=FitText(text.position_resize)
+            ),
             *transformer("text/transformer", "text.transformer", text.depth),
             *norm("text/norm", "text.ln_final"),
             *linear("text_projection", "text.text_projection"),

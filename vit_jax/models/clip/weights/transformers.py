@@ -6,7 +6,7 @@ from typing import Any
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
-from vit_jax.models.layers.weights import ResizePositions
+from vit_jax.models.layers.weights import FitText, ResizePositions
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.models.vit.weights.transformers import vit_config
 from vit_jax.weights.containers.tensors import TensorFile
@@ -52,6 +52,7 @@ class TransformersCLIP(Format):
     name = layers.NAME
     architectures = (CLIPConfig,)
     ignored = ("*.position_ids",)
+    position_resize = "bicubic"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has both towers under the names of the library."""
@@ -66,7 +67,7 @@ class TransformersCLIP(Format):
         _check_supported(architecture)
         towers = [
             *_image_tower(architecture.image),
-            *_text_tower(architecture.text.depth),
+            *_text_tower(architecture.text),
         ]
         if architecture.image.pool == "map":
             return [
@@ -125,7 +126,7 @@ def _image_tower(config: ViTConfig) -> list[Entry]:
     """Entries of the image tower that CLIP and SigLIP have in common."""
     embeddings = "vision_model.embeddings"
     path, encoder = "image/transformer/blocks", "vision_model.encoder.layers"
-    resize = ResizePositions(config.grid, config.num_special)
+    resize = ResizePositions(config.grid, config.num_special, config.position_resize)
     return [
         *conv("image/patch_embed", f"{embeddings}.patch_embedding", bias=config.patch_bias),
         Entry("image/positions", f"{embeddings}.position_embedding.weight", resize=resize),
@@ -134,14 +135,18 @@ def _image_tower(config: ViTConfig) -> list[Entry]:
     ]
 
 
-def _text_tower(depth: int) -> list[Entry]:
+def _text_tower(text: TextConfig) -> list[Entry]:
     """Entries of the text tower without its projection."""
     embeddings = "text_model.embeddings"
     path, encoder = "text/transformer/blocks", "text_model.encoder.layers"
     return [
         Entry("text/token_embed/embedding", f"{embeddings}.token_embedding.weight"),
-        Entry("text/positions", f"{embeddings}.position_embedding.weight"),
-        *layers.blocks(path, encoder, layers.CLIP, depth),
+        Entry(
+            "text/positions",
+            f"{embeddings}.position_embedding.weight",
+            resize=FitText(text.position_resize),
+        ),
+        *layers.blocks(path, encoder, layers.CLIP, text.depth),
         *norm("text/norm", "text_model.final_layer_norm"),
     ]
 

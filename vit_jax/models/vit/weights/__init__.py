@@ -1,6 +1,7 @@
 """Weights of ViT, DeiT, DINOv2 and the encoder of MAE in the formats of other libraries."""
 
 from vit_jax.models.vit.weights.big_vision import BigVisionScannedViT, BigVisionViT
+from vit_jax.models.vit.weights.dinov2 import OfficialDINOv2
 from vit_jax.models.vit.weights.timm import TimmViT
 from vit_jax.models.vit.weights.transformers import TransformersViT
 from vit_jax.models.vit.weights.vit_jax import ViTJaxNpz
@@ -8,6 +9,7 @@ from vit_jax.weights.format import Format
 
 FORMATS: tuple[Format, ...] = (
     TimmViT(),
+    OfficialDINOv2(),
     TransformersViT(),
     BigVisionViT(),
     BigVisionScannedViT(),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers.weights import ResizePositions, fixed_positions
+from vit_jax.models.layers.weights import ResizePositions, stored_positions
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
@@ -24,6 +24,7 @@ class TimmViT(Format):
     name = "timm"
     architectures = (ViTConfig,)
     heads = ("head.*", "head_dist.*")
+    position_resize = "bicubic_antialias"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has blocks of timm's ViT and no decoder of MAE."""
@@ -80,7 +81,7 @@ def constants(config: ViTConfig, key: str = "") -> dict[str, np.ndarray]:
     """
     if config.position_init != "fixed_sincos":
         return {}
-    table = fixed_positions(config.grid, config.width, config.num_special)
+    table = stored_positions(config.fixed_positions(config.grid, config.width), config.num_special)
     return {f"{key}pos_embed": table}
 
 
@@ -107,7 +108,7 @@ def _tokens(config: ViTConfig, path: str, key: str) -> list[Entry]:
         entries.append(Entry(f"{path}registers", f"{key}reg_token", LEADING_ONE))
     learned = config.position_init != "fixed_sincos"
     num_prefix = config.num_special if config.prefix_positions else 0
-    resize = ResizePositions(config.grid, num_prefix)
+    resize = ResizePositions(config.grid, num_prefix, config.position_resize)
     if learned and num_prefix and config.num_registers:
         paths = (f"{path}class_token", f"{path}positions")
         keys = (f"{key}cls_token", f"{key}pos_embed")

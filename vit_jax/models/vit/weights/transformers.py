@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.errors import UserError, lookup
-from vit_jax.models.layers.weights import ResizePositions, fixed_positions
+from vit_jax.models.layers.weights import ResizePositions, stored_positions
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
@@ -45,6 +45,7 @@ class TransformersViT(Format):
     # The poolers of ViTModel and DeiTModel, and the mask token of DINOv2's pre-training.
     ignored = ("*.position_ids", "*pooler.dense.*", "*embeddings.mask_token")
     heads = layers.HEADS
+    position_resize = "bicubic"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has an embedding of patches with a class token and no decoder."""
@@ -66,6 +67,10 @@ class TransformersViT(Format):
                 "class token and the mean of the patches; set num_classes=0"
             )
         return tower(architecture, "", _prefix(architecture)) + _heads(architecture)
+
+    def resize_rule(self, architecture: ViTConfig) -> str:
+        """Returns the rule of ViT, or that of DINOv2 with registers; see `Format.resize_rule`."""
+        return "bicubic_antialias" if architecture.num_registers else self.position_resize
 
     def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
         """Returns fixed positions and DINOv2's mask token; see `Format.constants`."""
@@ -124,7 +129,7 @@ def tower(config: ViTConfig, path: str, prefix: str) -> list[Entry]:
     if config.num_registers:
         entries.append(Entry(f"{path}registers", f"{embeddings}.register_tokens", LEADING_ONE))
     if config.position_init != "fixed_sincos":
-        resize = ResizePositions(config.grid, config.num_special)
+        resize = ResizePositions(config.grid, config.num_special, config.position_resize)
         key = f"{embeddings}.position_embeddings"
         entries.append(Entry(f"{path}positions", key, LEADING_ONE, resize=resize))
     return entries + _blocks(config, f"{path}transformer/blocks", f"{prefix}encoder.layer")
@@ -139,7 +144,9 @@ def constants(config: ViTConfig, prefix: str) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     if config.position_init == "fixed_sincos":
-        table = fixed_positions(config.grid, config.width, config.num_special)
+        table = stored_positions(
+            config.fixed_positions(config.grid, config.width), config.num_special
+        )
         found[f"{prefix}embeddings.position_embeddings"] = table
     if config.layer_scale:
         found[f"{prefix}embeddings.mask_token"] = np.zeros((1, config.width), np.float32)

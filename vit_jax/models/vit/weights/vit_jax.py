@@ -25,6 +25,7 @@ class ViTJaxNpz(Format):
     architectures = (ViTConfig,)
     heads = ("head/*",)
     container = "npz"
+    position_resize = "bilinear_corners"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has the blocks of this codebase."""
@@ -55,7 +56,7 @@ class ViTJaxNpz(Format):
                 "prefix_positions=True; found False"
             )
         position = "Transformer/posembed_input/pos_embedding"
-        resize = ResizePositions(config.grid, config.num_special)
+        resize = ResizePositions(config.grid, config.num_special, config.position_resize)
         encoder = "Transformer/encoderblock"
         entries = [
             *linear("patch_embed", "embedding"),

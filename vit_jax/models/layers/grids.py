@@ -1,0 +1,127 @@
+"""Resizing of tables of positions, by the rules of the libraries that use them.
+
+On a 2-D grid:
+
+| rule | formula | used by |
+| --- | --- | --- |
+| `bicubic_antialias` | cubic, a = -0.5, antialias | timm, open_clip, DINOv2 with registers |
+| `bicubic` | cubic, a = -0.75, no antialias | transformers; authors of MAE and Swin |
+| `bicubic_offset` | the same, scaled by (new + 0.1) / old | authors of DINOv2, without registers |
+| `bilinear` | linear between pixel centres, no antialias | timm, reading `.npz` of Google |
+| `bilinear_corners` | linear between the corners (`scipy.ndimage.zoom`, order 1) | big_vision |
+
+The rules differ: weights that were trained with one lose accuracy with another.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vit_jax.errors import lookup
+from vit_jax.models.sizes import Size
+
+DEFAULT_RULE = "bicubic_antialias"
+
+
+def _interpolation(old: int, at: np.ndarray, offsets: range, kernel: Callable) -> np.ndarray:
+    """Matrix (new, old) that interpolates at positions; neighbours outside are the border's."""
+    first = np.floor(at).astype(int)
+    matrix = np.zeros((len(at), old))
+    for offset in offsets:
+        neighbours = np.clip(first + offset, 0, old - 1)
+        np.add.at(matrix, (np.arange(len(at)), neighbours), kernel(np.abs(at - first - offset)))
+    return matrix
+
+
+def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Cubic convolution (Keys 1981) with torch's parameter, at distances up to 2."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)
+
+
+def _centres(new: int, scale: float) -> np.ndarray:
+    """Positions of the new pixels' centres among the old ones."""
+    return (np.arange(new) + 0.5) / scale - 0.5
+
+
+def _bicubic(old: int, new: int, offset: float = 0.0) -> np.ndarray:
+    at = _centres(new, (new + offset) / old)
+    return _interpolation(old, at, range(-1, 3), _cubic)
+
+
+def _bilinear(old: int, new: int) -> np.ndarray:
+    return _interpolation(old, _centres(new, new / old), range(2), lambda d: 1 - d)
+
+
+def _bilinear_corners(old: int, new: int) -> np.ndarray:
+    return _interpolation(old, np.linspace(0, old - 1, new), range(2), lambda d: 1 - d)
+
+
+# Rule -> matrix (new, old) of one axis.
+MATRICES: dict[str, Callable[[int, int], np.ndarray]] = {
+    "bicubic": _bicubic,
+    "bicubic_offset": lambda old, new: _bicubic(old, new, 0.1),
+    "bilinear": _bilinear,
+    "bilinear_corners": _bilinear_corners,
+}
+RESIZE_RULES = (DEFAULT_RULE, *MATRICES)
+
+
+def resize_grid(
+    table: Float[Array, "rows columns width"], new: Size, rule: str
+) -> Float[Array, "new_rows new_columns width"]:
+    """Resizes a table in float32; one of the right size is returned as it is.
+
+    Args:
+        table: values on a grid.
+        new: rows and columns of the result.
+        rule: name in `RESIZE_RULES`.
+
+    Raises:
+        UserError: an unknown rule.
+    """
+    if table.shape[:2] == new:
+        return table
+    table = table.astype(jnp.float32)
+    if rule == DEFAULT_RULE:
+        return jax.image.resize(table, (*new, table.shape[-1]), "bicubic", antialias=True)
+    matrix = lookup(MATRICES, rule, "rule to resize positions")
+    down, right = (
+        matrix(*lengths).astype(np.float32) for lengths in zip(table.shape[:2], new, strict=True)
+    )
+    return jnp.einsum("ai,bj,ijd->abd", down, right, table, precision="highest")
+
+
+# Rules for positions of texts; "" refuses another length.
+TEXT_RULES = ("", "cut", "linear")
+
+
+def can_fit_text(old: int, new: int, rule: str) -> bool:
+    """Returns whether positions of a text can be fitted to another length.
+
+    Args:
+        old: number of positions.
+        new: number of positions of the result.
+        rule: name in `TEXT_RULES`.
+    """
+    return old == new or rule == "linear" or (rule == "cut" and new < old)
+
+
+def fit_text_positions(
+    table: Float[Array, "old_length width"], length: int, rule: str
+) -> Float[Array, "length width"]:
+    """Fits positions of a text to another length, see `can_fit_text`.
+
+    Args:
+        table: positions.
+        length: number of positions of the result.
+        rule: "cut" keeps the first ones; "linear" interpolates between the centres, as open_clip.
+    """
+    if rule != "linear" or len(table) == length:
+        return table[:length]
+    matrix = _bilinear(len(table), length).astype(np.float32)
+    return jnp.dot(matrix, table.astype(jnp.float32), precision="highest").astype(table.dtype)

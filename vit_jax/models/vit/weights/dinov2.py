@@ -1,0 +1,42 @@
+"""DINOv2 as its authors published it (github.com/facebookresearch/dinov2)."""
+
+import dataclasses
+
+import numpy as np
+
+from vit_jax.models.vit.model import ViTConfig
+from vit_jax.models.vit.weights import timm
+from vit_jax.weights.containers.tensors import TensorFile
+from vit_jax.weights.entry import Entry
+from vit_jax.weights.format import Format
+from vit_jax.weights.transforms import LEADING_ONE
+
+
+class OfficialDINOv2(Format):
+    """Backbones with or without registers, under the names of timm except for the registers."""
+
+    name = "dinov2"
+    architectures = (ViTConfig,)
+    ignored = ("mask_token",)
+    heads = timm.TimmViT.heads
+    position_resize = "bicubic_offset"
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has LayerScale and a mask token, and no decoder."""
+        names = ("patch_embed.proj.weight", "blocks.0.ls1.gamma", "mask_token")
+        return all(name in file for name in names) and "decoder_embed.weight" not in file
+
+    def entries(self, architecture: ViTConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`. The class token has a position."""
+        entries = timm.vit(dataclasses.replace(architecture, num_registers=0))
+        if architecture.num_registers:
+            entries.append(Entry("registers", "register_tokens", LEADING_ONE))
+        return entries
+
+    def resize_rule(self, architecture: ViTConfig) -> str:
+        """Returns the rule of the authors; see `Format.resize_rule`."""
+        return "bicubic_antialias" if architecture.num_registers else self.position_resize
+
+    def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
+        """Returns the mask token of the pre-training; see `Format.constants`."""
+        return {"mask_token": np.zeros((1, architecture.width), np.float32)}
