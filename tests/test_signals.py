@@ -95,9 +95,9 @@ def test_prepare_stops_at_once_and_goes_on(tmp_path):
     rng, images, output = np.random.default_rng(0), tmp_path / "images", tmp_path / "out"
     (images / "a").mkdir(parents=True)
     pixels = Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8))
-    for i in range(24):
-        pixels.save(images / "a" / f"{i}.bmp")
-    arguments = {"shards": 8, "image_size": 800, "format": "tar"}
+    for i in range(96):
+        pixels.save(images / "a" / f"{i:02d}.bmp")
+    arguments = {"shards": 48, "image_size": 800, "format": "tar"}
     flags = [f"--{key}={value}" for key, value in arguments.items()]
     process = start("data.prepare", "--input", f"folder:{images}", "--output", output, *flags)
     wait_until((output / "00000.tar").exists, process)
@@ -107,12 +107,12 @@ def test_prepare_stops_at_once_and_goes_on(tmp_path):
     assert "stopped; the same command writes the shards that are missing\n" in stderr
     assert "Traceback" not in stderr
     written = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
-    assert 0 < len(written) < 8
+    assert 0 < len(written) < 48
     kept = json.loads((output / "manifest.json").read_text())["shards"]
     manifest = prepare(
-        f"folder:{images}", output, format="tar", shards_count=8, image_size=800
+        f"folder:{images}", output, format="tar", shards_count=48, image_size=800
     )  # fmt: skip
-    assert manifest["examples"] == 24
+    assert manifest["examples"] == 96
     assert all((output / name).stat().st_mtime_ns == written[name] for name in kept)
 
 

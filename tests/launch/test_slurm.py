@@ -54,8 +54,8 @@ def test_preempted_job_is_requeued_and_equals_one_process(tmp_path):
             "launch/slurm.sbatch", *RECIPE, "--workdir", str(tmp_path / "two"),
         ]  # fmt: skip
         submitted = subprocess.run(
-            command, cwd=ROOT, env={**environment, **slurm}, text=True,
-            stdout=subprocess.PIPE, check=True,
+            command, cwd=ROOT, env={**environment, **slurm, "XLA_FLAGS": one_device_flags()},
+            text=True, stdout=subprocess.PIPE, check=True,
         )  # fmt: skip
         job = submitted.stdout.strip()
 

@@ -91,7 +91,8 @@ def test_two_processes_of_four_devices_equal_one(recipe, one_process, tmp_path, 
     assert "2 processes (environment), 8 devices." in output
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
     assert output.count("zeroshot/digits/top1") == 1  # process 0 speaks for both
-    assert metrics(tmp_path)[-1] == metrics(one_process)[-1]
+    # Parameters differ by rounding, and with them the last digits of the calibration error.
+    assert metrics(tmp_path)[-1] == pytest.approx(metrics(one_process)[-1], rel=1e-4)
 
 
 def wait_for_steps(workdir, process, count):
