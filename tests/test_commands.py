@@ -81,6 +81,8 @@ def test_evaluate_prints_the_metrics_of_training(trained):
     workdir, _ = trained
     found = json.loads(run_command("evaluate", "--workdir", workdir, "--json").stdout)
     assert found == last_metrics(workdir)
+    table = run_command("evaluate", "--workdir", workdir).stdout
+    assert [line.split()[0] for line in table.splitlines()] == list(found)
 
 
 def test_classifies_an_image_of_the_user(trained, tmp_path):

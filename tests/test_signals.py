@@ -6,8 +6,6 @@ All moments of a training run are in benchmarks/survival_signals.py.
 import contextlib
 import json
 import os
-import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import survival_signals
 from tests.helpers import ROOT
 from vit_jax.atomic_files import atomic_write, remove_partial_files
 from vit_jax.data.preparation import prepare
@@ -41,13 +40,6 @@ def wait_until(condition, process):
         time.sleep(0.002)
 
 
-def catches_signals(process):
-    """Whether SIGTERM waits for the process, that is, whether its main has begun."""
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    blocked = int(re.search(r"SigBlk:\s*(\w+)", status)[1], 16)
-    return bool(blocked >> (signal.SIGTERM - 1) & 1)
-
-
 def end(process, number):
     """Sends a signal to the whole group; returns exit code, seconds and the output."""
     began = time.monotonic()
@@ -66,7 +58,7 @@ def end(process, number):
 )  # fmt: skip
 def test_from_the_first_line_of_a_command(command, args, number, code, line, tmp_path):
     process = start(command, *args, "--workdir", tmp_path / "run")
-    wait_until(lambda: catches_signals(process), process)
+    wait_until(lambda: survival_signals.is_watching(process.pid), process)
     found, seconds, stderr = end(process, number)
     assert found == code, stderr
     assert seconds < 2
@@ -126,6 +118,4 @@ def test_partial_files_are_removed(tmp_path):
 @pytest.mark.release
 @pytest.mark.parametrize("count", [1, 2])
 def test_forty_moments(count, tmp_path):
-    from benchmarks import survival_signals
-
     assert survival_signals.campaign(tmp_path, count, rounds=5) == []

@@ -189,7 +189,7 @@ def open_weights(
         UserError: weights or a tokenizer that do not fit the model, or a mesh that does not fit
             the devices.
     """
-    grid = make_mesh(**{**DEFAULT_SIZES, **(mesh or {})}, devices=None)
+    grid = make_mesh(**(mesh or {}), devices=None)
     model = create_model(name, weights, format=format, dtype=dtype)
     if weights is None:
         logger.warning("%s has no weights (--weights FILE): its parameters are random.", name)

@@ -163,8 +163,7 @@ class Experiment:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer: that of the workdir, or of the model; None for models without text."""
-        spec = self.spec.tokenizer
-        text = getattr(self.spec.architecture, "text", None)
+        spec, text = self.spec.tokenizer, getattr(self.spec.architecture, "text", None)
         if text is None:
             return None
         sizes = {"vocab_size": text.vocab_size, "context_length": text.context_length}
@@ -174,8 +173,9 @@ class Experiment:
             tokenizer = open_tokenizer(f"saved:{self.workdir}", **sizes)
         elif spec == TRAINED:
             data = self.config.data
-            limit = {"max_broken_fraction": data.max_broken_fraction}
-            tokenizer = learn_tokenizer(self.source, data.templates, **sizes, **limit)
+            tokenizer = learn_tokenizer(
+                self.source, data.templates, max_broken_fraction=data.max_broken_fraction, **sizes
+            )
         else:
             tokenizer = open_tokenizer(spec, **sizes)
         if text.pool == "eot" and not tokenizer.end_is_largest:

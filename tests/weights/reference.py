@@ -11,6 +11,7 @@ from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.recognition import recognise
+from vit_jax.weights.unwrapping import unwrap
 
 DATA = pathlib.Path(__file__).parents[1] / "fixtures" / "weights"
 PREFIX = "reference."
@@ -47,4 +48,4 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def format_of(file: TensorFile | pathlib.Path) -> str:
     """Returns the name of the format that a file is recognised as."""
     file = file if isinstance(file, TensorFile) else open_weights(file)
-    return recognise(file, known_formats()).name
+    return recognise(unwrap(file, known_formats()), known_formats()).name

@@ -16,9 +16,6 @@ from vit_jax.errors import UserError
 Pixels = UInt8[np.ndarray, "_ _ _"]
 """A decoded image: uint8 (H, W, 3), or (H, W, 4) with straight alpha."""
 
-# Pillow's plugins raise exceptions of any class on damaged files.
-_DAMAGED = Exception
-
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImage:
@@ -49,7 +46,7 @@ class EncodedImage:
             with Image.open(io.BytesIO(self.data)) as image:
                 transposed = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                 return image.size if transposed else image.size[::-1]
-        except _DAMAGED as error:
+        except Exception as error:  # Pillow's plugins raise any class on damaged files
             raise UserError(f"cannot read the image {self.where}: {error}") from error
 
     @functools.cached_property
@@ -105,7 +102,7 @@ def read_image(source: str | os.PathLike[str] | bytes, where: str = "") -> Pixel
             pixels = np.asarray(_to_rgb_or_rgba(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
         raise UserError(f"no image at {where}") from None
-    except _DAMAGED as error:
+    except Exception as error:  # Pillow's plugins raise any class on damaged files
         raise UserError(f"cannot read the image {where}: {error}") from error
     pixels.flags.writeable = False
     return pixels

@@ -147,19 +147,18 @@ def _read_folder(file: TensorFile, known: Format) -> FileModel:
     """What the folder of a file states."""
     folder = file.path.parent
     config = read_description(file, known)
+    inputs, tokenizer = None, None
     if known.name == timm.NAME:
         architecture, inputs = timm.describe(config, file)
-        return FileModel(Source(architecture, architecture is not None), inputs, None)
-    architecture = known.architecture(file, config)
+    else:
+        architecture = known.architecture(file, config)
     if known.description == open_clip.DESCRIPTION:
         inputs, tokenizer = open_clip.read_inputs(config), open_clip.read_tokenizer(config, folder)
-        return FileModel(Source(architecture, architecture is not None), inputs, tokenizer)
-    if known.name != TRANSFORMERS:
-        return FileModel(Source(architecture, architecture is not None), None, None)
-    model_type = str((config or {}).get("model_type", ""))
-    inputs, tokenizer = huggingface.read_inputs(folder, model_type), None
-    if text := getattr(architecture, "text", None):
-        tokenizer = folder_tokenizer(folder, model_type, text.vocab_size)
+    elif known.name == TRANSFORMERS:
+        model_type = str((config or {}).get("model_type", ""))
+        inputs = huggingface.read_inputs(folder, model_type)
+        if text := getattr(architecture, "text", None):
+            tokenizer = folder_tokenizer(folder, model_type, text.vocab_size)
     return FileModel(Source(architecture, architecture is not None), inputs, tokenizer)
 
 

@@ -123,10 +123,9 @@ def load_pretrained(
     Raises:
         UserError: as `load_weights`.
     """
-    wanted = getattr(model.architecture, "num_classes", 0)
-    if wanted == getattr(source.architecture, "num_classes", 0) and wanted:
-        return load_weights(path, model, format, source=source, shardings=shardings)
-    if not hasattr(model.architecture, "num_classes"):
+    wanted = getattr(model.architecture, "num_classes", None)
+    same = wanted == getattr(source.architecture, "num_classes", 0)
+    if wanted is None or (wanted and same):
         return load_weights(path, model, format, source=source, shardings=shardings)
     changes: dict[str, Any] = {"num_classes": 0}
     if hasattr(model.architecture, "head_norm"):

@@ -6,20 +6,18 @@ from typing import Any
 from vit_jax.errors import UserError, check_name
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.format import Format
-from vit_jax.weights.unwrapping import unwrap
 
 
 def recognise(file: TensorFile, formats: Sequence[Format]) -> Format:
-    """Returns the one format that matches the tensor names of a file, see `unwrap`.
+    """Returns the one format that matches the tensor names of a file.
 
     Args:
-        file: opened weight file.
+        file: opened weight file, after `unwrap`.
         formats: known formats.
 
     Raises:
         UserError: no format matches, or several do.
     """
-    file = unwrap(file, formats)
     found = [f for f in formats if f.matches(file)]
     if len(found) == 1:
         return found[0]

@@ -16,6 +16,7 @@ from vit_jax.errors import MissingPackageError, UserError
 _BATCH_BYTES = 32 << 20  # images that are decompressed at once
 _KEPT = 2  # batches in memory
 _OPEN = 16  # files that stay open
+_NO_BATCHES = (-1, 0, 0, iter(()))
 
 
 class ParquetTable:
@@ -124,7 +125,7 @@ class ParquetImages:
         self._lock = threading.Lock()
         # (file, first row, values) of the newest batches, and those that follow the last one.
         self._batches: collections.deque[tuple[int, int, Any]] = collections.deque(maxlen=_KEPT)
-        self._next: tuple[int, int, int, Iterator[Any]] = (-1, 0, 0, iter(()))
+        self._next: tuple[int, int, int, Iterator[Any]] = _NO_BATCHES
 
     def read(self, number: int, row: int) -> bytes | None:
         """Reads an image.
@@ -143,7 +144,7 @@ class ParquetImages:
             try:
                 value = self._find(number, row)
             except _errors() as error:
-                self._next = (-1, 0, 0, iter(()))
+                self._next = _NO_BATCHES
                 where = f"{self._paths[number]}: cannot read row {row + 1}"
                 raise UserError(f"{where}: {_first_line(error)}") from None
         return value.get("bytes") if isinstance(value, dict) else value
@@ -160,12 +161,8 @@ class ParquetImages:
         group = int(np.searchsorted(ends, row, side="right"))
         file, opened, position, batches = self._next
         if (file, opened) != (number, group) or row < position:
-            self._next = (
-                -1,
-                0,
-                0,
-                iter(()),
-            )  # frees the dictionary of the values, which may be large
+            # Frees the dictionary of the values, which may be large.
+            self._next = _NO_BATCHES
             del batches
             default_memory_pool().release_unused()
             position = int(ends[group]) - counts[group]

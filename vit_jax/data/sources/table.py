@@ -19,7 +19,6 @@ from vit_jax.data.sources.base import (
     label_fields,
     parse_label,
 )
-from vit_jax.data.sources.classes import read_lines
 from vit_jax.data.sources.parquet import ParquetImages, ParquetTable
 from vit_jax.errors import UserError, check_name
 
@@ -57,7 +56,8 @@ class Table(Source):
                 column.
             classes: path or URL of a file with one class name per line, in the order of the labels;
                 by default the names in a Parquet file of Hugging Face, or else the labels that
-                occur: in their order where they are numbers, sorted where they are names.
+                occur. Labels that are numbers are their own classes, from 0 to the largest one;
+                names are sorted.
             delimiter: comma, tab, semicolon or pipe; by default that of the suffix, or the only one
                 that the first line has.
         """
@@ -105,7 +105,7 @@ class Table(Source):
         )
         labels = self._survey()
         if columns.label:
-            given = [read_lines(config.classes)] if config.classes else []
+            given = [classes.read_lines(config.classes)] if config.classes else []
             given += [names for t in tables if (names := t.class_names(columns.label)) is not None]
             self.class_names = given[0] if given else _class_names(labels, place)
         self._index = {name: i for i, name in reversed([*enumerate(self.class_names or ())])}

@@ -107,7 +107,7 @@ class TarShards(Source):
             raise UserError(f"{self._where(index)}: changed since the shard was indexed")
         image, chosen = choose(names)
         name = names[image]
-        key = printable(name.stem if name.stem != name.group else name.group)
+        key = printable(name.stem)
         annotations = {suffix: members[i][1] for suffix, i in chosen.items()}
         fields = self._annotation(annotations, self._where(index, key))
         return members[image][1], {**fields, "key": key}

@@ -11,6 +11,7 @@ from vit_jax.data.examples import check_templates
 from vit_jax.data.sources.classes import read_lines
 from vit_jax.data.sources.files import file_system, is_file
 from vit_jax.errors import UserError, lookup, unknown
+from vit_jax.evaluators.metrics import text_content
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def _matched(
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    return text_content(name.replace("_", " "))
 
 
 def _named(spec: str) -> list[str]:
