@@ -23,12 +23,12 @@ from vit_jax.data.preparation import prepare
 RECIPE = "configs/vit_mnist5k.py"
 
 
-def start(command, *args):
+def start(command, *args, **popen):
     """Starts a command in a process group of its own, as a terminal does."""
     return subprocess.Popen(
         [sys.executable, "-m", f"vit_jax.{command}", *map(str, args)],
         cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
     )  # fmt: skip
 
 
@@ -64,6 +64,18 @@ def test_from_the_first_line_of_a_command(command, args, number, code, line, tmp
     assert seconds < 2
     assert line in stderr
     assert len(stderr.splitlines()) == 1
+
+
+def test_a_signal_that_waits_for_the_command_to_begin(tmp_path):
+    def send_to_itself():
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    process = start("evaluate", "--workdir", tmp_path, preexec_fn=send_to_itself)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.startswith("stopped; the same command starts again, with")
+    assert stderr.count("\n") == 1
 
 
 def test_while_the_step_is_compiled(tmp_path):

@@ -107,9 +107,9 @@ def run_with_arguments(
 
     interruption.block()
     _use_huge_pages()
-    interruption.watch(stopped, **interruptions)
-    _set_up_logging()
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):  # may come before `watch` has returned
+        interruption.watch(stopped, **interruptions)
+        _set_up_logging()
         app.run(guarded, flags_parser=_parse_flags)
     interruption.end()
 
