@@ -86,7 +86,7 @@ def run(main: Callable[[], None], **interruptions: Any) -> None:
 def run_with_arguments(
     main: Callable[[Sequence[str]], None], *, stopped: str = _STOPPED, **interruptions: Any
 ) -> None:
-    """Runs a command: parses flags, prints a UserError as one line and sets the exit code.
+    """Runs a command: parses flags, prints a UserError or OSError as one line, sets the exit code.
 
     Args:
         main: takes the positional arguments.
@@ -102,6 +102,9 @@ def run_with_arguments(
             sys.exit(interruption.RESUMABLE)
         except UserError as error:
             _fail(str(error))
+        except OSError as error:  # a disk that is full, a folder that cannot be written
+            named = error.filename is not None and error.strerror
+            _fail(f"{error.filename}: {error.strerror}" if named else str(error))
         finally:
             interruption.finish()
 

@@ -15,7 +15,6 @@ can be left out if the weights describe their architecture: in the library's own
 or by a config.json beside them. docs/weights.md lists the formats.
 """
 
-import pathlib
 import shlex
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from absl import flags
 
 from vit_jax import cli
 from vit_jax.errors import UserError, check_name
+from vit_jax.paths import as_path
 
 if TYPE_CHECKING:
     from vit_jax.models.definition import ModelDef, Params
@@ -48,7 +48,7 @@ def main() -> None:
     for name in filter(None, (_TO.value, _FROM.value)):
         check_name(name, known_format_names(), "format")
     own = _TO.value == native.NAME
-    output = native.tensor_path(_OUTPUT.value) if own else pathlib.Path(_OUTPUT.value)
+    output = native.tensor_path(_OUTPUT.value) if own else as_path(_OUTPUT.value)
     for path in (output, output.with_suffix(".json")) if own else (output,):
         if path.exists() and not _OVERWRITE.value:
             raise UserError(f"{path} exists; --overwrite replaces it")
@@ -62,7 +62,7 @@ def main() -> None:
         )
     else:
         native.save(output, params, spec)
-    print(f"{output}: {_TO.value}, {output.stat().st_size:,} bytes")
+    print(f"{output}: {_TO.value}, {output.stat().length:,} bytes")
     if own:
         cli.suggest(f"vit-jax evaluate --weights {shlex.quote(str(output))} --datasets NAMES")
 

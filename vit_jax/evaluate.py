@@ -25,20 +25,20 @@ The devices:
                                        another layout, as config.mesh in training
 
 Metrics are printed as a table, or with --json as one object. --output DIR adds a line per
-evaluation to DIR/evaluations.jsonl, and TensorBoard files. --cache DIR keeps embeddings on disk: an
-interrupted command continues where it was, and further evaluations of the same weights and data
-start from them.
+evaluation to DIR/evaluations.jsonl, also gs:// or s3://, and TensorBoard files to a local DIR.
+--cache DIR keeps embeddings on disk: an interrupted command continues where it was, and further
+evaluations of the same weights and data start from them.
 """
 
 import contextlib
 import importlib.util
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from vit_jax import cli
 from vit_jax.errors import UserError
+from vit_jax.paths import as_local_path
 
 if TYPE_CHECKING:
     from vit_jax.evaluation import Evaluation
@@ -141,9 +141,10 @@ def _default_evaluators(opened: "Evaluation") -> list[str]:
 
 def _read_evals(path: str) -> dict[str, Any]:
     """Returns the evaluation blocks of a Python file: type -> name -> keys."""
-    if not pathlib.Path(path).is_file():
+    file = as_local_path(path, "evaluations are imported")
+    if not file.is_file():
         raise UserError(f"no file of evaluations {path}")
-    spec = importlib.util.spec_from_file_location("evals", path)
+    spec = importlib.util.spec_from_file_location("evals", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--evals={path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)

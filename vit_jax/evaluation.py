@@ -125,7 +125,7 @@ def open_run(
         UserError: not the folder of a run, no such checkpoint, or a mesh that does not fit the
             devices.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = workdir_lib.local_workdir(workdir)
     saved = workdir_lib.load_config(workdir)
     devices = jax.devices() if devices is None else devices
     config = saved.copy_and_resolve_references().unlock()

@@ -48,6 +48,7 @@ from vit_jax.training.optimizers import Optim, make_optimizer, make_schedule, pa
 from vit_jax.training.schedules import Schedule
 from vit_jax.training.state import TrainState, init_state
 from vit_jax.training.step import make_train_step
+from vit_jax.workdir import local_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def build(
         UserError: a key that belongs to no component is wrong.
     """
     config_lib.validate(config)
-    return Experiment(config, pathlib.Path(workdir) if workdir else None, devices, data)
+    return Experiment(config, local_workdir(workdir) if workdir else None, devices, data)
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
@@ -101,7 +102,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     Returns:
         Metrics of the last evaluation.
     """
-    return loop.train(build(config, workdir=workdir), pathlib.Path(workdir))
+    return loop.train(build(config, workdir=workdir), local_workdir(workdir))
 
 
 class Experiment:
@@ -115,8 +116,7 @@ class Experiment:
         data: bool,
     ):
         """See `build`."""
-        self.config, self.workdir = config, workdir
-        self._devices, self._data = devices, data
+        self.config, self.workdir, self._devices, self._data = config, workdir, devices, data
 
     def with_config(self, config: ConfigDict) -> "Experiment":
         """Another config on the same devices, without data."""

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.components import describe_type
 from vit_jax.errors import UserError, unknown, unknown_key
+from vit_jax.paths import as_local_path
 
 UNITS = ("steps", "epochs", "examples", "percent")
 # Blocks whose keys belong to the component or model that they name.
@@ -32,6 +33,7 @@ def load_recipe(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
         UserError: no such file, no `get_config` in it, or an unknown key.
     """
+    argument = str(as_local_path(argument, "recipes are imported"))
     name, _, arg = argument.partition(":")
     module = load_module(_find(name))
     if not hasattr(module, "get_config"):

@@ -6,13 +6,13 @@ Prints the config keys that differ and the last value of each metric, one column
 also plots each metric over training steps to DIR/curves.png; it needs the extra [report].
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from vit_jax import cli
 from vit_jax.errors import UserError
+from vit_jax.paths import as_path
 
 _PLOTS = flags.DEFINE_string("plots", None, "Folder for plots; default: no plots.")
 
@@ -37,7 +37,7 @@ def report(workdirs: Sequence[str], plots: str | None) -> None:
     if plots is not None:
         from vit_jax.reporting.plots import plot_curves
 
-        path = pathlib.Path(plots) / "curves.png"
+        path = as_path(plots) / "curves.png"
         plot_curves(runs, path)
         print(f"\n{path}")
 

@@ -27,11 +27,13 @@ def main() -> None:
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
     from vit_jax.experiment import train
     from vit_jax.parallel import processes
+    from vit_jax.workdir import local_workdir
 
+    workdir = str(local_workdir(str(_WORKDIR.value)))
     config = cli.load_config(str(_CONFIG.value))
     processes.start()
-    cli.print_metrics(train(config, str(_WORKDIR.value)))
-    cli.suggest(*_next_steps(shlex.quote(str(_WORKDIR.value)), config))
+    cli.print_metrics(train(config, workdir))
+    cli.suggest(*_next_steps(shlex.quote(workdir), config))
 
 
 def _next_steps(workdir: str, config: "ConfigDict") -> list[str]:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.atomic_files import write_text
 from vit_jax.errors import UserError
+from vit_jax.paths import StrPath, as_local_path, as_path
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -42,17 +43,26 @@ def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     write_text(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def load_config(workdir: str | pathlib.Path) -> ConfigDict:
+def local_workdir(workdir: StrPath) -> pathlib.Path:
+    """Returns the folder of a run, for everything that writes it or reads its checkpoints.
+
+    Raises:
+        UserError: the workdir is a URL.
+    """
+    return as_local_path(workdir, "a run locks its folder and renames its checkpoints")
+
+
+def load_config(workdir: StrPath) -> ConfigDict:
     """Reads the config of a run.
 
     Raises:
         UserError: the folder is not a workdir, or its config cannot be read.
     """
-    path = pathlib.Path(workdir) / CONFIG_FILE
+    path = as_path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{workdir} is not the workdir of a run: no {CONFIG_FILE} in it")
     try:
-        return ConfigDict(json.loads(path.read_text(encoding="utf-8"))).lock()
+        return ConfigDict(json.loads(path.read_text())).lock()
     except json.JSONDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 

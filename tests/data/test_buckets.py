@@ -12,11 +12,15 @@ import uuid
 import fsspec
 import numpy as np
 import pytest
+from etils.epath import backend
 from test_files_sources import COUNT, colour, encoded, shard
 
+from vit_jax import paths
 from vit_jax.data.loader import Loader
+from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
+from vit_jax.paths import as_path
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,9 @@ def gs_endpoint():
     port = free_port()
     server = emulator.create_server("127.0.0.1", port, in_memory=True)
     server.start()
-    yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
+    # Without it, each request asks another service for the type of the bucket.
+    off = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+    yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", **off}
     server.stop()
 
 
@@ -60,6 +66,8 @@ def bucket(request, monkeypatch, tmp_path):
     url = f"{request.param}://vit-{uuid.uuid4().hex}"
     fs, path = fsspec.core.url_to_fs(url)
     fs.mkdir(path)
+    paths._check_bucket.cache_clear()
+    backend.fsspec_backend._get_filesystem.cache_clear()
     yield url
     fsspec.get_filesystem_class(request.param).clear_instance_cache()
 
@@ -129,3 +137,23 @@ def test_errors_of_absent_and_removed_files_contain_the_name(bucket):
     fs.rm(path)
     with pytest.raises(UserError, match=r"0.tar"):
         source[2]
+
+
+def test_shards_are_prepared_in_buckets_and_resumed(bucket, tmp_path):
+    source = tmp_path / "0.tar"
+    source.write_bytes(shard(0, COUNT))
+    output = f"{bucket}/prepared/set"
+    first = prepare(f"tar:{source}", output, format="tar", shards_count=3, workers=2)
+    assert first["examples"] == COUNT
+    as_path(f"{output}/00001.tar").unlink()
+    assert prepare(f"tar:{source}", output, format="tar", shards_count=3) == first
+    found = open_source(f"tar:{output}/*.tar")
+    assert [colour(found[i]) for i in range(COUNT)] == list(range(COUNT))
+    assert not list(tmp_path.glob("*:*"))
+
+
+def test_an_absent_bucket_is_named_before_any_work(bucket, tmp_path):
+    source = tmp_path / "0.tar"
+    source.write_bytes(shard(0, 4))
+    with pytest.raises(UserError, match=r"-absent/.* no such bucket|-absent/.* does not exist"):
+        prepare(f"tar:{source}", f"{bucket}-absent/x", format="tar")

@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from vit_jax.checkpoint import integrity
 from vit_jax.errors import UserError, check_name
+from vit_jax.workdir import local_workdir
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Checkpoints:
             workdir: folder of the run; `checkpoints/` is created in it.
             retention: checkpoints to keep; None opens them for reading only.
         """
-        self.directory = pathlib.Path(workdir).resolve() / DIRECTORY
+        self.directory = local_workdir(workdir).resolve() / DIRECTORY
         self._best = retention.best if retention else ""
         self._saving = 0
         self._thread = ThreadPoolExecutor(1, "save", initializer=_lower_priority)
@@ -309,7 +310,7 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
     """Whether a workdir has a complete checkpoint."""
-    return bool(step_numbers(pathlib.Path(workdir) / DIRECTORY))
+    return bool(step_numbers(local_workdir(workdir) / DIRECTORY))
 
 
 def read_params(

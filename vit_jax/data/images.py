@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from vit_jax.data import jpeg
 from vit_jax.errors import UserError
+from vit_jax.paths import as_path, is_url
 
 Pixels = UInt8[np.ndarray, "_ _ _"]
 """A decoded image: uint8 (H, W, 3), or (H, W, 4) with straight alpha."""
@@ -86,7 +87,8 @@ def read_image(source: str | os.PathLike[str] | bytes, where: str = "") -> Pixel
     """Decodes an image of any mode that Pillow reads and applies its EXIF orientation.
 
     Args:
-        source: path, or content of an image file. Of an animation, the first frame is decoded.
+        source: path, local or in a bucket, or content of an image file. Of an animation, the first
+            frame is decoded.
         where: name of the image in error messages; by default the path.
 
     Returns:
@@ -98,6 +100,8 @@ def read_image(source: str | os.PathLike[str] | bytes, where: str = "") -> Pixel
     if not where:
         where = f"in {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
     try:
+        if not isinstance(source, bytes) and is_url(source):
+            source = as_path(source).read_bytes()
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             pixels = np.asarray(_to_rgb_or_rgba(ImageOps.exif_transpose(image)))
     except FileNotFoundError:

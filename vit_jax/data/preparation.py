@@ -2,26 +2,29 @@
 
 import concurrent.futures
 import hashlib
+import io
 import json
 import multiprocessing
-import os
-import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_jax.atomic_files import write_text
+from vit_jax.atomic_files import atomic_write, write_text
 from vit_jax.data import shards
 from vit_jax.data.progress import progress
 from vit_jax.data.sources import open_source
 from vit_jax.data.sources.array_record import LABELS_NAME
 from vit_jax.data.sources.manifest import FILE_NAME
 from vit_jax.errors import UserError
+from vit_jax.paths import StrPath, as_path, is_url
+
+if TYPE_CHECKING:
+    from etils import epath
 
 
 def prepare(
     spec: str,
-    output: str | os.PathLike[str],
+    output: StrPath,
     *,
     format: str = "array_record",
     shards_count: int = 0,
@@ -33,7 +36,8 @@ def prepare(
 
     Args:
         spec: spec of the source.
-        output: local folder: new, empty, or of an interrupted call with the same arguments.
+        output: folder, local or, for tar shards, in a bucket: new, empty, or of an interrupted call
+            with the same arguments.
         format: "array_record" or "tar".
         shards_count: number of shards; 0 for one per 10,000 examples.
         workers: number of processes.
@@ -46,11 +50,16 @@ def prepare(
     Raises:
         UserError: the folder has other content, or the source cannot be opened.
     """
+    if format != "tar" and is_url(output):
+        raise UserError(
+            f"{output}: ArrayRecord shards are read from local disks: give --format=tar, or a "
+            "local folder"
+        )
+    folder = as_path(output)
     source = open_source(spec)
     count = shards_count or -(-len(source) // 10_000)
     if count > len(source):
         raise UserError(f"--shards={count}: the source has only {len(source)} examples")
-    folder = pathlib.Path(output)
     settings = {
         "input": spec,
         "input_examples": len(source),
@@ -87,18 +96,17 @@ def prepare(
     return manifest
 
 
-def _begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _begin(folder: "epath.Path", settings: dict[str, Any]) -> dict[str, Any]:
     """Reads the manifest of an interrupted call, or starts a new one."""
     path = folder / FILE_NAME
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty and has no {FILE_NAME}: name a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
         manifest = {**settings, "shards": {}}
         _save(folder, manifest)
         return manifest
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("shards"), dict):
@@ -112,12 +120,12 @@ def _begin(folder: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _is_finished(path: pathlib.Path, entry: dict[str, Any] | None) -> bool:
+def _is_finished(path: "epath.Path", entry: dict[str, Any] | None) -> bool:
     size = entry.get("bytes") if isinstance(entry, dict) else None
-    return size is not None and path.exists() and path.stat().st_size == size
+    return size is not None and path.exists() and path.stat().length == size
 
 
-def _finish(folder: pathlib.Path, manifest: dict[str, Any], names: list[str]) -> None:
+def _finish(folder: "epath.Path", manifest: dict[str, Any], names: list[str]) -> None:
     """Adds totals to the manifest and joins the labels of all examples in one file."""
     entries = [manifest["shards"][name] for name in names]
     manifest["shards"] = dict(zip(names, entries, strict=True))
@@ -128,10 +136,12 @@ def _finish(folder: pathlib.Path, manifest: dict[str, Any], names: list[str]) ->
         raise UserError(f"none of the examples can be read, the first: {reasons[0]}")
     parts = [folder / f"{name}{shards.LABELS_SUFFIX}" for name in names]
     if manifest["class_names"] is not None and all(part.exists() for part in parts):
-        np.save(folder / LABELS_NAME, np.concatenate([np.load(part) for part in parts]))
-        manifest["labels_sha256"] = hashlib.sha256((folder / LABELS_NAME).read_bytes()).hexdigest()
+        labels = np.concatenate([np.load(io.BytesIO(part.read_bytes())) for part in parts])
+        with atomic_write(folder / LABELS_NAME) as partial:
+            shards.save_array(partial, labels)
+            manifest["labels_sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
     _save(folder, manifest)
 
 
-def _save(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+def _save(folder: "epath.Path", manifest: dict[str, Any]) -> None:
     write_text(folder / FILE_NAME, json.dumps(manifest, indent=1) + "\n")

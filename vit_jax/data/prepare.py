@@ -4,8 +4,9 @@
         [--shards N] [--workers K] [--image_size PX] [--quality Q]
 
 SPEC is the spec of any source, see `vit_jax.data.sources`. Shards are written in parallel and
-atomically; the same command resumes after an interruption. `DIR/manifest.json` contains the counts
-and the SHA-256 of every shard. Examples that cannot be read are skipped, counted and listed there.
+atomically, to a local folder or, as tar files, to gs:// or s3://; the same command resumes after an
+interruption. `DIR/manifest.json` contains the counts and the SHA-256 of every shard. Examples that
+cannot be read are skipped, counted and listed there.
 Image files are copied unless --image_size or --quality is given.
 """
 

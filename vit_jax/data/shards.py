@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pathlib
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,6 @@ def write(job: Job) -> tuple[str, dict[str, Any]]:
     Returns:
         The name of the shard and its entry in the manifest.
     """
-    path = pathlib.Path(job.path)
     reasons: list[str] = []
     labels: list[int] = []
     source = _open(job.spec)
@@ -72,14 +72,26 @@ def write(job: Job) -> tuple[str, dict[str, Any]]:
             labels.append(example.get("label", -1))
             yield example, image
 
-    with atomic_write(path) as partial:
+    with atomic_write(job.path) as partial:
         examples = WRITERS[job.format](partial, job.first, good())
         with partial.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if source.class_names is not None and min(labels, default=-1) >= 0:
-            np.save(f"{path}{LABELS_SUFFIX}", np.array(labels, np.int32))
-    entry = {"examples": examples, "bytes": path.stat().st_size, "sha256": digest}
-    return path.name, {**entry, "broken": len(reasons), "broken_named": reasons[:_NAMED]}
+            with atomic_write(f"{job.path}{LABELS_SUFFIX}") as array:
+                save_array(array, np.array(labels, np.int32))
+        size = partial.stat().st_size
+    entry = {"examples": examples, "bytes": size, "sha256": digest}
+    return posixpath.basename(job.path), {
+        **entry,
+        "broken": len(reasons),
+        "broken_named": reasons[:_NAMED],
+    }
+
+
+def save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes a .npy file, whatever the suffix of its name."""
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,9 +2,10 @@
 
     python -m vit_jax.data.train_tokenizer --captions FILE --output DIR [--vocab_size N]
 
-The file has one caption per line, UTF-8. The result is `DIR/tokenizer.json`; a run reads it with
---config.model.tokenizer=saved:DIR and --config.model.text.vocab_size=N. A run that learns from its
-own captions needs no command: its tokenizer is `trained`.
+Both are local or in a bucket, gs:// or s3://. The file has one caption per line, UTF-8. The result
+is `DIR/tokenizer.json`; a run reads it with --config.model.tokenizer=saved:DIR and
+--config.model.text.vocab_size=N. A run that learns from its own captions needs no command: its
+tokenizer is `trained`.
 """
 
 import shlex
@@ -14,6 +15,7 @@ from absl import flags
 
 from vit_jax import cli
 from vit_jax.errors import UserError
+from vit_jax.paths import as_path
 
 _CAPTIONS = flags.DEFINE_string("captions", None, "Text file, one caption per line.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for tokenizer.json.", required=True)
@@ -22,8 +24,6 @@ _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 16_384, "Rows of the embedding 
 
 def main() -> None:
     """Learns and saves the tokenizer, and prints the lengths of captions."""
-    from etils import epath
-
     from vit_jax.data.tokenizers import FILE_NAME, Tokenizer
     from vit_jax.data.tokenizers.trained import TrainedEncoder
 
@@ -32,8 +32,7 @@ def main() -> None:
     lengths = sorted(len(tokens) + 1 for tokens in encoder.encode(captions))
     # The length of a row is not saved, because it belongs to the text tower.
     tokenizer = Tokenizer(encoder, vocab_size=_VOCAB_SIZE.value, context_length=lengths[-1])
-    output = epath.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
+    output = as_path(_OUTPUT.value)
     tokenizer.save(output)
     print(f"{output / FILE_NAME}: {encoder.size()} ids, learned from {len(captions)} captions")
     print(
@@ -48,9 +47,7 @@ def main() -> None:
 
 
 def _captions(path: str) -> list[str]:
-    from etils import epath
-
-    file = epath.Path(path)
+    file = as_path(path)
     if not file.is_file():
         raise UserError(f"no captions at {path}: expected a text file with one caption per line")
     try:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import re
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import open_labelled
 from vit_jax.evaluators.zeroshot import CANDIDATES
 from vit_jax.models.definition import Params
+from vit_jax.paths import as_path
 
 _IMAGENET_FILE = re.compile(r"ILSVRC2012_val_(\d{8})")
 
@@ -60,6 +60,8 @@ class Classification:
         """
         check_name(config.classes, CANDIDATES, "classes")
         self._config, self._embedder = config, embedder
+        if config.confusion_file:  # a URL that cannot be written is refused now
+            as_path(config.confusion_file)
         self._source = open_labelled(embedder, config.data, config.names_file)
         self._names = self._source.class_names or []
         self._labels = np.asarray(self._source.labels)
@@ -112,7 +114,7 @@ def read_real_labels(path: str, source: Source, spec: str) -> list[set[int]]:
     Raises:
         UserError: no such file, or an example whose name holds no number of ImageNet.
     """
-    file = pathlib.Path(path)
+    file = as_path(path)
     if not file.is_file():
         raise UserError(
             f"no file of ReaL labels {path}: expected real.json of "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from vit_jax.models import partitioning
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.parallel.mesh import batch_sharding, batch_shards, replicated, to_devices
 from vit_jax.parallel.sharding import activation_constraint
+from vit_jax.paths import as_local_path
 
 # Examples with the field `image`.
 Examples = Source | Sequence[Mapping[str, Any]]
@@ -88,7 +88,7 @@ class Embedder:
         check_positive(batch_size, "eval_batch_size")
         self.model, self.inputs, self.mesh, self.batch_size = model, inputs, mesh, batch_size
         self.tokenizer = tokenizer
-        self._cache = pathlib.Path(cache) if cache is not None else None
+        self._cache = as_local_path(cache, "embeddings are mapped into memory") if cache else None
         self._sources: dict[tuple[str, str | None], Source] = {}
         self._kept: dict[tuple[str, int], tuple[Examples, np.ndarray]] = {}
         self._weights: tuple[Params, str] | None = None

@@ -5,11 +5,13 @@ devices or processes.
 """
 
 import csv
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from vit_jax.atomic_files import atomic_write
+from vit_jax.paths import StrPath
 
 TIE = 1e-5
 """Scores that differ by less than this fraction of the largest score of their row are equal.
@@ -203,7 +205,7 @@ def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 
 def write_confusion(
-    path: str | pathlib.Path,
+    path: StrPath,
     predicted: Int[np.ndarray, " examples"],
     targets: Int[np.ndarray, " examples"],
     names: Sequence[str],
@@ -211,16 +213,17 @@ def write_confusion(
     """Writes the confusion matrix as CSV, one row per true class, one column per predicted class.
 
     Args:
-        path: CSV file; its folder is created.
+        path: CSV file, local or in a bucket; its folder is created.
         predicted: predicted class of each example.
         targets: correct class of each example.
         names: names of the classes.
     """
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (targets, predicted), 1)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path) as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *names])
         writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))

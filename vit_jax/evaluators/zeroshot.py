@@ -11,6 +11,7 @@ from vit_jax.evaluators import metrics, prompts
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import check_labels
 from vit_jax.models.definition import Params
+from vit_jax.paths import as_path
 
 CANDIDATES = ("all", "present")
 
@@ -58,6 +59,8 @@ class ZeroShot:
         check_name(config.classes, CANDIDATES, "classes")
         self._config, self._embedder = config, embedder
         self._templates = prompts.templates(config.templates)
+        if config.confusion_file:  # a URL that cannot be written is refused now
+            as_path(config.confusion_file)
         self._source = embedder.open_source(config.data, config.names_file)
         own_names, labels = self._source.class_names, self._source.labels
         if own_names is None or labels is None:

@@ -5,13 +5,13 @@ What the file and its folder state is used. A name given by the user supplies th
 
 import dataclasses
 import logging
-import pathlib
 from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models import registry
 from vit_jax.models.spec import ModelSpec, image_size
+from vit_jax.paths import StrPath
 from vit_jax.pretrained import huggingface, native, open_clip, timm
 from vit_jax.pretrained.folder_tokenizer import folder_tokenizer
 from vit_jax.pretrained.weight_files import open_known, read_description, undescribed
@@ -78,7 +78,7 @@ class FileModel:
 
 
 def identify(
-    path: str | pathlib.Path,
+    path: StrPath,
     named: ModelSpec | None = None,
     format: str | None = None,
     *,

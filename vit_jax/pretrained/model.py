@@ -10,6 +10,7 @@ t = clip.encode_text(clip.tokenize(["a cat", "a dog"]), normalize=True)
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +28,11 @@ from vit_jax.models import registry
 from vit_jax.models import spec as spec_lib
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
+from vit_jax.paths import StrPath
 from vit_jax.pretrained.identification import FileModel, identify, with_image_size
 from vit_jax.pretrained.stored import StoredModel, is_run, run_spec
 from vit_jax.pretrained.weight_files import load_pretrained
+from vit_jax.weights.containers.reading import local_weights
 from vit_jax.weights.loading import Source
 
 Array = jax.Array | np.ndarray
@@ -121,7 +124,7 @@ class PretrainedModel:
         return self._run("features", images, layers=tuple(layers))
 
     def preprocess(
-        self, image: str | pathlib.Path | Image.Image | np.ndarray
+        self, image: StrPath | Image.Image | np.ndarray
     ) -> Float[np.ndarray, "height width 3"]:
         """Converts an image to the input of the model.
 
@@ -131,7 +134,7 @@ class PretrainedModel:
         Returns:
             float32 array of the size `spec.inputs.size`.
         """
-        if isinstance(image, str | pathlib.Path):
+        if isinstance(image, str | os.PathLike):
             image = read_image(image)
         elif isinstance(image, Image.Image):
             image = np.asarray(image.convert("RGBA" if "A" in image.getbands() else "RGB"))
@@ -167,7 +170,7 @@ class PretrainedModel:
 
 def create_model(
     name: str | None = None,
-    weights: str | pathlib.Path | None = None,
+    weights: StrPath | None = None,
     *,
     image_size: int | tuple[int, int] | None = None,
     weights_size: int | tuple[int, int] | None = None,
@@ -209,13 +212,14 @@ def create_model(
     Raises:
         UserError: an unknown name or field, or weights that do not fit.
     """
-    if weights is not None and is_run(pathlib.Path(weights)):
+    weights = None if weights is None else local_weights(weights)
+    if weights is not None and is_run(weights):
         given = {"num_classes": num_classes, "image_size": image_size, "format": format}
         given |= {"weights_size": weights_size, **changes}
         given = {key: value for key, value in {"name": name, **given}.items() if value is not None}
-        spec = _run_spec(pathlib.Path(weights), given)
+        spec = _run_spec(weights, given)
         spec = dataclasses.replace(spec, tokenizer=tokenizer or spec.tokenizer)
-        stored = StoredModel(pathlib.Path(weights), spec, ModelDef(spec.architecture, dtype=dtype))
+        stored = StoredModel(weights, spec, ModelDef(spec.architecture, dtype=dtype))
         return PretrainedModel(spec, stored.model, stored.load(shardings))
     if name is None and weights is None:
         raise UserError("create_model: expected a name, or weights that describe their model")

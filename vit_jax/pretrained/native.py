@@ -7,9 +7,8 @@ them.
 
 import dataclasses
 import json
-import pathlib
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.registry import describe, parse_architecture
 from vit_jax.models.spec import ModelSpec
+from vit_jax.paths import StrPath, as_path
 from vit_jax.weights import loading, mapping
 from vit_jax.weights.containers.reading import open_weights, read_json
 from vit_jax.weights.containers.tensors import TensorFile
@@ -31,6 +31,9 @@ from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.transforms import Shape
+
+if TYPE_CHECKING:
+    from etils import epath
 
 NAME = "vit_jax"
 VERSION = 2
@@ -109,7 +112,7 @@ def _adapt(architecture: Any, path: str) -> _Adapt | None:
     return _Adapt(tower, inner) if hasattr(tower, "adapt") else None
 
 
-def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str = "float32") -> None:
+def save(path: StrPath, params: Params, spec: ModelSpec, dtype: str = "float32") -> None:
     """Writes weights and their description, each file atomically.
 
     Args:
@@ -118,31 +121,31 @@ def save(path: str | pathlib.Path, params: Params, spec: ModelSpec, dtype: str =
         spec: architecture, image preprocessing and tokenizer.
         dtype: compute dtype that the model was used with, for information.
     """
-    path = tensor_path(path)
+    file = tensor_path(path)
     entries = Native().entries(spec.architecture)
-    write_tensors(path, mapping.export(entries, params), metadata=Native.metadata)
+    write_tensors(file, mapping.export(entries, params), metadata=Native.metadata)
     described = {
         "format": NAME,
         "version": VERSION,
         "architecture": describe(spec.architecture),
         "inputs": dataclasses.asdict(spec.inputs),
-        "tokenizer": _save_tokenizer(spec, path.parent),
+        "tokenizer": _save_tokenizer(spec, file.parent),
         "dtype": dtype,
     }
-    write_text(path.with_suffix(".json"), json.dumps(described, indent=2) + "\n")
+    write_text(file.with_suffix(".json"), json.dumps(described, indent=2) + "\n")
 
 
-def is_described(path: str | pathlib.Path) -> bool:
+def is_described(path: StrPath) -> bool:
     """Returns whether weights have a description of this format beside them.
 
     Args:
         path: weight file or folder.
     """
-    path = pathlib.Path(path)
-    return (path / DEFAULT_NAME if path.is_dir() else path).with_suffix(".json").is_file()
+    file = as_path(path)
+    return (file / DEFAULT_NAME if file.is_dir() else file).with_suffix(".json").is_file()
 
 
-def load_spec(path: str | pathlib.Path) -> ModelSpec:
+def load_spec(path: StrPath) -> ModelSpec:
     """Reads architecture, image preprocessing and tokenizer of saved weights.
 
     Args:
@@ -151,22 +154,22 @@ def load_spec(path: str | pathlib.Path) -> ModelSpec:
     Raises:
         UserError: there is no description, or it has another format or an unknown version.
     """
-    path = tensor_path(path).with_suffix(".json")
-    if not path.is_file():
-        raise UserError(f"{path}: expected the description of the weights beside them; found none")
-    described = read_json(path)
+    file = tensor_path(path).with_suffix(".json")
+    if not file.is_file():
+        raise UserError(f"{file}: expected the description of the weights beside them; found none")
+    described = read_json(file)
     found = (described.get("format"), described.get("version"))
     if found not in ((NAME, 1), (NAME, VERSION)):
-        raise UserError(f"{path}: expected format {NAME!r}, version {VERSION} or 1; found {found}")
+        raise UserError(f"{file}: expected format {NAME!r}, version {VERSION} or 1; found {found}")
     try:
         if found == (NAME, 1):
             described = _from_version_1(described)
         architecture, tokenizer = described["architecture"], described["tokenizer"]
         inputs = described["inputs"]
     except KeyError as error:
-        raise UserError(f"{path}: expected the key {error}; found {list(described)}") from None
+        raise UserError(f"{file}: expected the key {error}; found {list(described)}") from None
     if tokenizer == _BESIDE.format("."):
-        tokenizer = _BESIDE.format(path.parent)
+        tokenizer = _BESIDE.format(file.parent)
     return ModelSpec(
         architecture=parse_architecture(architecture, "architecture"),
         inputs=parse(ImageInputs, inputs, "inputs"),
@@ -174,7 +177,7 @@ def load_spec(path: str | pathlib.Path) -> ModelSpec:
     )
 
 
-def load(path: str | pathlib.Path, shardings: Any = None) -> tuple[ModelSpec, Params]:
+def load(path: StrPath, shardings: Any = None) -> tuple[ModelSpec, Params]:
     """Loads saved weights and their description.
 
     Args:
@@ -190,7 +193,7 @@ def load(path: str | pathlib.Path, shardings: Any = None) -> tuple[ModelSpec, Pa
     return spec, loading.load(file, model, Native(), shardings=shardings)
 
 
-def tensor_path(path: str | pathlib.Path) -> pathlib.Path:
+def tensor_path(path: StrPath) -> "epath.Path":
     """Returns the safetensors file of a path: the path itself, or the file in a folder.
 
     Args:
@@ -199,12 +202,12 @@ def tensor_path(path: str | pathlib.Path) -> pathlib.Path:
     Raises:
         UserError: the path has another suffix.
     """
-    path = pathlib.Path(path)
-    if path.is_dir() or not path.suffix:
-        return path / DEFAULT_NAME
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path}: expected a name ending in .safetensors, or a folder")
-    return path
+    file = as_path(path)
+    if file.is_dir() or not file.suffix:
+        return file / DEFAULT_NAME
+    if file.suffix != ".safetensors":
+        raise UserError(f"{file}: expected a name ending in .safetensors, or a folder")
+    return file
 
 
 def _from_version_1(described: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +226,7 @@ def _from_version_1(described: dict[str, Any]) -> dict[str, Any]:
     return {**described, "architecture": renamed(described["architecture"]), "inputs": inputs}
 
 
-def _save_tokenizer(spec: ModelSpec, directory: pathlib.Path) -> str | None:
+def _save_tokenizer(spec: ModelSpec, directory: "epath.Path") -> str | None:
     """Returns the tokenizer's spec; a vocabulary in a file is copied to the directory."""
     if spec.tokenizer is None or ":" not in spec.tokenizer:
         return spec.tokenizer

@@ -6,7 +6,6 @@ save_weights(params, model, "clip.safetensors", "openai_clip")
 
 import dataclasses
 import logging
-import pathlib
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
+from vit_jax.paths import StrPath
 from vit_jax.pretrained.native import Native
 from vit_jax.weights import loading
 from vit_jax.weights.containers.reading import open_weights, read_json
@@ -47,7 +47,7 @@ def known_format_names() -> list[str]:
 
 
 def open_known(
-    path: str | pathlib.Path, architecture: Any = None, format: str | None = None
+    path: StrPath, architecture: Any = None, format: str | None = None
 ) -> tuple[TensorFile, Format]:
     """Opens a weight file and recognises its format.
 
@@ -72,7 +72,7 @@ def open_known(
 
 
 def load_weights(
-    path: str | pathlib.Path,
+    path: StrPath,
     model: ModelDef,
     format: str | None = None,
     *,
@@ -102,7 +102,7 @@ def load_weights(
 
 
 def load_pretrained(
-    path: str | pathlib.Path,
+    path: StrPath,
     model: ModelDef,
     source: Source,
     *,
@@ -149,7 +149,7 @@ def load_pretrained(
 
 
 def check_weights(
-    path: str | pathlib.Path,
+    path: StrPath,
     model: ModelDef,
     format: str | None = None,
     *,
@@ -170,7 +170,7 @@ def check_weights(
     loading.check_fit(file, model, known, source=source)
 
 
-def save_weights(params: Params, model: ModelDef, path: str | pathlib.Path, format: str) -> None:
+def save_weights(params: Params, model: ModelDef, path: StrPath, format: str) -> None:
     """Writes parameters under the names of another library, atomically.
 
     Args:
@@ -186,7 +186,7 @@ def save_weights(params: Params, model: ModelDef, path: str | pathlib.Path, form
     loading.save(params, model, path, known)
 
 
-def read_architecture(path: str | pathlib.Path, format: str | None = None) -> Any:
+def read_architecture(path: StrPath, format: str | None = None) -> Any:
     """Returns the architecture of a file, from the description beside it and from its shapes.
 
     Args:

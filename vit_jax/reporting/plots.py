@@ -1,9 +1,10 @@
 """Plots of metrics over training steps. Needs matplotlib, the extra [report]."""
 
-import pathlib
 from collections.abc import Sequence
 
+from vit_jax.atomic_files import atomic_write
 from vit_jax.errors import UserError
+from vit_jax.paths import StrPath
 from vit_jax.reporting.runs import RunRecord
 
 try:
@@ -15,12 +16,12 @@ _COLUMNS = 3
 _PANEL_INCHES = (5, 3)
 
 
-def plot_curves(runs: Sequence[RunRecord], path: str | pathlib.Path) -> None:
+def plot_curves(runs: Sequence[RunRecord], path: StrPath) -> None:
     """Plots each metric that some run has at two steps or more, one panel per metric.
 
     Args:
         runs: runs to compare.
-        path: PNG file; its folder is created.
+        path: PNG file, local or in a bucket; its folder is created.
 
     Raises:
         UserError: there is nothing to plot.
@@ -46,6 +47,5 @@ def plot_curves(runs: Sequence[RunRecord], path: str | pathlib.Path) -> None:
         panel.set_axis_off()
     handles = {line.get_label(): line for panel in panels for line in panel.get_lines()}
     figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=4)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")

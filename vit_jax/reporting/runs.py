@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
-import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flax import traverse_util
 
 from vit_jax.errors import UserError
+from vit_jax.paths import StrPath, as_path
 from vit_jax.workdir import load_config
+
+if TYPE_CHECKING:
+    from etils import epath
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -46,25 +49,25 @@ class RunRecord:
         return {name: curve.values[-1] for name, curve in self.curves.items()}
 
 
-def read_run(workdir: str | pathlib.Path) -> RunRecord:
+def read_run(workdir: StrPath) -> RunRecord:
     """Reads config and metrics of a run.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run, local or in a bucket.
 
     Raises:
         UserError: not the folder of a run, no metrics yet, or a line that is not valid.
     """
-    path = pathlib.Path(workdir)
+    path = as_path(workdir)
     config = traverse_util.flatten_dict(load_config(path).to_dict(), sep=".")
     return RunRecord(path.resolve().name, config, _read_curves(path / METRICS_FILE))
 
 
-def _read_curves(path: pathlib.Path) -> dict[str, Curve]:
+def _read_curves(path: "epath.Path") -> dict[str, Curve]:
     if not path.is_file():
         raise UserError(f"{path.parent} has no {METRICS_FILE}: the run has not written metrics yet")
     by_step: dict[str, dict[int, float]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):  # still being written, or cut off by a kill
             continue

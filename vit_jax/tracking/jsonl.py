@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import IO
 
 from vit_jax.atomic_files import write_text
+from vit_jax.paths import as_local_path
 from vit_jax.tracking.base import Tracker
 
 
@@ -22,6 +23,10 @@ class JsonLines(Tracker):
         """
 
         file: str = "metrics.jsonl"
+
+        def __post_init__(self) -> None:
+            """Refuses a URL before the run starts."""
+            as_local_path(self.file, "metrics are appended")
 
     def __init__(self, config: Config, workdir: pathlib.Path, first_step: int):
         """Opens the file; lines after `first_step`, which a new start repeats, are dropped."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import tensorboardX
 
+from vit_jax.paths import as_local_path
 from vit_jax.tracking.base import Tracker
 
 
@@ -26,6 +27,10 @@ class TensorBoard(Tracker):
 
         folder: str = "tensorboard"
         flush_seconds: int = 30
+
+        def __post_init__(self) -> None:
+            """Refuses a URL before the run starts."""
+            as_local_path(self.folder, "event files are appended to")
 
     def __init__(self, config: Config, workdir: pathlib.Path, first_step: int | None):
         """Opens an event file; points after `first_step` are purged, with None no points."""

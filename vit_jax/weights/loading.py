@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flax import traverse_util
 
 from vit_jax.errors import UserError
+from vit_jax.paths import StrPath
 from vit_jax.weights import mapping
 from vit_jax.weights.checks import check, check_complete, check_constants
 from vit_jax.weights.containers.tensors import TensorFile
@@ -105,7 +106,7 @@ def count_classes(file: TensorFile, architecture: Any, format: Format) -> int:
     return file.shape(keys[0])[0] if keys and keys[0] in file else 0
 
 
-def save(params: "Params", model: "ModelDef", path: str | pathlib.Path, format: Format) -> None:
+def save(params: "Params", model: "ModelDef", path: StrPath, format: Format) -> None:
     """Writes parameters under the names of another library, atomically.
 
     Args:
@@ -118,7 +119,7 @@ def save(params: "Params", model: "ModelDef", path: str | pathlib.Path, format: 
     Raises:
         UserError: the format cannot hold the model, or the path has another suffix.
     """
-    if pathlib.Path(path).suffix != f".{format.container}":
+    if pathlib.PurePath(path).suffix != f".{format.container}":
         # Other libraries choose how to read a file by its suffix.
         raise UserError(f"{path}: expected a name ending in .{format.container} for {format.name}")
     entries = format.entries(model.architecture)

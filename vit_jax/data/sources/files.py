@@ -9,8 +9,7 @@ from typing import Any
 import fsspec
 
 from vit_jax.errors import UserError
-
-_EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
+from vit_jax.paths import missing_package
 
 
 def file_system(path: str) -> tuple[Any, str]:
@@ -28,8 +27,7 @@ def file_system(path: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
-        package = _EXTRAS.get(path.partition("://")[0])
-        hint = f"pip install {package}" if package else "expected a local path, gs:// or s3://"
+        hint = missing_package(path) or "expected a local path, gs:// or s3://"
         raise UserError(f"cannot open {path!r}: {error}; {hint}") from error
 
 

@@ -21,6 +21,7 @@ from vit_jax.data.sources.base import (
 )
 from vit_jax.data.sources.parquet import ParquetImages, ParquetTable
 from vit_jax.errors import UserError, check_name
+from vit_jax.paths import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class Table(Source):
             if path is None:
                 raise UserError(f"{example['key']}: the image is missing")
             path = self._path(number, path)
-            fs, inner = files.file_system(path) if "://" in path else (self._fs, path)
+            fs, inner = files.file_system(path) if is_url(path) else (self._fs, path)
             data = files.read(fs, inner)
         return {"image": EncodedImage(data, example["key"]), **example}
 
@@ -167,7 +168,7 @@ class Table(Source):
     def _path(self, number: int, path: str) -> str:
         """Path of an image, which may be relative to the table."""
         return (
-            path if "://" in path else posixpath.join(posixpath.dirname(self._paths[number]), path)
+            path if is_url(path) else posixpath.join(posixpath.dirname(self._paths[number]), path)
         )
 
     def _find(self, index: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,12 @@ import numpy as np
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources.base import Source, check_captions, label_fields
 from vit_jax.errors import UserError, check_name, unknown
+from vit_jax.paths import as_local_path, is_url
 
 _CAPTION_NAMES = ("captions", "caption", "text", "title")
+
+
+_LOCAL = "ArrayRecord is read from local disks"
 
 
 class TfdsSource(Source):
@@ -127,9 +132,13 @@ def _builder(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        if name.startswith(("/", "~", ".")) or "://" in name:
-            return tfds.builder_from_directory(name)
+        if name.startswith(("/", "~", ".")) or is_url(name):
+            return tfds.builder_from_directory(as_local_path(name, _LOCAL))
+        if folder := data_dir or os.environ.get("TFDS_DATA_DIR"):
+            data_dir = str(as_local_path(folder, _LOCAL))
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except UserError:
+        raise
     except (tfds.core.DatasetNotFoundError, FileNotFoundError, ValueError, ImportError) as error:
         raise UserError(f"no TFDS data set {name!r}: {str(error).splitlines()[0]}") from error
     if not builder.data_path.exists():

@@ -5,12 +5,12 @@ import json
 from typing import Any, Self
 
 import tokenizers as hf
-from etils import epath
 
 from vit_jax.data.tokenizers.cleaning import CLEANINGS
 from vit_jax.data.tokenizers.encoder import Encoder
 from vit_jax.data.tokenizers.layout import Layout, token_id
 from vit_jax.errors import UserError, lookup
+from vit_jax.paths import as_path
 
 
 class HuggingFaceEncoder(Encoder):
@@ -71,7 +71,7 @@ class HuggingFaceEncoder(Encoder):
         """See `Encoder`; `place` is the path of a `tokenizer.json`."""
         if not place:
             raise UserError("tokenizer 'huggingface': expected huggingface:PATH")
-        file = epath.Path(place)
+        file = as_path(place)
         if not file.is_file():
             raise UserError(f"no tokenizer file at {place}")
         return cls(config, file.read_bytes().decode("utf-8", "replace"), place)

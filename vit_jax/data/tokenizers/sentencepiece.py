@@ -10,12 +10,11 @@ import base64
 import dataclasses
 from typing import Any, Self
 
-from etils import epath
-
 from vit_jax.data.tokenizers.cleaning import CLEANINGS
 from vit_jax.data.tokenizers.encoder import Encoder
 from vit_jax.data.tokenizers.layout import Layout, token_id
 from vit_jax.errors import MissingPackageError, UserError, lookup
+from vit_jax.paths import as_path
 
 
 class SentencePieceEncoder(Encoder):
@@ -67,7 +66,7 @@ class SentencePieceEncoder(Encoder):
         """See `Encoder`; `place` is the path of a model."""
         if not place:
             raise UserError("tokenizer 'sentencepiece': expected sentencepiece:PATH")
-        file = epath.Path(place)
+        file = as_path(place)
         if not file.is_file():
             raise UserError(f"no SentencePiece model at {place}")
         return cls(config, file.read_bytes(), place)

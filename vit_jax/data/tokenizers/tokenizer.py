@@ -1,15 +1,15 @@
 """Text to rows of token ids for a text tower."""
 
 import json
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 from jaxtyping import Int32
 
+from vit_jax.atomic_files import write_text
 from vit_jax.data.tokenizers.encoder import ENCODERS, Encoder
 from vit_jax.errors import UserError
+from vit_jax.paths import StrPath, as_path
 
 FILE_NAME = "tokenizer.json"  # in a workdir, beside the checkpoints
 
@@ -67,25 +67,22 @@ class Tokenizer:
         texts = [texts] if isinstance(texts, str) else list(texts)
         return self._layout.rows(self._encoder.encode(texts), self.context_length)
 
-    def save(self, directory: str | pathlib.Path) -> None:
+    def save(self, directory: StrPath) -> None:
         """Writes `tokenizer.json`, the kind and the whole vocabulary, into a directory."""
-        path = epath.Path(directory) / FILE_NAME
-        partial = path.with_name(f"{FILE_NAME}.partial")  # a half-written one would be read later
-        partial.write_text(_to_json(self._encoder))
-        partial.replace(path)
+        write_text(as_path(directory) / FILE_NAME, _to_json(self._encoder))
 
     def __reduce__(self) -> tuple:
         """Pickles the vocabulary's state: reader processes are spawned."""
         return _restore, (_to_json(self._encoder), self.vocab_size, self.context_length)
 
 
-def load_encoder(directory: str | pathlib.Path) -> Encoder:
+def load_encoder(directory: StrPath) -> Encoder:
     """Reads the vocabulary that a `Tokenizer` saved in a directory.
 
     Raises:
         UserError: no such file, or a damaged one.
     """
-    path = epath.Path(directory) / FILE_NAME
+    path = as_path(directory) / FILE_NAME
     if not path.is_file():
         raise UserError(f"no tokenizer at {path}")
     return _from_json(path.read_text(), str(path))

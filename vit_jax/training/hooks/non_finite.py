@@ -2,7 +2,6 @@
 
 import json
 import logging
-import pathlib
 from typing import Any
 
 import jax
@@ -117,7 +116,7 @@ def write_dump(run: Run, step: int, batch_number: int, metrics: dict[str, Any]) 
         "rows": loader.rows(first, last),
         "per_layer_grad_norms": {k: _json_number(v) for k, v in zip(names, norms, strict=True)},
     }
-    write_text(pathlib.Path(run.workdir) / dump_name(step), json.dumps(dump, indent=1) + "\n")
+    write_text(run.workdir / dump_name(step), json.dumps(dump, indent=1) + "\n")
 
 
 def _json_number(value: Any) -> float | str:

@@ -11,6 +11,7 @@ import zipfile
 from typing import Any
 
 from vit_jax.errors import UserError, unknown
+from vit_jax.paths import StrPath, as_local_path, as_path
 from vit_jax.weights.containers.npz import open_npz
 from vit_jax.weights.containers.safetensors import open_safetensors
 from vit_jax.weights.containers.tensors import TensorFile
@@ -31,7 +32,7 @@ SEPARATOR = "#"
 TOP = "."
 
 
-def open_weights(path: str | pathlib.Path) -> TensorFile:
+def open_weights(path: StrPath) -> TensorFile:
     """Opens a weight file. The suffix of its name does not matter.
 
     Args:
@@ -57,18 +58,27 @@ def open_weights(path: str | pathlib.Path) -> TensorFile:
     raise UserError(f"{place}: {unknown(key, map(str, known), 'key')}")
 
 
-def split_part(path: str | pathlib.Path) -> tuple[pathlib.Path, str | None]:
+def split_part(path: StrPath) -> tuple[pathlib.Path, str | None]:
     """Splits `PATH#KEY` into the path and the key; the key is None without `#`.
 
     Args:
         path: path of a weight file or folder. An existing file whose name contains `#` is meant
             itself.
     """
-    whole = pathlib.Path(path).expanduser()
+    whole = local_weights(path)
     place, separator, key = str(whole).rpartition(SEPARATOR)
     if not separator or whole.exists():
         return whole, None
     return pathlib.Path(place), key
+
+
+def local_weights(path: StrPath) -> pathlib.Path:
+    """Returns the path of a weight file, of a folder of weights or of a run.
+
+    Raises:
+        UserError: the path is a URL.
+    """
+    return as_local_path(path, "weights are mapped into memory")
 
 
 def _open(path: pathlib.Path) -> TensorFile:
@@ -92,14 +102,14 @@ def _open(path: pathlib.Path) -> TensorFile:
     )
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: StrPath) -> dict[str, Any]:
     """Reads an object from a JSON file.
 
     Raises:
         UserError: the file cannot be read or does not contain an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(as_path(path).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):

@@ -1,6 +1,5 @@
 """Writing tensors to files."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +7,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vit_jax.atomic_files import atomic_write
+from vit_jax.paths import StrPath
 
 
 def write_tensors(
-    path: str | pathlib.Path,
+    path: StrPath,
     tensors: Mapping[str, np.ndarray],
     container: str = "safetensors",
     metadata: Mapping[str, str] | None = None,
