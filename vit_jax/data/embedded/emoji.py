@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from vit_jax.data.cache import cache_dir
+from vit_jax.data.cache import find_cached
 from vit_jax.data.embedded import art
 from vit_jax.errors import MissingPackageError, UserError
 
@@ -160,7 +160,7 @@ def build(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
     lock makes other processes wait.
 
     Args:
-        cache: folder to build in; by default `cache_dir()`.
+        cache: folder to build in; by default the user's cache.
 
     Returns:
         The folder of the data, for `tfds.builder_from_directory`.
@@ -171,8 +171,9 @@ def build(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """
     sources = art.source_versions(with_noto=art.why_no_noto() is None)
     digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
-    home = pathlib.Path(cache if cache is not None else cache_dir()).absolute() / "emoji"
-    final = home / f"{Emoji.VERSION}-{digest}"
+    name = f"emoji/{Emoji.VERSION}-{digest}"
+    final = (pathlib.Path(cache) / name if cache is not None else find_cached(name)).absolute()
+    home = final.parent
     if final.exists():
         return final
     try:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.cache import cache_dir
+from vit_jax.data.cache import cache_dir, find_cached
 from vit_jax.data.progress import progress
 from vit_jax.data.sources import tar_members
 from vit_jax.data.sources.base import parse_label
@@ -41,6 +41,7 @@ the place where the rest of a shard cannot be read; the name of a class."""
 DAMAGES = (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError)
 """Exceptions of `tarfile` on damaged shards."""
 
+_FOLDER = "tar_index"  # within the cache
 _FORMAT = "vit_jax tar index 2"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _BLOCK = tarfile.BLOCKSIZE
@@ -63,7 +64,7 @@ def index_shards(fs: Any, paths: list[str]) -> tuple[pathlib.Path, LeftOut]:
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         stamps = list(pool.map(lambda path: _stamp(fs, path), paths))
         names = json.dumps([_FORMAT, fs.to_json(), paths, stamps])
-        joined = _cache() / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.rows"
+        joined = find_cached(f"{_FOLDER}/{hashlib.sha256(names.encode()).hexdigest()[:32]}.rows")
         summary = joined.with_suffix(".json")
         if joined.exists() and summary.exists():
             left_out.counts = {
@@ -77,7 +78,8 @@ def index_shards(fs: Any, paths: list[str]) -> tuple[pathlib.Path, LeftOut]:
         rows["shard"] = number
         for reason, (count, first) in counts.items():
             left_out.add(reason, first, count)
-    _write(summary, json.dumps(left_out.counts).encode())
+    joined = cache_dir() / _FOLDER / joined.name
+    _write(joined.with_suffix(".json"), json.dumps(left_out.counts).encode())
     _write(joined, b"".join(rows.tobytes() for rows, _ in parts))
     return joined, left_out
 
@@ -91,10 +93,6 @@ def read_index(path: pathlib.Path) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.zeros(0, ROW)
     return np.memmap(path, ROW, mode="r")
-
-
-def _cache() -> pathlib.Path:
-    return cache_dir() / "tar_index"
 
 
 def _stamp(fs: Any, path: str) -> dict[str, Any]:
@@ -111,8 +109,8 @@ def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> tuple[np.ndarray, 
     """Reads the rows of a shard, and what is left out, from its index, or builds the index."""
     beside = f"{path}.index"
     digest = hashlib.sha256(f"{fs.to_json()}{path}".encode("utf-8", "surrogateescape")).hexdigest()
-    cached = _cache() / f"{digest[:32]}.index"
-    for read in (lambda: fs.cat_file(beside), cached.read_bytes):
+    cached = f"{_FOLDER}/{digest[:32]}.index"
+    for read in (lambda: fs.cat_file(beside), find_cached(cached).read_bytes):
         try:
             line, _, data = read().partition(b"\n")
             header = json.loads(line)
@@ -131,8 +129,9 @@ def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> tuple[np.ndarray, 
         else:
             fs.pipe_file(beside, data)
     except Exception as error:  # the errors of buckets have no common class
-        logger.info("Cannot write %s (%s), wrote %s instead", printable(beside), error, cached)
-        _write(cached, data)
+        instead = cache_dir() / cached
+        logger.info("Cannot write %s (%s), wrote %s instead", printable(beside), error, instead)
+        _write(instead, data)
     return rows, dict(left_out.counts)
 
 
