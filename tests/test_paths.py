@@ -22,6 +22,7 @@ from vit_jax.data.tokenizers.trained import TrainedEncoder
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.results import EvaluationLog
+from vit_jax.pretrained.fetching import fetch_weights
 from vit_jax.pretrained.model import create_model
 from vit_jax.tracking import Trackers
 from vit_jax.weights.containers.writing import write_tensors
@@ -84,7 +85,7 @@ REFUSED = {
     "evaluate": lambda: evaluation.open_run(URL),
     "checkpoints": lambda: Checkpoints(URL),
     "has_checkpoint": lambda: has_checkpoint(URL),
-    "weights": lambda: create_model("vit_ti16", URL),
+    "weights": lambda: create_model("vit_ti16", "https://h/x.safetensors"),
     "prepare": lambda: preparation.prepare("digits:test", URL),
     "recipe": lambda: recipes.load_recipe(f"{URL}/recipe.py:small"),
     "tensorboard": lambda: Trackers.check({"tensorboard": {"folder": URL}}),
@@ -147,6 +148,29 @@ def test_tokenizers_and_tensors_in_buckets(bucket):
     write_tensors(f"{bucket}/w.npz", {"x": np.arange(3)}, container="npz")
     with paths.as_path(f"{bucket}/w.npz").open("rb") as file:
         assert np.load(file)["x"].tolist() == [0, 1, 2]
+
+
+def test_weights_in_buckets_are_downloaded(bucket, monkeypatch, tmp_path):
+    """With the descriptions beside them, again when they change; runs are refused."""
+    monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path / "cache"))
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
+    files = {"model.safetensors.index.json": json.dumps(index), "config.json": "{}"}
+    files |= {"1.safetensors": "one", "2.safetensors": "two", "image.png": "", "3.safetensors": ""}
+    for name, text in files.items():
+        write_text(f"{bucket}/m/{name}", text)
+    local = fetch_weights(f"{bucket}/m")
+    expected = sorted(files.keys() - {"image.png", "3.safetensors"})
+    assert sorted(path.name for path in local.parent.iterdir()) == expected
+    assert fetch_weights(f"{bucket}/m/1.safetensors#ema").name == "1.safetensors#ema"
+    write_text(f"{bucket}/m/2.safetensors", "changed")
+    changed = fetch_weights(f"{bucket}/m/model.safetensors.index.json")
+    assert (changed.parent / "2.safetensors").read_text() == "changed"
+    for url, reason in ((f"{bucket}/no", "no weight file"), (bucket, "expected one of")):
+        with pytest.raises(UserError, match=reason):
+            fetch_weights(url)
+    write_text(f"{bucket}/checkpoints/10/x", "")
+    with pytest.raises(UserError, match="a run locks its folder"):
+        fetch_weights(bucket)
 
 
 def test_paths_of_users_go_through_one_module():

@@ -89,13 +89,15 @@ def _from_file() -> "tuple[ModelDef, Params, ModelSpec | None]":
     """Model, parameters and, if known, the spec of a weight file."""
     from vit_jax.models.definition import ModelDef
     from vit_jax.models.registry import model_spec
+    from vit_jax.pretrained.fetching import fetch_weights
     from vit_jax.pretrained.identification import identify
     from vit_jax.pretrained.weight_files import load_weights
 
-    path, named = str(_INPUT.value), model_spec(_MODEL.value) if _MODEL.value else None
+    path = fetch_weights(str(_INPUT.value))
+    named = model_spec(_MODEL.value) if _MODEL.value else None
     found = identify(path, named, _FROM.value)
     # To the library's own format with the inputs of the folder, to others as the tensors are.
-    spec = None if found.inputs is None else found.spec(path)
+    spec = None if found.inputs is None else found.spec(str(path))
     own = spec is not None and _TO.value == "vit_jax"
     model = ModelDef(spec.architecture if spec and own else found.source.architecture)
     return model, load_weights(path, model, _FROM.value, source=found.source), spec

@@ -116,6 +116,32 @@ def upload(source: pathlib.Path, target: StrPath) -> None:
         _file_system(url).put_file(str(source), url)
 
 
+def download(source: StrPath, target: pathlib.Path) -> None:
+    """Copies an object to a local file.
+
+    Args:
+        source: gs:// or s3:// URL.
+        target: local file.
+
+    Raises:
+        UserError: the object cannot be read.
+    """
+    url = os.fspath(source)
+    with _explained(url):
+        _file_system(url).get_file(url, str(target))
+
+
+def checksum(source: StrPath) -> str:
+    """Returns a text that changes with an object.
+
+    Args:
+        source: gs:// or s3:// URL.
+    """
+    url = os.fspath(source)
+    with _explained(url):
+        return str(_file_system(url).checksum(url))
+
+
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Turns the errors of buckets within the block, which have no common class, into a UserError.
@@ -130,7 +156,7 @@ def _explained(url: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, FileNotFoundError):
-            reason = "there is no such bucket"
+            reason = "there is no such bucket or object"
         raise UserError(f"cannot access {url}: {reason}") from error
 
 

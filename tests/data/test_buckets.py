@@ -21,6 +21,8 @@ from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
 from vit_jax.paths import as_path
+from vit_jax.pretrained.fetching import fetch_weights
+from vit_jax.weights.containers.reading import open_weights
 
 
 @pytest.fixture(scope="module")
@@ -155,5 +157,18 @@ def test_shards_are_prepared_in_buckets_and_resumed(bucket, tmp_path):
 def test_an_absent_bucket_is_named_before_any_work(bucket, tmp_path):
     source = tmp_path / "0.tar"
     source.write_bytes(shard(0, 4))
-    with pytest.raises(UserError, match=r"-absent/.* no such bucket|-absent/.* does not exist"):
+    with pytest.raises(UserError, match=r"-absent/.* (no such bucket|does not exist)"):
         prepare(f"tar:{source}", f"{bucket}-absent/x", format="tar")
+
+
+def test_weights_in_buckets_are_downloaded_once(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path))
+    np.savez(tmp_path / "x.npz", x=np.arange(3))
+    put(f"{bucket}/m/x.npz", (tmp_path / "x.npz").read_bytes())
+    put(f"{bucket}/m/x.json", b"{}")
+    local = fetch_weights(f"{bucket}/m/x.npz")
+    assert list(open_weights(local)) == ["x"]
+    assert sorted(p.name for p in local.parent.iterdir()) == ["x.json", "x.npz"]
+    written = local.stat().st_mtime_ns
+    assert fetch_weights(f"{bucket}/m/x.npz") == local
+    assert local.stat().st_mtime_ns == written

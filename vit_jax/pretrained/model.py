@@ -29,10 +29,10 @@ from vit_jax.models import spec as spec_lib
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.paths import StrPath
+from vit_jax.pretrained.fetching import fetch_weights
 from vit_jax.pretrained.identification import FileModel, identify, with_image_size
 from vit_jax.pretrained.stored import StoredModel, is_run, run_spec
 from vit_jax.pretrained.weight_files import load_pretrained
-from vit_jax.weights.containers.reading import local_weights
 from vit_jax.weights.loading import Source
 
 Array = jax.Array | np.ndarray
@@ -188,9 +188,9 @@ def create_model(
         name: name of the model here, in timm or in open_clip, see `list_models`. None for weights
             that describe their architecture: the library's own format, and folders of transformers,
             timm or open_clip. Where the folder contradicts the name, the folder is right.
-        weights: weight file of any known format, or workdir of a run, whose newest checkpoint is
-            read on any devices; None for fresh parameters. `FILE#KEY` is one of several sets of
-            weights in a checkpoint, as `run.pt#model_ema`.
+        weights: weight file of any known format, local or in a bucket (gs://, s3://), or workdir of
+            a run, whose newest checkpoint is read on any devices; None for fresh parameters.
+            `FILE#KEY` is one of several sets of weights in a checkpoint, as `run.pt#model_ema`.
         image_size: side of the images, or their height and width, px; None for that of the weights
             or of the name. Position embeddings and bias tables of the weights are resized.
         weights_size: side of the images that the weights were trained on, or height and width, px;
@@ -212,7 +212,7 @@ def create_model(
     Raises:
         UserError: an unknown name or field, or weights that do not fit.
     """
-    weights = None if weights is None else local_weights(weights)
+    weights = None if weights is None else fetch_weights(weights)
     if weights is not None and is_run(weights):
         given = {"num_classes": num_classes, "image_size": image_size, "format": format}
         given |= {"weights_size": weights_size, **changes}

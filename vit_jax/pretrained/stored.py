@@ -14,9 +14,10 @@ from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
+from vit_jax.pretrained.fetching import fetch_weights
 from vit_jax.pretrained.identification import identify
 from vit_jax.pretrained.weight_files import check_weights, load_weights
-from vit_jax.weights.containers.reading import local_weights, split_part
+from vit_jax.weights.containers.reading import split_part
 from vit_jax.weights.loading import Source
 
 
@@ -86,7 +87,7 @@ def open_stored_model(
     Raises:
         UserError: an unknown name, or weights that do not exist or cannot be read.
     """
-    path = local_weights(weights)
+    path = fetch_weights(weights)
     if not split_part(path)[0].exists():
         raise UserError(f"{weights}: expected the workdir of a run or a weight file; found nothing")
     named = registry.model_spec(name) if name else None
