@@ -21,11 +21,14 @@ import tempfile
 import traceback
 from collections.abc import Callable
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
 
-from vit_jax.data.images import EncodedImage, read_image
+from vit_jax.data.augment import parse_augmentation
+from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import captions_of, open_source
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 
 _TOKENS = (
     b"", b"\0", b"\xff\xfe", b"\n", b'"', b"'", b",", b"\t", b";", b"{", b"}", b"[", b"]", b"{}",
@@ -40,8 +43,12 @@ def image(rng: random.Random) -> bytes:
     """A small image of a random format."""
     stream = io.BytesIO()
     kind = rng.choice(("jpeg", "png", "webp", "gif", "bmp", "tiff", "ppm"))
-    mode = rng.choice(("L", "RGB"))
-    Image.effect_noise((9, 7), 50).convert(mode).save(stream, kind)
+    modes = ("LA", "RGBA", "P", "1", "I;16") if kind in ("png", "tiff") else ()
+    size = rng.choice(((9, 7), (9, 7), (1, 900), (3000, 2)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = rng.randrange(9)
+    noise = Image.effect_noise(size, 50).convert(rng.choice(("L", "RGB", *modes)))
+    noise.save(stream, kind, **({"exif": exif} if rng.random() < 0.3 and kind != "gif" else {}))
     return stream.getvalue()
 
 
@@ -191,6 +198,13 @@ def read(spec: str) -> collections.Counter[str]:
     return found
 
 
+def augment(data: bytes, seed: int) -> None:
+    """Converts an image to a model's input, as evaluation and training do."""
+    for text in ("", "random_resized_crop", "affine|flip", "background|resize('pad')"):
+        augmentation = parse_augmentation(text, ImageInputs(size=(224, 160)), max_pixels=10**7)
+        augmentation(EncodedImage(data, "the image"), np.random.default_rng(seed))
+
+
 def check(error: Exception) -> None:
     """Refuses messages of several lines, and those that print a file."""
     if len(str(error)) > 1500 or not str(error).isprintable():
@@ -232,7 +246,7 @@ def run(count: int, seed: int, seconds: float) -> tuple[collections.Counter[str]
             with tempfile.TemporaryDirectory() as name:
                 os.mkfifo(f"{name}/pipe")
                 if subject == "image":
-                    read_image(mutate(image(rng), rng), "the image")
+                    augment(mutate(image(rng), rng), number)
                 else:
                     outcomes.update(read(SUBJECTS[subject](pathlib.Path(name), rng)))
             outcomes[f"{subject}: success"] += 1

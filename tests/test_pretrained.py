@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import vit_jax
 from vit_jax.errors import UserError
@@ -46,6 +46,23 @@ def test_classifier(classifier, tmp_path):
         classifier.encode_text(np.zeros((1, 77), np.int32))
     with pytest.raises(UserError, match="vit models read no text"):
         classifier.tokenize  # noqa: B018
+
+
+def test_preprocess_takes_images_of_any_kind_within_the_limit(tmp_path):
+    model = vit_jax.create_model("vit_ti16", **IMAGE, max_image_pixels=2000)
+    levels = np.random.default_rng(0).integers(0, 1 << 16, (40, 50), np.uint16)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "grey.png"
+    Image.fromarray(levels).save(path, exif=exif)
+    expected = model.preprocess(np.repeat(np.rot90(levels >> 8, -1)[..., None], 3, 2) / 255)
+    for image in (path, Image.open(path), path.read_bytes(), np.rot90(levels, -1)):
+        np.testing.assert_array_equal(model.preprocess(image), expected)
+    Image.new("L", (50, 41)).save(path)
+    with pytest.raises(UserError, match=r"grey.png: 50 x 41 px are more than max_image_pixels"):
+        model.preprocess(path)
+    with pytest.raises(UserError, match="max_image_pixels=-1: expected a number of pixels"):
+        vit_jax.create_model("vit_ti16", **IMAGE, max_image_pixels=-1)
 
 
 def test_dual_encoder(clip):

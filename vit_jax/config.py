@@ -26,6 +26,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.components import parse
+from vit_jax.data.images import MAX_PIXELS, check_max_pixels
 from vit_jax.errors import UserError, unknown_key
 from vit_jax.inputs import ImageInputs
 from vit_jax.models import registry
@@ -77,6 +78,8 @@ def default_config(
     config.data.group_by = ()
     # Fraction of examples that may be broken, of at least 1,000 read; each is logged and skipped.
     config.data.max_broken_fraction = 0.01
+    # Number of pixels above which an image counts as broken, before it is decoded; 0: none.
+    config.data.max_image_pixels = MAX_PIXELS
     config.data.workers = 0  # reader processes; 0: threads of this process
 
     config.batch_size = 0  # examples per step, over all devices
@@ -207,6 +210,7 @@ def validate(config: ConfigDict) -> None:
         UserError: an unknown or missing key, or a length that is not set.
     """
     _check_keys(config, default_config("vit_b16"), "config")
+    check_max_pixels(config.data.max_image_pixels, "config.data.max_image_pixels")
     if config.batch_size <= 0:
         raise UserError("config.batch_size is not set: expected a positive number of examples")
     if not (config.total_steps or config.total_epochs or config.total_examples):

@@ -62,6 +62,12 @@ _IMAGES = flags.DEFINE_string("images", None, "Folder of images to classify.")
 _NAMES = flags.DEFINE_string("names", None, "Names file of a flat --images folder.")
 _IMAGE = flags.DEFINE_string("image", None, "Image file to classify.")
 _LABELS = flags.DEFINE_string("labels", None, "Labels for --image, separated by commas.")
+_MAX_IMAGE_PIXELS = flags.DEFINE_integer(
+    "max_image_pixels",
+    None,
+    "Pixels above which an image is refused, 0: any number; default: that of the run, 179 million.",
+    lower_bound=0,
+)
 
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for evaluations.jsonl and TensorBoard.")
@@ -98,7 +104,13 @@ def _open() -> "Evaluation":
     from vit_jax.evaluation import open_run, open_weights
 
     if _WORKDIR.value:
-        return open_run(_WORKDIR.value, step=_STEP.value, cache=_CACHE.value, mesh=_mesh())
+        return open_run(
+            _WORKDIR.value,
+            step=_STEP.value,
+            cache=_CACHE.value,
+            mesh=_mesh(),
+            max_image_pixels=_MAX_IMAGE_PIXELS.value,
+        )
     return open_weights(
         _MODEL.value,
         _WEIGHTS.value,
@@ -108,6 +120,7 @@ def _open() -> "Evaluation":
         dtype=_DTYPE.value,
         mesh=_mesh(),
         cache=_CACHE.value,
+        max_image_pixels=_MAX_IMAGE_PIXELS.value,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import read_params, with_sharding
-from vit_jax.data.images import read_image
+from vit_jax.data.images import MAX_PIXELS, read_image
 from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
@@ -82,13 +82,11 @@ class Evaluation:
             logger.warning("%s is skipped: %s", name, reason)
         yield from suite.run_each(self.params)
 
-    def classify(
-        self, image: str | os.PathLike[str] | bytes, labels: Sequence[str]
-    ) -> dict[str, float]:
+    def classify(self, image: Any, labels: Sequence[str]) -> dict[str, float]:
         """Computes the probability of each label for one image.
 
         Args:
-            image: path or bytes of an image file.
+            image: image of any kind, see `read_image`.
             labels: labels, which the prompt templates complete to texts.
 
         Returns:
@@ -96,7 +94,8 @@ class Evaluation:
             with a logit bias, which the sigmoid loss trains, the independent probability of each.
         """
         embedder, params = self.embedder, self.params
-        images = embedder.image_embeddings(params, [{"image": read_image(image)}])
+        pixels = read_image(image, max_pixels=embedder.max_image_pixels)
+        images = embedder.image_embeddings(params, [{"image": pixels}])
         texts = embedder.class_embeddings(params, labels, self.templates)
         probabilities = embedder.probabilities(params, images @ texts.T)[0]
         order = np.argsort(-probabilities, kind="stable")
@@ -110,6 +109,7 @@ def open_run(
     cache: Cache = None,
     mesh: Mapping[str, int] | None = None,
     devices: list[Any] | None = None,
+    max_image_pixels: int | None = None,
 ) -> Evaluation:
     """Opens a checkpoint of a run, without its optimizer state, on any devices.
 
@@ -120,6 +120,8 @@ def open_run(
         mesh: sizes of the mesh axes, as {"fsdp": 4}, see `make_mesh`; None for `fsdp` and `tensor`
             of the run where the devices allow them, and otherwise for one replica per device.
         devices: devices of the mesh; None for all.
+        max_image_pixels: number of pixels above which an image is refused, 0 for none; None for
+            that of the run.
 
     Raises:
         UserError: not the folder of a run, no such checkpoint, or a mesh that does not fit the
@@ -132,6 +134,9 @@ def open_run(
     fitting = fitting_sizes(saved.mesh.to_dict(), len(devices))
     sizes = fitting if mesh is None else {**DEFAULT_SIZES, **mesh}
     config.mesh.update(sizes)
+    if max_image_pixels is None:  # runs of earlier versions had the default
+        max_image_pixels = config.data.get("max_image_pixels", MAX_PIXELS)
+    config.data.max_image_pixels = max_image_pixels
     # Evaluation has no training batches: any size serves that the devices divide.
     config.batch_size = batch_shards(make_mesh(**sizes, devices=devices))
     config.grad_accum_steps = 1
@@ -170,6 +175,7 @@ def open_weights(
     dtype: str = "float32",
     mesh: Mapping[str, int] | None = None,
     cache: Cache = None,
+    max_image_pixels: int | None = None,
 ) -> Evaluation:
     """Opens a weight file, or a registered model with fresh parameters.
 
@@ -184,6 +190,8 @@ def open_weights(
         mesh: sizes of the mesh axes, as {"fsdp": 4}, see `make_mesh`; None for one replica per
             device.
         cache: folder in which embeddings are kept, see `Embedder`; None for none.
+        max_image_pixels: number of pixels above which an image is refused, 0 for none; None for
+            the default.
 
     Raises:
         UserError: weights or a tokenizer that do not fit the model, or a mesh that does not fit
@@ -200,6 +208,7 @@ def open_weights(
         tokenizer=_open_tokenizer(tokenizer, model.spec, weights or str(name)),
         batch_size=batch_size,
         cache=cache,
+        max_image_pixels=MAX_PIXELS if max_image_pixels is None else max_image_pixels,
     )
     params = jax.device_put(model.params, parameter_shardings(model.definition, grid))
     return Evaluation(spec=model.spec, embedder=embedder, params=params)

@@ -197,7 +197,7 @@ class Experiment:
             )
         transform = example_transform(
             fields,
-            parse_augmentation(data.augment, self.inputs),
+            parse_augmentation(data.augment, self.inputs, data.max_image_pixels),
             self.tokenizer if "tokens" in fields else None,
             tuple(data.templates),
         )
@@ -222,13 +222,8 @@ class Experiment:
         """
         if not self._data:
             return Durations(total=1000, warmup=1)
-        config, units = (
-            self.config,
-            {
-                "batch_size": self.config.batch_size,
-                "epoch_examples": self.loader.epoch_examples,
-            },
-        )
+        config, epoch = self.config, self.loader.epoch_examples
+        units = {"batch_size": config.batch_size, "epoch_examples": epoch}
         total = config_lib.steps(config, "total", **units)
         units["total"] = total
         return Durations(
@@ -380,6 +375,7 @@ class Experiment:
             tokenizer=self.tokenizer,
             batch_size=self.config.eval_batch_size,
             cache=cache,
+            max_image_pixels=self.config.data.max_image_pixels,
         )
 
     @functools.cached_property

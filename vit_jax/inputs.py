@@ -6,7 +6,6 @@ Augmentation runs before it.
 
 import dataclasses
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,9 @@ from PIL import Image
 from vit_jax.errors import UserError, check_name
 
 RESIZES = ("crop", "squash", "pad")
+# An image that would be enlarged to more pixels than both of these is cropped first.
+_MAX_ENLARGED = 1 << 23
+_MAX_ENLARGED_SIZES = 16  # multiple of the pixels of the size
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 AnyArray = Array | np.ndarray
 Channels = tuple[float, float, float]
@@ -61,24 +63,25 @@ class ImageInputs:
                 f"inputs.crop_fraction={self.crop_fraction}: expected a number above 0, at most 1"
             )
 
-    def __call__(self, image: Any) -> UInt8[np.ndarray, "height width 3"]:
+    def __call__(
+        self, image: UInt8[np.ndarray, "_ _ channels"]
+    ) -> UInt8[np.ndarray, "height width 3"]:
         """Resizes and crops an image.
 
         Args:
-            image: uint8 (H, W, 3), or (H, W, 4), whose alpha is composited on white; or a
-                `data.images.EncodedImage`.
+            image: uint8 (H, W, 3), or (H, W, 4), whose alpha is composited on white;
+                `data.images.read_image` reads images of any kind.
 
         Returns:
             uint8 (height, width, 3).
 
         Raises:
-            UserError: the size is not set, or the image cannot be decoded.
+            UserError: the size is not set.
         """
         if 0 in self.size:
             raise UserError(f"inputs.size={self.size}: expected a height and a width above 0")
-        pixels = image if isinstance(image, np.ndarray) else image.decode()
         fit = {"crop": self._crop, "squash": self._squash, "pad": self._pad}[self.resize]
-        return np.asarray(fit(Image.fromarray(composite(pixels))))
+        return np.asarray(fit(Image.fromarray(composite(image))))
 
     def pack(self, pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, " packed"]:
         """Flattens an image for the transfer to the devices."""
@@ -125,15 +128,32 @@ class ImageInputs:
         if self.crop_fraction == 1:
             return self._resized(image, *self.size)
         height, width = (math.floor(side / self.crop_fraction) for side in self.size)
-        return self._centre(self._resized(image, height, width))
+        return self._centre(image, height, width)
 
     def _crop(self, image: Image.Image) -> Image.Image:
-        return self._centre(self._resized(image, *self._covering(image.height, image.width)))
+        return self._centre(image, *self._covering(image.height, image.width))
 
-    def _centre(self, resized: Image.Image) -> Image.Image:
+    def _centre(self, image: Image.Image, scaled_height: int, scaled_width: int) -> Image.Image:
+        """The centre of an image that is scaled to a height and width."""
         height, width = self.size
-        top, left = round((resized.height - height) / 2), round((resized.width - width) / 2)
+        top, left = round((scaled_height - height) / 2), round((scaled_width - width) / 2)
+        allowed = max(_MAX_ENLARGED, _MAX_ENLARGED_SIZES * height * width)
+        if scaled_height * scaled_width > max(allowed, image.height * image.width):
+            return self._resized_part(image, scaled_height, scaled_width, top, left)
+        resized = self._resized(image, scaled_height, scaled_width)
         return resized.crop((left, top, left + width, top + height))
+
+    def _resized_part(
+        self, image: Image.Image, scaled_height: int, scaled_width: int, top: int, left: int
+    ) -> Image.Image:
+        """Scales only what a crop needs; within one level of scaling the whole."""
+        (height, width), method = self.size, INTERPOLATIONS[self.interpolation]
+        upper, lower, *rows = _source_of(image.height, scaled_height, top, height)
+        first, last, *columns = _source_of(image.width, scaled_width, left, width)
+        part = image.crop((first, upper, last, lower))
+        # In the order of Pillow, which rounds in between.
+        part = part.resize((width, part.height), method, (columns[0], 0, columns[1], part.height))
+        return part.resize((width, height), method, (0, rows[0], width, rows[1]))
 
     def _covering(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of an image scaled until it covers size / crop_fraction."""
@@ -162,6 +182,26 @@ class ImageInputs:
         if image.size == (width, height):
             return image
         return image.resize((width, height), INTERPOLATIONS[self.interpolation])
+
+
+def _source_of(whole: int, scaled: int, start: int, size: int) -> tuple[int, int, float, float]:
+    """The pixels of one axis from which a part of the scaled axis is interpolated.
+
+    Args:
+        whole: length of the axis.
+        scaled: its length after scaling.
+        start: first pixel of the part, after scaling.
+        size: length of the part, after scaling.
+
+    Returns:
+        First pixel and end of the source, with a margin for the filter, and start and end of the
+        part within it.
+    """
+    scale = whole / scaled
+    begin, end = start * scale, min(whole, (start + size) * scale)
+    margin = math.ceil(2 * max(1, scale)) + 1  # the bicubic filter has the largest support, 2 px
+    first = max(0, math.floor(begin) - margin)
+    return first, min(whole, math.ceil(end) + margin), begin - first, end - first
 
 
 def composite(

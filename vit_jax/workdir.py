@@ -29,6 +29,7 @@ FREE_KEYS = (
     "evals.",
     "mesh.",
     "data.workers",
+    "data.max_image_pixels",
     "hooks.",
     "trackers.",
 )

@@ -10,7 +10,7 @@ import pytest
 
 from vit_jax.data.augment import TRANSFORMS, parse_augmentation
 from vit_jax.errors import UserError
-from vit_jax.inputs import ImageInputs
+from vit_jax.inputs import ImageInputs, composite
 
 FULL = "background|affine|color_shift(shade=0.1)|cutout(0.9)"
 
@@ -124,7 +124,7 @@ def test_wrong_text(text, message):
 
 
 def test_wrong_shape_of_the_result_is_explained():
-    with pytest.raises(UserError, match=r"shape \(64, 64, 4\), expected \(32, 32, 3\)"):
+    with pytest.raises(UserError, match=r"shape \(64, 64, 3\), expected \(32, 32, 3\)"):
         augment("cutout", noise(), size=32)
 
 
@@ -162,6 +162,47 @@ def test_input_is_not_changed():
     image = noise()
     image.flags.writeable = False
     augment(FULL, image, size=32)
+
+
+# --- alpha ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS.table if name != "background"])
+@pytest.mark.parametrize("text", ["{}", "{}|resize", "flip|{}|resize"])
+def test_without_background_every_transform_sees_alpha_on_white(name, text):
+    image, text = noise(4, 48, 48), text.format(name)
+    for seed in range(3):
+        found = augment(text, image, seed, 48)
+        np.testing.assert_array_equal(found, augment(text, composite(image), seed, 48))
+
+
+def test_background_may_follow_transforms_that_keep_alpha():
+    clear = np.zeros((48, 48, 4), np.uint8)
+    for text in ("flip|background(0)", "affine|flip|background(0)", "background(0)|affine"):
+        colours = {tuple(augment(text, clear, seed, 48)[24, 24]) for seed in range(3)}
+        assert len(colours) == 3, text
+
+
+@pytest.mark.parametrize("name", ["random_resized_crop", "color_shift", "resize", "cutout(0.5)"])
+def test_background_after_a_transform_without_alpha_is_refused(name):
+    with pytest.raises(UserError, match=r"'background' comes after .*: put 'background' first"):
+        parse_augmentation(f"flip|{name}|background", ImageInputs(size=(8, 8)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Black:
+    """A transform from outside the package that composites alpha itself."""
+
+    removes_alpha = True
+
+    def __call__(self, image, rng):
+        return composite(image, 0)
+
+
+def test_transform_from_outside_may_remove_alpha():
+    sys.modules["my_project.transforms"].Black = Black
+    clear = np.full((8, 8, 4), (9, 9, 9, 0), np.uint8)
+    assert (augment("my_project.transforms:Black|affine", clear, size=8) == 0).all()
 
 
 # --- affine ---------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Preprocessing against torchvision's and timm's rules, written down again with Pillow."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax import inputs as inputs_lib
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs, composite
 
@@ -95,6 +97,40 @@ def test_pad_rounds_the_shorter_side_to_even_at_a_half():
     """4 x 2 px scaled to a height of 25 px has a width of 12.5 px, which rounds to 12."""
     found = ImageInputs(size=(25, 25), resize="pad")(np.zeros((4, 2, 3), np.uint8))
     assert (found[:, :, 0] == 0).any(0).sum() == 12
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (60_000, 1), (2, 5_000)], ids=str)
+def test_long_images_are_cropped_before_they_are_enlarged(shape):
+    """The centre equals that of a shorter image around it; the whole would have 1e9 pixels."""
+    short, long = min(shape), max(shape)
+    strip = noise(short, long)
+    middle = strip[:, long // 2 - 10 : long // 2 + 10]
+    expected = timm_eval(middle, (224, 224), 1.0)
+    turn = shape[0] > shape[1]
+    started = time.monotonic()
+    found = ImageInputs(size=(224, 224))(strip.transpose(1, 0, 2) if turn else strip)
+    assert time.monotonic() - started < 1
+    found = found.transpose(1, 0, 2) if turn else found
+    # Passes of the two axes are rounded in turn, in an order that depends on the image.
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("inputs", [{}, {"interpolation": "bilinear", "crop_fraction": 0.875}])
+def test_parts_of_enlarged_images_equal_the_whole(monkeypatch, inputs):
+    for shape, size in (((9, 80), (24, 24)), ((70, 8), (32, 24)), ((5, 5), (20, 30))):
+        image = noise(*shape)
+        expected = ImageInputs(size=size, **inputs)(image)
+        with monkeypatch.context() as patch:
+            patch.setattr(inputs_lib, "_MAX_ENLARGED", 0)
+            patch.setattr(inputs_lib, "_MAX_ENLARGED_SIZES", 0)
+            found = ImageInputs(size=size, **inputs)(image)
+        assert np.abs(found.astype(int) - expected).max() <= 1
+        assert (found == expected).mean() > 0.98
+
+
+def test_squash_with_a_tiny_crop_fraction_is_cropped_first():
+    inputs = ImageInputs(size=(64, 64), resize="squash", crop_fraction=1e-4)
+    assert (inputs(np.full((5, 5, 3), 7, np.uint8)) == 7).all()
 
 
 def test_an_image_of_the_right_size_is_unchanged():

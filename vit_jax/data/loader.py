@@ -8,6 +8,7 @@ position of a run is one number: the examples consumed so far.
 import collections
 import ctypes
 import json
+import logging
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -229,6 +230,8 @@ def _start_worker(worker: int, workers: int) -> None:
     """Prepares a reader process, which ends with the training process: that one handles signals."""
     for number in interruption.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if worker:  # what the reader processes would all say is said once
+        logging.getLogger("vit_jax").setLevel(logging.ERROR)
     _keep_freed_memory()
 
 

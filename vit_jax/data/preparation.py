@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.atomic_files import atomic_write, write_text
 from vit_jax.data import shards
+from vit_jax.data.images import MAX_PIXELS
 from vit_jax.data.progress import progress
 from vit_jax.data.sources import open_source
 from vit_jax.data.sources.array_record import LABELS_NAME
@@ -31,6 +32,7 @@ def prepare(
     workers: int = 1,
     image_size: int = 0,
     quality: int = 0,
+    max_image_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
     """Writes the shards that are not written yet.
 
@@ -43,6 +45,7 @@ def prepare(
         workers: number of processes.
         image_size: shortest side to which larger images are scaled down, px; 0 keeps all sizes.
         quality: JPEG quality of encoded images; 0 keeps the files of images that are not scaled.
+        max_image_pixels: pixels above which an image counts as broken; 0 for any number.
 
     Returns:
         The manifest.
@@ -67,13 +70,16 @@ def prepare(
         "shards_count": count,
         "image_size": image_size,
         "quality": quality,
+        "max_image_pixels": max_image_pixels,
         "class_names": source.class_names,
     }
     manifest = _begin(folder, settings)
     names = [f"{number:05d}.{format}" for number in range(count)]
     bounds = [len(source) * number // count for number in range(count + 1)]
     jobs = [
-        shards.Job(spec, str(folder / name), format, first, last, image_size, quality)
+        shards.Job(
+            spec, str(folder / name), format, first, last, image_size, quality, max_image_pixels
+        )
         for name, first, last in zip(names, bounds, bounds[1:], strict=False)
         if not _is_finished(folder / name, manifest["shards"].get(name))
     ]

@@ -1,7 +1,7 @@
 """Converts any source to shards with fast random access.
 
     python -m vit_jax.data.prepare --input SPEC --output DIR --format array_record|tar
-        [--shards N] [--workers K] [--image_size PX] [--quality Q]
+        [--shards N] [--workers K] [--image_size PX] [--quality Q] [--max_image_pixels N]
 
 SPEC is the spec of any source, see `vit_jax.data.sources`. Shards are written in parallel and
 atomically, to a local folder or, as tar files, to gs:// or s3://; the same command resumes after an
@@ -13,6 +13,7 @@ Image files are copied unless --image_size or --quality is given.
 from absl import flags
 
 from vit_jax import cli, interruption
+from vit_jax.data.images import MAX_PIXELS
 
 _INPUT = flags.DEFINE_string("input", None, "Source, as tar:/data/*.tar.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the shards.", required=True)
@@ -31,6 +32,12 @@ _QUALITY = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=100,
 )
+_MAX_IMAGE_PIXELS = flags.DEFINE_integer(
+    "max_image_pixels",
+    MAX_PIXELS,
+    "Pixels above which an image counts as broken; 0: any number.",
+    lower_bound=0,
+)
 
 
 def main() -> None:
@@ -45,6 +52,7 @@ def main() -> None:
         workers=_WORKERS.value,
         image_size=_IMAGE_SIZE.value,
         quality=_QUALITY.value,
+        max_image_pixels=_MAX_IMAGE_PIXELS.value,
     )
     print(f"{_OUTPUT.value}: {manifest['examples']} examples, {manifest['broken']} broken")
     source = f"{_FORMAT.value.replace('_', '')}:{_OUTPUT.value}/*.{_FORMAT.value}"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from vit_jax.atomic_files import atomic_write
 from vit_jax.data.broken import named
-from vit_jax.data.images import EncodedImage
+from vit_jax.data.images import MAX_PIXELS, EncodedImage, read_image
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.sources.array_record import WRITER_OPTIONS, pack
 from vit_jax.errors import UserError
@@ -39,6 +39,7 @@ class Job:
         last: example after the last one.
         image_size: see `preparation.prepare`.
         quality: see `preparation.prepare`.
+        max_image_pixels: see `preparation.prepare`.
     """
 
     spec: str
@@ -48,6 +49,7 @@ class Job:
     last: int
     image_size: int
     quality: int
+    max_image_pixels: int
 
 
 def write(job: Job) -> tuple[str, dict[str, Any]]:
@@ -64,7 +66,9 @@ def write(job: Job) -> tuple[str, dict[str, Any]]:
         for index in range(job.first, job.last):
             try:
                 example = dict(source[index])
-                image = encode(example.pop("image"), job.image_size, job.quality)
+                image = encode(
+                    example.pop("image"), job.image_size, job.quality, job.max_image_pixels
+                )
                 example = _plain({"key": f"{index:09d}", **example})
             except (UserError, OSError) as error:
                 reasons.append(named(error, index))
@@ -100,16 +104,17 @@ def _open(spec: str) -> Source:
     return open_source(spec)
 
 
-def encode(image: EncodedImage | np.ndarray, image_size: int, quality: int) -> bytes:
+def encode(image: Any, image_size: int, quality: int, max_image_pixels: int = MAX_PIXELS) -> bytes:
     """Encodes an image, scaled down where its shortest side is above `image_size`.
 
     Every image is decoded, so that broken ones are found now. Images with alpha are written as PNG,
     and so are decoded images that need no change; others are written as JPEG.
 
     Args:
-        image: encoded image, or uint8 (H, W, 3) or (H, W, 4).
+        image: image of any kind, see `read_image`.
         image_size: maximum of the shortest side, px; 0 for any size.
         quality: JPEG quality; 0 keeps encoded images that need no scaling.
+        max_image_pixels: largest number of pixels; 0 for any.
 
     Returns:
         Content of an image file.
@@ -117,7 +122,7 @@ def encode(image: EncodedImage | np.ndarray, image_size: int, quality: int) -> b
     Raises:
         UserError: the image cannot be decoded.
     """
-    pixels = image.decode() if isinstance(image, EncodedImage) else image
+    pixels = read_image(image, max_pixels=max_image_pixels)
     height, width = pixels.shape[:2]
     scale = image_size / min(height, width) if image_size else 1.0
     if scale >= 1 and not quality and isinstance(image, EncodedImage):

@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vit_jax.atomic_files import write_text
+from vit_jax.data.images import image_content
 from vit_jax.parallel import processes
 
 _SAMPLED = 64  # images per source that are read for its fingerprint
@@ -148,8 +149,7 @@ def source_fingerprint(source: Any) -> str:
     if labels is not None:
         hashed.update(np.asarray(labels, np.int64).tobytes())
     for i in np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(int)):
-        image = source[int(i)]["image"]
-        hashed.update(image.tobytes() if isinstance(image, np.ndarray) else image.data)
+        hashed.update(image_content(source[int(i)]["image"]))
     if hasattr(source, "annotation") and "key" in source.annotation(0):
         for i in range(len(source)):
             key = str(source.annotation(i)["key"])

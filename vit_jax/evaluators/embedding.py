@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vit_jax.data.examples import check_templates
+from vit_jax.data.images import MAX_PIXELS, read_image
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
@@ -58,6 +59,7 @@ class Embedder:
         mesh: devices; batches are split over them.
         tokenizer: tokenizer; None for models without text.
         batch_size: examples per batch over all devices.
+        max_image_pixels: largest number of pixels of an image; 0 for any.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Embedder:
         tokenizer: Tokenizer | None = None,
         batch_size: int,
         cache: str | os.PathLike[str] | None = None,
+        max_image_pixels: int = MAX_PIXELS,
     ):
         """Declares the functions, which are compiled at first use.
 
@@ -81,13 +84,14 @@ class Embedder:
                 devices.
             cache: folder in which embeddings are kept, see `vit_jax.evaluators.cache`; None keeps
                 them in memory only.
+            max_image_pixels: largest number of pixels of an image; 0 for any.
 
         Raises:
             UserError: a batch size that is not positive.
         """
         check_positive(batch_size, "eval_batch_size")
         self.model, self.inputs, self.mesh, self.batch_size = model, inputs, mesh, batch_size
-        self.tokenizer = tokenizer
+        self.tokenizer, self.max_image_pixels = tokenizer, max_image_pixels
         self._cache = as_local_path(cache, "embeddings are mapped into memory") if cache else None
         self._sources: dict[tuple[str, str | None], Source] = {}
         self._kept: dict[tuple[str, int], tuple[Examples, np.ndarray]] = {}
@@ -152,7 +156,8 @@ class Embedder:
             )
 
             def read(row: int) -> dict[str, np.ndarray]:
-                return {"image": self.inputs.pack(self.inputs(source[row]["image"]))}
+                image = read_image(source[row]["image"], max_pixels=self.max_image_pixels)
+                return {"image": self.inputs.pack(self.inputs(image))}
 
             compiled = self._compile_for_images(function)
             found = self._fill(rows, name, compiled, params, len(source), read)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from vit_jax.data.images import EncodedImage
+from vit_jax.data.images import image_content
 from vit_jax.data.sources import Source, Subset, captions_of
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics
@@ -116,15 +116,11 @@ def distinct_images(source: Source) -> tuple[list[int], list[int]]:
     number: dict[bytes, int] = {}
     images = []
     for row in range(len(source)):
-        image = source[row]["image"]
-        content = image.data if isinstance(image, EncodedImage) else repr(image.shape).encode()
-        digest = hashlib.sha256(content)
-        if isinstance(image, np.ndarray):
-            digest.update(image.tobytes())
-        if digest.digest() not in number:
-            number[digest.digest()] = len(rows)
+        digest = hashlib.sha256(image_content(source[row]["image"])).digest()
+        if digest not in number:
+            number[digest] = len(rows)
             rows.append(row)
-        images.append(number[digest.digest()])
+        images.append(number[digest])
     return rows, images
 
 

@@ -79,7 +79,7 @@ class ValidationLoss:
             self._check_classes()
         self._transform = example_transform(
             objective.fields,
-            parse_augmentation("", embedder.inputs),
+            parse_augmentation("", embedder.inputs, embedder.max_image_pixels),
             embedder.tokenizer,
             prompts.templates(config.templates),
         )

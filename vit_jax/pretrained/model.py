@@ -10,7 +10,6 @@ t = clip.encode_text(clip.tokenize(["a cat", "a dog"]), normalize=True)
 
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image
 
-from vit_jax.data.images import read_image
+from vit_jax.data.images import MAX_PIXELS, check_max_pixels, read_image
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models import registry
@@ -45,17 +43,26 @@ class PretrainedModel:
         spec: architecture, image preprocessing and spec of the tokenizer.
         definition: the model as a pure function of its parameters.
         params: nested dict of arrays.
+        max_image_pixels: largest number of pixels of an image; 0 for any.
     """
 
-    def __init__(self, spec: ModelSpec, definition: ModelDef, params: Params) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        definition: ModelDef,
+        params: Params,
+        max_image_pixels: int = MAX_PIXELS,
+    ) -> None:
         """Initializes the model.
 
         Args:
             spec: architecture, image preprocessing and spec of the tokenizer.
             definition: the model as a pure function of its parameters.
             params: nested dict of arrays.
+            max_image_pixels: largest number of pixels of an image; 0 for any.
         """
         self.spec, self.definition, self.params = spec, definition, params
+        self.max_image_pixels = max_image_pixels
 
         @functools.partial(jax.jit, static_argnames=("method", "options"))
         def apply(params: Params, inputs: jax.Array, method: str, options: tuple) -> Any:
@@ -123,23 +130,22 @@ class PretrainedModel:
         """
         return self._run("features", images, layers=tuple(layers))
 
-    def preprocess(
-        self, image: StrPath | Image.Image | np.ndarray
-    ) -> Float[np.ndarray, "height width 3"]:
+    def preprocess(self, image: Any) -> Float[np.ndarray, "height width 3"]:
         """Converts an image to the input of the model.
 
         Args:
-            image: path of a file, PIL image, or uint8 array (H, W, 3) or (H, W, 4).
+            image: path, bytes or open file of an image, PIL image, or array (H, W) or (H, W, C) of
+                uint8, uint16, bool, or floating point in [0, 1]; see `data.images.read_image`.
 
         Returns:
             float32 array of the size `spec.inputs.size`.
+
+        Raises:
+            UserError: the image cannot be read, or has too many pixels.
         """
-        if isinstance(image, str | os.PathLike):
-            image = read_image(image)
-        elif isinstance(image, Image.Image):
-            image = np.asarray(image.convert("RGBA" if "A" in image.getbands() else "RGB"))
         inputs = self.spec.inputs
-        return np.asarray(inputs.normalize(jnp.asarray(inputs(image))[None])[0])
+        pixels = inputs(read_image(image, max_pixels=self.max_image_pixels))
+        return np.asarray(inputs.normalize(pixels[None])[0])
 
     @functools.cached_property
     def tokenize(self) -> Tokenizer:
@@ -180,6 +186,7 @@ def create_model(
     seed: int = 0,
     tokenizer: str | None = None,
     shardings: Any = None,
+    max_image_pixels: int = MAX_PIXELS,
     **changes: Any,
 ) -> PretrainedModel:
     """Creates a model by name.
@@ -203,6 +210,7 @@ def create_model(
         tokenizer: spec of the tokenizer, for models whose own one needs a file, as
             "sentencepiece:/path/model".
         shardings: tree of shardings like the parameters; None for the default device.
+        max_image_pixels: number of pixels above which `preprocess` refuses an image; 0 for none.
         **changes: further fields of the architecture, as `drop_path=0.1`. Fields of a tower are
             given as a dict, as `text={"context_length": 32, "position_resize": "cut"}`.
 
@@ -212,6 +220,7 @@ def create_model(
     Raises:
         UserError: an unknown name or field, or weights that do not fit.
     """
+    check_max_pixels(max_image_pixels, "max_image_pixels")
     weights = None if weights is None else fetch_weights(weights)
     if weights is not None and is_run(weights):
         given = {"num_classes": num_classes, "image_size": image_size, "format": format}
@@ -220,7 +229,7 @@ def create_model(
         spec = _run_spec(weights, given)
         spec = dataclasses.replace(spec, tokenizer=tokenizer or spec.tokenizer)
         stored = StoredModel(weights, spec, ModelDef(spec.architecture, dtype=dtype))
-        return PretrainedModel(spec, stored.model, stored.load(shardings))
+        return PretrainedModel(spec, stored.model, stored.load(shardings), max_image_pixels)
     if name is None and weights is None:
         raise UserError("create_model: expected a name, or weights that describe their model")
     named, title = registry.model_spec(name) if name else None, name or str(weights)
@@ -231,7 +240,7 @@ def create_model(
         spec = _changed(named, changes, image_size, tokenizer, title)
         definition = ModelDef(spec.architecture, dtype=dtype)
         params = jax.jit(definition.init, out_shardings=shardings)(jax.random.key(seed))
-        return PretrainedModel(spec, definition, params)
+        return PretrainedModel(spec, definition, params, max_image_pixels)
     if named is not None:
         architecture = registry.parse_architecture(changes, title, base=named.architecture)
         named = dataclasses.replace(named, architecture=architecture)
@@ -244,7 +253,7 @@ def create_model(
     params = load_pretrained(
         weights, definition, source, format=format, seed=seed, shardings=shardings
     )
-    return PretrainedModel(spec, definition, params)
+    return PretrainedModel(spec, definition, params, max_image_pixels)
 
 
 def _run_spec(workdir: pathlib.Path, given: dict[str, Any]) -> ModelSpec:

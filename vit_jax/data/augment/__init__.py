@@ -4,8 +4,9 @@ An augmentation is a string of transforms separated by `|`, with arguments as in
 
     random_resized_crop(scale=(0.2, 1.0))|flip|randaugment(2, 9)|random_erasing(0.25)
 
-The first transform receives the image as the source has it, possibly with alpha. The last one must
-return the model's input size. The empty string is the model's own preprocessing, as in evaluation.
+Transforms receive images without alpha: it is composited on white, or on the colours of
+`background`. The last transform must return the model's input size. The empty string is the model's
+own preprocessing, as in evaluation.
 
 A transform is a frozen dataclass; its fields are the arguments:
 
@@ -16,7 +17,9 @@ A transform is a frozen dataclass; its fields are the arguments:
         def __call__(self, image, rng):
             return np.where(image < self.threshold, image, 255 - image)
 
-It maps an image, uint8 (H, W, C), and a NumPy generator to an image. It must not change its input.
+It maps an image, uint8 (H, W, 3), and a NumPy generator to an image. It must not change its input.
+The class attribute `removes_alpha = True` marks a transform that receives an image with alpha,
+uint8 (H, W, 4), and returns one without it; `keeps_alpha = True` marks one that may precede it.
 A keyword-only field `inputs` receives the model's `ImageInputs`: size, interpolation, mean, std. A
 transform from outside this package is named by its module: `flip|my_project.augment:Solarize(96)`.
 All randomness comes from the generator, so results are the same for any number of workers.
@@ -26,15 +29,15 @@ import ast
 import dataclasses
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from vit_jax.components import Registry, parse
-from vit_jax.data.images import EncodedImage, Pixels
+from vit_jax.data.images import MAX_PIXELS, EncodedImage, Pixels, read_image
 from vit_jax.errors import UserError, unknown
-from vit_jax.inputs import ImageInputs
+from vit_jax.inputs import ImageInputs, composite
 
 Transform = Callable[[Pixels, np.random.Generator], Pixels]
 
@@ -68,16 +71,18 @@ class Augmentation:
         transforms: transforms in the order in which they are applied; with none, the model's
             preprocessing.
         inputs: the model's preprocessing.
+        max_pixels: see `read_image`.
     """
 
     transforms: tuple[Any, ...]
     inputs: ImageInputs
+    max_pixels: int = MAX_PIXELS
 
-    def __call__(self, image: Pixels | EncodedImage, rng: np.random.Generator) -> Pixels:
+    def __call__(self, image: Any, rng: np.random.Generator) -> Pixels:
         """Augments an image.
 
         Args:
-            image: uint8 (H, W, 3) or (H, W, 4), or an encoded image.
+            image: image of any kind, see `read_image`.
             rng: source of randomness.
 
         Returns:
@@ -86,36 +91,60 @@ class Augmentation:
         Raises:
             UserError: the image cannot be decoded, or the transforms leave another shape.
         """
+        pixels: Any
+        if isinstance(image, EncodedImage) and _has(self.transforms[:1], "reads_encoded"):
+            pixels = dataclasses.replace(image, max_pixels=self.max_pixels)
+        else:
+            pixels = read_image(image, max_pixels=self.max_pixels)
+            if not _has(self.transforms, "removes_alpha"):
+                pixels = composite(pixels)
         if not self.transforms:
-            return self.inputs(image)
-        reads_encoded = getattr(self.transforms[0], "reads_encoded", False)
-        if isinstance(image, EncodedImage) and not reads_encoded:
-            image = image.decode()
-        pixels: Any = image
+            return self.inputs(pixels)
         for transform in self.transforms:
             pixels = transform(pixels, rng)
         expected = (*self.inputs.size, 3)
         if pixels.shape != expected:
             raise UserError(
                 f"the augmentation returned an image of shape {pixels.shape}, expected {expected}: "
-                "background removes alpha; resize, random_resized_crop and affine return images "
-                "of the model's input size"
+                "resize, random_resized_crop and affine return images of the model's input size"
             )
         return pixels
 
 
-def parse_augmentation(text: str, inputs: ImageInputs) -> Augmentation:
+def parse_augmentation(
+    text: str, inputs: ImageInputs, max_pixels: int = MAX_PIXELS
+) -> Augmentation:
     """Parses an augmentation.
 
     Args:
         text: transforms separated by `|`, see the module's docstring.
         inputs: the model's preprocessing, which the transforms read.
+        max_pixels: see `read_image`.
 
     Raises:
-        UserError: an unknown transform or argument, or text of another form.
+        UserError: an unknown transform or argument, text of another form, or a transform that needs
+            alpha after one that receives none.
     """
     parts = [part.strip() for part in text.split("|")] if text.strip() else []
-    return Augmentation(tuple(_parse_transform(part, inputs) for part in parts), inputs)
+    transforms = tuple(_parse_transform(part, inputs) for part in parts)
+    _check_alpha(transforms, parts)
+    return Augmentation(transforms, inputs, max_pixels)
+
+
+def _has(transforms: Sequence[Any], mark: str) -> bool:
+    """Whether a class attribute marks one of the transforms."""
+    return any(getattr(transform, mark, False) for transform in transforms)
+
+
+def _check_alpha(transforms: Sequence[Any], parts: Sequence[str]) -> None:
+    """Refuses transforms without alpha before the one that removes it."""
+    removing = [i for i, transform in enumerate(transforms) if _has([transform], "removes_alpha")]
+    for i in range(removing[0] if removing else 0):
+        if not _has([transforms[i]], "keeps_alpha"):
+            raise UserError(
+                f"augmentation: {parts[removing[0]]!r} comes after {parts[i]!r}, which needs an "
+                f"image without alpha: put {parts[removing[0]]!r} first"
+            )
 
 
 def _parse_transform(text: str, inputs: ImageInputs) -> Transform:

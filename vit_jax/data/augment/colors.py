@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -21,6 +22,8 @@ class Background:
     Attributes:
         white: probability of white; otherwise the colour is uniform.
     """
+
+    removes_alpha: ClassVar[bool] = True
 
     white: float = 0.3
 

@@ -120,6 +120,8 @@ class Flip:
         probability: probability of mirroring an image.
     """
 
+    keeps_alpha: ClassVar[bool] = True
+
     probability: float = 0.5
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -142,6 +144,8 @@ class Affine:
         shift: largest shift in either direction, as a fraction of the side.
         inputs: the model's preprocessing.
     """
+
+    keeps_alpha: ClassVar[bool] = True
 
     rotate: float = 10.0
     scale: tuple[float, float] = (0.8, 1.1)
