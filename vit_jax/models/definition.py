@@ -10,6 +10,7 @@ from flax import nnx
 
 from vit_jax.errors import lookup
 from vit_jax.models.layers.batch_norm import BatchNorm
+from vit_jax.models.layers.keys import parameter_rngs
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Nested dict of arrays; its paths are the attribute names of the modules.
@@ -53,7 +54,9 @@ class ModelDef:
         compute = lookup(DTYPES, dtype, "dtype")
 
         def build(key: jax.Array) -> Any:
-            return architecture.make(rngs=nnx.Rngs(key), dtype=compute, scan=scan, remat=remat)
+            return architecture.make(
+                rngs=parameter_rngs(key), dtype=compute, scan=scan, remat=remat
+            )
 
         self.architecture = architecture
         self.execution: dict[str, Any] = {"dtype": dtype, "scan": scan, "remat": remat}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vit_jax.models.layers.keys import parameter_rngs
+
 Block = TypeVar("Block", bound=nnx.Module)
 Policy = Callable[..., bool] | None
 
@@ -31,21 +33,27 @@ REMAT_POLICIES: dict[str, Policy] = {
 }
 
 
-def stack_blocks(make_block: Callable[[jax.Array], Block], keys: jax.Array) -> Block:
+def stack_blocks(make_block: Callable[[nnx.Rngs], Block], keys: jax.Array) -> Block:
     """Creates equal blocks as one module whose variables have a leading `layers` axis.
 
     Args:
-        make_block: builds one block from a PRNG key.
+        make_block: builds one block from a source of keys.
         keys: one PRNG key per block.
     """
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: make_block(jax.random.key(0))))
-    stacked = jax.vmap(lambda key: nnx.state(make_block(key)))(keys)
+    graphdefs = []
+
+    def variables(key: jax.Array) -> nnx.State:
+        graphdef, state = nnx.split(make_block(parameter_rngs(key)))
+        graphdefs.append(graphdef)
+        return state
+
+    stacked = jax.vmap(variables)(keys)
     stacked = jax.tree.map(
         lambda v: v.replace(axes=("layers", *v.axes)),
         stacked,
         is_leaf=lambda v: isinstance(v, nnx.Variable),
     )
-    return nnx.merge(graphdef, stacked)
+    return nnx.merge(graphdefs[0], stacked)
 
 
 def rematerialize(

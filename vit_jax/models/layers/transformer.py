@@ -181,13 +181,13 @@ class Transformer(nnx.Module):
         self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
         self.max_drop_path = max_drop_path
 
-        def make_block(key: jax.Array) -> Block:
+        def make_block(rngs: nnx.Rngs) -> Block:
             return Block(
                 config,
                 depth=depth,
                 recompute_mlp=remat == "mlp",
                 dtype=dtype,
-                rngs=nnx.Rngs(key),
+                rngs=rngs,
             )
 
         self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), depth))

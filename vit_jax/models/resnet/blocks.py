@@ -190,8 +190,8 @@ class Stage(nnx.Module):
         self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
         self.first = Bottleneck(in_channels, width, stride, style, dtype=dtype, rngs=rngs)
 
-        def make_block(key: jax.Array) -> Bottleneck:
-            return Bottleneck(EXPANSION * width, width, 1, style, dtype=dtype, rngs=nnx.Rngs(key))
+        def make_block(rngs: nnx.Rngs) -> Bottleneck:
+            return Bottleneck(EXPANSION * width, width, 1, style, dtype=dtype, rngs=rngs)
 
         if self.num_rest:
             self.rest = stack_blocks(make_block, jax.random.split(rngs.params(), self.num_rest))

@@ -272,8 +272,8 @@ class Stage(nnx.Module):
                 config.width // 2, norm_epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs
             )
 
-        def make_block(key: jax.Array) -> SwinBlock:
-            return SwinBlock(config, recompute_mlp=remat == "mlp", dtype=dtype, rngs=nnx.Rngs(key))
+        def make_block(rngs: nnx.Rngs) -> SwinBlock:
+            return SwinBlock(config, recompute_mlp=remat == "mlp", dtype=dtype, rngs=rngs)
 
         self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), config.depth))
 

@@ -117,7 +117,7 @@ class Mixer(nnx.Module):
             rngs=rngs,
         )
         self.blocks = stack_blocks(
-            lambda key: MixerBlock(config, dtype=dtype, rngs=nnx.Rngs(key)),
+            lambda rngs: MixerBlock(config, dtype=dtype, rngs=rngs),
             jax.random.split(rngs.params(), config.depth),
         )
         self.norm = layer_norm(config.width, epsilon=1e-6, dtype=dtype, rngs=rngs)
