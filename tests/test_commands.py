@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT, metrics_of, one_device_flags, run_command
+from tests.helpers import ROOT, fast_flags, metrics_of, run_command
 from vit_jax.data.sources import open_source
 
 RECIPE = "configs/clip_emoji.py"
@@ -121,18 +121,16 @@ def test_neither_tensorflow_nor_torch_nor_the_network(tmp_path):
 import socket, sys
 def closed(*args, **kwargs): raise AssertionError("network")
 socket.socket.connect = socket.create_connection = closed
-from configs.clip_emoji import get_config
+from tests.helpers import tiny_clip
 from vit_jax.experiment import train
-config = get_config()
-config.total_steps, config.batch_size = 1, 16
-config.model.image.depth = config.model.text.depth = 1
-config.optim.warmup_percent = 0.0
+config = tiny_clip()
+config.data.augment = "affine(background=0.5)"
 config.evals.zeroshot = {{"x": {{"data": "emoji:heldout_names[:20]"}}}}
 train(config, {str(tmp_path / "run")!r})
 import vit_jax.evaluate
 print(sorted({{m.partition(".")[0] for m in sys.modules}} & {{"tensorflow", "torch"}}))
 """
-    env = {**os.environ, "XLA_FLAGS": one_device_flags()}
+    env = {**os.environ, "XLA_FLAGS": fast_flags()}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=env, text=True, capture_output=True,
         timeout=600, check=False,
@@ -143,10 +141,10 @@ print(sorted({{m.partition(".")[0] for m in sys.modules}} & {{"tensorflow", "tor
 
 def test_sigterm_saves_a_checkpoint(tmp_path):
     args = [
-        sys.executable, "-m", "vit_jax.train", "--config", RECIPE, "--workdir", str(tmp_path / "r"),
-        "--config.total_steps=100000", "--config.log_steps=1", *QUICK,
+        sys.executable, "-m", "vit_jax.train", "--config", "tests/launch/recipe.py",
+        "--workdir", str(tmp_path / "r"), "--config.total_steps=100000",
     ]  # fmt: skip
-    env = {**os.environ, "XLA_FLAGS": one_device_flags()}
+    env = {**os.environ, "XLA_FLAGS": fast_flags()}
     with subprocess.Popen(args, cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE) as process:
         metrics = tmp_path / "r" / "metrics.jsonl"
         deadline = time.monotonic() + 300

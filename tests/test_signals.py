@@ -23,12 +23,12 @@ from vit_jax.data.preparation import prepare
 RECIPE = "configs/vit_mnist5k.py"
 
 
-def start(command, *args, **popen):
-    """Starts a command in a process group of its own, as a terminal does."""
+def start(command, *args, before=()):
+    """Starts a command, or one that starts it, in a process group of its own like a terminal."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"vit_jax.{command}", *map(str, args)],
+        [*before, sys.executable, "-m", f"vit_jax.{command}", *map(str, args)],
         cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -67,11 +67,15 @@ def test_from_the_first_line_of_a_command(command, args, number, code, line, tmp
 
 
 def test_a_signal_that_waits_for_the_command_to_begin(tmp_path):
-    def send_to_itself():
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        os.kill(os.getpid(), signal.SIGINT)
-
-    process = start("evaluate", "--workdir", tmp_path, preexec_fn=send_to_itself)
+    send_to_itself = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    process = start(
+        "evaluate", "--workdir", tmp_path, before=(sys.executable, "-c", send_to_itself)
+    )
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert stderr.startswith("stopped; the same command starts again, with")
@@ -98,10 +102,10 @@ def test_while_the_step_is_compiled(tmp_path):
 def test_prepare_stops_at_once_and_goes_on(tmp_path):
     rng, images, output = np.random.default_rng(0), tmp_path / "images", tmp_path / "out"
     (images / "a").mkdir(parents=True)
-    pixels = Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8))
-    for i in range(96):
-        pixels.save(images / "a" / f"{i:02d}.bmp")
-    arguments = {"shards": 48, "image_size": 800, "format": "tar"}
+    Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8)).save(tmp_path / "image.bmp")
+    for i in range(192):  # several seconds of work
+        (images / "a" / f"{i:03d}.bmp").symlink_to(tmp_path / "image.bmp")
+    arguments = {"shards": 96, "image_size": 800, "format": "tar"}
     flags = [f"--{key}={value}" for key, value in arguments.items()]
     process = start("data.prepare", "--input", f"folder:{images}", "--output", output, *flags)
     wait_until((output / "00000.tar").exists, process)
@@ -111,12 +115,12 @@ def test_prepare_stops_at_once_and_goes_on(tmp_path):
     assert "stopped; the same command writes the shards that are missing\n" in stderr
     assert "Traceback" not in stderr
     written = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
-    assert 0 < len(written) < 48
+    assert 0 < len(written) < 96
     kept = json.loads((output / "manifest.json").read_text())["shards"]
     manifest = prepare(
-        f"folder:{images}", output, format="tar", shards_count=48, image_size=800
+        f"folder:{images}", output, format="tar", shards_count=96, image_size=800
     )  # fmt: skip
-    assert manifest["examples"] == 96
+    assert manifest["examples"] == 192
     assert all((output / name).stat().st_mtime_ns == written[name] for name in kept)
 
 

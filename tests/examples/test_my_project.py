@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT, one_device_flags
+from tests.helpers import ROOT, fast_flags
 
 PROJECT = ROOT / "examples" / "my_project"
 
 
 def train(workdir, recipe, *overrides):
     """Runs `python -m vit_jax train` from the project's folder."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": one_device_flags()}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": fast_flags()}
     return subprocess.run(
         [sys.executable, "-m", "vit_jax", "train", "--config", f"configs/{recipe}.py",
          "--workdir", str(workdir), *overrides],

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT, one_device_flags
+from tests.helpers import ROOT, fast_flags
 from tests.launch import slurm_cluster
 
 RECIPE = ("--config", "tests/launch/recipe.py")
@@ -38,7 +38,7 @@ def wait(done, log, state, seconds=120):
 def test_preempted_job_is_requeued_and_equals_one_process(tmp_path):
     if reason := slurm_cluster.missing_requirement():
         pytest.skip(reason)
-    environment = {**os.environ, "XLA_FLAGS": one_device_flags(), "VIT_JAX_PYTHON": sys.executable}
+    environment = {**os.environ, "XLA_FLAGS": fast_flags(), "VIT_JAX_PYTHON": sys.executable}
     one = [sys.executable, "-m", "vit_jax.train", *RECIPE, "--workdir", str(tmp_path / "one")]
     subprocess.run(one, cwd=ROOT, env=environment, check=True, capture_output=True)
 
@@ -54,7 +54,7 @@ def test_preempted_job_is_requeued_and_equals_one_process(tmp_path):
             "launch/slurm.sbatch", *RECIPE, "--workdir", str(tmp_path / "two"),
         ]  # fmt: skip
         submitted = subprocess.run(
-            command, cwd=ROOT, env={**environment, **slurm, "XLA_FLAGS": one_device_flags()},
+            command, cwd=ROOT, env={**environment, **slurm, "XLA_FLAGS": fast_flags()},
             text=True, stdout=subprocess.PIPE, check=True,
         )  # fmt: skip
         job = submitted.stdout.strip()

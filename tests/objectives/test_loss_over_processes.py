@@ -11,12 +11,15 @@ import pytest
 import reference
 from test_contrastive_loss import BIAS, make_pairs
 
+from tests.helpers import fast_flags
 from vit_jax.objectives.contrastive import FORMS, LOSSES
 
 HERE = pathlib.Path(__file__).parent
 
 
-@pytest.mark.parametrize(("count", "devices"), [(2, 4), (4, 1)])
+@pytest.mark.parametrize(
+    ("count", "devices"), [(2, 4), pytest.param(4, 1, marks=pytest.mark.release)]
+)
 def test_equals_reference(tmp_path, count, devices):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -26,9 +29,7 @@ def test_equals_reference(tmp_path, count, devices):
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(count),
         "PYTHONPATH": str(HERE.parents[1]),
-        # After the flags of the tests, so that it wins.
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
-        + f" --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{fast_flags()} --xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, str(HERE / "loss_process.py"), str(tmp_path / "found.npz")]
     running = [

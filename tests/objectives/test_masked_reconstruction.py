@@ -175,7 +175,7 @@ def mae_config(**changes):
 def test_a_masked_autoencoder_learns(tmp_path):
     """The loss falls below that of predicting the mean, 1, and a probe reads digits."""
     config = mae_config()
-    config.compute.scan = False
+    config.compute.scan, config.mesh.data = False, 1
     metrics = experiment.train(config, tmp_path)
     assert metrics["probe/digits/top1"] > 0.5
     losses = metrics_of(tmp_path)

@@ -90,7 +90,7 @@ def test_muon_agrees(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", ["resnet", pytest.param("swin", marks=pytest.mark.release)])
 def test_other_image_towers_agree(name, tmp_path):
     """Split parameters, the ring and recomputation change nothing."""
     expected = losses(tmp_path / "one", {"mesh.data": 1}, with_tower(name), steps=3)
@@ -109,7 +109,7 @@ def test_other_image_towers_agree(name, tmp_path):
 def test_batch_statistics_survive_accumulation_in_bfloat16(tmp_path):
     config = with_tower("resnet")
     config.compute.dtype = "bfloat16"
-    found = losses(tmp_path, {"mesh.fsdp": 8, "grad_accum_steps": 2}, config, steps=4)
+    found = losses(tmp_path, {"mesh.data": 1, "grad_accum_steps": 2}, config, steps=4)
     assert np.isfinite(found).all()
 
 

@@ -20,10 +20,12 @@ class SendSignal(Hook):
         Attributes:
             step: step after which the signal is sent; 0: before the first step.
             signal: number of the signal.
+            process: index of the process; None: every process.
         """
 
         step: int
         signal: int
+        process: int | None = None
 
     def __init__(self, config: Config):
         self.config = config
@@ -33,7 +35,8 @@ class SendSignal(Hook):
             os.kill(os.getpid(), self.config.signal)
 
     def after_step(self, run, step, metrics):
-        if step == self.config.step:
+        if step == self.config.step and self.config.process in (None, jax.process_index()):
+            run.checkpoints.wait()
             os.kill(os.getpid(), self.config.signal)
 
 

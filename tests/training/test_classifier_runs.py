@@ -31,7 +31,7 @@ def classifier_config(**changes):
 
 
 def test_a_classifier_learns_and_is_evaluated_alike_afterwards(tmp_path):
-    metrics = experiment.train(classifier_config(), tmp_path)
+    metrics = experiment.train(classifier_config(**{"mesh.data": 1}), tmp_path)
     assert metrics["classification/digits/top1"] > 0.6
     run = open_run(tmp_path)
     assert run.run(run.evals) == metrics

@@ -112,13 +112,13 @@ def test_adamw_with_clipping_and_masked_decay():
     )
     params = {"kernel": np.asarray([1.0, -2.0]), "bias": np.asarray([0.5])}
     optimizer = make_optimizer(optim, lambda _: 0.01, Model(decay={"kernel": True, "bias": False}))
-    state = optimizer.init(params)
-    found, expected = params, {k: v.copy() for k, v in params.items()}
+    found, expected = jax.tree.map(np.float32, params), {k: v.copy() for k, v in params.items()}
+    state = optimizer.init(found)
     m, v = ({k: np.zeros_like(x) for k, x in params.items()} for _ in range(2))
     rng = np.random.default_rng(0)
     for step in range(1, 6):
         grads = {k: rng.normal(size=x.shape) * 3 for k, x in params.items()}
-        updates, state = optimizer.update(grads, state, found)
+        updates, state = optimizer.update(jax.tree.map(np.float32, grads), state, found)
         found = optax.apply_updates(found, updates)
         norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
         for k in params:

@@ -1,31 +1,22 @@
 """The command `convert`: both directions, and errors on stderr with exit code 2."""
 
 import dataclasses
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
+from tests.helpers import run_command
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 from vit_jax.pretrained import native
 from vit_jax.weights.containers.reading import open_weights
 
-ROOT = pathlib.Path(__file__).parents[2]
 NAME = "vit_ti16"
 
 
 def convert(*args, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "vit_jax.convert", *map(str, args)],
-        cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, text=True, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    return run_command("convert", *args, code=code)
 
 
 @pytest.fixture(scope="module")

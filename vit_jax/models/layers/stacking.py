@@ -42,7 +42,7 @@ def stack_blocks(make_block: Callable[[nnx.Rngs], Block], keys: jax.Array) -> Bl
     """
     graphdefs = []
 
-    def variables(key: jax.Array) -> nnx.State:
+    def variables(key: jax.Array) -> Any:
         graphdef, state = nnx.split(make_block(parameter_rngs(key)))
         graphdefs.append(graphdef)
         return state
