@@ -1,42 +1,23 @@
-"""Mutated tables, tar shards, folders, source specs and images, read as training reads them.
+"""Mutated tables, tar shards, folders, source specs and images, read as training reads them."""
 
-    python benchmarks/fuzz_data.py [--count 500] [--seed 0] [--seconds 20]
-
-Each input ends in success, in counted examples, or in a `UserError` of one line, within the limit
-of time. Everything else is a fault: its seed and traceback are printed, and the exit code is 1.
-"""
-
-import argparse
 import collections
 import io
 import json
 import os
 import pathlib
 import random
-import resource
-import signal
-import sys
 import tarfile
-import tempfile
-import traceback
 from collections.abc import Callable
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from benchmarks.mutation import check, mutate
 from vit_jax.data.augment import parse_augmentation
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import captions_of, open_source
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
-
-_TOKENS = (
-    b"", b"\0", b"\xff\xfe", b"\n", b'"', b"'", b",", b"\t", b";", b"{", b"}", b"[", b"]", b"{}",
-    b".", b"[[", b"nan", b"null", b"-1", b"1e999", b"99999999999999999999", b"true", b"://", b"../",
-    b"*", b"?", b"?label=none", b"&delimiter=tab", b"[1:", b"%]", b" + ", b"0.5*", b"\xed\xa0\x80",
-    b"\\ud800", b"/dev/zero", b"file://", b"memory://", b"{0..99}", b"label", b"captions", b"txt",
-    b"cls",
-)  # fmt: skip
 
 
 def image(rng: random.Random) -> bytes:
@@ -50,26 +31,6 @@ def image(rng: random.Random) -> bytes:
     noise = Image.effect_noise(size, 50).convert(rng.choice(("L", "RGB", *modes)))
     noise.save(stream, kind, **({"exif": exif} if rng.random() < 0.3 and kind != "gif" else {}))
     return stream.getvalue()
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Changes a few places of a file."""
-    changed = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5, 20))):
-        place = rng.randrange(len(changed) + 1)
-        end = min(len(changed), place + rng.choice((0, 1, 1, 4, 50)))
-        action = rng.randrange(5)
-        if action == 0:
-            changed[place:end] = rng.choice(_TOKENS)
-        elif action == 1:
-            changed[place:end] = rng.randbytes(end - place)
-        elif action == 2:
-            changed[place:place] = changed[place : place + rng.choice((1, 10, 512))]
-        elif action == 3 and end > place:
-            changed[place] ^= 1 << rng.randrange(8)
-        elif rng.random() < 0.3:
-            del changed[place:]
-    return bytes(changed)
 
 
 def rows(rng: random.Random) -> list[dict[str, object]]:
@@ -198,90 +159,26 @@ def read(spec: str) -> collections.Counter[str]:
     return found
 
 
-def augment(data: bytes, seed: int) -> None:
-    """Converts an image to a model's input, as evaluation and training do."""
+def fuzz_image(rng: random.Random) -> collections.Counter[str]:
+    """Converts a mutated image to a model's input, as evaluation and training do."""
+    data = mutate(image(rng), rng)
     for text in ("", "random_resized_crop", "affine|flip", "background|resize('pad')"):
-        augmentation = parse_augmentation(text, ImageInputs(size=(224, 160)), max_pixels=10**7)
-        augmentation(EncodedImage(data, "the image"), np.random.default_rng(seed))
+        augment = parse_augmentation(text, ImageInputs(size=(224, 160)), max_pixels=10**7)
+        augment(EncodedImage(data, "the image"), np.random.default_rng(0))
+    return collections.Counter(decoded=1)
 
 
-def check(error: Exception) -> None:
-    """Refuses messages of several lines, and those that print a file."""
-    if len(str(error)) > 1500 or not str(error).isprintable():
-        raise AssertionError(f"not one line: {str(error)[:300]!r}") from error
+def reads(
+    make: Callable[[pathlib.Path, random.Random], str],
+) -> Callable[[pathlib.Path, random.Random], collections.Counter[str]]:
+    """Turns a function that writes a source into one that also reads it."""
+    return lambda folder, rng: read(make(folder, rng))
 
 
-SUBJECTS: dict[str, Callable[[pathlib.Path, random.Random], str]] = {
-    "table": fuzz_table,
-    "tar": fuzz_tar,
-    "folder": fuzz_folder,
-    "spec": fuzz_spec,
+SUBJECTS = {
+    "table": reads(fuzz_table),
+    "tar": reads(fuzz_tar),
+    "folder": reads(fuzz_folder),
+    "spec": reads(fuzz_spec),
+    "image": lambda folder, rng: fuzz_image(rng),
 }
-
-
-def run(count: int, seed: int, seconds: float) -> tuple[collections.Counter[str], list[str]]:
-    """Reads mutated inputs.
-
-    Args:
-        count: number of inputs.
-        seed: seed of the first one; the next ones follow.
-        seconds: limit of time per input.
-
-    Returns:
-        Numbers of outcomes, and a description of each fault.
-    """
-    outcomes: collections.Counter[str] = collections.Counter()
-    faults: list[str] = []
-
-    def expire(signum: int, frame: object) -> None:
-        raise AssertionError(f"longer than {seconds} s")
-
-    signal.signal(signal.SIGALRM, expire)
-    open_source("digits:test")  # imports what the first input would import
-    for number in range(seed, seed + count):
-        rng = random.Random(number)
-        subject = rng.choice([*SUBJECTS, "image"])
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            with tempfile.TemporaryDirectory() as name:
-                os.mkfifo(f"{name}/pipe")
-                if subject == "image":
-                    augment(mutate(image(rng), rng), number)
-                else:
-                    outcomes.update(read(SUBJECTS[subject](pathlib.Path(name), rng)))
-            outcomes[f"{subject}: success"] += 1
-        except UserError as error:
-            outcomes[f"{subject}: one-line error"] += 1
-            try:
-                check(error)
-            except AssertionError as wrong:
-                faults.append(f"seed {number}, {subject}: {wrong}")
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            faults.append(f"seed {number}, {subject}:\n{traceback.format_exc(limit=-6)}")
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    return outcomes, faults
-
-
-def main() -> int:
-    """Prints outcomes and faults."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    options = parser.parse_args()
-    outcomes, faults = run(options.count, options.seed, options.seconds)
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    for name, count in sorted(outcomes.items()):
-        print(f"{name:<24} {count:>6}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{len(faults)} faults in {options.count} inputs, peak memory {peak:.0f} MiB")
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("VIT_JAX_CACHE", tempfile.mkdtemp())
-    sys.exit(main())

@@ -155,7 +155,8 @@ def _cast(value: Any, wanted: type, text: str, path: str) -> Any:
     if wanted is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not wanted:
-        raise UserError(f"{path}={text}: expected {describe_type(wanted)}")
+        shown = text if text.isprintable() else repr(text)
+        raise UserError(f"{path}={shown}: expected {describe_type(wanted)}")
     return value
 
 

@@ -2,7 +2,6 @@
 
 import pathlib
 import zipfile
-import zlib
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +36,7 @@ def _tensor(path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> LazyTe
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             shape, _, stored = read_header(file)
-    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except Exception as error:  # a damaged archive or header can raise almost anything
         raise UserError(f"{path}: {member} cannot be read as an array: {error}") from None
     if stored.hasobject:
         raise UserError(
@@ -49,7 +48,7 @@ def _tensor(path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> LazyTe
         try:
             with archive.open(member) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
-        except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except Exception as error:
             raise UserError(f"{path}: {member} is damaged: {error}") from None
         return array.view(_OPAQUE.get(stored, stored))
 

@@ -134,7 +134,7 @@ def _resolve(path: pathlib.Path) -> pathlib.Path:
 def _open_zip(path: pathlib.Path) -> TensorFile:
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise UserError(f"{path}: expected a zip archive; found a damaged one ({error})") from None
     names = archive.namelist()
     if any(name.endswith("data.pkl") for name in names):

@@ -122,7 +122,7 @@ class _Storage:
                 if offset:
                     file.seek(offset * self.dtype.itemsize)
                 return file.read(count * self.dtype.itemsize)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except Exception as error:  # a damaged archive can raise almost anything
             raise UserError(f"{self.path}: {self.member} is damaged: {error}") from None
 
 
@@ -211,9 +211,10 @@ def open_torch(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
     """
     member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
     order = f"{member.removesuffix('data.pkl')}byteorder"
-    if order in archive.namelist() and archive.read(order) != b"little":
-        raise UserError(f"{path}: expected little-endian storages; found {archive.read(order)!r}")
     try:
+        found = archive.read(order) if order in archive.namelist() else b"little"
+        if found != b"little":
+            raise UserError(f"{path}: expected little-endian storages; found {found!r}")
         content = _Unpickler(path, archive, member).load()
     except UserError:
         raise
