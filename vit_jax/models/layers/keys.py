@@ -27,5 +27,5 @@ def parameter_rngs(key: jax.Array) -> nnx.Rngs:
         key: PRNG key.
     """
     rngs = nnx.Rngs(key)
-    rngs.default = _Stream(key, tag="default")
+    rngs.default = _Stream(key, tag="default")  # type: ignore[attr-defined]  # has any attribute
     return rngs

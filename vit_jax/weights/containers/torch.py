@@ -212,9 +212,9 @@ def open_torch(path: pathlib.Path, archive: zipfile.ZipFile) -> TensorFile:
     member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
     order = f"{member.removesuffix('data.pkl')}byteorder"
     try:
-        found = archive.read(order) if order in archive.namelist() else b"little"
-        if found != b"little":
-            raise UserError(f"{path}: expected little-endian storages; found {found!r}")
+        endianness = archive.read(order) if order in archive.namelist() else b"little"
+        if endianness != b"little":
+            raise UserError(f"{path}: expected little-endian storages; found {endianness!r}")
         content = _Unpickler(path, archive, member).load()
     except UserError:
         raise
