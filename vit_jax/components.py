@@ -53,6 +53,8 @@ class Registry:
             UserError: unknown name (the nearest one is given), or a module that cannot be imported.
         """
         where = f"{self.kind} in {path}" if path else self.kind
+        if not isinstance(name, str):
+            raise UserError(f"{where}: expected a name, found {name!r}")
         if name in self.table:
             return import_name(self.table[name], where)
         if ":" in name:

@@ -211,7 +211,7 @@ def scale_by_layer(decay: float, model: ModelDef) -> optax.GradientTransformatio
 
 def _resolve_optimizer(name: str) -> Any:
     """Dataclass of an optimizer's keys, which builds the optimizer."""
-    if name in OPTIMIZERS.table or ":" in name:
+    if not isinstance(name, str) or name in OPTIMIZERS.table or ":" in name:
         component = OPTIMIZERS.resolve(name, f"{PATH}.name")
         if dataclasses.is_dataclass(component):
             return component

@@ -108,8 +108,14 @@ def warmup_decay_cooldown(
         cooldown: last steps of the run, in which the schedule is multiplied by a line to 0.
 
     Raises:
-        UserError: lengths that do not fit the run, or `min_lr` out of its range.
+        UserError: lengths that do not fit the run, `min_lr` out of its range, or a `decay` that is
+            no schedule.
     """
+    if not hasattr(decay, "build"):
+        raise UserError(
+            "config.optim.schedule: expected a class with the method build(lr, min_lr, steps), "
+            f"found {type(decay).__name__}"
+        )
     if warmup >= total:
         raise UserError(f"the warm-up of {warmup} steps is not shorter than the run of {total}")
     if warmup + cooldown > total:
