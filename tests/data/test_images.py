@@ -238,3 +238,15 @@ def test_pillows_own_limit_gives_way_to_a_higher_one(monkeypatch):
     with pytest.raises(UserError, match="more than max_image_pixels=20"):
         read_image(FILES["RGBA"][0], max_pixels=20)
     assert read_image(FILES["RGBA"][0], max_pixels=0).shape == (6, 9, 4)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+def test_the_shape_in_the_header_is_that_of_the_decoded_image(format, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 2)).save(stream, format, exif=exif)
+    encoded = EncodedImage(stream.getvalue())
+    assert encoded.shape == encoded.decode().shape[:2]
+    assert encoded.shape == ((30, 2) if orientation >= 5 else (2, 30))

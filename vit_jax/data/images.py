@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from vit_jax.data import jpeg
 from vit_jax.errors import UserError
@@ -64,6 +64,13 @@ class EncodedImage:
                 return header.height, header.width
             with _open(io.BytesIO(self.data), self.where, self.max_pixels) as image:
                 transposed = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                # Newer versions of Pillow apply the orientation of a TIFF to its size themselves.
+                if isinstance(image, TiffImagePlugin.TiffImageFile):
+                    size = (
+                        image.tag_v2[ExifTags.Base.ImageWidth],
+                        image.tag_v2[ExifTags.Base.ImageLength],
+                    )
+                    transposed = transposed and image.size == size
                 return image.size if transposed else image.size[::-1]
 
     @functools.cached_property
