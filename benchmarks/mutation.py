@@ -39,5 +39,5 @@ def check(error: Exception) -> None:
     text = str(error)
     if "does not fit the model" in text:
         text = text.replace("\n  ", "")
-    if len(text) > 4000 or not text.isprintable():
+    if len(text) > 2500 or not text.isprintable():
         raise AssertionError(f"not one line: {text[:300]!r}") from error

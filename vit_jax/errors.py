@@ -19,6 +19,9 @@ class Interrupted(Exception):
     """The work was asked to stop and its state is saved; the message says how to continue."""
 
 
+_SHOWN = 50  # names in a message
+
+
 def unknown(name: str, valid: Iterable[str], noun: str) -> UserError:
     """Builds the error for a name that is not valid.
 
@@ -29,7 +32,9 @@ def unknown(name: str, valid: Iterable[str], noun: str) -> UserError:
     """
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    known = f"known: {', '.join(names[:_SHOWN]) or 'none'}{more}"
+    hint = f"did you mean {near[0]!r}?" if near else known
     return UserError(f"unknown {noun} {name!r}; {hint}")
 
 
