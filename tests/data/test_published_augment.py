@@ -351,14 +351,3 @@ def test_worker_processes_change_nothing(text):
     images = take(0)
     np.testing.assert_array_equal(images, take(2))
     assert len({p.tobytes() for p in images.reshape(24, -1)}) > 20
-
-
-def test_a_crop_at_the_end_of_a_strip_that_is_decoded_at_reduced_size():
-    """Three columns are one at a quarter of the size; the crop of the third one is not empty."""
-    stream = io.BytesIO()
-    Image.new("RGB", (3, 3000), (200, 100, 50)).save(stream, "jpeg", quality=95)
-    augment = parse_augmentation("random_resized_crop", ImageInputs(size=(16, 1)))
-    image = EncodedImage(stream.getvalue(), "strip")
-    for seed in range(40):
-        found = augment(image, np.random.default_rng(seed))
-        np.testing.assert_allclose(found, np.broadcast_to([200, 100, 50], (16, 1, 3)), atol=3)

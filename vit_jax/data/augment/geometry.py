@@ -81,13 +81,10 @@ class RandomResizedCrop:
             # Up to one more row of the reduced image is needed where the factor does not divide
             # the height.
             image, factor = image.decode_reduced(scale, bottom + 8)
-        whole = [math.ceil(length / factor) for length in shape]
-        down, across = (length / full for length, full in zip(whole, shape, strict=True))
-        # The last row or column of a strip may round to the end of the reduced image.
-        first = min(round(top * down), whole[0] - 1), min(round(left * across), whole[1] - 1)
+        down, across = (math.ceil(whole / factor) / whole for whole in shape)
         part = image[
-            first[0] : max(round(bottom * down), first[0] + 1),
-            first[1] : max(round(right * across), first[1] + 1),
+            round(top * down) : max(round(bottom * down), round(top * down) + 1),
+            round(left * across) : max(round(right * across), round(left * across) + 1),
         ]
         return _resize(composite(part), self.inputs)
 
