@@ -148,6 +148,8 @@ def model_spec(config: ConfigDict) -> ModelSpec:
     fields = config.model.to_dict()
     name = fields.pop("name", None)
     inputs = fields.pop("inputs", {})
+    if not isinstance(name, str | None):
+        raise UserError(f"config.model.name={name!r}: expected the name of a model")
     base = registry.model_spec(name) if name else None
     if base is None and "architecture" not in fields:
         raise UserError("config.model.name is missing: expected the name of a registered model")
