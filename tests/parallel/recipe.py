@@ -6,20 +6,21 @@ from ml_collections import ConfigDict
 
 from tests.helpers import tiny_clip
 
+# What happens to a run, by the argument of the recipe.
+ACCIDENTS = {
+    "kill": {"step": 6, "signal": int(signal.SIGKILL), "process": 1},
+    "stop": {"step": 7, "signal": int(signal.SIGTERM), "process": 0, "to_parent": True},
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """`helpers.tiny_clip` with a checkpoint every four steps.
 
     Args:
-        arg: "kill" to kill process 1 after step 6.
+        arg: key of `ACCIDENTS`, or "".
     """
     config = tiny_clip()
     config.checkpoint_percent, config.checkpoint_steps = 0.0, 4
-    if arg == "kill":
-        config.hooks.kill = {
-            "name": "tests.training.components:SendSignal",
-            "step": 6,
-            "signal": int(signal.SIGKILL),
-            "process": 1,
-        }
+    if arg:
+        config.hooks.accident = {"name": "tests.training.components:SendSignal", **ACCIDENTS[arg]}
     return config

@@ -59,15 +59,19 @@ def one_process(tmp_path_factory):
 
 @pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.release), 8])
 def test_two_processes_equal_one_although_one_is_killed(one_process, tmp_path, fsdp):
-    """Without the other process the survivor ends; the same command continues to the end."""
+    """The survivor ends; the launcher saves on SIGTERM; the same command continues each time."""
     mesh = f"--config.mesh.fsdp={fsdp}"
     process = start(tmp_path, 2, mesh, recipe=f"{RECIPE}:kill")
     output, _ = process.communicate(timeout=200)
     assert process.returncode not in (0, 75), output
     assert "2 processes (environment), 8 devices." in output
     assert len(losses(tmp_path)) < 10
-    output = finish(start(tmp_path, 2, mesh))
+    assert time.time() - (tmp_path / "metrics.jsonl").stat().st_mtime < 60
+    output = finish(start(tmp_path, 2, mesh, recipe=f"{RECIPE}:stop"), code=75)
     assert f"Resuming {tmp_path} at step 4" in output
+    saved = output.partition("stopped and saved at step ")[2].split()[0]
+    output = finish(start(tmp_path, 2, mesh))
+    assert f"Resuming {tmp_path} at step {saved}" in output
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
     assert output.count("zeroshot/digits/top1") == 1  # process 0 speaks for both
     found, expected = metrics(tmp_path)[-1], metrics(one_process)[-1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,13 @@ class SendSignal(Hook):
             step: step after which the signal is sent; 0: before the first step.
             signal: number of the signal.
             process: index of the process; None: every process.
+            to_parent: whether the parent process, as a launcher, receives it.
         """
 
         step: int
         signal: int
         process: int | None = None
+        to_parent: bool = False
 
     def __init__(self, config: Config):
         self.config = config
@@ -37,7 +40,8 @@ class SendSignal(Hook):
     def after_step(self, run, step, metrics):
         if step == self.config.step and self.config.process in (None, jax.process_index()):
             run.checkpoints.wait()
-            os.kill(os.getpid(), self.config.signal)
+            os.kill(os.getppid() if self.config.to_parent else os.getpid(), self.config.signal)
+            time.sleep(2 * self.config.to_parent)  # a launcher passes it on meanwhile
 
 
 class Crash(Hook):
