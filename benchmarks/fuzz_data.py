@@ -159,8 +159,9 @@ def read(spec: str) -> collections.Counter[str]:
     return found
 
 
-def fuzz_image(rng: random.Random) -> collections.Counter[str]:
+def fuzz_image(folder: pathlib.Path, rng: random.Random) -> collections.Counter[str]:
     """Converts a mutated image to a model's input, as evaluation and training do."""
+    del folder
     data = mutate(image(rng), rng)
     for text in ("", "random_resized_crop", "affine|flip", "background|resize('pad')"):
         augment = parse_augmentation(text, ImageInputs(size=(224, 160)), max_pixels=10**7)
@@ -180,5 +181,5 @@ SUBJECTS = {
     "tar": reads(fuzz_tar),
     "folder": reads(fuzz_folder),
     "spec": reads(fuzz_spec),
-    "image": lambda folder, rng: fuzz_image(rng),
+    "image": fuzz_image,
 }
