@@ -92,8 +92,12 @@ class Evaluation:
         Returns:
             Probability of each label in descending order: softmax over the labels, or for a model
             with a logit bias, which the sigmoid loss trains, the independent probability of each.
+
+        Raises:
+            UserError: a model without a text encoder, or an image that cannot be read.
         """
         embedder, params = self.embedder, self.params
+        embedder.require_text()
         pixels = read_image(image, max_pixels=embedder.max_image_pixels)
         images = embedder.image_embeddings(params, [{"image": pixels}])
         texts = embedder.class_embeddings(params, labels, self.templates)

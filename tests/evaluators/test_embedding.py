@@ -7,10 +7,15 @@ import pytest
 from PIL import Image
 
 from tests.evaluators.conftest import CountedSource
+from tests.helpers import tiny_classifier
+from vit_jax.config import model_spec
 from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
 from vit_jax.evaluators import cache
 from vit_jax.evaluators.batching import padded_batches
+from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.suite import Suite
+from vit_jax.models.definition import ModelDef
 from vit_jax.parallel.mesh import make_mesh
 
 
@@ -143,8 +148,18 @@ def test_embeddings_that_are_not_finite_are_refused(make_embedder):
 def test_texts_need_a_tokenizer(make_embedder):
     embedder, params = make_embedder()
     embedder.tokenizer = None
-    with pytest.raises(UserError, match="a text encoder and its tokenizer"):
+    with pytest.raises(UserError, match="the tokenizer of the model is missing"):
         embedder.text_embeddings(params, ["a cat"])
+
+
+@pytest.mark.parametrize("evaluator", ["zeroshot", "retrieval"])
+def test_evaluators_of_texts_refuse_a_classifier_before_they_read_data(evaluator):
+    spec = model_spec(tiny_classifier())
+    embedder = Embedder(
+        ModelDef(spec.architecture), inputs=spec.inputs, mesh=make_mesh(), batch_size=8
+    )
+    with pytest.raises(UserError, match="has no text encoder; .* evaluator 'classification'"):
+        Suite({evaluator: {"x": {"data": "folder:absent"}}}, embedder)
 
 
 def test_a_function_of_ones_own(make_embedder):

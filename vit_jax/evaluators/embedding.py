@@ -219,13 +219,24 @@ class Embedder:
         """Converts texts to token ids, int32.
 
         Raises:
-            UserError: the model has no text encoder, or there is no tokenizer.
+            UserError: see `require_text`.
         """
-        if self.tokenizer is None:
-            raise UserError(
-                "this evaluation needs a model with a text encoder and its tokenizer; there is none"
-            )
-        return self.tokenizer(texts)
+        return self.require_text()(texts)
+
+    def require_text(self) -> Tokenizer:
+        """Returns the tokenizer. Evaluators of texts call it before they read data.
+
+        Raises:
+            UserError: the model has no text encoder, or its tokenizer was not given.
+        """
+        if self.tokenizer is not None:
+            return self.tokenizer
+        if hasattr(self.model.architecture, "text"):
+            raise UserError("the tokenizer of the model is missing: texts cannot be evaluated")
+        raise UserError(
+            "the model has no text encoder; for its class logits use the evaluator "
+            "'classification', for its features 'probe', 'knn' or 'fewshot'"
+        )
 
     def compile(self, function: Callable) -> Any:
         """Compiles a function of the model for all devices.

@@ -57,8 +57,10 @@ class Retrieval:
             embedder: computes embeddings of images and texts.
 
         Raises:
-            UserError: a key with an invalid value, or examples without captions.
+            UserError: a model without a text encoder, a key with an invalid value, or examples
+                without captions.
         """
+        embedder.require_text()
         check_name(config.captions, CAPTIONS, "captions")
         check_name(config.equal_captions, EQUAL_CAPTIONS, "equal_captions")
         if not config.at or min(config.at) < 1:
