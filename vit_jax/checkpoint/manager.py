@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -38,6 +39,24 @@ _FILE_SYSTEM = (
     "Read-only file system",
     "Input/output error",
 )
+_MIN_SLICE = 1 << 20  # bytes
+
+
+def _write_small_arrays_whole() -> None:
+    """Sets the size from which replicas of an array write a slice each.
+
+    Orbax slices the smallest arrays too, and each slice is a program to compile at the first save.
+    """
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE)
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # replacing a handler is warned of
+    try:
+        ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    finally:
+        absl.logging.set_verbosity(verbosity)
+
+
+_write_small_arrays_whole()
 
 
 @dataclasses.dataclass(frozen=True)
