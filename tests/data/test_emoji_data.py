@@ -192,7 +192,7 @@ assert not {"tensorflow", "torch"} & set(sys.modules)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_second_build_is_identical_offline_and_stays_in_the_cache(
     emoji_directory, splits, tmp_path
 ):

@@ -100,7 +100,7 @@ def test_a_restart_at_any_step_sees_the_very_next_examples(specs, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "workers"),
-    [(kind, 2) for kind in ("tar", "weighted")]
+    [("tar", 2)]
     + [
         pytest.param(kind, workers, marks=pytest.mark.release)
         for kind in KINDS

@@ -339,7 +339,14 @@ class Photos:
 
 
 @pytest.mark.parametrize(
-    "text", [RECIPE, "random_resized_crop|three_augment|color_jitter(0.3, 0.3, 0.3)|autoaugment"]
+    "text",
+    [
+        RECIPE,
+        pytest.param(
+            "random_resized_crop|three_augment|color_jitter(0.3, 0.3, 0.3)|autoaugment",
+            marks=pytest.mark.release,
+        ),
+    ],
 )
 def test_worker_processes_change_nothing(text):
     transform = example_transform(("image",), parse_augmentation(text, model_inputs(32)))

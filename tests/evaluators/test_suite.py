@@ -36,7 +36,12 @@ def first_metrics():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("devices", "batch_size"), [(8, 64), (1, 50), pytest.param(2, 358, marks=pytest.mark.release)]
+    ("devices", "batch_size"),
+    [
+        (8, 64),
+        pytest.param(1, 50, marks=pytest.mark.release),
+        pytest.param(2, 358, marks=pytest.mark.release),
+    ],
 )
 def test_devices_and_batch_size_change_no_metric(make_embedder, first_metrics, devices, batch_size):
     """359 images are not a multiple of any of these batch sizes."""

@@ -55,7 +55,7 @@ def images_of(experiment, rows):
     return ((pixels - np.array(inputs.mean)) / np.array(inputs.std)).astype(np.float32)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.release), 8])
 def test_classification(devices):
     """Of 359 images, the last of 23 batches has 7."""
     experiment, params = opened(classifier(), devices)
@@ -78,7 +78,7 @@ def test_the_sigmoid_loss():
     assert abs(evaluated(experiment, params)["loss"] - expected) < 1e-5
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.release), 8])
 def test_masked_reconstruction(devices):
     """Masks are those of a fixed key; 40 images are two batches and a half."""
     experiment, params = opened(masked_autoencoder(), devices)
@@ -104,7 +104,7 @@ def test_masked_reconstruction(devices):
     assert abs(found["loss"] - np.mean(losses)) < 1e-5
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.release), 8])
 def test_contrastive_loss_of_whole_batches(tiny_config, devices):
     """Of 40 pairs, those that do not fill a batch of 16 are left out."""
     tiny_config.evals = {}

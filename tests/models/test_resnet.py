@@ -268,7 +268,12 @@ def test_gradients_reach_all_but_the_statistics(case):
 
 
 @pytest.mark.parametrize(
-    "execution", [{"scan": False}, {"remat": "full"}, {"scan": False, "remat": "dots"}]
+    "execution",
+    [
+        {"scan": False},
+        pytest.param({"remat": "full"}, marks=pytest.mark.release),
+        pytest.param({"scan": False, "remat": "dots"}, marks=pytest.mark.release),
+    ],
 )
 def test_execution_changes_nothing(case, execution):
     """Loss, gradients and statistics agree for scan and every remat policy."""

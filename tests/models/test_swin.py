@@ -193,9 +193,9 @@ def expected_grads():
     [
         {"scan": False},
         pytest.param({"remat": "mlp"}, marks=pytest.mark.release),
-        {"remat": "dots"},
+        pytest.param({"remat": "dots"}, marks=pytest.mark.release),
         pytest.param({"remat": "full"}, marks=pytest.mark.release),
-        {"scan": False, "remat": "full"},
+        pytest.param({"scan": False, "remat": "full"}, marks=pytest.mark.release),
     ],
 )
 def test_execution_changes_nothing(expected_grads, execution):
@@ -252,7 +252,7 @@ def compiled_flops(config):
     return forward.lower(model.shapes(), image).compile().cost_analysis()["flops"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_cost_is_linear_in_the_area_and_that_of_a_vit_is_not():
     """Fourfold area: fourfold FLOPs for Swin. The excess of ViT is attention, sixteenfold.
 

@@ -71,7 +71,10 @@ def one_device(tmp_path_factory):
             {"mesh.data": 4, "mesh.tensor": 2, "objective.form": "tiled", "objective.tile_size": 3},
             marks=pytest.mark.release,
         ),
-        {"mesh.fsdp": 8, "compute.remat": "full", "compute.scan": False},
+        pytest.param(
+            {"mesh.fsdp": 8, "compute.remat": "full", "compute.scan": False},
+            marks=pytest.mark.release,
+        ),
     ],
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
 )
@@ -89,8 +92,8 @@ def test_muon_agrees(tmp_path):
                                rtol=1e-5)  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet", pytest.param("swin", marks=pytest.mark.release)])
+@pytest.mark.release
+@pytest.mark.parametrize("name", ["resnet", "swin"])
 def test_other_image_towers_agree(name, tmp_path):
     """Split parameters, the ring and recomputation change nothing."""
     expected = losses(tmp_path / "one", {"mesh.data": 1}, with_tower(name), steps=3)
@@ -105,7 +108,7 @@ def test_other_image_towers_agree(name, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_batch_statistics_survive_accumulation_in_bfloat16(tmp_path):
     config = with_tower("resnet")
     config.compute.dtype = "bfloat16"

@@ -12,16 +12,16 @@ def classifier_config(**changes):
     """A small ViT on scikit-learn's digits."""
     config = default_config(model="deit_ti16", objective="classification")
     config.model.update(
-        image_size=8, patch_size=2, width=32, depth=2, num_heads=2, mlp_dim=64, num_classes=10
+        image_size=8, patch_size=4, width=32, depth=2, num_heads=2, mlp_dim=64, num_classes=10
     )
     config.model.inputs.crop_fraction = 1.0
     config.data.train = "digits:train"
     config.data.augment = "affine(rotate=5, shift=0.05)"
     config.batch_size = 64
-    config.total_steps = 300
+    config.total_steps = 100
     config.log_steps = 10
     config.checkpoint_percent = 0.0
-    config.optim.lr = 5e-3
+    config.optim.lr = 1e-2
     config.optim.warmup_steps = 10
     config.evals.classification = {"digits": {"data": "digits:test"}}
     for path, value in changes.items():
