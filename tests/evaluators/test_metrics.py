@@ -310,7 +310,7 @@ def test_equal_captions_and_images_are_no_rivals(equal):
 
     class FakeEmbedder(Embedder):
         def __init__(self):
-            pass
+            self.tokenizer = object()  # it embeds texts
 
         def open_source(self, spec):
             return Rows()
