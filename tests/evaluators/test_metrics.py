@@ -15,6 +15,7 @@ from sklearn.metrics import (
 from sklearn.neighbors import KNeighborsClassifier
 
 from vit_jax.data.sources import Source
+from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators import (
     classification,
@@ -310,7 +311,7 @@ def test_equal_captions_and_images_are_no_rivals(equal):
 
     class FakeEmbedder(Embedder):
         def __init__(self):
-            self.tokenizer = object()  # it embeds texts
+            self.tokenizer = open_tokenizer("clip", vocab_size=49408, context_length=8)
 
         def open_source(self, spec):
             return Rows()
