@@ -86,9 +86,10 @@ def fuzz_weights(folder: pathlib.Path, rng: random.Random) -> collections.Counte
     if rng.random() < 0.5:
         found = identify(str(path))
         load_weights(path, ModelDef(found.source.architecture), source=found.source)
+    elif name == _TORCH.name:
+        load_weights(f"{path}#state_dict", ModelDef(_IN_TORCH))
     else:
-        model = ModelDef(_IN_TORCH) if name == _TORCH.name else _model()[0]
-        load_weights(f"{path}#state_dict" if name == _TORCH.name else path, model)
+        load_weights(path, _model()[0])
     return collections.Counter(loaded=1)
 
 

@@ -80,7 +80,7 @@ def test_evaluate_prints_the_metrics_of_training(finished_run):
     workdir, metrics = finished_run
     table = run_command("evaluate", "--workdir", workdir).stdout
     lines = dict(line.split() for line in table.splitlines())
-    assert lines.keys() == metrics.keys() == last_metrics(workdir).keys()
+    assert list(lines) == list(metrics) == list(last_metrics(workdir))
     for name, value in metrics.items():
         assert float(lines[name]) == pytest.approx(value, abs=1e-4)
 
@@ -126,7 +126,7 @@ socket.socket.connect = socket.create_connection = closed
 from tests.helpers import tiny_clip
 from vit_jax.experiment import train
 config = tiny_clip()
-config.evals.zeroshot = {{"x": {{"data": "digits:test[:20]"}}}}
+config.evals.zeroshot = {{"x": {{"data": "emoji:heldout_names[:20]"}}}}
 train(config, {str(tmp_path / "run")!r})
 import vit_jax.evaluate
 print(sorted({{m.partition(".")[0] for m in sys.modules}} & {{"tensorflow", "torch"}}))

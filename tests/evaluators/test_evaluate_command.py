@@ -9,7 +9,6 @@ from absl.testing import flagsaver
 
 from tests.helpers import tiny_clip
 from vit_jax import evaluate, experiment
-from vit_jax.config import model_spec
 from vit_jax.errors import UserError
 from vit_jax.evaluation import check_tokenizer, open_run, open_weights
 from vit_jax.evaluators.results import EvaluationLog
@@ -141,17 +140,12 @@ def test_tokenizers_with_other_ids_are_refused(run):
         check_tokenizer(tokenizer, "clip", opened.spec, "x")
 
 
-def small_clip():
-    """A model of one's own."""
-    return model_spec(tiny_clip())
-
-
-def test_a_name_alone(run):
-    saved, name = f"saved:{run[0]}", f"{__name__}:small_clip"
-    opened = open_weights(name, None, batch_size=8, tokenizer=saved)
+def test_a_registered_name_alone(run):
+    saved = f"saved:{run[0]}"
+    opened = open_weights("clip_vit_emoji", None, batch_size=8, tokenizer=saved)
     assert opened.embedder.text_embeddings(opened.params, ["a cat"]).shape[0] == 1
     with pytest.raises(UserError, match="eval_batch_size=0: expected 1 or more"):
-        open_weights(name, None, batch_size=0, tokenizer=saved)
+        open_weights("clip_vit_emoji", None, batch_size=0, tokenizer=saved)
 
 
 def test_results_are_written_as_soon_as_an_evaluation_is_done(tmp_path):

@@ -59,12 +59,16 @@ def test_the_model_has_to_be_named_without_a_description(saved, tmp_path):
 def test_errors(saved, tmp_path):
     source, output = saved[0], tmp_path / "x.safetensors"
     good = {"--input": source, "--model": NAME, "--output": output, "--to": "vit_jax"}
-    # Each is a command of its own: the others are tested where they are raised.
     for changes, message in (
         ({"--to": "vit_jx"}, "error: unknown format 'vit_jx'; did you mean 'vit_jax'?"),
         ({"--to": "vit_jax_npz"}, f"error: {output}: expected a name ending in .npz"),
+        ({"--model": "vit_t16"}, "error: unknown model 'vit_t16'; did you mean 'vit_ti16'?"),
         ({"--model": "vit_s16"}, f"error: {source} does not fit the model, nothing was loaded; "),
         ({"--output": source}, f"error: {source} exists; --overwrite replaces it"),
+        (
+            {"--from": "openai_clip"},
+            "error: the format openai_clip holds models of CLIPConfig; found ViTConfig",
+        ),
     ):
         args = [x for pair in (good | changes).items() for x in pair]
         assert convert(*args, code=2).stderr.startswith(message)
