@@ -95,10 +95,8 @@ class Command:
 
     def is_at(self, stage: str) -> bool:
         """Whether a stage has begun."""
-        if not all(is_watching(process.pid) for process in self.processes):
-            return False
         if stage in ("start", "data"):
-            return True
+            return all(is_watching(process.pid) for process in self.processes)
         if stage == "compile":
             return "step/s]" in self.text()
         if stage == "restore":

@@ -34,10 +34,12 @@ class SendSignal(Hook):
         self.config = config
 
     def on_start(self, run):
-        if self.config.step == 0:
-            os.kill(os.getpid(), self.config.signal)
+        self._send_at(run, 0)
 
     def after_step(self, run, step, metrics):
+        self._send_at(run, step)
+
+    def _send_at(self, run, step):
         if step == self.config.step and self.config.process in (None, jax.process_index()):
             run.checkpoints.wait()
             os.kill(os.getppid() if self.config.to_parent else os.getpid(), self.config.signal)

@@ -12,11 +12,11 @@ from vit_jax.training.run import Run
 class Checkpoint(Hook):
     """Saves the state at its interval, when it is the best, after the last step and on a signal."""
 
-    def __init__(self, stop: Callable[[int], bool]):
+    def __init__(self, stop: Callable[[], bool]):
         """Declares the hook.
 
         Args:
-            stop: whether the run is asked to stop after a step, see `preemption.stop_signals`.
+            stop: whether the run is asked to stop after this step, see `preemption.stop_signals`.
         """
         self._stop = stop
 
@@ -27,7 +27,7 @@ class Checkpoint(Hook):
             Interrupted: the run was asked to stop; its state is saved.
         """
         run.checkpoints.check()
-        last, stopping = step == run.durations.total, self._stop(step)
+        last, stopping = step == run.durations.total, self._stop()
         due = last or stopping or is_due(step, run.durations.checkpoint)
         if due or run.checkpoints.is_best(run.evaluation):
             run.settle()

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop, handled between two steps."""
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,10 +12,14 @@ from jax.experimental import multihost_utils
 from vit_jax import interruption
 from vit_jax.errors import Interrupted
 
+# `jax.distributed` counts its calls from 1 in every process, and compares for equality: with the
+# steps of a resumed run, a signal before its first step would be missed.
+_calls = itertools.count(1)
+
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Yields a function (step) -> whether to stop, so that the current step can end and be saved.
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yields a function that returns, after each step, whether to save and stop.
 
     SIGTERM and SIGINT are treated alike; a second one acts at once. Several processes must stop at
     the same step: `jax.distributed` learns of SIGTERM, or of the notice of the platform, on any of
@@ -36,12 +41,12 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
         elif not stepping:
             raise Interrupted("stopped before the first step; the same command starts again")
 
-    def stop(step: int) -> bool:
+    def stop() -> bool:
         nonlocal stepping
         stepping = True
         interruption.working()
         if distributed:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(next(_calls))
         return bool(received) or interruption.requested()
 
     # With several processes `jax.distributed` handles SIGTERM.
