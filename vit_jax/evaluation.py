@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import read_params, with_sharding
@@ -24,6 +24,7 @@ from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.base import Objective
 from vit_jax.parallel.mesh import DEFAULT_SIZES, batch_shards, fitting_sizes, make_mesh
 from vit_jax.parallel.sharding import parameter_shardings
+from vit_jax.paths import StrPath, absolute
 from vit_jax.pretrained.folder_tokenizer import FILE_KINDS
 from vit_jax.pretrained.model import create_model
 
@@ -107,7 +108,7 @@ class Evaluation:
 
 
 def open_run(
-    workdir: str | os.PathLike[str],
+    workdir: StrPath,
     *,
     step: int | None = None,
     cache: Cache = None,
@@ -118,7 +119,7 @@ def open_run(
     """Opens a checkpoint of a run, without its optimizer state, on any devices.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run, local or gs://.
         step: step of the checkpoint; None for the newest intact one.
         cache: folder in which embeddings are kept, see `Embedder`; None for none.
         mesh: sizes of the mesh axes, as {"fsdp": 4}, see `make_mesh`; None for `fsdp` and `tensor`
@@ -131,7 +132,7 @@ def open_run(
         UserError: not the folder of a run, no such checkpoint, or a mesh that does not fit the
             devices.
     """
-    workdir = workdir_lib.local_workdir(workdir)
+    workdir = workdir_lib.workdir_path(workdir)
     saved = workdir_lib.load_config(workdir)
     devices = jax.devices() if devices is None else devices
     config = saved.copy_and_resolve_references().unlock()
@@ -150,7 +151,7 @@ def open_run(
         _check_saved_tokenizer(workdir)
     if (tokenizer := experiment.tokenizer) is not None:
         check_tokenizer(tokenizer, str(spec.tokenizer), spec, str(workdir))
-        spec = dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}")
+        spec = dataclasses.replace(spec, tokenizer=f"saved:{absolute(workdir)}")
     model = experiment.model
     params, found_step = read_params(
         workdir,
@@ -236,7 +237,7 @@ def _open_tokenizer(given: str | None, spec: ModelSpec, title: str) -> Tokenizer
     return tokenizer
 
 
-def _check_saved_tokenizer(workdir: pathlib.Path) -> None:
+def _check_saved_tokenizer(workdir: epath.Path) -> None:
     if not (workdir / TOKENIZER_FILE).is_file():
         raise UserError(f"{workdir} has no {TOKENIZER_FILE}, which the run saved at its start")
 

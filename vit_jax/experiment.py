@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -40,6 +41,7 @@ from vit_jax.parallel.mesh import (
     replicated,
 )
 from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
+from vit_jax.paths import StrPath
 from vit_jax.training import loop
 from vit_jax.training.freezing import frozen_mask
 from vit_jax.training.frozen_model import open_frozen_model
@@ -48,7 +50,7 @@ from vit_jax.training.optimizers import Optim, make_optimizer, make_schedule, pa
 from vit_jax.training.schedules import Schedule
 from vit_jax.training.state import TrainState, init_state
 from vit_jax.training.step import make_train_step
-from vit_jax.workdir import local_workdir
+from vit_jax.workdir import workdir_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Durations:
 def build(
     config: ConfigDict,
     *,
-    workdir: str | pathlib.Path | None = None,
+    workdir: StrPath | None = None,
     devices: list[Any] | None = None,
     data: bool = True,
 ) -> "Experiment":
@@ -89,10 +91,10 @@ def build(
         UserError: a key that belongs to no component is wrong.
     """
     config_lib.validate(config)
-    return Experiment(config, local_workdir(workdir) if workdir else None, devices, data)
+    return Experiment(config, workdir_path(workdir) if workdir else None, devices, data)
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
+def train(config: ConfigDict, workdir: StrPath) -> dict[str, float]:
     """Trains a model from its config, see `vit_jax.training.loop.train`.
 
     Args:
@@ -102,7 +104,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, float]:
     Returns:
         Metrics of the last evaluation.
     """
-    return loop.train(build(config, workdir=workdir), local_workdir(workdir))
+    return loop.train(build(config, workdir=workdir), workdir)
 
 
 class Experiment:
@@ -111,7 +113,7 @@ class Experiment:
     def __init__(
         self,
         config: ConfigDict,
-        workdir: pathlib.Path | None,
+        workdir: epath.Path | None,
         devices: list[Any] | None,
         data: bool,
     ):

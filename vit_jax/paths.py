@@ -142,6 +142,30 @@ def checksum(source: StrPath) -> str:
         return str(_file_system(url).checksum(url))
 
 
+def list_objects(folder: StrPath) -> dict[str, dict[str, int | str]]:
+    """Lists the objects below a folder of a bucket of Google Cloud.
+
+    Args:
+        folder: gs:// URL.
+
+    Returns:
+        Name from the folder on -> {"bytes": size, "crc32c": checksum that the bucket has made}.
+    """
+    url = os.fspath(folder).rstrip("/")
+    with _explained(url):
+        found = _file_system(url).find(url, detail=True)
+    start = len(url.removeprefix("gs://")) + 1
+    return {
+        name[start:]: {"bytes": info["size"], "crc32c": info.get("crc32c", "")}
+        for name, info in found.items()
+    }
+
+
+def absolute(path: "epath.Path") -> "epath.Path":
+    """Makes a path independent of the current folder."""
+    return path if is_url(path) else path.resolve()
+
+
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Turns the errors of buckets within the block, which have no common class, into a UserError.

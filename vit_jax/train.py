@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run: checkpoints, metrics, config.", required=True
+    "workdir",
+    None,
+    "Folder of the run, local or gs://.",
+    required=True,
 )
 
 
@@ -27,9 +30,9 @@ def main() -> None:
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
     from vit_jax.experiment import train
     from vit_jax.parallel import processes
-    from vit_jax.workdir import local_workdir
+    from vit_jax.workdir import workdir_path
 
-    workdir = str(local_workdir(str(_WORKDIR.value)))
+    workdir = str(workdir_path(str(_WORKDIR.value)))
     config = cli.load_config(str(_CONFIG.value))
     processes.start()
     cli.print_metrics(train(config, workdir))

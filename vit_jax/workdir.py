@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -10,11 +11,13 @@ import platform
 from collections.abc import Iterator
 from typing import IO, Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from vit_jax.atomic_files import write_text
+from vit_jax.data.cache import cache_dir
 from vit_jax.errors import UserError
-from vit_jax.paths import StrPath, as_local_path, as_path
+from vit_jax.paths import StrPath, as_path, is_url
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -39,18 +42,25 @@ FIXED_KEYS = ("seed", "batch_size", "data.train", "data.group_by", "model.tokeni
 _FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
-def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+def save_config(workdir: StrPath, config: ConfigDict) -> None:
     """Writes `config.json` atomically."""
-    write_text(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+    write_text(as_path(workdir) / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def local_workdir(workdir: StrPath) -> pathlib.Path:
-    """Returns the folder of a run, for everything that writes it or reads its checkpoints.
+def workdir_path(workdir: StrPath) -> epath.Path:
+    """Returns the folder of a run: local, or in a bucket of Google Cloud.
 
     Raises:
-        UserError: the workdir is a URL.
+        UserError: a URL of another kind, or a bucket that cannot be reached.
+        MissingPackageError: the package for buckets is not installed.
     """
-    return as_local_path(workdir, "a run locks its folder and renames its checkpoints")
+    text = os.fspath(workdir)
+    if is_url(text) and not text.startswith(("gs:", "gcs:", "file:")):
+        raise UserError(
+            f"{text}: expected a local path or gs://, because Orbax does not write checkpoints to "
+            "other buckets. Mount the bucket"
+        )
+    return as_path(text)
 
 
 def load_config(workdir: StrPath) -> ConfigDict:
@@ -68,14 +78,14 @@ def load_config(workdir: StrPath) -> ConfigDict:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def changes(workdir: pathlib.Path, config: ConfigDict) -> dict[str, str]:
+def changes(workdir: StrPath, config: ConfigDict) -> dict[str, str]:
     """Keys whose values differ from the saved config, each with "before -> now".
 
     Args:
         workdir: folder of the run, which need not exist yet.
         config: resolved config of this start.
     """
-    if not (workdir / CONFIG_FILE).exists():
+    if not (as_path(workdir) / CONFIG_FILE).exists():
         return {}
     before, now = _flat(load_config(workdir).to_dict()), _flat(_as_json(config))
     return {
@@ -85,7 +95,7 @@ def changes(workdir: pathlib.Path, config: ConfigDict) -> dict[str, str]:
     }
 
 
-def refuse(workdir: pathlib.Path, changed: dict[str, str], why: str) -> UserError:
+def refuse(workdir: StrPath, changed: dict[str, str], why: str) -> UserError:
     """The error for a config that does not fit the saved state.
 
     Args:
@@ -101,27 +111,36 @@ def refuse(workdir: pathlib.Path, changed: dict[str, str], why: str) -> UserErro
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: StrPath) -> Iterator[None]:
     """Creates the folder, and locks it against other runs within the block.
 
     The kernel releases the lock when the process ends, in any way. On network file systems the lock
-    holds between hosts where the file system supports `flock` (NFS 4 does, gcsfuse does not).
+    holds between hosts where the file system supports `flock` (NFS 4 does, gcsfuse does not). For a
+    folder in a bucket the lock is in the user's cache, and holds on this machine.
 
     Raises:
         UserError: another run holds the lock; the message names its host and process.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = _acquire(workdir / LOCK_FILE)
+    path = _lock_file(workdir_path(workdir))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _acquire(path, workdir)
     try:
         yield
     finally:
         # Removed while it is held, so that the lock of another run is never removed.
         with contextlib.suppress(OSError):
-            (workdir / LOCK_FILE).unlink()
+            path.unlink()
         file.close()
 
 
-def _acquire(path: pathlib.Path) -> IO[str]:
+def _lock_file(workdir: epath.Path) -> pathlib.Path:
+    if is_url(workdir):
+        name = hashlib.sha256(str(workdir).encode()).hexdigest()[:32]
+        return cache_dir() / "locks" / f"{name}{LOCK_FILE}"
+    return pathlib.Path(workdir / LOCK_FILE)
+
+
+def _acquire(path: pathlib.Path, workdir: StrPath) -> IO[str]:
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
@@ -131,7 +150,7 @@ def _acquire(path: pathlib.Path) -> IO[str]:
             owner = file.read().strip() or "another process"
             file.close()
             raise UserError(
-                f"{path.parent} is in use by {owner}: two runs would overwrite each other; "
+                f"{workdir} is in use by {owner}: two runs would overwrite each other; "
                 "stop that one, or choose another --workdir"
             ) from None
         # The previous owner may have removed the file between `open` and `flock`.
@@ -145,7 +164,7 @@ def _acquire(path: pathlib.Path) -> IO[str]:
 
 
 @contextlib.contextmanager
-def readable_file_errors(workdir: pathlib.Path) -> Iterator[None]:
+def readable_file_errors(workdir: StrPath) -> Iterator[None]:
     """Turns a full disk or a lost permission within the block into a UserError."""
     try:
         yield

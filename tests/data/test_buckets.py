@@ -1,21 +1,12 @@
-"""Sources in gs:// and s3:// buckets of local servers, with the real gcsfs and s3fs.
+"""Sources in gs:// and s3:// buckets of local servers, see `tests.bucket_servers`."""
 
-    pip install -e '.[test,buckets]' && pytest tests/data/test_buckets.py
-
-The servers are moto's and gcp-storage-emulator's; without these packages the tests are skipped.
-"""
-
-import socket
 import time
-import uuid
 
 import fsspec
 import numpy as np
 import pytest
-from etils.epath import backend
 from test_files_sources import COUNT, colour, encoded, shard
 
-from vit_jax import paths
 from vit_jax.data.loader import Loader
 from vit_jax.data.preparation import prepare
 from vit_jax.data.sources import open_source
@@ -24,54 +15,7 @@ from vit_jax.paths import as_path
 from vit_jax.pretrained.fetching import fetch_weights
 from vit_jax.weights.containers.reading import open_weights
 
-
-@pytest.fixture(scope="module")
-def s3_endpoint():
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", free_port())
-    pytest.importorskip("s3fs")
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def gs_endpoint():
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    pytest.importorskip("gcsfs")
-    port = free_port()
-    server = emulator.create_server("127.0.0.1", port, in_memory=True)
-    server.start()
-    # Without it, each request asks another service for the type of the bucket.
-    off = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
-    yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", **off}
-    server.stop()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(params=["s3", "gs"])
-def bucket(request, monkeypatch, tmp_path):
-    """URL of a new bucket."""
-    monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path / "cache"))
-    for name, value in request.getfixturevalue(f"{request.param}_endpoint").items():
-        monkeypatch.setenv(name, value)
-    url = f"{request.param}://vit-{uuid.uuid4().hex}"
-    fs, path = fsspec.core.url_to_fs(url)
-    fs.mkdir(path)
-    paths._check_bucket.cache_clear()
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    yield url
-    fsspec.get_filesystem_class(request.param).clear_instance_cache()
+pytest_plugins = ["tests.bucket_servers"]
 
 
 def put(url, data):

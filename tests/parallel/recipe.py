@@ -8,6 +8,7 @@ from tests.helpers import tiny_clip
 
 # What happens to a run, by the argument of the recipe.
 ACCIDENTS = {
+    "kill_all": {"step": 6, "signal": int(signal.SIGKILL)},
     "kill": {"step": 6, "signal": int(signal.SIGKILL), "process": 1},
     # Before the first step, which is not step 1 in a run that is resumed.
     "stop": {"step": 0, "signal": int(signal.SIGTERM), "process": 0, "to_parent": True},

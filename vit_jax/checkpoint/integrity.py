@@ -1,4 +1,8 @@
-"""Integrity of checkpoints on disk: verified once after writing, by checksums ever after."""
+"""Integrity of checkpoints: verified once after writing, by checksums ever after.
+
+Files on disk are read. Objects in a bucket are not: the bucket has verified what it received, and
+its own checksums are compared.
+"""
 
 import hashlib
 import json
@@ -6,6 +10,9 @@ import pathlib
 from typing import Any
 
 import tensorstore as ts
+from etils import epath
+
+from vit_jax.paths import StrPath, absolute, as_path, is_url, list_objects
 
 FILE_NAME = "checksums.json"  # in a checkpoint, for all files of its items
 _TIMES = "_CHECKPOINT_METADATA"  # written last by Orbax
@@ -16,21 +23,23 @@ class Damaged(Exception):
     """A checkpoint that cannot be read; the message names the file."""
 
 
-def seal(checkpoint: pathlib.Path) -> None:
+def seal(checkpoint: StrPath) -> None:
     """Reads a new checkpoint and writes its checksums, so that later damage is found.
 
     Args:
-        checkpoint: folder of the checkpoint, before it gets its final name.
+        checkpoint: folder of the checkpoint, before it is complete.
 
     Raises:
         Damaged: a file cannot be read.
     """
-    _read_arrays(checkpoint)
-    text = json.dumps(_checksums(checkpoint), indent=1, sort_keys=True)
-    (checkpoint / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+    folder = as_path(checkpoint)
+    if not is_url(folder):
+        _read_arrays(folder)
+    text = json.dumps(_fingerprints(folder), indent=1, sort_keys=True)
+    (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def check(checkpoint: pathlib.Path, part: str = "") -> None:
+def check(checkpoint: StrPath, part: str = "") -> None:
     """Compares a checkpoint with its checksums; one without checksums must be readable.
 
     Args:
@@ -41,23 +50,25 @@ def check(checkpoint: pathlib.Path, part: str = "") -> None:
         Damaged: a file is missing, truncated or changed.
         PermissionError: a file may not be read, which does not mean that it is damaged.
     """
-    _load_json(checkpoint / _TIMES)
-    if not (checkpoint / FILE_NAME).exists():
-        _read_arrays(checkpoint)
+    folder = as_path(checkpoint)
+    _load_json(folder / _TIMES)
+    if not (folder / FILE_NAME).exists():
+        _read_arrays(folder)
         return
-    expected = _load_json(checkpoint / FILE_NAME)
-    wanted = {name: value for name, value in expected.items() if name.startswith(part)}
-    for name, value in wanted.items():
-        path = checkpoint / name
-        if not path.is_file():
+    expected = _load_json(folder / FILE_NAME)
+    found = _fingerprints(folder, part)
+    for name, value in expected.items():
+        if not name.startswith(part):
+            continue
+        if name not in found:
             raise Damaged(f"{name} is missing")
-        if path.stat().st_size != value["bytes"]:
-            raise Damaged(f"{name} has {path.stat().st_size} of {value['bytes']} bytes")
-        if _digest(path) != value["sha256"]:
+        if found[name]["bytes"] != value["bytes"]:
+            raise Damaged(f"{name} has {found[name]['bytes']} of {value['bytes']} bytes")
+        if found[name] != value:
             raise Damaged(f"{name} has changed since it was written")
 
 
-def _load_json(path: pathlib.Path) -> Any:
+def _load_json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -66,14 +77,17 @@ def _load_json(path: pathlib.Path) -> Any:
         raise Damaged(f"{path.name} cannot be read") from None
 
 
-def _checksums(checkpoint: pathlib.Path) -> dict[str, dict[str, int | str]]:
+def _fingerprints(checkpoint: epath.Path, part: str = "") -> dict[str, dict[str, int | str]]:
+    """Sizes and checksums of the files of a checkpoint's items whose names start with `part`."""
+    if is_url(checkpoint):
+        objects = list_objects(checkpoint)
+        return {k: v for k, v in objects.items() if "/" in k and k.startswith(part)}
+    folder = pathlib.Path(checkpoint)
+    files = {p.relative_to(folder).as_posix(): p for p in folder.glob("*/**/*") if p.is_file()}
     return {
-        path.relative_to(checkpoint).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": _digest(path),
-        }
-        for path in checkpoint.glob("*/**/*")
-        if path.is_file()
+        name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        for name, path in files.items()
+        if name.startswith(part)
     }
 
 
@@ -87,13 +101,13 @@ def _digest(path: pathlib.Path) -> str:
         raise Damaged(f"{path.name}: {error.strerror}") from error
 
 
-def _read_arrays(checkpoint: pathlib.Path) -> None:
+def _read_arrays(checkpoint: epath.Path) -> None:
     """Reads every chunk of every array, one at a time, through the index that lists them."""
     for index in sorted(checkpoint.glob(f"*/{_DATABASE}")):
+        folder = str(absolute(index.parent))
+        base = folder if is_url(folder) else f"file://{folder}"
         try:
-            store = ts.KvStore.open(
-                {"driver": "ocdbt", "base": f"file://{index.parent.resolve()}/"}
-            ).result()
+            store = ts.KvStore.open({"driver": "ocdbt", "base": f"{base}/"}).result()
             for key in store.list().result():
                 store.read(key).result()
         except ValueError as error:

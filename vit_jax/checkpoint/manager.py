@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import logging
 import os
-import pathlib
-import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from vit_jax.checkpoint import integrity
 from vit_jax.errors import UserError, check_name
-from vit_jax.workdir import local_workdir
+from vit_jax.paths import StrPath, absolute, as_path, is_url
+from vit_jax.workdir import workdir_path
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +82,14 @@ class Retention:
 class Checkpoints:
     """The checkpoints of a workdir by step."""
 
-    def __init__(self, workdir: str | pathlib.Path, *, retention: Retention | None = None):
+    def __init__(self, workdir: StrPath, *, retention: Retention | None = None):
         """Opens the folder.
 
         Args:
-            workdir: folder of the run; `checkpoints/` is created in it.
+            workdir: folder of the run, local or gs://; `checkpoints/` is created in it.
             retention: checkpoints to keep; None opens them for reading only.
         """
-        self.directory = local_workdir(workdir).resolve() / DIRECTORY
+        self.directory = absolute(workdir_path(workdir)) / DIRECTORY
         self._best = retention.best if retention else ""
         self._saving = 0
         self._thread = ThreadPoolExecutor(1, "save", initializer=_lower_priority)
@@ -124,13 +123,15 @@ class Checkpoints:
             enable_async_checkpointing=True,
             best_fn=best_fn,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            # Runs before the folder gets its final name, which makes it a checkpoint, and so
-            # before any older one is deleted.
+            # Runs before the folder gets its final name (in a bucket: a last object), which makes
+            # it a checkpoint, and so before any older one is deleted.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
 
     def _seal(self) -> None:
-        (written,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        written = self.directory / str(self._saving)
+        if not is_url(written):
+            (written,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         integrity.seal(written)
 
     def latest_step(self) -> int | None:
@@ -292,14 +293,16 @@ def _reason(error: Exception) -> str | None:
     return next((reason for reason in _FILE_SYSTEM if reason in text), None)
 
 
-def step_numbers(directory: pathlib.Path) -> list[int]:
+def step_numbers(directory: StrPath) -> list[int]:
     """Steps of the complete checkpoints in a folder, in any order."""
-    if not directory.is_dir():
+    folder = as_path(directory)
+    if not folder.is_dir():
         return []
-    return [int(path.name) for path in directory.iterdir() if path.name.isdigit()]
+    numbered = [path for path in folder.iterdir() if path.name.isdigit()]
+    return [int(path.name) for path in numbered if ocp.utils.is_checkpoint_finalized(path)]
 
 
-def set_damaged_aside(workdir: pathlib.Path) -> None:
+def set_damaged_aside(workdir: StrPath) -> None:
     """Renames damaged checkpoints until the newest one can be restored.
 
     They become `<step>.damaged`; their steps will be saved again.
@@ -310,14 +313,14 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
     Raises:
         UserError: there were checkpoints, and all are damaged.
     """
-    directory = workdir / DIRECTORY
+    directory = workdir_path(workdir) / DIRECTORY
     for step in sorted(step_numbers(directory), reverse=True):
         try:
             integrity.check(directory / str(step))
         except integrity.Damaged as damage:
             logger.warning("The checkpoint of step %d is damaged (%s): set aside.", step, damage)
             aside = directory / f"{step}{_SET_ASIDE}"
-            shutil.rmtree(aside, ignore_errors=True)
+            aside.rmtree(missing_ok=True)
             (directory / str(step)).rename(aside)
         else:
             return
@@ -327,13 +330,13 @@ def set_damaged_aside(workdir: pathlib.Path) -> None:
         )
 
 
-def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+def has_checkpoint(workdir: StrPath) -> bool:
     """Whether a workdir has a complete checkpoint."""
-    return bool(step_numbers(local_workdir(workdir) / DIRECTORY))
+    return bool(step_numbers(workdir_path(workdir) / DIRECTORY))
 
 
 def read_params(
-    workdir: str | pathlib.Path, abstract: Any, *, ema: bool, step: int | None = None
+    workdir: StrPath, abstract: Any, *, ema: bool, step: int | None = None
 ) -> tuple[Any, int]:
     """Reads the parameters of a checkpoint, without the optimizer state.
 

@@ -12,7 +12,7 @@ from vit_jax.data.cache import cache_dir
 from vit_jax.errors import UserError
 from vit_jax.paths import StrPath, as_path, checksum, download, is_url
 from vit_jax.weights.containers.reading import FOLDER_NAMES, SEPARATOR, local_weights
-from vit_jax.workdir import local_workdir
+from vit_jax.workdir import workdir_path
 
 if TYPE_CHECKING:
     from etils import epath
@@ -23,22 +23,25 @@ logger = logging.getLogger(__name__)
 _DESCRIPTIONS = (".json", ".txt", ".model")
 
 
-def fetch_weights(path: StrPath) -> pathlib.Path:
+def fetch_weights(path: StrPath) -> "pathlib.Path | epath.Path":
     """Returns a local path of weights; those in a bucket are downloaded, unless the cache has them.
 
-    With a file come the descriptions beside it, with an index its shards.
+    With a file come the descriptions beside it, with an index its shards. A run stays where it is:
+    its checkpoints are read there.
 
     Args:
         path: weight file or folder, local or in a bucket, or workdir of a run; `PATH#KEY` as for
             `open_weights`.
 
     Raises:
-        UserError: there are no weights, or a run in a bucket.
+        UserError: there are no weights, or a run in a bucket that cannot hold one.
     """
     whole = as_path(path)
     if not is_url(whole):
         return local_weights(path)
     place, separator, key = str(whole).partition(SEPARATOR)
+    if (as_path(place) / DIRECTORY).is_dir():
+        return workdir_path(place)
     file = _weight_file(as_path(place))
     names = [file.name, *_shards(file)]
     beside = [p.name for p in file.parent.iterdir() if p.suffix in _DESCRIPTIONS]
@@ -60,8 +63,6 @@ def _weight_file(place: "epath.Path") -> "epath.Path":
         if not place.exists():
             raise UserError(f"no weight file at {place}")
         return place
-    if (place / DIRECTORY).is_dir():
-        local_workdir(place)  # raises, because a run must be local
     found = next((place / name for name in FOLDER_NAMES if (place / name).exists()), None)
     if found is None:
         raise UserError(f"{place}: expected one of {', '.join(FOLDER_NAMES)} in it")

@@ -10,7 +10,6 @@ t = clip.encode_text(clip.tokenize(["a cat", "a dog"]), normalize=True)
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -256,7 +255,7 @@ def create_model(
     return PretrainedModel(spec, definition, params, max_image_pixels)
 
 
-def _run_spec(workdir: pathlib.Path, given: dict[str, Any]) -> ModelSpec:
+def _run_spec(workdir: StrPath, given: dict[str, Any]) -> ModelSpec:
     """The spec of a run, whose config describes its model; `given` would change it."""
     if given:
         raise UserError(

@@ -1,7 +1,6 @@
 """Models whose parameters are on disk: in the workdir of a run or in a weight file."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
+from vit_jax.paths import StrPath, absolute, as_path
 from vit_jax.pretrained.fetching import fetch_weights
 from vit_jax.pretrained.identification import identify
 from vit_jax.pretrained.weight_files import check_weights, load_weights
@@ -32,7 +32,7 @@ class StoredModel:
         source: model of the tensors of a weight file, see `Source`; None for a run.
     """
 
-    path: pathlib.Path
+    path: StrPath
     spec: ModelSpec
     model: ModelDef
     source: Source | None = None
@@ -88,12 +88,12 @@ def open_stored_model(
         UserError: an unknown name, or weights that do not exist or cannot be read.
     """
     path = fetch_weights(weights)
-    if not split_part(path)[0].exists():
-        raise UserError(f"{weights}: expected the workdir of a run or a weight file; found nothing")
     named = registry.model_spec(name) if name else None
     if is_run(path):
         spec = named or run_spec(path)
         return StoredModel(path, spec, ModelDef(spec.architecture, **compute))
+    if not split_part(path)[0].exists():
+        raise UserError(f"{weights}: expected the workdir of a run or a weight file; found nothing")
     found = identify(path, named, default=default)
     if found.inputs is None and not reads_images:
         found = dataclasses.replace(found, inputs=dataclasses.replace(default.inputs, size=(0, 0)))
@@ -101,17 +101,19 @@ def open_stored_model(
     return StoredModel(path, spec, ModelDef(spec.architecture, **compute), found.source)
 
 
-def is_run(path: pathlib.Path) -> bool:
+def is_run(path: StrPath) -> bool:
     """Returns whether a folder is the workdir of a run that has checkpoints."""
-    return (path / workdir_lib.CONFIG_FILE).is_file() and (path / DIRECTORY).is_dir()
+    folder = as_path(path)
+    return (folder / workdir_lib.CONFIG_FILE).is_file() and (folder / DIRECTORY).is_dir()
 
 
-def run_spec(workdir: pathlib.Path) -> ModelSpec:
+def run_spec(workdir: StrPath) -> ModelSpec:
     """The model of a run, with the tokenizer that the run has saved.
 
     Args:
         workdir: folder of the run.
     """
-    spec = model_spec(workdir_lib.load_config(workdir))
-    saved = (workdir / TOKENIZER_FILE).is_file()
-    return dataclasses.replace(spec, tokenizer=f"saved:{workdir.resolve()}") if saved else spec
+    folder = as_path(workdir)
+    spec = model_spec(workdir_lib.load_config(folder))
+    saved = (folder / TOKENIZER_FILE).is_file()
+    return dataclasses.replace(spec, tokenizer=f"saved:{absolute(folder)}") if saved else spec

@@ -5,7 +5,6 @@
 A tracker is a component (see `vit_jax.components`) with the methods of `base.Tracker`.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,9 @@ import jax
 import numpy as np
 
 from vit_jax.components import Registry
+from vit_jax.paths import StrPath, as_local_path, is_url
 from vit_jax.tracking.base import Tracker
+from vit_jax.tracking.mirror import Mirror
 
 TRACKERS = Registry(
     "tracker",
@@ -30,7 +31,7 @@ class Trackers:
     def __init__(
         self,
         blocks: Mapping[str, Mapping[str, Any]],
-        workdir: pathlib.Path,
+        workdir: StrPath,
         first_step: int = 0,
     ):
         """Opens the trackers.
@@ -45,9 +46,15 @@ class Trackers:
         """
         selected = self.check(blocks)
         self._trackers: list[Tracker] = []
+        self._mirror: Mirror | None = None
         if jax.process_index() == 0:
+            if is_url(workdir):
+                self._mirror = Mirror(workdir)
+                folder = self._mirror.folder
+            else:
+                folder = as_local_path(workdir, "trackers append to files")
             self._trackers = [
-                component(config, workdir, first_step) for component, config in selected
+                component(config, folder, first_step) for component, config in selected
             ]
 
     @staticmethod
@@ -68,8 +75,17 @@ class Trackers:
         values = {name: float(np.asarray(value)) for name, value in scalars.items()}
         for tracker in self._trackers:
             tracker.write_scalars(step, values)
+        if self._mirror:
+            self._mirror.upload_at_times()
+
+    def flush(self) -> None:
+        """Returns once what was recorded is in the workdir; of a killed run, no line is missing."""
+        if self._mirror:
+            self._mirror.upload()
 
     def close(self) -> None:
         """Flushes and closes all trackers."""
         for tracker in self._trackers:
             tracker.close()
+        if self._mirror:
+            self._mirror.close()

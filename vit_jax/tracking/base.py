@@ -13,7 +13,8 @@ class Tracker:
 
         Args:
             config: keys of the tracker, an instance of its `Config`.
-            workdir: folder of the run.
+            workdir: folder of the run; of a run in a bucket, a local copy of its files. What is
+                written there is uploaded.
             first_step: step that the run goes on from, 0 for a new run.
         """
 

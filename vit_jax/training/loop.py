@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import pathlib
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import jax
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import Checkpoints, Retention, set_damaged_aside
 from vit_jax.parallel import processes
+from vit_jax.paths import StrPath
 from vit_jax.tracking import Trackers
 from vit_jax.training.hooks import build_hooks
 from vit_jax.training.hooks.checkpoint import Checkpoint
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def train(experiment: "Experiment", workdir: pathlib.Path) -> dict[str, float]:
+def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
     """Trains, evaluates and saves checkpoints; continues from the newest checkpoint of the workdir.
 
     Args:
         experiment: objects of the run.
-        workdir: folder of the run: `config.json`, `tokenizer.json`, `metrics.jsonl`,
-            `tensorboard/` and `checkpoints/`.
+        workdir: folder of the run, local or gs://, for `config.json`, `tokenizer.json`,
+            `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
 
     Returns:
         Metrics of the last evaluation.
@@ -45,6 +45,7 @@ def train(experiment: "Experiment", workdir: pathlib.Path) -> dict[str, float]:
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     started, config = time.monotonic(), experiment.config
+    workdir = workdir_lib.workdir_path(workdir)
     retention = Retention(config.keep_checkpoints, config.keep_every_steps, config.keep_best)
     non_finite = NonFinite(config.non_finite, config.non_finite_limit)
     user_hooks = build_hooks(config.hooks.to_dict())
@@ -99,7 +100,7 @@ def _train(run: Run, constants: tuple) -> None:
                 hook.after_step(run, run.step, metrics)
 
 
-def _check(experiment: "Experiment", workdir: pathlib.Path) -> None:
+def _check(experiment: "Experiment", workdir: StrPath) -> None:
     """Builds every part, so that any mistake is found before the workdir is touched."""
     Trackers.check(experiment.config.trackers.to_dict())
     for part in ("mesh", "objective", "source", "tokenizer", "loader", "abstract_state"):
@@ -109,9 +110,7 @@ def _check(experiment: "Experiment", workdir: pathlib.Path) -> None:
     check_resumable(workdir, experiment)
 
 
-def _open_workdir(
-    experiment: "Experiment", workdir: pathlib.Path, stack: contextlib.ExitStack
-) -> None:
+def _open_workdir(experiment: "Experiment", workdir: StrPath, stack: contextlib.ExitStack) -> None:
     """Locks the workdir and writes config and tokenizer; all processes fail together."""
     with processes.together():
         if jax.process_index() == 0:

@@ -1,13 +1,13 @@
 """Whether the state in a workdir fits a config that has changed since."""
 
 import logging
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 import jax
 from ml_collections import ConfigDict
 
 from vit_jax import workdir as workdir_lib
+from vit_jax.paths import StrPath
 
 if TYPE_CHECKING:
     from vit_jax.experiment import Experiment
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_resumable(workdir: pathlib.Path, experiment: "Experiment") -> None:
+def check_resumable(workdir: StrPath, experiment: "Experiment") -> None:
     """Logs which keys have changed since the last start of a run.
 
     Args:
@@ -36,7 +36,7 @@ def check_resumable(workdir: pathlib.Path, experiment: "Experiment") -> None:
         logger.warning("Changed since the last start: %s: %s.", key, change)
 
 
-def _previous_config(workdir: pathlib.Path, experiment: "Experiment") -> ConfigDict:
+def _previous_config(workdir: StrPath, experiment: "Experiment") -> ConfigDict:
     """The saved config on the devices of this start.
 
     Keys that its version lacked have the values of this start.

@@ -2,12 +2,12 @@
 
 import itertools
 import logging
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 from clu import parameter_overview
+from etils import epath
 
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.parallel import processes
@@ -28,7 +28,7 @@ class Run:
 
     Attributes:
         experiment: the objects of the run.
-        workdir: folder of the run.
+        workdir: folder of the run, local or in a bucket.
         checkpoints: its checkpoints.
         hooks: hooks in the order in which they run.
         state: parameters, optimizer state and EMA.
@@ -49,7 +49,7 @@ class Run:
     def __init__(
         self,
         experiment: "Experiment",
-        workdir: pathlib.Path,
+        workdir: epath.Path,
         checkpoints: Checkpoints,
         hooks: Sequence["Hook"],
     ):
@@ -116,6 +116,7 @@ class Run:
             "non_finite": sorted(self.bad_batches),
             "broken": self._broken_examples(),
         }
+        self.trackers.flush()
         self.checkpoints.save(
             self.step,
             self.state,
