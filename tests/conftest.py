@@ -1,6 +1,7 @@
 """Settings of all tests: eight simulated devices, one compilation cache, checked annotations."""
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -44,6 +45,10 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # recipes are `configs.NAME` in tests
 
 from tests import helpers
+
+# Programs are large trees of Python objects. Looking for garbage in them at the default rate took a
+# tenth of the time of the tests.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture

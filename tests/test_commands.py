@@ -36,7 +36,7 @@ def train(workdir, steps):
 def trained(tmp_path_factory):
     """Workdir and process of a run of a few steps."""
     workdir = tmp_path_factory.mktemp("clip_emoji")
-    return workdir, train(workdir, 10)
+    return workdir, train(workdir, 4)
 
 
 @pytest.fixture(scope="module")

@@ -102,13 +102,13 @@ def test_while_the_step_is_compiled(tmp_path):
 def test_prepare_stops_at_once_and_goes_on(tmp_path):
     rng, images, output = np.random.default_rng(0), tmp_path / "images", tmp_path / "out"
     (images / "a").mkdir(parents=True)
-    Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8)).save(tmp_path / "image.bmp")
-    for i in range(192):  # several seconds of work
+    Image.fromarray(rng.integers(0, 255, (2700, 2700, 3), np.uint8)).save(tmp_path / "image.bmp")
+    for i in range(48):  # several seconds of work
         (images / "a" / f"{i:03d}.bmp").symlink_to(tmp_path / "image.bmp")
-    arguments = {"shards": 96, "image_size": 800, "format": "tar"}
+    arguments = {"shards": 24, "image_size": 800, "format": "tar"}
     flags = [f"--{key}={value}" for key, value in arguments.items()]
     flags += ["--input", f"folder:{images}", "--output", output]
-    process = start("data.prepare", *flags, before=("nice", "-n", "19"))  # slower than this test
+    process = start("data.prepare", *flags)
     wait_until((output / "00000.tar").exists, process)
     code, seconds, stderr = end(process, signal.SIGINT)
     assert code == 75, stderr
@@ -116,12 +116,12 @@ def test_prepare_stops_at_once_and_goes_on(tmp_path):
     assert "stopped; the same command writes the shards that are missing\n" in stderr
     assert "Traceback" not in stderr
     written = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
-    assert 0 < len(written) < 96
+    assert 0 < len(written) < 24
     kept = json.loads((output / "manifest.json").read_text())["shards"]
     manifest = prepare(
-        f"folder:{images}", output, format="tar", shards_count=96, image_size=800
+        f"folder:{images}", output, format="tar", shards_count=24, image_size=800
     )  # fmt: skip
-    assert manifest["examples"] == 192
+    assert manifest["examples"] == 48
     assert all((output / name).stat().st_mtime_ns == written[name] for name in kept)
 
 

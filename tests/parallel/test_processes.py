@@ -50,15 +50,8 @@ def losses(workdir):
     return [line["loss"] for line in metrics(workdir) if "loss" in line]
 
 
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("one")
-    finish(start(workdir, 1, devices=1))
-    return workdir
-
-
 @pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.release), 8])
-def test_two_processes_equal_one_although_one_is_killed(one_process, tmp_path, fsdp):
+def test_two_processes_equal_one_although_one_is_killed(finished_run, tmp_path, fsdp):
     """The survivor ends; the launcher saves on SIGTERM; the same command continues each time."""
     mesh = f"--config.mesh.fsdp={fsdp}"
     process = start(tmp_path, 2, mesh, recipe=f"{RECIPE}:kill")
@@ -72,6 +65,7 @@ def test_two_processes_equal_one_although_one_is_killed(one_process, tmp_path, f
     saved = output.partition("stopped and saved at step ")[2].split()[0]
     output = finish(start(tmp_path, 2, mesh))
     assert f"Resuming {tmp_path} at step {saved}" in output
+    one_process, _ = finished_run  # the same recipe
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
     assert output.count("zeroshot/digits/top1") == 1  # process 0 speaks for both
     found, expected = metrics(tmp_path)[-1], metrics(one_process)[-1]

@@ -64,9 +64,19 @@ def one_device(tmp_path_factory):
         pytest.param({"mesh.data": 8}, marks=pytest.mark.release),
         pytest.param({"mesh.fsdp": 8}, marks=pytest.mark.release),
         pytest.param({"mesh.fsdp": 4, "mesh.tensor": 2}, marks=pytest.mark.release),
-        {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.zero1": True},
+        {
+            "mesh.data": 2,
+            "mesh.fsdp": 2,
+            "mesh.tensor": 2,
+            "mesh.zero1": True,
+            "grad_accum_steps": 2,
+            "objective.form": "ring",
+        },
         pytest.param({"mesh.data": 1, "grad_accum_steps": 4}, marks=pytest.mark.release),
-        {"mesh.fsdp": 8, "grad_accum_steps": 4, "objective.form": "ring"},
+        pytest.param(
+            {"mesh.fsdp": 8, "grad_accum_steps": 4, "objective.form": "ring"},
+            marks=pytest.mark.release,
+        ),
         pytest.param(
             {"mesh.data": 4, "mesh.tensor": 2, "objective.form": "tiled", "objective.tile_size": 3},
             marks=pytest.mark.release,
