@@ -48,7 +48,7 @@ from tests import helpers
 
 # Programs are large trees of Python objects. Looking for garbage in them at the default rate took a
 # tenth of the time of the tests.
-gc.set_threshold(100_000, 50, 100)
+gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 
 from vit_jax.atomic_files import remove_partial_files
 
@@ -107,7 +108,18 @@ def watch(message: str, code: int = 0, *, hold: bool = False, unwinds: bool = Fa
     _watcher = _Watcher(message, code, ending=not hold, unwinds=unwinds)
     if unwinds:
         signal.signal(_CLEAN_UP, signal.default_int_handler)
-    threading.Thread(target=_watcher.run, name="signals", daemon=True).start()
+    thread = threading.Thread(target=_watcher.run, name="signals", daemon=True)
+    thread.start()
+
+    def pass_on(number: int, frame: object) -> None:
+        signal.pthread_kill(thread.ident or 0, number)
+
+    # For signals that a library unblocks; also where the parent process ignores them.
+    for number in SIGNALS:
+        signal.signal(number, pass_on)
+    # `multiprocessing` of Python 3.11 unblocks them when it starts this process: now, not later.
+    resource_tracker.ensure_running()
+    block()
 
 
 def watches() -> bool:
