@@ -119,12 +119,8 @@ class Case:
     @property
     def updated_params(self):
         """Parameters whose running averages are those of the reference after one training step."""
-        prefix = "updated."
-        updated = {
-            key.removeprefix(prefix): value
-            for key, value in self.reference.items()
-            if key.startswith(prefix)
-        }
+        named = ((key.partition("updated."), value) for key, value in self.reference.items())
+        updated = {name: value for (_, found, name), value in named if found}
         assert updated
         return TO_PARAMS[self.family]({**self.state, **updated})
 

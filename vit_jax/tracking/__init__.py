@@ -76,7 +76,7 @@ class Trackers:
         for tracker in self._trackers:
             tracker.write_scalars(step, values)
         if self._mirror:
-            self._mirror.upload_at_times()
+            self._mirror.upload_when_due()
 
     def flush(self) -> None:
         """Returns once what was recorded is in the workdir; of a killed run, no line is missing."""

@@ -38,7 +38,7 @@ class Mirror:
         self._upload: Future[None] | None = None
         self._due = time.monotonic() + _INTERVAL
 
-    def upload_at_times(self) -> None:
+    def upload_when_due(self) -> None:
         """Starts an upload if the last one is some time ago.
 
         Raises:
