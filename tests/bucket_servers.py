@@ -38,18 +38,19 @@ def gs_endpoint():
     """Environment variables of a server of Google Cloud Storage."""
     emulator = pytest.importorskip("gcp_storage_emulator.server")
     pytest.importorskip("gcsfs")
-    add_generations(pytest.importorskip("gcp_storage_emulator.handlers.objects"))
     port = free_port()
     server = emulator.create_server("127.0.0.1", port, in_memory=True)
     server.start()
     # Without it, each request asks another service for the type of the bucket.
     off = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
     url = f"http://127.0.0.1:{port}"
-    yield {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, **off}
+    with pytest.MonkeyPatch.context() as patch:
+        add_generations(patch, pytest.importorskip("gcp_storage_emulator.handlers.objects"))
+        yield {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, **off}
     server.stop()
 
 
-def add_generations(handlers):
+def add_generations(patch, handlers):
     """Adds what TensorStore needs, and the server lacks: conditions on the versions of objects.
 
     Arrays that are written at once change the same index: with a condition, no change is lost.
@@ -82,7 +83,8 @@ def add_generations(handlers):
         else:
             download(request, response, storage)
 
-    handlers._media_upload, handlers.download = conditional_upload, conditional_download
+    patch.setattr(handlers, "_media_upload", conditional_upload)
+    patch.setattr(handlers, "download", conditional_download)
 
 
 def free_port():

@@ -65,6 +65,10 @@ def test_errors(saved, tmp_path):
         ({"--model": "vit_t16"}, "error: unknown model 'vit_t16'; did you mean 'vit_ti16'?"),
         ({"--model": "vit_s16"}, f"error: {source} does not fit the model, nothing was loaded; "),
         ({"--output": source}, f"error: {source} exists; --overwrite replaces it"),
+        (
+            {"--from": "openai_clip"},
+            "error: the format openai_clip holds models of CLIPConfig; found ViTConfig",
+        ),
     ):
         args = [x for pair in (good | changes).items() for x in pair]
         assert convert(*args, code=2).stderr.startswith(message)
