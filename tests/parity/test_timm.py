@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,7 +37,19 @@ def channels_first(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("name", [*vit.ALIASES, *swin.ALIASES, *RESNETS])
+# Our aliases without tags of weights, as far as timm has these models.
+TIMM_NAMES = sorted(
+    name
+    for name in {alias.partition(".")[0] for alias in [*vit.ALIASES, *swin.ALIASES, *RESNETS]}
+    if timm.is_model(name)
+)
+
+
+def test_most_aliases_are_names_of_timm():
+    assert len(TIMM_NAMES) > 30
+
+
+@pytest.mark.parametrize("name", TIMM_NAMES)
 def test_names_and_shapes(name):
     """Of all registered names of timm, without computing anything."""
     spec = model_spec(name)
@@ -111,7 +124,7 @@ def test_official_swin(tmp_path):
     images = random_images(1, 224, 224, 3)
     with torch.no_grad():
         expected = theirs.eval()(channels_first(torch.from_numpy(images))).numpy()
-    found = model.bind(load_weights(tmp_path / "swin.safetensors", model))(images)
+    found = model.bind(load_weights(tmp_path / "swin.safetensors", model))(jnp.asarray(images))
     check("swin", {"logits": found}, {"logits": expected})
     buffers = {key: value.numpy() for key, value in theirs.named_buffers()}
     ours = OfficialSwin().constants(model.architecture)
