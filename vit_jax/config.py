@@ -59,6 +59,8 @@ def default_config(
     config.compute.dtype = "float32"  # activations: float32 or bfloat16; parameters are float32
     config.compute.scan = True  # scan the blocks (one trace) or unroll them
     config.compute.remat = "none"  # recomputed in the backward pass: none, mlp, dots, full (most)
+    # Implementation of attention: auto (by platform and shape), pallas, splash, cudnn, xla, einsum.
+    config.compute.attention = "auto"
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # number of replicas; -1: all devices that the other axes leave

@@ -26,7 +26,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite
 from vit_jax.inputs import ImageInputs
-from vit_jax.models import partitioning, registry
+from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives import OBJECTIVES
@@ -40,7 +40,7 @@ from vit_jax.parallel.mesh import (
     make_mesh,
     replicated,
 )
-from vit_jax.parallel.sharding import activation_constraint, check_sharded, state_shardings
+from vit_jax.parallel.sharding import check_sharded, state_shardings, tracing_for
 from vit_jax.paths import StrPath
 from vit_jax.training import loop
 from vit_jax.training.freezing import frozen_mask
@@ -340,7 +340,7 @@ class Experiment:
         )
 
         def step(state: TrainState, batch: dict[str, jax.Array], *constants: Params) -> tuple:
-            with partitioning.use(activation_constraint(mesh), mesh.devices.flat[0].platform):
+            with tracing_for(self.model, mesh):
                 return train_step(state, batch, *constants)
 
         constants = jax.tree.map(lambda x: x.sharding, self.objective.abstract_constants)

@@ -19,10 +19,9 @@ from vit_jax.evaluators import cache as cache_lib
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
 from vit_jax.inputs import ImageInputs
-from vit_jax.models import partitioning
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.parallel.mesh import batch_sharding, batch_shards, replicated, to_devices
-from vit_jax.parallel.sharding import activation_constraint
+from vit_jax.parallel.sharding import tracing_for
 from vit_jax.paths import as_local_path
 
 # Examples with the field `image`.
@@ -249,11 +248,9 @@ class Embedder:
             replicated, so that every process has the whole of them.
         """
         if function not in self._compiled:
-            constraint = activation_constraint(self.mesh)
-            platform = self.mesh.devices.flat[0].platform
 
             def apply(params: Params, *arrays: Any) -> Any:
-                with partitioning.use(constraint, platform):
+                with tracing_for(self.model, self.mesh):
                     return function(self.model.bind(params), *arrays)
 
             self._compiled[function] = jax.jit(apply, out_shardings=replicated(self.mesh))

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vit_jax.errors import lookup
+from vit_jax.errors import check_name, lookup
 from vit_jax.models.layers.batch_norm import BatchNorm
 from vit_jax.models.layers.keys import parameter_rngs
+from vit_jax.models.ops.attention import ATTENTION
+from vit_jax.models.partitioning import AUTO
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Nested dict of arrays; its paths are the attribute names of the modules.
@@ -33,11 +35,17 @@ class ModelDef:
 
     Attributes:
         architecture: dataclass of the architecture.
-        execution: dtype, scan and remat.
+        execution: dtype, scan, remat and attention.
     """
 
     def __init__(
-        self, architecture: Any, *, dtype: str = "float32", scan: bool = True, remat: str = "none"
+        self,
+        architecture: Any,
+        *,
+        dtype: str = "float32",
+        scan: bool = True,
+        remat: str = "none",
+        attention: str = "auto",
     ) -> None:
         """Traces the model without computing anything; an invalid architecture fails here.
 
@@ -47,11 +55,14 @@ class ModelDef:
             scan: whether to scan the blocks (one trace) or to unroll them; the parameters are the
                 same.
             remat: key of `layers.stacking.REMAT_POLICIES`.
+            attention: key of `ops.attention.ATTENTION`, or "auto" for the choice by platform and
+                shape.
 
         Raises:
-            UserError: unknown dtype or policy, or fields that contradict each other.
+            UserError: unknown dtype, policy or implementation; fields that contradict each other.
         """
         compute = lookup(DTYPES, dtype, "dtype")
+        check_name(attention, [AUTO, *ATTENTION], "config.compute.attention")
 
         def build(key: jax.Array) -> Any:
             return architecture.make(
@@ -59,7 +70,12 @@ class ModelDef:
             )
 
         self.architecture = architecture
-        self.execution: dict[str, Any] = {"dtype": dtype, "scan": scan, "remat": remat}
+        self.execution: dict[str, Any] = {
+            "dtype": dtype,
+            "scan": scan,
+            "remat": remat,
+            "attention": attention,
+        }
         self._build = build
         abstract = nnx.eval_shape(build, jax.random.key(0))
         self._graphdef, self._template = nnx.split(abstract, STORED)

@@ -1,29 +1,51 @@
-"""Placement of activations and the platform, as seen from inside a model.
+"""The devices of a model, as seen from inside it: platform, and placement of activations.
 
 Models do not depend on a mesh. They name the dimensions of an activation ("batch", "length",
 "heads", ...), and the caller maps these names to mesh axes:
 
-    with partitioning.use(constraint=to_mesh, platform="tpu"):
+    with partitioning.use(placement, platform="tpu"):
         compiled = jax.jit(step).lower(...)
 
-`constrain` is called where sharding propagation alone is not enough. Outside of `use` it returns
-its argument unchanged.
+`constrain` is called where sharding propagation alone is not enough, `per_shard` around kernels,
+which it does not know. Outside of `use` neither does anything.
 """
 
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-# Takes an activation and the logical name of each of its dimensions.
-Constraint = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+AUTO = "auto"
 
-_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
-_constraint: contextvars.ContextVar[Constraint | None] = contextvars.ContextVar(
-    "constraint", default=None
-)
+
+@runtime_checkable
+class Placement(Protocol):
+    """Maps logical dimensions of activations to devices."""
+
+    def constrain(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        """Constrains the sharding of an activation, see `partitioning.constrain`."""
+
+    def shards(self, axis: str) -> int:
+        """Number of parts that a logical dimension is split into."""
+
+    def per_shard(self, function: Callable, in_axes: Any, out_axes: Any) -> Callable:
+        """Applies a function to the shards of each device, see `partitioning.per_shard`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Context:
+    placement: Placement | None = None
+    platform: str | None = None
+    device_kind: str | None = None
+    attention: str = AUTO
+
+
+_DEFAULT = _Context()
+_context: contextvars.ContextVar[_Context] = contextvars.ContextVar("context", default=_DEFAULT)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -36,8 +58,34 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     Returns:
         The activation, constrained if the model is traced within `use`.
     """
-    constraint = _constraint.get()
-    return x if constraint is None else constraint(x, axes)
+    placement = _context.get().placement
+    return x if placement is None else placement.constrain(x, axes)
+
+
+def shards(axis: str) -> int:
+    """Number of parts that a logical dimension of activations is split into.
+
+    Args:
+        axis: logical name of the dimension.
+    """
+    placement = _context.get().placement
+    return 1 if placement is None else placement.shards(axis)
+
+
+def per_shard(function: Callable, in_axes: Any, out_axes: Any) -> Callable:
+    """Applies a function to the shards of each device, without communication.
+
+    Args:
+        function: function of arrays.
+        in_axes: a tree of `PartitionSpec`s of logical names for each argument. A name splits its
+            dimension, which has to be a multiple of `shards(name)`.
+        out_axes: the same for the result.
+
+    Returns:
+        The function of whole arrays.
+    """
+    placement = _context.get().placement
+    return function if placement is None else placement.per_shard(function, in_axes, out_axes)
 
 
 def platform() -> str:
@@ -46,7 +94,20 @@ def platform() -> str:
     The platform given to `use`, or else JAX's default backend. Ahead-of-time compilation for a TPU
     on a CPU host traces the TPU's implementations this way.
     """
-    return _platform.get() or jax.default_backend()
+    return _context.get().platform or jax.default_backend()
+
+
+def device_kind() -> str:
+    """Kind of the devices that the model is traced for, as "TPU v5 lite".
+
+    The kind given to `use`, or else that of JAX's first device.
+    """
+    return _context.get().device_kind or jax.devices()[0].device_kind
+
+
+def attention_implementation() -> str:
+    """Implementation of attention that `use` asks for; `AUTO` for the choice by platform."""
+    return _context.get().attention
 
 
 def laid_out(x: jax.Array, major_to_minor: tuple[int, ...] | None = None) -> jax.Array:
@@ -68,16 +129,23 @@ def laid_out(x: jax.Array, major_to_minor: tuple[int, ...] | None = None) -> jax
 
 
 @contextlib.contextmanager
-def use(constraint: Constraint | None = None, platform: str | None = None) -> Iterator[None]:
-    """Sets the constraint and the platform of all models traced within the block.
+def use(
+    placement: Placement | None = None,
+    platform: str | None = None,
+    *,
+    device_kind: str | None = None,
+    attention: str = AUTO,
+) -> Iterator[None]:
+    """Sets the devices of all models traced within the block.
 
     Args:
-        constraint: function that `constrain` calls; None for no constraints.
+        placement: maps logical dimensions to devices; None for a single device.
         platform: value of `platform()`; None for JAX's default backend.
+        device_kind: value of `device_kind()`; None for JAX's first device.
+        attention: value of `attention_implementation()`.
     """
-    tokens = _constraint.set(constraint), _platform.set(platform)
+    token = _context.set(_Context(placement, platform, device_kind, attention))
     try:
         yield
     finally:
-        _constraint.reset(tokens[0])
-        _platform.reset(tokens[1])
+        _context.reset(token)

@@ -1,6 +1,8 @@
 """Sharding of parameters, training state and activations, from their logical dimensions."""
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -8,8 +10,8 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.errors import UserError
+from vit_jax.models import partitioning
 from vit_jax.models.definition import ModelDef, Params
-from vit_jax.models.partitioning import Constraint
 from vit_jax.parallel.mesh import BATCH_AXES, DATA, FSDP, TENSOR, replicated
 
 # (Logical dimension of a parameter, mesh axis); the first rule that fits applies. A matrix is split
@@ -165,22 +167,72 @@ def _is_matrix(axes: tuple[str, ...]) -> bool:
     return sum(name != "layers" for name in axes) >= 2
 
 
-def activation_constraint(mesh: Mesh) -> Constraint:
-    """Sharding constraint of activations, to be applied by `partitioning.use`.
+class ActivationPlacement:
+    """Places activations on a mesh, by `ACTIVATION_RULES`; implements `partitioning.Placement`."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        """Builds the placement.
+
+        Args:
+            mesh: mesh of the devices.
+        """
+        self.mesh = mesh
+
+    def constrain(self, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        """Constrains the sharding of an activation.
+
+        A dimension that its mesh axes do not divide is left to the partitioner.
+
+        Args:
+            x: activation.
+            axes: logical name of each dimension; None for no constraint.
+        """
+        spec = [
+            ACTIVATION_RULES.get(name) if size % self.shards(name) == 0 else None
+            for name, size in zip(axes, x.shape, strict=True)
+        ]
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+    def shards(self, axis: str | None) -> int:
+        """Number of parts that a logical dimension is split into.
+
+        Args:
+            axis: logical name; None for a dimension that is not split.
+        """
+        names = ACTIVATION_RULES.get(axis)
+        names = (names,) if isinstance(names, str) else (names or ())
+        return math.prod(self.mesh.shape[name] for name in names)
+
+    def per_shard(self, function: Callable, in_axes: Any, out_axes: Any) -> Callable:
+        """Applies a function to the shards of each device, see `partitioning.per_shard`."""
+
+        def on_mesh(spec: PartitionSpec) -> PartitionSpec:
+            return PartitionSpec(*(ACTIVATION_RULES.get(name) for name in spec))
+
+        def specs(tree: Any) -> Any:
+            return jax.tree.map(on_mesh, tree, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+        # The function has no collectives, whose results the check would be about.
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=specs(in_axes),
+            out_specs=specs(out_axes),
+            check_vma=False,
+        )
+
+
+def tracing_for(model: ModelDef, mesh: Mesh) -> AbstractContextManager[None]:
+    """Context in which a model is traced for a mesh.
 
     Args:
+        model: model with its kernels.
         mesh: mesh of the devices.
     """
-
-    def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        spec = [ACTIVATION_RULES.get(name) for name in axes]
-        # A dimension that its mesh axes do not divide is left to the partitioner.
-        spec = [s if _divides(mesh, s, n) else None for s, n in zip(spec, x.shape, strict=True)]
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
-
-    return constrain
-
-
-def _divides(mesh: Mesh, axes: Any, size: int) -> bool:
-    names = (axes,) if isinstance(axes, str) else (axes or ())
-    return size % math.prod(mesh.shape[name] for name in names) == 0
+    device = mesh.devices.flat[0]
+    return partitioning.use(
+        ActivationPlacement(mesh),
+        device.platform,
+        device_kind=device.device_kind,
+        attention=model.execution["attention"],
+    )

@@ -16,7 +16,7 @@ from vit_jax.models.layers.attention import heads_projection, output_projection
 from vit_jax.models.layers.drop_path import drop_path
 from vit_jax.models.layers.mlp import ACTIVATIONS, Mlp, mlp_branch
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.parameters import metadata, weights
 from vit_jax.models.layers.stacking import (
     REMAT_POLICIES,
     apply_stack,
@@ -24,7 +24,7 @@ from vit_jax.models.layers.stacking import (
     rematerialize,
     stack_blocks,
 )
-from vit_jax.models.ops.attention import attention
+from vit_jax.models.ops.attention import self_attention
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import Size
 from vit_jax.models.swin.windows import Windows, num_offsets, relative_index, resize_bias_table
@@ -130,13 +130,8 @@ class WindowAttention(nnx.Module):
         """
         x = windows.partition(x)
         batch, count, length, width = x.shape
-        # Matmuls of (positions, C), see `ops.mlp`.
-        qkv = self.qkv(x.reshape(-1, width))
-        qkv = qkv.reshape(batch, count, length, *self.qkv.out_features)
-        qkv = constrain(qkv, "batch", "windows", "length", None, "heads", None)
-        attend = functools.partial(attention, bias=self._bias(windows))
-        x = jax.vmap(attend)(*jnp.moveaxis(qkv, 3, 0))  # (B, windows, h w, heads, C / heads)
-        x = self.out(x.reshape(-1, *x.shape[3:]))
+        projections = weights(self.qkv, x.dtype), weights(self.out, x.dtype)
+        x = self_attention(x.reshape(-1, length, width), *projections, bias=self._bias(windows))
         return windows.merge(x.reshape(batch, count, length, width))
 
     def _bias(self, windows: Windows) -> jax.Array:
