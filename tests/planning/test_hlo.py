@@ -4,6 +4,7 @@ import pytest
 
 from vit_jax.planning import hlo
 from vit_jax.planning.collectives import bytes_by_kind, find_collectives, group_size
+from vit_jax.planning.estimates import estimate
 
 # TPU: no trip counts; one collective is distributed over fusions; a reduce-scatter is a fusion; a
 # collective may run on the SparseCores.
@@ -110,12 +111,27 @@ def test_collectives_of_a_tpu_program():
 
 
 def test_cycles_and_operations_without_an_estimate():
-    estimate = hlo.estimate(hlo.Module(TPU))
-    assert estimate.cycles == 12 * 1000 + 500
-    assert estimate.by_source == {"dot_general": 12_000, "convert": 500}
-    assert estimate.custom_calls == {"tpu_custom_call": 12}
-    assert estimate.other == {"sort": 1}
-    assert estimate.loops == 0
+    found = estimate(hlo.Module(TPU))
+    assert found.cycles == 12 * 1000 + 500
+    assert found.by_source == {"dot_general": 12_000, "convert": 500}
+    assert found.custom_calls == {"tpu_custom_call": 12}
+    assert found.other == {"sort": 1}
+    assert found.loops == 0
+
+
+def test_kernels_are_estimated_by_their_schedules_or_their_traffic():
+    """64 x 64 values in bfloat16 are written, 16 x 64 are read: 10,240 bytes."""
+    module = hlo.Module(TPU)
+    scheduled = estimate(module, {"kernel": 30})
+    assert scheduled.cycles == 12 * (1000 + 30) + 500
+    assert scheduled.custom_calls == {}
+    found = estimate(module, {"kernel": 30}, bytes_per_cycle=100)
+    assert found.cycles == pytest.approx(12 * (1000 + 102.4) + 500)
+    groups = {group.name: group for group in found.groups}
+    assert groups["kernel kernel"].memory_cycles == pytest.approx(12 * 102.4)
+    assert groups["kernel kernel"].bound == "memory"
+    # A fusion reads 2 KiB; its result lies in VMEM in part.
+    assert groups["elementwise"].bound == "compute"
 
 
 def test_collectives_of_a_cpu_program():
@@ -129,7 +145,7 @@ def test_collectives_of_a_cpu_program():
 
 
 def test_loops_of_unknown_length():
-    assert hlo.estimate(hlo.Module(CPU)).loops == 1
+    assert estimate(hlo.Module(CPU)).loops == 1
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 from vit_jax.experiment import Experiment, build
 from vit_jax.flops import traced_flops
 from vit_jax.parallel.mesh import batch_shards
-from vit_jax.planning import hlo
+from vit_jax.planning import hlo, schedules
 from vit_jax.planning.collectives import (
     Contents,
     bytes_by_kind,
     find_collectives,
     milliseconds_by_kind,
 )
+from vit_jax.planning.estimates import estimate
 from vit_jax.planning.report import Plan
 from vit_jax.planning.topologies import Chip, Slice
 from vit_jax.planning.units import demanded_bytes
@@ -40,6 +41,7 @@ def make_plan(config: ConfigDict, topology: Slice) -> Plan:
     )
     start = time.monotonic()
     traced = trace_step(experiment)
+    schedules.forget()
     compiled, error = compile_or_error(traced.lower())
     seconds = time.monotonic() - start
 
@@ -165,8 +167,8 @@ def _program_fields(
     chip = topology.chip
     if chip is None:
         return traffic
-    estimate = hlo.estimate(module)
-    seconds = estimate.cycles / chip.clock
+    found = estimate(module, schedules.kernel_cycles(), chip.hbm_bandwidth / chip.clock)
+    seconds = found.cycles / chip.clock
     return {
         **traffic,
         "estimated_compute_ms": 1e3 * seconds,
@@ -178,12 +180,21 @@ def _program_fields(
         ),
         "slowest_operations": [
             {"source": name, "ms": 1e3 * cycles / chip.clock}
-            for name, cycles in list(estimate.by_source.items())[:_LISTED]
+            for name, cycles in list(found.by_source.items())[:_LISTED]
+        ],
+        "groups": [
+            {
+                "name": group.name,
+                "ms": 1e3 * group.cycles / chip.clock,
+                "memory_ms": 1e3 * group.memory_cycles / chip.clock,
+                "bound": group.bound,
+            }
+            for group in found.groups
         ],
         "unestimated": {
             "collectives": sum(c.times for c in collectives),
-            "custom_calls": estimate.custom_calls,
-            "other": estimate.other,
-            "loops": estimate.loops,
+            "custom_calls": found.custom_calls,
+            "other": found.other,
+            "loops": found.loops,
         },
     }

@@ -1,9 +1,8 @@
-"""Parser of a compiled program's HLO text: loops, and the compiler's cycle estimates.
+"""Parser of a compiled program's HLO text, with the trip counts of its loops.
 
 `compiled.cost_analysis()` does not serve here, since it counts the body of a loop once.
 """
 
-import collections
 import dataclasses
 import math
 import re
@@ -14,30 +13,16 @@ _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 # In types a capital letter precedes a parenthesis (tiling); opcodes are lower-case.
 _OPCODE = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
-_CYCLES = re.compile(r'"estimated_cycles":"?(\d+)"?')
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _CALLED_LIST = re.compile(r"(?:branch|called)_computations=\{([^}]*)\}")
 
-# No work: they name data, or wait for an operation that is counted elsewhere.
-_FREE = {
-    "after-all", "bitcast", "constant", "copy-done", "copy-start", "get-tuple-element",
-    "opt-barrier", "parameter", "partition-id", "recv", "recv-done", "replica-id", "send",
-    "send-done", "tuple",
-}  # fmt: skip
 _COLLECTIVES = (
     "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute",
     "ragged-all-to-all", "reduce-scatter",
 )  # fmt: skip
-# Custom calls of the TPU compiler that mark or reserve something and do no work.
-_MARKERS = {
-    "AllocateBuffer", "AssumeGatherIndicesInBound", "AsyncCollectiveDone", "AsyncCollectiveStart",
-    "GatherScatterIndicesBitpacked", "Sharding", "SliceId",
-}  # fmt: skip
 # Opcodes that run other computations. `-start`: asynchronous, on the SparseCores (TPU7x).
 _CALLERS_WITHIN = {"fusion", "custom-call-start", "call-start"}
 _CALLERS = {"call", "conditional", "async-start", *_CALLERS_WITHIN}
-# Smaller results are loop counters, PRNG keys and the like.
-_SMALL_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +116,12 @@ class Module:
             if instruction.opcode == "while":
                 trips = self.trip_count(name, instruction)
                 self.unknown_loops += trips is None
-                body = _attribute(instruction.text, "body")
+                body = attribute(instruction.text, "body")
                 yield from self._walk(body, times * (trips or 1), fused)
             elif instruction.opcode in _CALLERS:
                 inside = fused or instruction.opcode in _CALLERS_WITHIN
-                for called in _called(instruction.text):
-                    yield from self._walk(called, times, inside)
+                for inner in called(instruction.text):
+                    yield from self._walk(inner, times, inside)
 
     def trip_count(self, computation: str, loop: Instruction) -> int | None:
         """Number of iterations of a `while` instruction; None where it is unknown.
@@ -150,8 +135,8 @@ class Module:
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text):
             return int(known[1])
-        condition = self.computations.get(_attribute(loop.text, "condition"), {})
-        body = self.computations.get(_attribute(loop.text, "body"), {})
+        condition = self.computations.get(attribute(loop.text, "condition"), {})
+        body = self.computations.get(attribute(loop.text, "body"), {})
         test = next(reversed(condition.values()), None)
         if test is None or test.opcode != "compare" or "direction=LT" not in test.text:
             return None
@@ -174,59 +159,10 @@ class Module:
         if update is None or update.opcode not in ("add", "fusion"):
             return None
         if update.opcode == "fusion":
-            update = next(reversed(self.computations[_called(update.text)[0]].values()))
-            body = self.computations[_called(body[root.operands[index]].text)[0]]
+            update = next(reversed(self.computations[called(update.text)[0]].values()))
+            body = self.computations[called(body[root.operands[index]].text)[0]]
         steps = [_constant(body.get(name)) for name in update.operands]
         return next((step for step in steps if step), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """The compiler's estimate of a step.
-
-    Attributes:
-        cycles: clock cycles, without collectives and custom calls.
-        custom_calls: target -> executions. The compiler estimates no cycles for these.
-        other: opcode -> executions without an estimate; results under 4 KiB are ignored.
-        loops: number of loops of unknown length, counted as one iteration.
-        by_source: operation of the model -> its part of `cycles`, the largest first.
-    """
-
-    cycles: int
-    custom_calls: dict[str, int]
-    other: dict[str, int]
-    loops: int
-    by_source: dict[str, int]
-
-
-def estimate(module: Module) -> Estimate:
-    """Sums the compiler's cycle estimates, weighted with the trip counts of the loops.
-
-    Args:
-        module: compiled program.
-    """
-    cycles: collections.Counter[str] = collections.Counter()
-    calls: collections.Counter[str] = collections.Counter()
-    other: collections.Counter[str] = collections.Counter()
-    for visit in module.visits():
-        instruction = visit.instruction
-        if visit.fused:
-            continue
-        if found := _CYCLES.search(instruction.text):
-            cycles[source(instruction)] += int(found[1]) * visit.times
-        elif instruction.opcode == "custom-call":
-            target = _attribute(instruction.text, "custom_call_target")
-            if target not in _MARKERS:
-                calls[target] += visit.times
-        elif not _needs_no_estimate(module, instruction):
-            other[instruction.opcode] += visit.times
-    return Estimate(
-        cycles=sum(cycles.values()),
-        custom_calls=dict(calls),
-        other=dict(other),
-        loops=module.unknown_loops,
-        by_source=dict(cycles.most_common()),
-    )
 
 
 def source(instruction: Instruction) -> str:
@@ -240,30 +176,19 @@ def is_collective(opcode: str) -> bool:
     return opcode.removesuffix("-start") in _COLLECTIVES
 
 
-def _needs_no_estimate(module: Module, instruction: Instruction) -> bool:
-    opcode = instruction.opcode
-    if opcode in _FREE or opcode in ("while", "call", "conditional") or is_collective(opcode):
-        return True
-    if opcode.endswith(("-done", "-update", "-start")):
-        return True
-    if opcode == "fusion":
-        inside = module.computations.get(_called(instruction.text)[0], {})
-        if any(is_collective(x.opcode) for x in inside.values()):
-            return True
-    return sum(size for size, _ in instruction.arrays) < _SMALL_BYTES
-
-
 def _parse(name: str, text: str) -> Instruction | None:
     found = _OPCODE.search(text)
     return Instruction(name, found[1], text[: found.start(1)], text) if found else None
 
 
-def _attribute(text: str, key: str) -> str:
+def attribute(text: str, key: str) -> str:
+    """Name after `key=` in an instruction's text; empty without the key."""
     found = re.search(rf'{key}="?%?([\w.\-]+)', text)
     return found[1] if found else ""
 
 
-def _called(text: str) -> list[str]:
+def called(text: str) -> list[str]:
+    """Names of the computations that an instruction's text calls."""
     listed = _CALLED_LIST.search(text)
     names = re.findall(r"[\w.\-]+", listed[1]) if listed else []
     return names + _CALLED.findall(text)

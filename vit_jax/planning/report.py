@@ -46,6 +46,8 @@ class Plan:
             receives per step.
         largest_collectives: largest collectives with shapes, contents and bytes.
         slowest_operations: operations of the model with the largest estimated times.
+        groups: kinds of operations with their estimated times, the times of their traffic with HBM
+            at full bandwidth, and which of memory and compute limits them.
         unestimated: parts of the step without an estimate: numbers of collectives, custom calls,
             other instructions, and loops of unknown length.
         compile_seconds: time of lowering and compilation.
@@ -78,6 +80,7 @@ class Plan:
     collective_bytes_by_contents: dict[str, int] | None = None
     largest_collectives: list[dict[str, Any]] | None = None
     slowest_operations: list[dict[str, Any]] | None = None
+    groups: list[dict[str, Any]] | None = None
     unestimated: dict[str, Any] | None = None
     compile_seconds: float
     error: str | None = None
@@ -147,6 +150,19 @@ def _compute_rows(plan: Plan) -> Rows:
     fraction = plan.estimated_fraction_of_peak
     rows.append(("compute time", f"{plan.estimated_compute_ms:.1f} ms (compiler's estimate)"))
     rows.append(("of peak FLOP/s", "unknown" if fraction is None else f"{fraction:.1%}"))
+    rows += [
+        (
+            f"  {each['name']}",
+            f"{each['ms']:.1f} ms, HBM {each['memory_ms']:.1f} ms: {each['bound']}",
+        )
+        for each in plan.groups or []
+        if each["ms"] >= 0.05
+    ]
+    exchange = sum((plan.collective_ms or {}).values())
+    whole = plan.estimated_compute_ms + exchange
+    rows.append(
+        ("step time", f"{plan.estimated_compute_ms:.1f} to {whole:.1f} ms (exchange hidden or not)")
+    )
     return rows + [
         ("  slowest", f"{each['ms']:.1f} ms  {each['source']}")
         for each in (plan.slowest_operations or [])[:5]

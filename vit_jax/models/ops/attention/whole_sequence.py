@@ -26,6 +26,7 @@ from vit_jax.models.ops.attention.kernel_bodies import LANES, Body
 # Bytes of VMEM by generation; others have at least as much as the newest of these.
 _VMEM = {"TPU v4": 16 << 20, "TPU v5": 64 << 20, "TPU v5p": 64 << 20}
 _DEFAULT_VMEM = 64 << 20
+_DEFAULT_LIMIT = 16 << 20  # what the compiler gives to a kernel that asks for nothing
 # Short sequences share a program, which otherwise waits between its operations: up to this many
 # pairs of an example and a head, since the code grows with them, and this many queries or keys.
 _MAX_PAIRS, _MAX_ROWS = 8, 512
@@ -83,7 +84,7 @@ def whole_sequence_attention(
 
 
 def fits(queries: int, keys: int, num_heads: int, head_dim: int, itemsize: int) -> bool:
-    """Whether a program of the backward pass fits into VMEM, for any of the supported masks.
+    """Whether a program of the backward pass fits into VMEM, with any mask or bias.
 
     Args:
         queries: number of queries N.
@@ -92,12 +93,18 @@ def fits(queries: int, keys: int, num_heads: int, head_dim: int, itemsize: int) 
         head_dim: features of a head K.
         itemsize: bytes of an element of the queries.
     """
-    lanes = _padded(_block_lanes(num_heads, head_dim), LANES)
+    lanes = _block_lanes(num_heads, head_dim)
+    return _needed_bytes(queries, keys, lanes, head_dim, itemsize) <= 0.9 * _vmem_bytes()
+
+
+def _needed_bytes(queries: int, keys: int, lanes: int, head_dim: int, itemsize: int) -> int:
+    """VMEM of a program of the backward pass for one example, at most."""
+    heads, lanes = lanes // head_dim, _padded(lanes, LANES)
     rows = 3 * _padded(queries, 8) + 4 * _padded(keys, 8)  # q, dout, dq; k, v, dk, dv
     blocks = 2 * rows * lanes * itemsize  # twice, since the next ones are loaded meanwhile
     sums = (_padded(queries, 8) + 2 * _padded(keys, 8)) * lanes * 4
-    scores = (4 + 2 * (lanes // head_dim)) * _padded(keys, 8) * _padded(queries, LANES) * 4
-    return blocks + sums + scores <= 0.9 * _vmem_bytes()
+    scores = (4 + 2 * heads) * _padded(keys, 8) * _padded(queries, LANES) * 4
+    return blocks + sums + scores
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -171,6 +178,7 @@ class _Blocks:
     keys: pl.BlockSpec
     projection: pl.BlockSpec
     bias: pl.BlockSpec | None
+    vmem_bytes: int
     body: Body
 
 
@@ -203,6 +211,8 @@ def _blocks(options: Options, inputs: Any) -> _Blocks:
         keys=tokens(keys),
         projection=pl.BlockSpec((1, lanes), lambda head, own_bias, i: (0, head)),
         bias=bias_spec,
+        vmem_bytes=examples
+        * _needed_bytes(queries, keys, lanes, options.head_dim, q.dtype.itemsize),
         body=Body(
             head_dim=options.head_dim,
             causal=options.causal,
@@ -221,7 +231,7 @@ def _call(options: Options, *inputs: Any) -> jax.Array:
         in_specs=_in_specs(blocks),
         out_specs=blocks.queries,
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
-        compiler_params=_compiler_params(),
+        compiler_params=_compiler_params(blocks),
         interpret=options.interpret,
         name="attention",
     )(*jax.tree.leaves(inputs))
@@ -244,7 +254,7 @@ def _call_gradients(options: Options, inputs: Any, dout: jax.Array) -> Any:
         in_specs=[*_in_specs(blocks), blocks.queries],
         out_specs=jax.tree.leaves(out_specs),
         out_shape=jax.tree.leaves(shapes),
-        compiler_params=_compiler_params(),
+        compiler_params=_compiler_params(blocks),
         interpret=options.interpret,
         name="attention_gradient",
     )(*jax.tree.leaves(inputs), dout)
@@ -257,11 +267,14 @@ def _in_specs(blocks: _Blocks) -> list[pl.BlockSpec]:
     return specs if blocks.bias is None else [*specs, blocks.bias]
 
 
-def _compiler_params() -> pltpu.CompilerParams:
+def _compiler_params(blocks: _Blocks) -> pltpu.CompilerParams:
+    # XLA keeps its own arrays in what is left of VMEM, so that no more is reserved than needed.
+    needed = int(1.5 * blocks.vmem_bytes)
+    limit = None if needed < _DEFAULT_LIMIT else min(needed, int(0.95 * _vmem_bytes()))
     return pltpu.CompilerParams(
         # Programs of one block of heads add to the same sums, one after the other.
         dimension_semantics=("parallel", "arbitrary", "arbitrary"),
-        vmem_limit_bytes=int(0.95 * _vmem_bytes()),
+        vmem_limit_bytes=limit,
     )
 
 
