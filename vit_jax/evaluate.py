@@ -82,10 +82,12 @@ def main() -> None:
     labels = _check_flags()
     evals = _read_evals(_EVALS.value) if _EVALS.value else None
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
+    from vit_jax import compilation_cache
     from vit_jax.evaluators.results import EvaluationLog
     from vit_jax.parallel import processes
 
     processes.start()
+    compilation_cache.use_default()
     opened = _open()
     if _IMAGE.value:
         metrics = opened.classify(_IMAGE.value, labels)

@@ -28,6 +28,7 @@ _WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Trains and prints the metrics of the last evaluation."""
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
+    from vit_jax import compilation_cache
     from vit_jax.experiment import train
     from vit_jax.parallel import processes
     from vit_jax.workdir import workdir_path
@@ -35,6 +36,7 @@ def main() -> None:
     workdir = str(workdir_path(str(_WORKDIR.value)))
     config = cli.load_config(str(_CONFIG.value))
     processes.start()
+    compilation_cache.use_default()
     cli.print_metrics(train(config, workdir))
     cli.suggest(*_next_steps(shlex.quote(workdir), config))
 

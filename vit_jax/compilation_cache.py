@@ -1,0 +1,48 @@
+"""Compiled programs in the user's cache folder: a run that starts again does not compile again."""
+
+import hashlib
+import logging
+import pathlib
+import platform
+
+import jax
+
+from vit_jax.data.cache import cache_dir
+from vit_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_MIN_COMPILE_SECONDS = 0.3
+
+
+def use_default() -> None:
+    """Uses JAX's persistent compilation cache, unless the user has set or disabled it.
+
+    The user's means: JAX_COMPILATION_CACHE_DIR, and JAX_ENABLE_COMPILATION_CACHE=false. Programs
+    for several CPU devices are not kept: their collectives were seen to hang when the program came
+    from the cache of an earlier process.
+
+    Call it after the processes of a run are connected.
+    """
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        return
+    try:
+        folder = cache_dir() / "programs" / _machine()
+    except UserError as error:
+        logger.warning("Compiled programs are not kept: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+
+
+def _machine() -> str:
+    """Name of the kind of machine. Programs for CPUs use the instructions of that very CPU."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor()
+    described = f"{platform.machine()} {features} {jax.__version__}"
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
