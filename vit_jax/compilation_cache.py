@@ -4,6 +4,7 @@ import hashlib
 import logging
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
@@ -24,7 +25,8 @@ def use_default() -> None:
 
     Call it after the processes of a run are connected.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # its flags are not known to type checkers
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
     if jax.default_backend() == "cpu" and jax.device_count() > 1:
         return

@@ -42,6 +42,7 @@ class _Context:
     platform: str | None = None
     device_kind: str | None = None
     attention: str = AUTO
+    interpret: bool = False
 
 
 _DEFAULT = _Context()
@@ -110,6 +111,11 @@ def attention_implementation() -> str:
     return _context.get().attention
 
 
+def interpret_kernels() -> bool:
+    """Whether the kernels of TPUs run as ordinary JAX operations: off TPUs, or as `use` asks."""
+    return _context.get().interpret or platform() != "tpu"
+
+
 def laid_out(x: jax.Array, major_to_minor: tuple[int, ...] | None = None) -> jax.Array:
     """Constrains the memory layout of an activation on TPUs.
 
@@ -135,6 +141,7 @@ def use(
     *,
     device_kind: str | None = None,
     attention: str = AUTO,
+    interpret: bool = False,
 ) -> Iterator[None]:
     """Sets the devices of all models traced within the block.
 
@@ -143,8 +150,9 @@ def use(
         platform: value of `platform()`; None for JAX's default backend.
         device_kind: value of `device_kind()`; None for JAX's first device.
         attention: value of `attention_implementation()`.
+        interpret: whether kernels are interpreted although the platform is "tpu", for tests.
     """
-    token = _context.set(_Context(placement, platform, device_kind, attention))
+    token = _context.set(_Context(placement, platform, device_kind, attention, interpret))
     try:
         yield
     finally:

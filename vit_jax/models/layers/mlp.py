@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vit_jax.errors import lookup
+from vit_jax.models.layers.norm import split_branch
 from vit_jax.models.layers.parameters import Initializer, metadata, weights
 from vit_jax.models.layers.stacking import REMAT_POLICIES
 from vit_jax.models.ops.mlp import mlp as apply_mlp
@@ -79,8 +80,8 @@ class Mlp(nnx.Module):
 
 def mlp_branch(
     norm: nnx.LayerNorm, mlp: Mlp, x: Float[Array, "*batch width"], *, recompute: bool
-) -> Float[Array, "*batch width"]:
-    """Computes mlp(norm(x)).
+) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
+    """Computes mlp(norm(x)), and returns it with x, see `norm.split_branch`.
 
     Args:
         norm: normalisation layer.
@@ -91,11 +92,13 @@ def mlp_branch(
             v5e, for 6% less time per step.
     """
     if not recompute:
-        return mlp(norm(x))
+        normalized, x = split_branch(norm, x)
+        return mlp(normalized), x
     graphdef, params = nnx.split((norm, mlp))
 
-    def apply(x: jax.Array, params: Any) -> jax.Array:
+    def apply(x: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
         norm, mlp = nnx.merge(graphdef, params)
-        return mlp(norm(x))
+        normalized, x = split_branch(norm, x)
+        return mlp(normalized), x
 
     return jax.checkpoint(apply, policy=REMAT_POLICIES["dots"])(x, params)

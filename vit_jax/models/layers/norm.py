@@ -3,8 +3,30 @@
 from typing import Any
 
 from flax import nnx
+from jaxtyping import Array, Float
 
 from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.ops.layer_norm import normalize_branch
+from vit_jax.models.partitioning import interpret_kernels, platform
+
+Tokens = Float[Array, "*batch width"]
+
+
+def split_branch(norm: nnx.LayerNorm, x: Tokens) -> tuple[Tokens, Tokens]:
+    """Starts a residual branch.
+
+    Args:
+        norm: normalisation layer.
+        x: residual stream (..., D).
+
+    Returns:
+        norm(x) for the branch, and x for the sum after it. On TPUs their gradients are then added
+        in the same pass.
+    """
+    scale, bias = norm.scale, norm.bias
+    if platform() != "tpu" or x.ndim != 3 or norm.dtype != x.dtype or not scale or not bias:
+        return norm(x), x
+    return normalize_branch(x, scale[...], bias[...], norm.epsilon, interpret=interpret_kernels())
 
 
 def layer_norm(

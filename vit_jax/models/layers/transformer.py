@@ -13,7 +13,7 @@ from vit_jax.models.layers.attention import Attention
 from vit_jax.models.layers.block_init import BLOCK_INITS
 from vit_jax.models.layers.drop_path import drop_path, drop_path_schedule
 from vit_jax.models.layers.mlp import Mlp, mlp_branch
-from vit_jax.models.layers.norm import layer_norm
+from vit_jax.models.layers.norm import layer_norm, split_branch
 from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.layers.stacking import (
     REMAT_POLICIES,
@@ -141,9 +141,10 @@ class Block(nnx.Module):
         """
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = laid_out(constrain(x, "batch", "length", "embed"))
-        branch = self.attention(self.norm1(x))
+        normalized, x = split_branch(self.norm1, x)
+        branch = self.attention(normalized)
         x = x + drop_path(self.scale1(branch) if self.layer_scale else branch, drop_rate, keys[0])
-        branch = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
+        branch, x = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
         x = x + drop_path(self.scale2(branch) if self.layer_scale else branch, drop_rate, keys[1])
         return laid_out(constrain(x, "batch", "length", "embed"))
 

@@ -191,7 +191,7 @@ class SwinBlock(nnx.Module):
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = constrain(x, "batch", "height", "width", "embed")
         x = x + drop_path(self.attention(self.norm1(x), windows), drop_rate, keys[0])
-        branch = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
+        branch, x = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
         x = x + drop_path(branch, drop_rate, keys[1])
         return constrain(x, "batch", "height", "width", "embed")
 

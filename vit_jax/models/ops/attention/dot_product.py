@@ -112,7 +112,7 @@ def _whole_sequence(
     bias: jax.Array | None,
 ) -> jax.Array:
     options = Options(
-        query.shape[-1], causal, bias is not None, interpret=partitioning.platform() != "tpu"
+        query.shape[-1], causal, bias is not None, interpret=partitioning.interpret_kernels()
     )
     q, k, v = (x.reshape(*x.shape[:2], -1) for x in (query, key, value))
     out = whole_sequence_attention(q, k, v, options, bias=additive(mask, bias))
@@ -129,7 +129,7 @@ def _long_sequence(
 ) -> jax.Array:
     if mask is not None or bias is not None:
         raise UserError("attention=splash supports no mask or bias, except the causal one")
-    interpret = partitioning.platform() != "tpu"
+    interpret = partitioning.interpret_kernels()
     return long_sequence_attention(query, key, value, causal=causal, interpret=interpret)
 
 

@@ -13,7 +13,7 @@ from vit_jax.errors import lookup
 from vit_jax.models.ops.attention.dot_product import attention, choose
 from vit_jax.models.ops.attention.whole_sequence import Options, whole_sequence_attention
 from vit_jax.models.ops.linear import Weights, linear
-from vit_jax.models.partitioning import constrain, laid_out, platform
+from vit_jax.models.partitioning import constrain, interpret_kernels, laid_out, platform
 
 Normalize = Callable[[jax.Array], jax.Array]
 
@@ -114,7 +114,7 @@ def _packed(
         q = normalize[0]((q + offset[0]).reshape(shape)).reshape(q.shape)
         k = normalize[1]((k + offset[1]).reshape(shape)).reshape(k.shape)
         v = v + offset[2]
-    options = Options(head_dim, causal, bias is not None, interpret=platform() != "tpu")
+    options = Options(head_dim, causal, bias is not None, interpret=interpret_kernels())
     x = whole_sequence_attention(
         q, k, v, options, projection_bias=None if normalize else offset, bias=bias
     )
