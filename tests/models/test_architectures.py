@@ -60,6 +60,9 @@ def loss_of(model: ModelDef, params):
     return jnp.sum(jnp.sin(module(images())))
 
 
+VARIANTS = ("registers", "deit3", "mae_fine_tuning")
+
+
 def random_params(model: ModelDef):
     rng = np.random.default_rng(0)
     return jax.tree.map(
@@ -68,7 +71,10 @@ def random_params(model: ModelDef):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    ["deit", "mae", "siglip", *(pytest.param(x, marks=pytest.mark.release) for x in VARIANTS)],
+)
 def test_every_parameter_gets_a_gradient_scanned_or_not(name):
     architecture = MODELS[name]
     grads = []

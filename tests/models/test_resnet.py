@@ -125,6 +125,13 @@ class Case:
         return TO_PARAMS[self.family]({**self.state, **updated})
 
 
+# Programs that take seconds to compile: of the two architectures, which share their blocks, the
+# default tests run the one with attention pooling.
+costly = pytest.mark.parametrize(
+    "case", [pytest.param("resnet", marks=pytest.mark.release), "clip_resnet"], indirect=True
+)
+
+
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def case(request):
     tensors = safetensors.numpy.load_file(DATA / f"{request.param}_tiny.safetensors")
@@ -227,6 +234,7 @@ def test_evaluation_leaves_the_running_averages_alone(case):
     assert_trees_equal(model.with_statistics(case.params, statistics), case.params)
 
 
+@costly
 def test_frozen_norms_train_on_their_running_averages(case):
     """With all norms frozen, training equals evaluation; other stages than the frozen update."""
     model, images = case.model(), case.reference["images"]
@@ -246,6 +254,7 @@ def test_frozen_norms_train_on_their_running_averages(case):
     assert not any(jax.tree.leaves(same))
 
 
+@costly
 def test_gradients_reach_all_but_the_statistics(case):
     """All parameters have gradients, and only the forward pass changes the statistics."""
     model, params = case.model(), case.params
@@ -263,6 +272,7 @@ def test_gradients_reach_all_but_the_statistics(case):
     assert moved == jax.tree.map(lambda value: not value, model.metadata("trainable", True))
 
 
+@costly
 @pytest.mark.parametrize(
     "execution",
     [
@@ -286,6 +296,7 @@ def test_execution_changes_nothing(case, execution):
     )
 
 
+@costly
 def test_statistics_are_those_of_the_global_batch(case):
     """Eight devices with one image each compute the statistics of one device with all eight."""
     images = np.random.default_rng(0).normal(size=(8, 32, 32, 3))
@@ -312,6 +323,7 @@ def test_a_block_is_traced_once_regardless_of_depth(case):
 
 
 @pytest.mark.slow
+@costly
 def test_initial_blocks_are_the_identity(case):
     """The last norm of every bottleneck starts at zero: the convolutions have no effect."""
     model, images = case.model(), case.reference["images"]
@@ -341,6 +353,7 @@ def test_metadata_covers_every_parameter(case):
     assert axes["stage0"]["rest"]["norm1"]["mean"] == ("layers", "embed")
 
 
+@costly
 def test_bfloat16_compute_keeps_float32_parameters_and_statistics(case):
     images = case.reference["images"]
     fast = case.model(dtype="bfloat16")

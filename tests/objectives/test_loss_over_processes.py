@@ -17,9 +17,8 @@ from vit_jax.objectives.contrastive import FORMS, LOSSES
 HERE = pathlib.Path(__file__).parent
 
 
-@pytest.mark.parametrize(
-    ("count", "devices"), [(2, 4), pytest.param(4, 1, marks=pytest.mark.release)]
-)
+@pytest.mark.release
+@pytest.mark.parametrize(("count", "devices"), [(2, 4), (4, 1)])
 def test_equals_reference(tmp_path, count, devices):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -151,6 +151,7 @@ def test_zero1_splits_the_moments_alone():
     assert bytes_on_one_device(b.opt_state) < 0.2 * bytes_on_one_device(a.opt_state)
 
 
+@pytest.mark.release
 def test_accumulation_needs_less_memory():
     """Temporaries of the step fall with the number of microbatches."""
 

@@ -32,6 +32,7 @@ def test_another_seed_gives_another_run(tiny_config, finished_run, tmp_path):
     assert metrics_of(tmp_path)[1] != metrics_of(finished_run[0])[1]
 
 
+@pytest.mark.release
 def test_one_device_and_eight_agree(tiny_config, finished_run, tmp_path):
     assert jax.device_count() == 8
     tiny_config.mesh.data = 1

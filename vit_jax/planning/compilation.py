@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vit_jax.experiment import Experiment, build
 from vit_jax.flops import traced_flops
 from vit_jax.parallel.mesh import batch_shards
-from vit_jax.planning import hlo, schedules
+from vit_jax.planning import hlo, kernel_schedules
 from vit_jax.planning.collectives import (
     Contents,
     bytes_by_kind,
@@ -41,7 +41,7 @@ def make_plan(config: ConfigDict, topology: Slice) -> Plan:
     )
     start = time.monotonic()
     traced = trace_step(experiment)
-    schedules.forget()
+    kernel_schedules.forget()
     compiled, error = compile_or_error(traced.lower())
     seconds = time.monotonic() - start
 
@@ -167,7 +167,7 @@ def _program_fields(
     chip = topology.chip
     if chip is None:
         return traffic
-    found = estimate(module, schedules.kernel_cycles(), chip.hbm_bandwidth / chip.clock)
+    found = estimate(module, kernel_schedules.kernel_cycles(), chip.hbm_bandwidth / chip.clock)
     seconds = found.cycles / chip.clock
     return {
         **traffic,

@@ -95,7 +95,7 @@ def estimate(
 
     Args:
         module: compiled program.
-        kernel_cycles: instruction -> cycles, see `schedules.kernel_cycles`.
+        kernel_cycles: instruction -> cycles, see `kernel_schedules.kernel_cycles`.
         bytes_per_cycle: bandwidth of HBM.
     """
     cycles: collections.Counter[str] = collections.Counter()

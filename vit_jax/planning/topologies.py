@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from vit_jax.errors import UserError, unknown
-from vit_jax.planning import schedules
+from vit_jax.planning import kernel_schedules
 from vit_jax.planning.units import GIB
 
 GB, TERA = 1e9, 1e12
@@ -168,7 +168,7 @@ def _describe(name: str, num_slices: int, chip: Chip) -> list[Any]:
         )
     for key, value in LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    schedules.request()
+    kernel_schedules.request()
     from jax.experimental import topologies
 
     several = {"num_slices": num_slices} if num_slices > 1 else {}

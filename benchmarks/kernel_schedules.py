@@ -1,6 +1,6 @@
 """Compares two estimates of TPU fusions: the compiler's own, and the bundles of their schedules.
 
-    python -m benchmarks.schedule_estimates --config configs/siglip_b16.py --topology v5e:2x2
+    python -m benchmarks.kernel_schedules --config configs/siglip_b16.py --topology v5e:2x2
 
 `vit_jax.plan` reads schedules of kernels, which have no other estimate. Fusions have both.
 Needs libtpu (`pip install 'vit_jax[plan]'`) and no TPU.
@@ -20,7 +20,7 @@ _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Slice to compile for.")
 def main() -> None:
     """Prints the ratio of bundles to estimated cycles, by kind of fusion."""
     from vit_jax.experiment import build
-    from vit_jax.planning import compilation, estimates, hlo, schedules, topologies
+    from vit_jax.planning import compilation, estimates, hlo, kernel_schedules, topologies
 
     config = cli.load_config(str(_CONFIG.value))
     topologies.prepare_platform(str(_TOPOLOGY.value))
@@ -28,7 +28,7 @@ def main() -> None:
     assert topology.chip is not None  # a TPU
     experiment = build(config, devices=topology.devices, data=False)
     compiled = compilation.trace_step(experiment).lower().compile()
-    module, bundles = hlo.Module(compiled.as_text() or ""), schedules.kernel_cycles()
+    module, bundles = hlo.Module(compiled.as_text() or ""), kernel_schedules.kernel_cycles()
     per_cycle = topology.chip.hbm_bandwidth / topology.chip.clock
     rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for visit in module.visits():

@@ -1,6 +1,6 @@
 """Cycles of kernels, from listings in the notation of the TPU compiler."""
 
-from vit_jax.planning import schedules
+from vit_jax.planning import kernel_schedules
 
 # A grid of five steps and two of its pipeline, an inner loop of three, waits, a longer comment.
 LISTING = """\
@@ -22,13 +22,13 @@ second_minor_factor: 1 */ }
 
 
 def test_bundles_are_multiplied_by_the_trips_of_their_loops():
-    assert schedules.count_cycles(LISTING) == 3 + 7 * (4 + 3 * 3)
+    assert kernel_schedules.count_cycles(LISTING) == 3 + 7 * (4 + 3 * 3)
 
 
 def test_a_loop_of_unknown_length():
-    assert schedules.count_cycles(LISTING.replace("/* loop exit test */", "")) is None
+    assert kernel_schedules.count_cycles(LISTING.replace("/* loop exit test */", "")) is None
 
 
 def test_without_libtpu_there_are_no_schedules():
-    schedules.forget()
-    assert schedules.kernel_cycles() == {}
+    kernel_schedules.forget()
+    assert kernel_schedules.kernel_cycles() == {}
