@@ -39,6 +39,7 @@ import tests.typechecking  # noqa: F401 (found by the hook)
 
 jaxtyping.install_import_hook("vit_jax", "tests.typechecking.check")
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -57,6 +58,17 @@ def unchecked_annotations() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def libtpu() -> Iterator[None]:
+    """Allows compilation for TPUs. libtpu ends the process at a flag that it does not know."""
+    pytest.importorskip("libtpu")
+    flags = os.environ["XLA_FLAGS"]
+    jax.devices()  # has read the flags
+    os.environ["XLA_FLAGS"] = flags.replace("--xla_cpu_use_fusion_emitters=false", "")
+    yield
+    os.environ["XLA_FLAGS"] = flags
 
 
 @pytest.fixture

@@ -181,7 +181,8 @@ def test_command():
 
 
 @pytest.mark.release
-def test_tpu():
+@pytest.mark.tpu_compile
+def test_tpu(libtpu):
     config = helpers.tiny_clip()
     config.mesh.fsdp = 2
     found = compilation.make_plan(config, find_slice("v5e:2x2"))
