@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import pathlib
 import platform
 from typing import Any
 
@@ -42,8 +41,8 @@ def use_default() -> None:
 def _machine() -> str:
     """Name of the kind of machine. Programs for CPUs use the instructions of that very CPU."""
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        features = next(line for line in lines if line.startswith(("flags", "Features")))
+        with open("/proc/cpuinfo") as lines:
+            features = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         features = platform.processor()
     described = f"{platform.machine()} {features} {jax.__version__}"

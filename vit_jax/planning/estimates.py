@@ -145,7 +145,9 @@ def signature(instruction: Instruction) -> str:
     Args:
         instruction: custom call.
     """
-    operands = re.search(r"operand_layout_constraints=\{(.*?)\}, ", instruction.text)
+    operands = re.search(
+        r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}", instruction.text
+    )
     types = _PLACED.findall(instruction.result + (operands[1] if operands else ""))
     name = re.sub(r"[.\d]*$", "", instruction.name)
     return " ".join([name, *(f"{dtype}[{shape}]" for dtype, shape, _ in types)])

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 
 _BUNDLE = re.compile(r"\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:\s*(?P<depth>>*)\s*\{(?P<empty>\})?")
-_BOUND = re.compile(r"scmp\.ge\.s32\.totalorder %\w+, (\d+) /\* loop exit test \*/")
+_BOUND = re.compile(r"scmp\.ge\.s32\.totalorder %\w+, (\d+) /\*[^*]*loop exit test")
 _LISTING = re.compile(r"\d+-(?P<name>.+)-\d+-final_bundles\.txt")
 _FLAGS = "LIBTPU_INIT_ARGS"  # read when libtpu is loaded
 
