@@ -6,14 +6,13 @@
 Needs libtpu (`pip install 'vit_jax[plan]'`) and no TPU.
 """
 
-import re
-
 import numpy as np
 from absl import flags
 
 from vit_jax import cli
 
 _CONFIG = cli.define_config()
+_MIN_CYCLES = 10_000  # smaller fusions are mostly overhead
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "Slice to compile for.")
 
 
@@ -28,18 +27,20 @@ def main() -> None:
     assert topology.chip is not None  # a TPU
     experiment = build(config, devices=topology.devices, data=False)
     compiled = compilation.trace_step(experiment).lower().compile()
-    module, bundles = hlo.Module(compiled.as_text() or ""), kernel_schedules.kernel_cycles()
+    module = hlo.Module(compiled.as_text() or "")
+    visits = [visit for visit in module.visits() if not visit.fused]
+    bundles = kernel_schedules.kernel_cycles({visit.instruction.name for visit in visits})
     per_cycle = topology.chip.hbm_bandwidth / topology.chip.clock
     rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for visit in module.visits():
+    for visit in visits:
         instruction = visit.instruction
-        found = re.search(r'"estimated_cycles":"?(\d+)"?', instruction.text)
-        if visit.fused or not found or instruction.name not in bundles or int(found[1]) < 10_000:
+        cycles = estimates.compiler_cycles(instruction) or 0
+        if instruction.name not in bundles or cycles < _MIN_CYCLES:
             continue
         traffic = estimates.hbm_bytes(instruction, module.computations[visit.computation])
-        bound = "memory" if traffic / per_cycle > 0.7 * int(found[1]) else "compute"
-        key = estimates.kind(module, instruction), bound
-        rows.setdefault(key, []).append((int(found[1]), bundles[instruction.name]))
+        kind = estimates.kind(module, instruction)
+        bound = estimates.Group(kind, cycles, traffic / per_cycle).bound
+        rows.setdefault((kind, bound), []).append((cycles, bundles[instruction.name]))
     print(f"{'fusions':<28} {'number':>6}  {'all':>5}  {'10%':>5} {'50%':>5} {'90%':>5}")
     for (kind, bound), pairs in sorted(rows.items(), key=lambda item: -sum(p[0] for p in item[1])):
         estimated, scheduled = np.asarray(pairs).T

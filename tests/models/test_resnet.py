@@ -395,17 +395,3 @@ def test_one_value_per_channel_has_no_variance():
     assert output_shape(model, (1, 32, 32, 3)) == (1, 10)
     with pytest.raises(UserError, match="more than one value per channel"):
         output_shape(model, (1, 32, 32, 3), rng=TRAIN)
-
-
-def test_clip_resnet_sizes_are_multiples_of_32():
-    model = ModelDef(CONFIGS["clip_resnet"])
-    assert output_shape(model, (1, 64, 96, 3)) == (1, 12)
-    with pytest.raises(UserError, match="32 does not divide images of 64 x 40 px"):
-        output_shape(model, (1, 64, 40, 3))
-    for changes, message in (
-        ({"image_size": 100}, r"32 does not divide image_size=\(100, 100\)"),
-        ({"width": 3}, "width=3: expected an even number"),
-        ({"num_heads": 3}, "num_heads=3 does not divide the last stage's 128 channels"),
-    ):
-        with pytest.raises(UserError, match=message):
-            dataclasses.replace(CONFIGS["clip_resnet"], **changes)

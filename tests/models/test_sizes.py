@@ -219,3 +219,23 @@ def test_images_that_do_not_fit(name):
     images = jax.ShapeDtypeStruct((1, 64, 65, 3), jnp.float32)
     with pytest.raises(UserError, match="does not divide images of 64 x 65 px"):
         jax.eval_shape(lambda p, x: model.bind(p).encode_image(x), model.shapes(), images)
+
+
+def test_clip_resnet_sizes_are_multiples_of_32():
+    config = CLIPResNetConfig(image_size=64, **RESNET, num_heads=4, embed_dim=12)
+    model = ModelDef(config)
+
+    def output_shape(model, shape):
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.eval_shape(lambda p, x: model.bind(p)(x), model.shapes(), images).shape
+
+    assert output_shape(model, (1, 64, 96, 3)) == (1, 12)
+    with pytest.raises(UserError, match="32 does not divide images of 64 x 40 px"):
+        output_shape(model, (1, 64, 40, 3))
+    for changes, message in (
+        ({"image_size": 100}, r"32 does not divide image_size=\(100, 100\)"),
+        ({"width": 3}, "width=3: expected an even number"),
+        ({"num_heads": 3}, "num_heads=3 does not divide the last stage's 128 channels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dataclasses.replace(config, **changes)

@@ -31,4 +31,4 @@ def test_a_loop_of_unknown_length():
 
 def test_without_libtpu_there_are_no_schedules():
     kernel_schedules.forget()
-    assert kernel_schedules.kernel_cycles() == {}
+    assert kernel_schedules.kernel_cycles({"kernel"}) == {}

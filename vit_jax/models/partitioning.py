@@ -73,6 +73,16 @@ def shards(axis: str) -> int:
     return 1 if placement is None else placement.shards(axis)
 
 
+def split_axis(axis: str, size: int) -> str | None:
+    """Logical name of a dimension, if devices can split it evenly; else None.
+
+    Args:
+        axis: logical name of the dimension.
+        size: its size.
+    """
+    return axis if size % shards(axis) == 0 else None
+
+
 def per_shard(function: Callable, in_axes: Any, out_axes: Any) -> Callable:
     """Applies a function to the shards of each device, without communication.
 

@@ -17,7 +17,7 @@ from vit_jax.planning.collectives import (
     find_collectives,
     milliseconds_by_kind,
 )
-from vit_jax.planning.estimates import estimate
+from vit_jax.planning.estimates import estimate, is_kernel
 from vit_jax.planning.report import Plan
 from vit_jax.planning.topologies import Chip, Slice
 from vit_jax.planning.units import demanded_bytes
@@ -167,7 +167,9 @@ def _program_fields(
     chip = topology.chip
     if chip is None:
         return traffic
-    found = estimate(module, kernel_schedules.kernel_cycles(), chip.hbm_bandwidth / chip.clock)
+    kernels = {v.instruction.name for v in module.visits() if is_kernel(v.instruction)}
+    schedules = kernel_schedules.kernel_cycles(kernels)
+    found = estimate(module, schedules, chip.hbm_bandwidth / chip.clock)
     seconds = found.cycles / chip.clock
     return {
         **traffic,

@@ -11,14 +11,12 @@ from vit_jax.planning.hlo import (
     Module,
     attribute,
     called,
-    dtype_bytes,
     is_collective,
+    parse_arrays,
     source,
 )
 
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)"?')
-# An array with its layout; S(1) is VMEM, where an array costs no memory bandwidth.
-_PLACED = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _KERNEL = "tpu_custom_call"
 # No work: they name data, or wait for an operation that is counted elsewhere.
 _FREE = {
@@ -98,9 +96,9 @@ def estimate(
         kernel_cycles: instruction -> cycles, see `kernel_schedules.kernel_cycles`.
         bytes_per_cycle: bandwidth of HBM.
     """
-    cycles: collections.Counter[str] = collections.Counter()
-    groups: collections.Counter[str] = collections.Counter()
-    memory: collections.Counter[str] = collections.Counter()
+    cycles: dict[str, float] = collections.defaultdict(float)
+    groups: dict[str, float] = collections.defaultdict(float)
+    memory: dict[str, float] = collections.defaultdict(float)
     calls: collections.Counter[str] = collections.Counter()
     other: collections.Counter[str] = collections.Counter()
     kernels = _by_signature(module, kernel_cycles or {})
@@ -109,32 +107,55 @@ def estimate(
         if visit.fused:
             continue
         traffic = hbm_bytes(instruction, module.computations[visit.computation]) / bytes_per_cycle
-        target = attribute(instruction.text, "custom_call_target")
-        found = _CYCLES.search(instruction.text)
-        if found:
-            spent: float = int(found[1])
-        elif target == _KERNEL and signature(instruction) in kernels:
+        own = compiler_cycles(instruction)
+        if own is not None:
+            spent: float = own
+        elif is_kernel(instruction) and signature(instruction) in kernels:
             spent = max(kernels[signature(instruction)], traffic)
         elif instruction.opcode in _MOVES and traffic and not _is_small(instruction):
             spent = traffic
         else:
             if instruction.opcode == "custom-call":
+                target = attribute(instruction.text, "custom_call_target")
                 calls[target] += visit.times if target not in _MARKERS else 0
             elif not _needs_no_estimate(module, instruction):
                 other[instruction.opcode] += visit.times
             continue
         group = kind(module, instruction)
-        cycles[source(instruction)] += spent * visit.times  # type: ignore[assignment]
-        groups[group] += spent * visit.times  # type: ignore[assignment]
-        memory[group] += traffic * visit.times  # type: ignore[assignment]
+        cycles[source(instruction)] += spent * visit.times
+        groups[group] += spent * visit.times
+        memory[group] += traffic * visit.times
     return Estimate(
         cycles=sum(cycles.values()),
         custom_calls=dict(+calls),
         other=dict(other),
         loops=module.unknown_loops,
-        by_source=dict(cycles.most_common()),
-        groups=[Group(name, spent, memory[name]) for name, spent in groups.most_common()],
+        by_source=dict(_largest_first(cycles)),
+        groups=[Group(name, spent, memory[name]) for name, spent in _largest_first(groups)],
     )
+
+
+def _largest_first(cycles: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(cycles.items(), key=lambda item: -item[1])
+
+
+def compiler_cycles(instruction: Instruction) -> int | None:
+    """The compiler's own estimate of an instruction, cycles; None where it has none.
+
+    Args:
+        instruction: instruction of a TPU program.
+    """
+    found = _CYCLES.search(instruction.text)
+    return int(found[1]) if found else None
+
+
+def is_kernel(instruction: Instruction) -> bool:
+    """Whether an instruction is a kernel, such as one of Pallas.
+
+    Args:
+        instruction: instruction of a TPU program.
+    """
+    return attribute(instruction.text, "custom_call_target") == _KERNEL
 
 
 def signature(instruction: Instruction) -> str:
@@ -148,9 +169,9 @@ def signature(instruction: Instruction) -> str:
     operands = re.search(
         r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}", instruction.text
     )
-    types = _PLACED.findall(instruction.result + (operands[1] if operands else ""))
+    types = parse_arrays(instruction.result + (operands[1] if operands else ""))
     name = re.sub(r"[.\d]*$", "", instruction.name)
-    return " ".join([name, *(f"{dtype}[{shape}]" for dtype, shape, _ in types)])
+    return " ".join([name, *(f"{array.dtype}{list(array.shape)}" for array in types)])
 
 
 def _by_signature(module: Module, kernel_cycles: Mapping[str, int]) -> dict[str, int]:
@@ -158,7 +179,7 @@ def _by_signature(module: Module, kernel_cycles: Mapping[str, int]) -> dict[str,
     found: dict[str, int] = {}
     for visit in module.visits():
         instruction = visit.instruction
-        if instruction.opcode == "custom-call" and instruction.name in kernel_cycles:
+        if is_kernel(instruction) and instruction.name in kernel_cycles:
             name = signature(instruction)
             found[name] = max(found.get(name, 0), kernel_cycles[instruction.name])
     return found
@@ -175,16 +196,12 @@ def hbm_bytes(instruction: Instruction, computation: Mapping[str, Instruction]) 
         return 0
     operands = [computation[name].result for name in instruction.operands if name in computation]
     if instruction.opcode == "dynamic-update-slice":  # in place
-        return 2 * _placed_bytes(operands[1]) if len(operands) > 1 else 0
-    return sum(_placed_bytes(text) for text in [instruction.result, *operands])
+        return 2 * _bytes_in_hbm(operands[1]) if len(operands) > 1 else 0
+    return sum(map(_bytes_in_hbm, [instruction.result, *operands]))
 
 
-def _placed_bytes(text: str) -> int:
-    return sum(
-        math.ceil(math.prod(int(n) for n in dimensions.split(",") if n) * dtype_bytes(dtype))
-        for dtype, dimensions, layout in _PLACED.findall(text)
-        if "S(1)" not in layout
-    )
+def _bytes_in_hbm(text: str) -> int:
+    return sum(array.bytes for array in parse_arrays(text) if not array.in_vmem)
 
 
 def kind(module: Module, instruction: Instruction) -> str:

@@ -12,7 +12,8 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 # In types a capital letter precedes a parenthesis (tiling); opcodes are lower-case.
 _OPCODE = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(")
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+# Type, dimensions and layout of an array. In layouts, S(1) is VMEM.
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _CALLED_LIST = re.compile(r"(?:branch|called)_computations=\{([^}]*)\}")
 
@@ -23,6 +24,43 @@ _COLLECTIVES = (
 # Opcodes that run other computations. `-start`: asynchronous, on the SparseCores (TPU7x).
 _CALLERS_WITHIN = {"fusion", "custom-call-start", "call-start"}
 _CALLERS = {"call", "conditional", "async-start", *_CALLERS_WITHIN}
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayType:
+    """Type of an array.
+
+    Attributes:
+        dtype: HLO type of the elements, as "bf16".
+        shape: dimensions.
+        layout: layout in braces; empty where the text has none.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the elements, without padding."""
+        return math.ceil(math.prod(self.shape) * dtype_bytes(self.dtype))
+
+    @property
+    def in_vmem(self) -> bool:
+        """Whether the array lies in VMEM, where it costs no bandwidth of HBM."""
+        return "S(1)" in self.layout
+
+
+def parse_arrays(text: str) -> list[ArrayType]:
+    """Parses the types of all arrays of a text.
+
+    Args:
+        text: types in the notation of HLO, such as the result of an instruction.
+    """
+    return [
+        ArrayType(dtype, tuple(int(n) for n in dimensions.split(",") if n), layout)
+        for dtype, dimensions, layout in _ARRAY.findall(text)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +88,7 @@ class Instruction:
     @property
     def arrays(self) -> list[tuple[int, tuple[int, ...]]]:
         """Bytes and shape of each array of the result."""
-        found = []
-        for dtype, dimensions in _ARRAY.findall(self.result):
-            shape = tuple(int(n) for n in dimensions.split(",") if n)
-            found.append((math.ceil(math.prod(shape) * dtype_bytes(dtype)), shape))
-        return found
+        return [(array.bytes, array.shape) for array in parse_arrays(self.result)]
 
 
 def dtype_bytes(dtype: str) -> float:

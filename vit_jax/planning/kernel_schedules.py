@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Collection
 
 _BUNDLE = re.compile(r"\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:\s*(?P<depth>>*)\s*\{(?P<empty>\})?")
 _BOUND = re.compile(r"scmp\.ge\.s32\.totalorder %\w+, (\d+) /\*[^*]*loop exit test")
@@ -41,8 +42,11 @@ def forget() -> None:
         path.unlink()
 
 
-def kernel_cycles() -> dict[str, int]:
-    """Reads the schedules of the programs compiled since `forget`.
+def kernel_cycles(names: Collection[str]) -> dict[str, int]:
+    """Reads schedules of the programs compiled since `forget`.
+
+    Args:
+        names: instructions whose schedules are read; fusions have long ones.
 
     Returns:
         Name of an instruction -> cycles per execution. Instructions with loops of unknown length
@@ -51,7 +55,7 @@ def kernel_cycles() -> dict[str, int]:
     found = {}
     for path in _folder[0].iterdir() if _folder else ():
         listing = _LISTING.fullmatch(path.name)
-        if listing and "schedule-analysis" not in path.name:
+        if listing and listing["name"] in names:
             cycles = count_cycles(path.read_text())
             if cycles is not None:
                 found[listing["name"]] = cycles

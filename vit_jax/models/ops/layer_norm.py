@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from vit_jax.models import partitioning
+from vit_jax.models.ops.tiles import largest_divisor
 
 _MAX_ROWS = 512  # tokens of a program
 Tokens = Float[Array, "batch length width"]
@@ -145,14 +146,12 @@ def _normalized(x_ref: Any, epsilon: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _axes(x: jax.Array) -> PartitionSpec:
-    split = len(x) % partitioning.shards("batch") == 0
-    return PartitionSpec("batch" if split else None, None, None)
+    return PartitionSpec(partitioning.split_axis("batch", len(x)), None, None)
 
 
 def _blocks(x: jax.Array) -> tuple[pl.BlockSpec, pl.BlockSpec, tuple[int]]:
     batch, length, width = x.shape
-    most = max(1, _MAX_ROWS // length)
-    examples = max(n for n in range(1, most + 1) if batch % n == 0)
+    examples = largest_divisor(batch, _MAX_ROWS // length)
     tokens = pl.BlockSpec((examples, length, width), lambda i: (i, 0, 0))
     vector = pl.BlockSpec((1, width), lambda i: (0, 0))
     return tokens, vector, (batch // examples,)

@@ -14,6 +14,7 @@ from vit_jax.errors import UserError, lookup
 from vit_jax.models import partitioning
 from vit_jax.models.ops.attention import plain
 from vit_jax.models.ops.attention.long_sequence import long_sequence_attention
+from vit_jax.models.ops.attention.plain import Masks
 from vit_jax.models.ops.attention.whole_sequence import Options, fits, whole_sequence_attention
 
 # One query per example, as in attention pooling, leaves all lanes of the kernel but one empty.
@@ -52,9 +53,8 @@ def attention(
     """
     masked = mask is not None or bias is not None
     name = implementation or choose(query.shape, key.shape[1], query.dtype, masked=masked)
-    return lookup(ATTENTION, name, "implementation of attention")(
-        query, key, value, causal, mask, bias
-    )
+    function = lookup(ATTENTION, name, "implementation of attention")
+    return function(query, key, value, Masks(causal, mask, bias))
 
 
 def choose(shape: tuple[int, ...], keys: int, dtype: Any, *, masked: bool) -> str:
@@ -85,71 +85,28 @@ def choose(shape: tuple[int, ...], keys: int, dtype: Any, *, masked: bool) -> st
     return "xla" if masked else "splash"
 
 
-def additive(
-    mask: jax.Array | None, bias: jax.Array | None
-) -> Float[Array, "_examples _heads _queries keys"] | None:
-    """Combines a mask and a bias to what is added to the scores, float32.
-
-    Args:
-        mask: see `attention`.
-        bias: see `attention`.
-    """
-    if mask is None:
-        return bias
-    masked = jnp.where(mask, 0.0, plain.MASKED)
-    if bias is None:
-        return masked
-    masked, bias = plain.same_period(masked, bias)
-    return masked + bias
-
-
-def _whole_sequence(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    causal: bool,
-    mask: jax.Array | None,
-    bias: jax.Array | None,
-) -> jax.Array:
-    options = Options(
-        query.shape[-1], causal, bias is not None, interpret=partitioning.interpret_kernels()
-    )
+def _whole_sequence(query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
+    wanted, interpret = masks.bias is not None, partitioning.interpret_kernels()
+    options = Options(query.shape[-1], masks.causal, wanted, interpret)
     q, k, v = (x.reshape(*x.shape[:2], -1) for x in (query, key, value))
-    out = whole_sequence_attention(q, k, v, options, bias=additive(mask, bias))
+    out = whole_sequence_attention(q, k, v, options, bias=masks.additive())
     return out.reshape(query.shape)
 
 
-def _long_sequence(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    causal: bool,
-    mask: jax.Array | None,
-    bias: jax.Array | None,
-) -> jax.Array:
-    if mask is not None or bias is not None:
+def _long_sequence(query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
+    if masks.mask is not None or masks.bias is not None:
         raise UserError("attention=splash supports no mask or bias, except the causal one")
     interpret = partitioning.interpret_kernels()
-    return long_sequence_attention(query, key, value, causal=causal, interpret=interpret)
+    return long_sequence_attention(query, key, value, causal=masks.causal, interpret=interpret)
 
 
-def _cudnn(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    causal: bool,
-    mask: jax.Array | None,
-    bias: jax.Array | None,
-) -> jax.Array:
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
     if partitioning.platform() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
         raise UserError("attention=cudnn needs a GPU and compute.dtype=bfloat16")
-    return plain.xla(query, key, value, causal, mask, bias, implementation="cudnn")
+    return plain.xla(query, key, value, masks, implementation="cudnn")
 
 
-Implementation = Callable[
-    [jax.Array, jax.Array, jax.Array, bool, jax.Array | None, jax.Array | None], jax.Array
-]
-ATTENTION: dict[str, Implementation] = {
+ATTENTION: dict[str, Callable[[jax.Array, jax.Array, jax.Array, Masks], jax.Array]] = {
     "reference": plain.reference,
     "xla": plain.xla,
     "einsum": plain.einsum,

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from vit_jax.models.ops.attention.plain import MASKED
-
-LANES = 128
+from vit_jax.models.ops.tiles import LANES, padded
 
 _NN, _NT, _TN = ((1,), (0,)), ((1,), (1,)), ((0,), (0,))  # contracted axes; T for transposed
 Accumulator = dict[int, jax.Array]  # first lane -> float32 (length, up to LANES)
@@ -27,7 +26,7 @@ Accumulator = dict[int, jax.Array]  # first lane -> float32 (length, up to LANES
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """What is constant in a kernel.
+    """Constants of a kernel.
 
     Attributes:
         head_dim: number of features of a head K.
@@ -103,7 +102,7 @@ class Body:
         found = []
         for head in range(lanes // self.head_dim):
             first, last = head * self.head_dim, (head + 1) * self.head_dim
-            end = min(-(-last // LANES) * LANES, lanes)
+            end = min(padded(last, LANES), lanes)
             found.append((head, slice(first // LANES * LANES, end)))
         return found
 

@@ -9,8 +9,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from vit_jax.models import partitioning
+from vit_jax.models.ops.tiles import LANES, padded
 
-_LANES = 128
 _BLOCK = 512  # queries and keys of a program
 
 
@@ -34,8 +34,8 @@ def long_sequence_attention(
     Returns:
         (B, N, H, K), dtype of `query`.
     """
-    heads = "heads" if query.shape[2] % partitioning.shards("heads") == 0 else None
-    batch = "batch" if len(query) % partitioning.shards("batch") == 0 else None
+    batch = partitioning.split_axis("batch", len(query))
+    heads = partitioning.split_axis("heads", query.shape[2])
     axes = PartitionSpec(batch, None, heads, None)
     call = functools.partial(_call, causal, interpret)
     return partitioning.per_shard(call, (axes,) * 3, axes)(query, key, value)
@@ -46,9 +46,9 @@ def _call(
 ) -> jax.Array:
     """Attention on one device. Sequences are padded to whole blocks; padding is a segment."""
     queries, keys, head_dim = query.shape[1], key.shape[1], query.shape[-1]
-    block = min(_BLOCK, _padded(max(queries, keys), _LANES))
+    block = min(_BLOCK, padded(max(queries, keys), LANES))
     sizes = splash.BlockSizes(*(block,) * 8)
-    shape = _padded(queries, block), _padded(keys, block)
+    shape = padded(queries, block), padded(keys, block)
     mask = splash.CausalMask(shape) if causal else splash.FullMask(shape)
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * query.shape[2]),
@@ -62,18 +62,16 @@ def _call(
         *((jnp.arange(n) >= used).astype(jnp.int32) for n, used in lengths)
     )
 
-    def padded(x: jax.Array, length: int) -> jax.Array:
-        width = _padded(head_dim, _LANES) - head_dim
+    def in_blocks(x: jax.Array, length: int) -> jax.Array:
+        width = padded(head_dim, LANES) - head_dim
         return jnp.pad(
             jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, length - x.shape[1]), (0, width))
         )
 
     operands = (
-        padded(query * head_dim**-0.5, shape[0]), padded(key, shape[1]), padded(value, shape[1])
-    )  # fmt: skip
+        in_blocks(query * head_dim**-0.5, shape[0]),
+        in_blocks(key, shape[1]),
+        in_blocks(value, shape[1]),
+    )
     out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(*operands, segments)
     return jnp.swapaxes(out, 1, 2)[:, :queries, :, :head_dim].astype(query.dtype)
-
-
-def _padded(size: int, tile: int) -> int:
-    return -(-size // tile) * tile

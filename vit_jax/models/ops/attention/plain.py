@@ -1,5 +1,6 @@
 """Attention in operations of JAX, for any platform and mask."""
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -10,18 +11,47 @@ from jaxtyping import Array, Float
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
-def reference(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    causal: bool,
-    mask: jax.Array | None,
-    bias: jax.Array | None,
-) -> jax.Array:
-    """The definition, in float32; arguments as those of `dot_product.attention`."""
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """Masks and bias of the scores; fields as the arguments of `dot_product.attention`."""
+
+    causal: bool = False
+    mask: jax.Array | None = None
+    bias: jax.Array | None = None
+
+    def repeated(self, examples: int = 1) -> tuple[jax.Array | None, jax.Array | None, int]:
+        """Repeats mask and bias to the same number of examples, except those that all share.
+
+        Args:
+            examples: number of examples, at least.
+
+        Returns:
+            Mask, bias, and the number of examples: 1 where all share both.
+        """
+        given = [x for x in (self.mask, self.bias) if x is not None]
+        examples = max([examples, *map(len, given)])
+
+        def repeat(x: jax.Array | None) -> jax.Array | None:
+            if x is None or len(x) in (1, examples):
+                return x
+            return jnp.tile(x, (examples // len(x), 1, 1, 1))
+
+        return repeat(self.mask), repeat(self.bias), examples
+
+    def additive(self) -> jax.Array | None:
+        """Combines mask and bias to one term, float32, that is added to the scores."""
+        mask, bias, _ = self.repeated()
+        if mask is None:
+            return bias
+        masked = jnp.where(mask, 0.0, MASKED)
+        return masked if bias is None else masked + bias
+
+
+def reference(query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
+    """The definition, in float32."""
     q, k, v = (x.astype(jnp.float32) for x in (query, key, value))
     scores = jnp.einsum("bnhk,bmhk->bhnm", q, k) / q.shape[-1] ** 0.5
-    scores = _masked(scores, causal, mask, bias)
+    scores = _masked(scores, masks)
     return jnp.einsum("bhnm,bmhk->bnhk", jax.nn.softmax(scores), v).astype(query.dtype)
 
 
@@ -29,39 +59,27 @@ def xla(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    causal: bool,
-    mask: jax.Array | None,
-    bias: jax.Array | None,
+    masks: Masks,
     implementation: Literal["xla", "cudnn"] = "xla",
 ) -> jax.Array:
-    """JAX's own; arguments as those of `dot_product.attention`."""
-    if mask is not None and bias is not None:
-        mask, bias = same_period(mask, bias)
+    """JAX's own, for as many examples at a time as have their own masks and biases."""
+    mask, bias, examples = masks.repeated()
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(
-            q, k, v, bias=bias, mask=mask, is_causal=causal, implementation=implementation
+            q, k, v, bias=bias, mask=mask, is_causal=masks.causal, implementation=implementation
         )
 
-    # As many examples at a time as have their own masks and biases.
-    examples = max((len(x) for x in (mask, bias) if x is not None), default=1)
     if examples in (1, len(query)):
         return attend(query, key, value)
     repeats = [x.reshape(-1, examples, *x.shape[1:]) for x in (query, key, value)]
     return jax.vmap(attend)(*repeats).reshape(query.shape)
 
 
-def einsum(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    causal: bool,
-    mask: jax.Array | None,
-    bias: jax.Array | None,
-) -> jax.Array:
-    """Scores in the compute type, see `softmax`; arguments as of `dot_product.attention`."""
+def einsum(query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
+    """Scores in the compute type, see `softmax`."""
     scores = jnp.einsum("bnhk,bmhk->bhnm", query * query.shape[-1] ** -0.5, key)
-    return jnp.einsum("bhnm,bmhk->bnhk", softmax(_masked(scores, causal, mask, bias)), value)
+    return jnp.einsum("bhnm,bmhk->bnhk", softmax(_masked(scores, masks)), value)
 
 
 def softmax(scores: Float[Array, "... keys"]) -> Float[Array, "... keys"]:
@@ -78,34 +96,14 @@ def softmax(scores: Float[Array, "... keys"]) -> Float[Array, "... keys"]:
     return (powers / jnp.sum(powers, axis=-1, keepdims=True)).astype(scores.dtype)
 
 
-def same_period(mask: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Repeats the shorter of a mask and a bias, unless it is one for all examples.
-
-    Args:
-        mask: (P, H or 1, N or 1, M).
-        bias: (P', H or 1, N or 1, M); P divides P' or the other way round.
-    """
-    if 1 in (len(mask), len(bias)):
-        return mask, bias
-    examples = max(len(mask), len(bias))
-    return jnp.tile(mask, (examples // len(mask), 1, 1, 1)), jnp.tile(
-        bias, (examples // len(bias), 1, 1, 1)
-    )
-
-
-def _masked(
-    scores: jax.Array, causal: bool, mask: jax.Array | None, bias: jax.Array | None
-) -> jax.Array:
-    """Adds a bias and masks, with examples repeated as the scores have them."""
+def _masked(scores: jax.Array, masks: Masks) -> jax.Array:
+    """Adds the bias and applies the masks to scores (B, H, N, M)."""
+    mask, bias, _ = masks.repeated(len(scores))
     if bias is not None:
-        scores = scores + _tiled(bias, scores).astype(scores.dtype)
+        scores = scores + bias.astype(scores.dtype)
     lowest = jnp.asarray(0.7 * jnp.finfo(scores.dtype).min, scores.dtype)
     if mask is not None:
-        scores = jnp.where(_tiled(mask, scores), scores, lowest)
-    if causal:
+        scores = jnp.where(mask, scores, lowest)
+    if masks.causal:
         scores = jnp.where(jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool), scores, lowest)
     return scores
-
-
-def _tiled(x: jax.Array, scores: jax.Array) -> jax.Array:
-    return x if len(x) == 1 else jnp.tile(x, (len(scores) // len(x), 1, 1, 1))

@@ -3,6 +3,7 @@
 Shapes: batch B, tokens N, width D, heads H of K = D / H features.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -48,100 +49,89 @@ def self_attention(
         packed = choose(shape, x.shape[1], x.dtype, masked=bias is not None) == "pallas"
         implementation = "packed" if packed else "flat" if platform() == "cpu" else "split"
     function = lookup(SELF_ATTENTION, implementation, "implementation of self-attention")
-    return function(x, qkv, out, causal, bias, normalize)
+    return function(_Layer(qkv, out, causal, bias, normalize), x)
 
 
-def _flat(
-    x: jax.Array,
-    qkv: Weights,
-    out: Weights,
-    causal: bool,
-    bias: jax.Array | None,
-    normalize: tuple[Normalize, Normalize] | None,
-) -> jax.Array:
-    """Fused projection of (B N, D). XLA:CPU contracts (B, N, D) slowly, see `ops.mlp`."""
-    batch, length, width = x.shape
-    heads = linear(x.reshape(-1, width), qkv)
-    heads = heads.reshape(batch, length, *heads.shape[1:])
-    heads = constrain(heads, "batch", "length", None, "heads", None)
-    q, k, v = _normalized(jnp.moveaxis(heads, 2, 0), normalize)
-    x = attention(q, k, v, causal=causal, bias=bias)
-    return linear(x.reshape(batch * length, *x.shape[2:]), out, 2).reshape(batch, length, width)
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """Arguments of `self_attention`, except the tokens; each method is an implementation."""
+
+    qkv: Weights
+    out: Weights
+    causal: bool
+    bias: jax.Array | None
+    normalize: tuple[Normalize, Normalize] | None
+
+    def flat(self, x: jax.Array) -> jax.Array:
+        """Fused projection of (B N, D). XLA:CPU contracts (B, N, D) slowly, see `ops.mlp`."""
+        batch, length, width = x.shape
+        heads = linear(x.reshape(-1, width), self.qkv)
+        heads = heads.reshape(batch, length, *heads.shape[1:])
+        heads = constrain(heads, "batch", "length", None, "heads", None)
+        x = self._attend(jnp.moveaxis(heads, 2, 0))
+        x = linear(x.reshape(batch * length, *x.shape[2:]), self.out, 2)
+        return x.reshape(batch, length, width)
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """Three projections. The gradient of a fused result would be stacked, that is copied."""
+        kernel, offset = self.qkv
+
+        def project(i: int) -> jax.Array:
+            heads = jnp.einsum("bnd,dhk->bnhk", x, kernel[:, i]) + offset[i]
+            # Tokens are the minor dimension in the gradients' matmuls; this layout saves a copy.
+            return laid_out(constrain(heads, "batch", "length", "heads", None), (0, 2, 3, 1))
+
+        attended = self._attend([project(i) for i in range(3)])
+        kernel, offset = self.out
+        return jnp.einsum("bnhk,hkd->bnd", attended, kernel) + offset
+
+    def packed(self, x: jax.Array) -> jax.Array:
+        """Heads side by side in the last dimension: the layout of matmuls and of the kernel."""
+        kernel, offset = self.qkv
+        width, _, num_heads, head_dim = kernel.shape
+        offset = offset.reshape(3, num_heads * head_dim)
+
+        def project(i: int) -> jax.Array:
+            features = jnp.einsum("bnd,dm->bnm", x, kernel[:, i].reshape(width, -1))
+            return constrain(features, "batch", "length", "heads")
+
+        q, k, v = (project(i) for i in range(3))
+        projection_bias: jax.Array | None = offset
+        if self.normalize is not None:  # a norm follows the bias, which the kernel cannot add then
+            shape = (*x.shape[:2], num_heads, head_dim)
+            q, k = (
+                norm((y + b).reshape(shape)).reshape(y.shape)
+                for norm, y, b in zip(self.normalize, (q, k), offset[:2], strict=True)
+            )
+            v, projection_bias = v + offset[2], None
+        options = Options(head_dim, self.causal, self.bias is not None, interpret_kernels())
+        x = whole_sequence_attention(
+            q, k, v, options, projection_bias=projection_bias, bias=self.bias
+        )
+        kernel, offset = self.out
+        return jnp.einsum("bnm,md->bnd", x, kernel.reshape(-1, kernel.shape[-1])) + offset
+
+    def reference(self, x: jax.Array) -> jax.Array:
+        """The definition, without constraints."""
+        kernel, offset = self.qkv
+        heads = jnp.moveaxis(jnp.einsum("bnd,dchk->bnchk", x, kernel) + offset, 2, 0)
+        attended = self._attend(heads, "reference")
+        kernel, offset = self.out
+        return jnp.einsum("bnhk,hkd->bnd", attended, kernel) + offset
+
+    def _attend(
+        self, qkv: jax.Array | list[jax.Array], implementation: str | None = None
+    ) -> jax.Array:
+        """Attention of queries, keys and values (B, N, H, K), with their norms."""
+        q, k, v = qkv
+        if self.normalize is not None:
+            q, k = self.normalize[0](q), self.normalize[1](k)
+        return attention(q, k, v, causal=self.causal, bias=self.bias, implementation=implementation)
 
 
-def _split(
-    x: jax.Array,
-    qkv: Weights,
-    out: Weights,
-    causal: bool,
-    bias: jax.Array | None,
-    normalize: tuple[Normalize, Normalize] | None,
-) -> jax.Array:
-    """Three projections. The gradient of a fused result would be stacked, that is copied."""
-    kernel, offset = qkv
-
-    def project(i: int) -> jax.Array:
-        heads = jnp.einsum("bnd,dhk->bnhk", x, kernel[:, i]) + offset[i]
-        # Tokens are the minor dimension in the gradients' matmuls; this layout saves a copy.
-        return laid_out(constrain(heads, "batch", "length", "heads", None), (0, 2, 3, 1))
-
-    q, k, v = _normalized([project(i) for i in range(3)], normalize)
-    x = attention(q, k, v, causal=causal, bias=bias)
-    kernel, offset = out
-    return jnp.einsum("bnhk,hkd->bnd", x, kernel) + offset
-
-
-def _packed(
-    x: jax.Array,
-    qkv: Weights,
-    out: Weights,
-    causal: bool,
-    bias: jax.Array | None,
-    normalize: tuple[Normalize, Normalize] | None,
-) -> jax.Array:
-    """Heads side by side in the last dimension: the layout of matmuls and of the kernel."""
-    kernel, offset = qkv
-    width, _, num_heads, head_dim = kernel.shape
-    offset = offset.reshape(3, num_heads * head_dim)
-
-    def project(i: int) -> jax.Array:
-        features = jnp.einsum("bnd,dm->bnm", x, kernel[:, i].reshape(width, -1))
-        return constrain(features, "batch", "length", "heads")
-
-    q, k, v = (project(i) for i in range(3))
-    if normalize is not None:  # the norm follows the bias, which the kernel then cannot add
-        shape = (*x.shape[:2], num_heads, head_dim)
-        q = normalize[0]((q + offset[0]).reshape(shape)).reshape(q.shape)
-        k = normalize[1]((k + offset[1]).reshape(shape)).reshape(k.shape)
-        v = v + offset[2]
-    options = Options(head_dim, causal, bias is not None, interpret=interpret_kernels())
-    x = whole_sequence_attention(
-        q, k, v, options, projection_bias=None if normalize else offset, bias=bias
-    )
-    kernel, offset = out
-    return jnp.einsum("bnm,md->bnd", x, kernel.reshape(-1, kernel.shape[-1])) + offset
-
-
-def _reference(
-    x: jax.Array,
-    qkv: Weights,
-    out: Weights,
-    causal: bool,
-    bias: jax.Array | None,
-    normalize: tuple[Normalize, Normalize] | None,
-) -> jax.Array:
-    """The definition, without constraints."""
-    heads = jnp.moveaxis(jnp.einsum("bnd,dchk->bnchk", x, qkv[0]) + qkv[1], 2, 0)
-    q, k, v = _normalized(heads, normalize)
-    x = attention(q, k, v, causal=causal, bias=bias, implementation="reference")
-    return jnp.einsum("bnhk,hkd->bnd", x, out[0]) + out[1]
-
-
-def _normalized(
-    qkv: jax.Array | list[jax.Array], normalize: tuple[Normalize, Normalize] | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    q, k, v = qkv
-    return (q, k, v) if normalize is None else (normalize[0](q), normalize[1](k), v)
-
-
-SELF_ATTENTION = {"reference": _reference, "flat": _flat, "split": _split, "packed": _packed}
+SELF_ATTENTION = {
+    "reference": _Layer.reference,
+    "flat": _Layer.flat,
+    "split": _Layer.split,
+    "packed": _Layer.packed,
+}

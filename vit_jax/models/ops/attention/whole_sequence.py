@@ -21,7 +21,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from vit_jax.models import partitioning
-from vit_jax.models.ops.attention.kernel_bodies import LANES, Body
+from vit_jax.models.ops.attention.kernel_bodies import Body
+from vit_jax.models.ops.tiles import LANES, largest_divisor, padded
 
 # Bytes of VMEM by generation; others have at least as much as the newest of these.
 _VMEM = {"TPU v4": 16 << 20, "TPU v5": 64 << 20, "TPU v5p": 64 << 20}
@@ -34,7 +35,7 @@ _MAX_PAIRS, _MAX_ROWS = 8, 512
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is constant in a call.
+    """Constants of a call.
 
     Attributes:
         head_dim: number of features of a head K.
@@ -99,11 +100,11 @@ def fits(queries: int, keys: int, num_heads: int, head_dim: int, itemsize: int) 
 
 def _needed_bytes(queries: int, keys: int, lanes: int, head_dim: int, itemsize: int) -> int:
     """VMEM of a program of the backward pass for one example, at most."""
-    heads, lanes = lanes // head_dim, _padded(lanes, LANES)
-    rows = 3 * _padded(queries, 8) + 4 * _padded(keys, 8)  # q, dout, dq; k, v, dk, dv
+    heads, lanes = lanes // head_dim, padded(lanes, LANES)
+    rows = 3 * padded(queries, 8) + 4 * padded(keys, 8)  # q, dout, dq; k, v, dk, dv
     blocks = 2 * rows * lanes * itemsize  # twice, since the next ones are loaded meanwhile
-    sums = (_padded(queries, 8) + 2 * _padded(keys, 8)) * lanes * 4
-    scores = (4 + 2 * heads) * _padded(keys, 8) * _padded(queries, LANES) * 4
+    sums = (padded(queries, 8) + 2 * padded(keys, 8)) * lanes * 4
+    scores = (4 + 2 * heads) * padded(keys, 8) * padded(queries, LANES) * 4
     return blocks + sums + scores
 
 
@@ -155,11 +156,12 @@ _attention.defvjp(_forward, _backward)
 def _axes(options: Options, inputs: Any) -> Any:
     """Logical dimensions of the inputs, as far as they are split over devices."""
     q, _, _, biases, bias = inputs
-    num_heads, parts = q.shape[-1] // options.head_dim, partitioning.shards("batch")
-    heads = "heads" if num_heads % partitioning.shards("heads") == 0 else None
+    heads = partitioning.split_axis("heads", q.shape[-1] // options.head_dim)
     period = 1 if bias is None else len(bias)
-    per_example = period == len(q) and period % parts == 0
-    batch = "batch" if per_example or len(q) % (parts * period) == 0 else None
+    batch = partitioning.split_axis("batch", len(q))
+    per_example = period == len(q) and batch is not None
+    if not per_example and len(q) % (partitioning.shards("batch") * period):
+        batch = None  # the biases of a device would not repeat evenly
     tokens = PartitionSpec(batch, None, heads)
     projection = None if biases is None else (PartitionSpec(None, heads),) * 3
     additive = None
@@ -189,8 +191,7 @@ def _blocks(options: Options, inputs: Any) -> _Blocks:
     heads, period = lanes // options.head_dim, 1 if bias is None else len(bias)
     # Examples of one program differ in their biases, or share the only one.
     count = batch if period == 1 else period
-    most = max(1, min(_MAX_PAIRS // heads, _MAX_ROWS // max(queries, keys)))
-    examples = max(n for n in range(1, most + 1) if count % n == 0)
+    examples = largest_divisor(count, min(_MAX_PAIRS // heads, _MAX_ROWS // max(queries, keys)))
     own = period // examples if period > 1 else 1
 
     def tokens(length: int) -> pl.BlockSpec:
@@ -282,10 +283,6 @@ def _block_lanes(num_heads: int, head_dim: int) -> int:
     """Lanes of a block: whole heads in whole tiles, or all heads."""
     lanes, width = math.lcm(head_dim, LANES), num_heads * head_dim
     return lanes if width % lanes == 0 else width
-
-
-def _padded(size: int, tile: int) -> int:
-    return -(-size // tile) * tile
 
 
 def _vmem_bytes() -> int:
