@@ -49,7 +49,7 @@ def arguments(shape, dtype=jnp.float32):
     return tokens[0], scale, bias, *tokens[1:]
 
 
-@pytest.mark.parametrize("shape", [(4, 7, 24), (3, 1, 128), (8, 197, 16)])
+@pytest.mark.parametrize("shape", [(4, 7, 24), (3, 1, 128), (8, 197, 16), (2, 37, 12 * 2048)])
 def test_results_and_gradients(shape):
     args = arguments(shape)
     for found, expected in zip(compute(*args), reference(*args), strict=True):

@@ -18,7 +18,9 @@ from jaxtyping import Array, Float
 from vit_jax.models import partitioning
 from vit_jax.models.ops.tiles import largest_divisor
 
-_MAX_ROWS = 512  # tokens of a program
+# Elements of a block. The backward pass needs 40 bytes of VMEM for each, and a TPU v4 has 16 MiB.
+_MAX_ELEMENTS = 512 * 768
+_ROWS = 16  # tokens of a tile in bfloat16
 Tokens = Float[Array, "batch length width"]
 
 
@@ -85,13 +87,13 @@ def _backward(epsilon: float, interpret: bool, saved: Any, gradients: Any) -> An
         tokens, vector, grid = _blocks(x)
         shape = jax.ShapeDtypeStruct(scale.shape, scale.dtype)
         dx, dscale, dbias = pl.pallas_call(
-            functools.partial(_backward_body, epsilon),
+            functools.partial(_backward_body, epsilon, x.shape[1]),
             grid=grid,
             in_specs=[tokens, vector, tokens, tokens],
             out_specs=[tokens, vector, vector],
             out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype), shape, shape],
             interpret=interpret,
-            compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
+            compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary")),
             name="layer_norm_gradient",
         )(x, scale, dy, dx)
         return dx, dscale[None], dbias[None]  # sums of each shard
@@ -112,6 +114,7 @@ def _forward_body(epsilon: float, x_ref: Any, scale_ref: Any, bias_ref: Any, y_r
 
 def _backward_body(
     epsilon: float,
+    length: int,
     x_ref: Any,
     scale_ref: Any,
     dy_ref: Any,
@@ -120,13 +123,18 @@ def _backward_body(
     dscale_ref: Any,
     dbias_ref: Any,
 ) -> None:
-    @pl.when(pl.program_id(0) == 0)
+    part = pl.program_id(1)
+
+    @pl.when((pl.program_id(0) == 0) & (part == 0))
     def _() -> None:
         dscale_ref[...] = jnp.zeros_like(dscale_ref)
         dbias_ref[...] = jnp.zeros_like(dbias_ref)
 
     normalized, inverse = _normalized(x_ref, epsilon)
     dy = dy_ref[...].astype(jnp.float32)
+    if length % dy.shape[1]:  # the last part has rows after the end, which may hold anything
+        row = part * dy.shape[1] + jax.lax.broadcasted_iota(jnp.int32, dy.shape, 1)
+        dy, normalized = (jnp.where(row < length, a, 0.0) for a in (dy, normalized))
     dscale_ref[...] += jnp.sum(dy * normalized, axis=(0, 1))[None]
     dbias_ref[...] += jnp.sum(dy, axis=(0, 1))[None]
     scaled = dy * scale_ref[...]
@@ -149,9 +157,11 @@ def _axes(x: jax.Array) -> PartitionSpec:
     return PartitionSpec(partitioning.split_axis("batch", len(x)), None, None)
 
 
-def _blocks(x: jax.Array) -> tuple[pl.BlockSpec, pl.BlockSpec, tuple[int]]:
+def _blocks(x: jax.Array) -> tuple[pl.BlockSpec, pl.BlockSpec, tuple[int, int]]:
+    """Blocks of tokens and of vectors, and the grid: examples, parts of a sequence."""
     batch, length, width = x.shape
-    examples = largest_divisor(batch, _MAX_ROWS // length)
-    tokens = pl.BlockSpec((examples, length, width), lambda i: (i, 0, 0))
-    vector = pl.BlockSpec((1, width), lambda i: (0, 0))
-    return tokens, vector, (batch // examples,)
+    most = max(_ROWS, _MAX_ELEMENTS // width // _ROWS * _ROWS)
+    examples, rows = largest_divisor(batch, most // length), min(length, most)
+    tokens = pl.BlockSpec((examples, rows, width), lambda i, j: (i, j, 0))
+    vector = pl.BlockSpec((1, width), lambda i, j: (0, 0))
+    return tokens, vector, (batch // examples, pl.cdiv(length, rows))
