@@ -7,6 +7,7 @@ Augmentation runs before it.
 import dataclasses
 import math
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -14,7 +15,7 @@ from PIL import Image
 
 from vit_jax.errors import UserError, check_name
 
-RESIZES = ("crop", "squash", "pad")
+RESIZES = ("crop", "squash", "pad", "corner")
 # An image that would be enlarged to more pixels than both of these is cropped first.
 _MAX_ENLARGED = 1 << 23
 _MAX_ENLARGED_SIZES = 16  # multiple of the pixels of the size
@@ -41,9 +42,12 @@ class ImageInputs:
             centre.
             "pad": scale it until it fits into the size, keeping the aspect ratio, and centre it on
             white.
+            "corner": place it in the upper left corner of a black square, and scale the square to
+            the size, as OWLv2 does. The interpolation is bilinear, after a Gaussian blur if the
+            square is made smaller.
         crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop" and
             "squash".
-        interpolation: "bicubic" or "bilinear", with antialiasing.
+        interpolation: "bicubic" or "bilinear", with antialiasing; "bilinear" for "corner".
         mean: value subtracted from each channel, for pixels in [0, 1].
         std: divisor of each channel, for pixels in [0, 1].
     """
@@ -61,6 +65,11 @@ class ImageInputs:
         if not 0 < self.crop_fraction <= 1:
             raise UserError(
                 f"inputs.crop_fraction={self.crop_fraction}: expected a number above 0, at most 1"
+            )
+        if self.resize == "corner" and (self.interpolation, self.crop_fraction) != ("bilinear", 1):
+            raise UserError(
+                "inputs.resize='corner' needs interpolation='bilinear' and crop_fraction=1; found "
+                f"{self.interpolation!r} and {self.crop_fraction}"
             )
 
     def __call__(
@@ -80,8 +89,37 @@ class ImageInputs:
         """
         if 0 in self.size:
             raise UserError(f"inputs.size={self.size}: expected a height and a width above 0")
+        image = composite(image)
+        if self.resize == "corner":
+            return _corner(image, self.size)
         fit = {"crop": self._crop, "squash": self._squash, "pad": self._pad}[self.resize]
-        return np.asarray(fit(Image.fromarray(composite(image))))
+        return np.asarray(fit(Image.fromarray(image)))
+
+    def extent(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the size of the area that the model's input shows, in pixels of the image.
+
+        The area starts at the upper left corner of the image. A box in pixels of the image, divided
+        by the extent, is a box relative to the model's input.
+
+        Args:
+            height: height of the image, px.
+            width: width of the image, px.
+
+        Returns:
+            Height and width: those of the image for "squash"; for "corner", both its longer side.
+
+        Raises:
+            UserError: the input shows a part of the image, or the image on a larger canvas.
+        """
+        if self.resize == "corner":
+            return (max(height, width),) * 2
+        if self.resize == "squash" and self.crop_fraction == 1:
+            return height, width
+        raise UserError(
+            "boxes need inputs that show the whole image from its upper left corner: expected "
+            "inputs.resize='squash' with crop_fraction=1, or 'corner'; found "
+            f"resize={self.resize!r}, crop_fraction={self.crop_fraction}"
+        )
 
     def pack(self, pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, " packed"]:
         """Flattens an image for the transfer to the devices."""
@@ -182,6 +220,24 @@ class ImageInputs:
         if image.size == (width, height):
             return image
         return image.resize((width, height), INTERPOLATIONS[self.interpolation])
+
+
+def _corner(
+    image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pads an image to a square and scales it (Minderer et al. 2023; scenic, projects/owl_vit).
+
+    The filters are those of transformers' Owlv2ImageProcessor, which resizes floating-point pixels.
+    """
+    side = max(image.shape[:2])
+    square = np.zeros((side, side, 3), np.float32)
+    square[: image.shape[0], : image.shape[1]] = image
+    sigmas = [max(0.0, (side / new - 1) / 2) for new in size]
+    if all(sigmas):
+        down, across = (cv2.getGaussianKernel(2 * math.ceil(3 * s) + 1, s) for s in sigmas)
+        square = cv2.sepFilter2D(square, -1, across, down, borderType=cv2.BORDER_REFLECT_101)
+    resized = cv2.resize(square, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.rint(resized).clip(0, 255).astype(np.uint8)
 
 
 def _source_of(whole: int, scaled: int, start: int, size: int) -> tuple[int, int, float, float]:

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.weights.reference import DATA
 from vit_jax import inputs as inputs_lib
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs, composite
 
 SHAPES = [(1, 1), (1, 90), (90, 1), (37, 64), (64, 37), (60, 60), (233, 17), (41, 43)]
 SIZES = [(32, 32), (24, 40), (40, 24), (16, 17), (48, 12), (9, 60)]
+
+DETECTORS = {
+    "corner": {"resize": "corner", "interpolation": "bilinear"},
+    "squash": {"resize": "squash"},
+}
 
 
 def noise(height, width, channels=3, seed=0):
@@ -143,6 +149,39 @@ def test_an_image_of_the_right_size_is_unchanged():
         np.testing.assert_array_equal(ImageInputs(size=(24, 40), resize=resize)(image), image)
 
 
+def test_inputs_of_detectors_equal_transformers():
+    """Within the rounding to 8 bits, which Pillow does after each of two passes."""
+    fixture = np.load(DATA / "detection_inputs.npz")
+    shapes = [name.removeprefix("image_") for name in fixture if name.startswith("image_")]
+    assert len(shapes) == 5
+    for shape in shapes:
+        image, corner, squash = (fixture[f"{kind}_{shape}"] for kind in ("image", *DETECTORS))
+        found = [ImageInputs(size=(24, 24), **fields)(image) for fields in DETECTORS.values()]
+        assert np.abs(found[0] - corner).max() <= 0.501
+        assert np.abs(found[1] - squash).max() <= 1.001
+
+
+def test_extent_is_the_area_of_the_input():
+    """A bright pixel is found at its place in the image divided by the extent."""
+    image = np.zeros((30, 50, 3), np.uint8)
+    image[20:23, 40:43] = 255
+    for fields in DETECTORS.values():
+        inputs = ImageInputs(size=(100, 100), **fields)
+        rows, columns = np.nonzero(inputs(image)[..., 0] > 127)
+        height, width = inputs.extent(30, 50)
+        np.testing.assert_allclose((rows.mean() + 0.5) / 100, 21.5 / height, atol=5e-3)
+        np.testing.assert_allclose((columns.mean() + 0.5) / 100, 41.5 / width, atol=5e-3)
+    assert ImageInputs(resize="squash").extent(30, 50) == (30, 50)
+    assert ImageInputs(resize="corner", interpolation="bilinear").extent(30, 50) == (50, 50)
+    for fields in (
+        {"resize": "crop"},
+        {"resize": "pad"},
+        {"resize": "squash", "crop_fraction": 0.9},
+    ):
+        with pytest.raises(UserError, match=r"resize='squash' with crop_fraction=1, or 'corner'"):
+            ImageInputs(**fields).extent(30, 50)
+
+
 def test_pack_and_normalize():
     """Packed and unpacked images give the same floating-point input."""
     inputs = ImageInputs(size=(4, 6), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -182,6 +221,8 @@ def test_errors():
         ImageInputs(resize="fit")
     with pytest.raises(UserError, match=r"interpolation, 'bicubc'; did you mean 'bicubic'"):
         ImageInputs(interpolation="bicubc")
+    with pytest.raises(UserError, match=r"needs interpolation='bilinear' .* found 'bicubic' and 1"):
+        ImageInputs(resize="corner")
     with pytest.raises(UserError, match=r"crop_fraction=1.5: expected a number above 0, at most 1"):
         ImageInputs(crop_fraction=1.5)
     with pytest.raises(UserError, match=r"size=\(0, 0\): expected a height and a width above 0"):

@@ -37,3 +37,18 @@ def test_squash_equals_torchvision(size):
         image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
         found = ImageInputs(size=size, resize="squash")(image)
         np.testing.assert_array_equal(found, transform(Image.fromarray(image)))
+
+
+@pytest.mark.parametrize("side", [96, 224])
+@pytest.mark.parametrize("resize", ["corner", "squash"])
+def test_detectors_equal_transformers(resize, side):
+    """Within the rounding to 8 bits; torchvision rounds bicubic filters once, Pillow twice."""
+    pytest.importorskip("transformers")
+    from tests.fixtures.generators.make_detection_inputs import processed, smooth_image
+
+    fields = {"interpolation": "bilinear"} if resize == "corner" else {}
+    inputs = ImageInputs(size=(side, side), resize=resize, **fields)
+    for shape in SHAPES:
+        image = smooth_image(*shape)
+        error = np.abs(inputs(image) - processed(resize, image, side))
+        assert error.max() <= (0.501 if resize == "corner" else 2.001)

@@ -21,7 +21,12 @@ _SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.model"
 # Classes that clean a text before they tokenize it, by the name of the cleaning.
 _CLEANING_CLASSES = {"SiglipTokenizer": "canonicalize"}
 # Classes of the model types, for folders that do not name one.
-_CLASSES = {"clip": "CLIPTokenizer", "siglip": "SiglipTokenizer"}
+_CLASSES = {
+    "clip": "CLIPTokenizer",
+    "owlvit": "CLIPTokenizer",
+    "owlv2": "CLIPTokenizer",
+    "siglip": "SiglipTokenizer",
+}
 
 Json = Mapping[str, Any]
 

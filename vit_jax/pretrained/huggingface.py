@@ -28,6 +28,7 @@ _CROPPED = {
     "crop_size": {"height": 224, "width": 224},
     "resample": 3,
 }
+_DETECTION = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "do_center_crop": False}
 # Documented defaults of the library's image processors, by their names without "ImageProcessor".
 PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "CLIP": _CROPPED,
@@ -35,6 +36,8 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "ViT": {**_SQUARE, "resample": 2},
     "Siglip": {**_SQUARE, "resample": 3},
     "DeiT": {**_CROPPED, **_HALF, "size": {"height": 256, "width": 256}},
+    "OwlViT": {**_DETECTION, "size": {"height": 768, "width": 768}, "resample": 3},
+    "Owlv2": {**_DETECTION, "size": {"height": 960, "width": 960}, "resample": 2, "do_pad": True},
 }
 # Image processors of the model types.
 _OF_MODELS = {
@@ -45,6 +48,8 @@ _OF_MODELS = {
     "swin": "ViT",
     "deit": "DeiT",
     "dinov2": "Bit",
+    "owlvit": "OwlViT",
+    "owlv2": "Owlv2",
     "dinov2_with_registers": "Bit",
 }
 # Settings that have the same default in all image processors, and their only value here.
@@ -96,7 +101,8 @@ def read_inputs(folder: pathlib.Path, model_type: str) -> ImageInputs | None:
     settings = _read(folder, model_type)
     if settings is None:
         return None
-    for key, expected in _FIXED.items():
+    for key, default in _FIXED.items():
+        expected = settings.defaults.get(key, default)
         if settings.stated.get(key, expected) is not expected:
             raise UserError(
                 f"{settings.path}: expected {key}={expected}; found {settings.stated[key]!r}"
@@ -147,6 +153,8 @@ def _interpolation(settings: _Settings) -> str:
 def _geometry(settings: _Settings) -> dict[str, Any]:
     """Size, resize mode and crop fraction."""
     size, has_crop = settings["size"], settings["do_center_crop"]
+    if isinstance(size, list):  # older files of OWL-ViT
+        size = {"height": size[0], "width": size[1]}
     if isinstance(size, int):  # older files
         edge = "shortest_edge" in settings.defaults.get("size", {}) or (
             not settings.defaults and has_crop
@@ -157,6 +165,8 @@ def _geometry(settings: _Settings) -> dict[str, Any]:
         crop = {"height": crop, "width": crop}
     if size.keys() == {"height", "width"}:
         resized = size["height"], size["width"]
+        if settings.defaults.get("do_pad"):
+            return {"resize": "corner", "size": resized}
         cropped = resized if crop is None else (crop["height"], crop["width"])
         return _crop(settings, "squash", cropped, resized)
     if size.keys() == {"shortest_edge"} and crop and crop["height"] == crop["width"]:
