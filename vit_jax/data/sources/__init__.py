@@ -7,6 +7,8 @@
     tar:PATTERN[?classes=FILE]                               WebDataset shards, as of img2dataset
     arrayrecord:PATTERN[?classes=FILE]                       written by data.prepare
     tfds:NAME/CONFIG:SPLIT[?data_dir=DIR&image=FEATURE&...]  prepared by TFDS as ArrayRecord
+    coco:FILE.json[?images=DIR]                              boxes of COCO, LVIS or your own data
+    grounding:FILE.jsonl[?images=DIR]                        captions, and boxes of their phrases
     package.module:Name:PLACE[?option=value&...]             a `Source` of your own
 
 A pattern has `*`, `?` and braces: /data/{00000..00099}.tar, gs://bucket/*.tar. A slice may follow,
@@ -41,6 +43,8 @@ SOURCES = Registry(
         "tar": "vit_jax.data.sources.tar:TarShards",
         "arrayrecord": "vit_jax.data.sources.array_record:ArrayRecords",
         "tfds": "vit_jax.data.sources.tfds:TfdsSource",
+        "coco": "vit_jax.data.sources.coco:Coco",
+        "grounding": "vit_jax.data.sources.grounding:Grounding",
     },
 )
 

@@ -22,9 +22,10 @@ class Source(abc.ABC):
     An example is a dict. `image` is an `images.EncodedImage` or, where it is already decoded, uint8
     (H, W, 3) or (H, W, 4) with alpha; `images.read_image` lists what else it may be. Optional
     fields: `label`, an index of `class_names`; `name`, the name of that class; `captions`, a list
-    with the canonical caption first; `key`, the name of the example in messages. Examples may share
-    arrays: copy an image before writing into it. An example that cannot be read raises UserError;
-    its neighbours can still be read.
+    with the canonical caption first; `key`, the name of the example in messages; `boxes`, `names`
+    and others, see `coco.Coco`, where there are boxes. Examples may share arrays: copy an image
+    before writing into it. An example that cannot be read raises UserError; its neighbours can
+    still be read.
 
     A subclass of another package is opened by its name: `my_project.data:Clouds:train?size=3` calls
     `Clouds(Clouds.Config(size=3), "train")`. Sources are pickled for reader processes, so large

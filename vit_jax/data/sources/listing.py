@@ -14,7 +14,7 @@ _FOREIGN = {"__MACOSX", "@eaDir"}  # previews and metadata that systems store be
 
 
 class LeftOut:
-    """Counts files that are left out.
+    """Counts files, or parts of them, that are left out.
 
     Attributes:
         counts: number and name of the first one, by reason.
@@ -35,15 +35,16 @@ class LeftOut:
         before, first = self.counts.get(reason, (0, posixpath.basename(name)))
         self.counts[reason] = (before + count, first)
 
-    def log(self, place: str) -> None:
-        """Logs one line with the counts; nothing where all files are used.
+    def log(self, place: str, verb: str = "left out") -> None:
+        """Logs one line with the counts; nothing where there are none.
 
         Args:
             place: name of the source.
+            verb: verb of the line, where the files are not left out.
         """
         if self.counts:
             parts = [f"{n:,} {reason} (as {name})" for reason, (n, name) in self.counts.items()]
-            logger.warning("%s", files.printable(f"{place}: left out {', '.join(parts)}"))
+            logger.warning("%s", files.printable(f"{place}: {verb} {', '.join(parts)}"))
 
 
 def is_hidden(path: str) -> bool:

@@ -1,0 +1,167 @@
+"""Captions whose phrases have boxes, in JSON lines."""
+
+import collections
+import dataclasses
+import logging
+import posixpath
+import re
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.sources import files, table_files
+from vit_jax.data.sources.base import Rows, Source, brief, check_captions, check_index
+from vit_jax.data.sources.boxes import (
+    TOLERANCE,
+    ImageFiles,
+    box_array,
+    check_box,
+    clip_box,
+    overhang,
+)
+from vit_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Span = list[int]
+
+
+class Grounding(Source):
+    """Images with a caption and boxes of its phrases (`grounding:FILE.jsonl?images=DIR`).
+
+    One line is one example:
+
+        {"image": "0.jpg", "caption": "a red car beside a tree", "regions": [
+            {"box": [12, 30, 200, 160], "phrase": "a red car"},
+            {"box": [210, 5, 300, 170], "spans": [[17, 23]]}]}
+
+    Boxes are x0, y0, x1, y1 in pixels of the image. A phrase occurs in the caption once; spans
+    are pairs of the first character and the one after the last. An example has, besides `image` and
+    `key`, `captions` (a list with the caption), `boxes`, float32 (n, 4); `spans`, the pairs of each
+    box; `names`, its phrase; `crowd`, False for each. Lines that cannot be used are broken
+    examples, counted when the file is opened.
+    """
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(Source.Config):
+        """Options of the spec.
+
+        Attributes:
+            images: folder of the images; by default that of the file.
+        """
+
+        images: str = ""
+
+    def __init__(self, config: Config, place: str) -> None:
+        """Reads the file and lists the images.
+
+        Args:
+            config: options of the spec.
+            place: path or URL of the file.
+
+        Raises:
+            UserError: the file has no lines, no line can be used, or no image exists.
+        """
+        self._place = place
+        fs, path = files.file_system(place)
+        table = table_files.open_json_lines(fs, path)
+        rows = [_parse(line) for line in table.rows((), "")]
+        _survey(rows, place)
+        self._files = ImageFiles(config.images or posixpath.dirname(place) or ".", place)
+        self._files.locate([(row["image"],) for row in rows if "image" in row])
+        self._rows = Rows(rows)
+
+    def __len__(self) -> int:
+        """See `Source`."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
+        example = self.annotation(index)
+        image = self._files.read(self._rows[index]["image"], example["key"])
+        height, width = image.shape
+        for i, box in enumerate(map(tuple, example["boxes"].tolist())):
+            inside = clip_box(box, height, width)
+            if inside is None or overhang(box, height, width) > TOLERANCE:
+                raise UserError(
+                    f"{example['key']}: box {box} is not inside the image of {width} x {height} px"
+                )
+            example["boxes"][i] = inside
+        return {"image": image, **example}
+
+    def annotation(self, index: int) -> dict[str, Any]:
+        """See `Source`."""
+        index = check_index(index, len(self))
+        row = self._rows[index]
+        if "broken" in row:
+            raise UserError(files.printable(f"{self._place}, line {index + 1}: {row['broken']}"))
+        caption = row["caption"]
+        return {
+            "key": self._files.key(row["image"]),
+            "captions": [caption],
+            "boxes": box_array(row["boxes"]),
+            "spans": row["spans"],
+            "names": [" ".join(caption[i:j] for i, j in spans) for spans in row["spans"]],
+            "crowd": np.zeros(len(row["boxes"]), np.bool_),
+        }
+
+
+def _survey(rows: list[dict[str, Any]], place: str) -> None:
+    """Logs how many lines are broken."""
+    reasons = collections.Counter(row["broken"] for row in rows if "broken" in row)
+    if reasons.total() == len(rows):
+        reason = f", as {next(iter(reasons))}" if reasons else ""
+        raise UserError(files.printable(f"{place} has no line that can be used{reason}"))
+    for reason, count in reasons.most_common(1):
+        logger.warning(
+            "%s: %d of %d lines are broken, %d of them: %s",
+            place, reasons.total(), len(rows), count, files.printable(reason),
+        )  # fmt: skip
+
+
+def _parse(line: table_files.Row) -> dict[str, Any]:
+    """A line as it is stored, or the reason why it is broken."""
+    if isinstance(line, str):
+        return {"broken": line}
+    try:
+        image, captions = line.get("image"), check_captions(line.get("caption"), "this line")
+        if not isinstance(image, str) or not image.strip():
+            raise UserError(f"image is {brief(image)}, expected a path")
+        if len(captions) != 1:
+            raise UserError(f"expected one caption, found {len(captions)}")
+        regions = line.get("regions")
+        if not isinstance(regions, list) or not all(isinstance(each, dict) for each in regions):
+            raise UserError(f"regions is {brief(regions)}, expected a list of objects")
+        spans = [_spans(region, captions[0]) for region in regions]
+        for region in regions:
+            if reason := check_box(region.get("box")):
+                raise UserError(f"{reason}, as {brief(region.get('box'))}")
+    except UserError as error:
+        return {"broken": str(error)}
+    boxes = [region["box"] for region in regions]
+    return {"image": image.strip(), "caption": captions[0], "boxes": boxes, "spans": spans}
+
+
+def _spans(region: dict[str, Any], caption: str) -> list[Span]:
+    """Spans of a region in its caption."""
+    phrase = region.get("phrase")
+    if isinstance(phrase, str) and phrase.strip():
+        found = [
+            match.span() for match in re.finditer(rf"(?<!\w){re.escape(phrase)}(?!\w)", caption)
+        ]
+        if len(found) != 1:
+            raise UserError(
+                f"the phrase {phrase!r} occurs {len(found)} times in the caption, expected once: "
+                "give spans"
+            )
+        return [list(found[0])]
+    spans = region.get("spans")
+    if not isinstance(spans, list) or not spans:
+        raise UserError(f"expected a region with a phrase or spans, found {sorted(region)}")
+    for span in spans:
+        numbers = isinstance(span, list) and len(span) == 2 and all(type(i) is int for i in span)
+        if not numbers or not 0 <= span[0] < span[1] <= len(caption):
+            raise UserError(
+                f"the span {span!r} is not inside the caption of {len(caption)} characters"
+            )
+    return spans
