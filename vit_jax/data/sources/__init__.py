@@ -1,6 +1,7 @@
 """Sources of images with captions or labels, opened by a short spec.
 
     emoji:train, emoji:heldout_names, emoji:heldout_artist   the sample emoji
+    emoji_scenes:train[?size=PX&count=N]                     scenes of emoji with boxes and masks
     digits:train, mnist5k:test, fashion_mnist:test           small labelled samples
     folder:DIR[?names_file=FILE]                             one sub-folder per class
     table:FILE[?image=COLUMN&caption=COLUMN,...&label=COLUMN]  .csv, .tsv, .jsonl, .parquet
@@ -35,6 +36,7 @@ SOURCES = Registry(
     "data source",
     {
         "emoji": "vit_jax.data.sources.samples:EmojiSource",
+        "emoji_scenes": "vit_jax.data.sources.scenes:EmojiScenes",
         "digits": "vit_jax.data.sources.samples:Digits",
         "mnist5k": "vit_jax.data.sources.samples:Mnist5k",
         "fashion_mnist": "vit_jax.data.sources.samples:FashionMnist",
