@@ -10,6 +10,7 @@ from vit_jax.models.ops.boxes import box_iou, generalized_box_iou
 from vit_jax.models.ops.nms import nms
 from vit_jax.models.ops.roi_align import roi_align
 from vit_jax.models.ops.sampling import bilinear_sample, deformable_attention
+from vit_jax.objectives.focal import sigmoid_focal_loss
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -141,3 +142,17 @@ def test_deformable_attention():
         return deformable_attention(values, sizes, points, weights)
 
     check_gradients(ours, theirs, (values, points, weights))
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.3, 2.0), (0.25, 1.5), (0.9, 0.0)])
+def test_focal_loss(alpha, gamma):
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(9, 31)).astype(np.float32) * 6, rng.random((9, 31)) < 0.2
+
+    def theirs(x):
+        return torchvision.ops.sigmoid_focal_loss(x, torch.tensor(targets).float(), alpha, gamma)
+
+    def ours(x):
+        return sigmoid_focal_loss(x, jnp.asarray(targets), alpha=alpha, gamma=gamma)
+
+    check_gradients(ours, theirs, (logits,))

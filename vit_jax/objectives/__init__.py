@@ -10,6 +10,7 @@ OBJECTIVES = Registry(
         "classification": "vit_jax.objectives.classification:Classification",
         "distillation": "vit_jax.objectives.distillation:Distillation",
         "masked_reconstruction": "vit_jax.objectives.masked_reconstruction:MaskedReconstruction",
+        "owl": "vit_jax.objectives.owl:Owl",
     },
 )
 

@@ -15,7 +15,7 @@ from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.microbatches import Microbatches
 
-# Global arrays of a batch by field: image, label, tokens.
+# Global arrays of a batch by field: image, label, tokens, boxes, labels.
 Batch = dict[str, jax.Array]
 # Scalars by name.
 Metrics = dict[str, jax.Array]
@@ -94,7 +94,7 @@ class Objective:
     `objectives.OBJECTIVES`, or name it in a config as `package.module:Name`.
 
     Attributes:
-        fields: fields of a batch that the objective reads: image, label, tokens.
+        fields: fields of a batch that the objective reads, as image and label.
         abstract_constants: `ShapeDtypeStruct`s, with shardings, of the parameters of other models.
             The training step takes their values after the batch.
         is_mean_over_examples: whether the loss is a mean of losses of single examples. Such
