@@ -68,6 +68,13 @@ PARAMETER_COUNTS = {
     "siglip_l16_384": 652_478_466,
     "siglip_so400m14": 877_360_306,
     "siglip_so400m14_384": 877_960_498,
+    # transformers.
+    "owlvit_base_patch32": 153_231_879,
+    "owlvit_base_patch16": 152_789_511,
+    "owlvit_large_patch14": 433_888_519,
+    "owlv2_base_patch16": 154_966_792,
+    "owlv2_large_patch14": 437_610_760,
+    "owl_emoji": None,  # towers of clip_vit_emoji
     # 48 blocks, patches, positions, two norms.
     "qwen_vl_bigg14": 48 * (4 * 1664**2 + 2 * 1664 * 8192 + 8192 + 9 * 1664)
     + (14 * 14 * 3 + 256 + 4) * 1664,

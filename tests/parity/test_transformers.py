@@ -34,6 +34,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         T.Dinov2WithRegistersConfig(**SMALL)
     ),
     "mae": lambda: T.ViTMAEForPreTraining(T.ViTMAEConfig()),
+    "owlvit": lambda: T.OwlViTForObjectDetection(T.OwlViTConfig()),  # B/32
+    "owlv2": lambda: T.Owlv2ForObjectDetection(T.Owlv2Config()),  # B/16
     "swin": lambda: T.SwinForImageClassification(T.SwinConfig(num_labels=1000)),  # T
 }
 

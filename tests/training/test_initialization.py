@@ -119,6 +119,37 @@ def test_a_classifier_becomes_the_image_tower_of_a_pair(tmp_path):
             assert np.all(np.asarray(x) == 100), path
 
 
+def test_a_dual_encoder_becomes_a_detector(tmp_path):
+    """Both towers and the projections; positions are resized, and the heads are fresh."""
+    small = {"width": 8, "depth": 1, "num_heads": 2, "mlp_dim": 16}
+    text = {**small, "vocab_size": 300}
+    spec = registry.model_spec("clip_vit_emoji")
+    changes = {"image": {**small, "image_size": 8}, "text": text, "embed_dim": 6}
+    pair = registry.parse_architecture(changes, "model", base=spec.architecture)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: rng.normal(size=x.shape).astype(np.float32), ModelDef(pair).shapes()
+    )
+    path = tmp_path / "pair.safetensors"
+    native.save(path, params, dataclasses.replace(spec, architecture=pair, tokenizer=None))
+    config = default_config(model="owl_emoji")
+    config.model.image.update(**small, image_size=16)
+    config.model.text.update(text)
+    config.model.embed_dim = 6
+    config.init.weights = str(path)
+    config.init.fresh = ("merged_norm/.*", ".*_head/.*")
+    source = flatten_dict(params, sep="/")
+    for path, x in filled(config).items():
+        if path == "image/positions":
+            expected = resize_positions(jax.numpy.asarray(source[path]), (2, 2), (4, 4), 0)
+            np.testing.assert_allclose(x, expected, atol=1e-6)
+        elif path in source:
+            np.testing.assert_array_equal(x, source[path])
+        else:
+            assert path.startswith(("merged_norm/", "class_head/", "box_head/", "objectness_head/"))
+            assert np.all(np.asarray(x) == 100), path
+
+
 def test_a_new_head_only_where_it_is_asked_for(tmp_path):
     path, source = save(tmp_path, "vit_ti16", num_classes=5)
     config = vit_config(**{"init.weights": path})

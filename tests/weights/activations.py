@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vit_jax.models.clip.model import CLIP
 from vit_jax.models.mae.model import MAE
+from vit_jax.models.owl.model import Owl
 from vit_jax.models.swin.model import Swin
 
 Arrays = Mapping[str, Any]
@@ -20,6 +22,8 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
         given: `images`, with `tokens` for dual encoders and `noise` for autoencoders.
     """
     images = given["images"]
+    if isinstance(module, Owl):
+        return detector(module, images, given["tokens"])
     if isinstance(module, CLIP):
         return pair(module, images, given["tokens"])
     found = {"pooled": module.encode_image(images)}
@@ -46,6 +50,25 @@ def pair(module: CLIP, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Ar
     found = {"image_normalized": z, "text_normalized": t, "logits": logits}
     image = module.features(images, range(module.image.config.depth))
     text = module.text.features(tokens, range(module.text.config.depth))
+    return found | numbered("image_block", image) | numbered("text_block", text)
+
+
+def detector(module: Owl, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
+    """Computes the outputs of both towers and of the heads, also for the images as queries."""
+    found = module(images, tokens)
+    features = module.patch_features(images)
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    query, index = module.embed_image_query(images)
+    found |= {
+        "logits": jnp.where(tokens[:, None, :, 0] > 0, found["logits"], 0),
+        "features": features,
+        "class_embeddings": module.class_head.embed(features),
+        "text_normalized": module.embed_queries(flat).reshape(*tokens.shape[:2], -1),
+        "image_query": query,
+        "image_query_index": index,
+    }
+    image = module.features(images, range(module.image.config.depth))
+    text = module.text.features(flat, range(module.text.config.depth))
     return found | numbered("image_block", image) | numbered("text_block", text)
 
 

@@ -17,6 +17,7 @@ from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.mae.model import MAEConfig
+from vit_jax.models.owl.model import OwlConfig
 from vit_jax.models.registry import model_spec
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.models.swin.windows import resize_bias_table
@@ -91,7 +92,12 @@ SWIN = SwinConfig(
     num_classes=5,
     position_resize="bicubic",
 )
+OWLVIT = OwlConfig(
+    image=CLIP.image, text=TextConfig(**TEXT, position_resize="cut"), embed_dim=TEXT["width"]
+)
 ARCHITECTURES = {
+    "owlvit": OWLVIT,
+    "owlv2": dataclasses.replace(OWLVIT, objectness=True),
     "clip": CLIP,
     "siglip": SIGLIP,
     "vit": VIT,

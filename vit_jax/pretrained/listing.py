@@ -47,6 +47,8 @@ class ModelInfo:
             if not hasattr(model, "text"):
                 return model.encode_image(images)
             tokens = jnp.zeros((1, model.text.config.context_length), jnp.int32)
+            if hasattr(model, "detect"):
+                return model(images, tokens[None])
             return model.encode_image(images), model.encode_text(tokens)
 
         return traced_flops(jax.make_jaxpr(forward)(definition.shapes(), images)) / 1e9

@@ -64,28 +64,41 @@ class PretrainedModel:
         self.max_image_pixels = max_image_pixels
 
         @functools.partial(jax.jit, static_argnames=("method", "options"))
-        def apply(params: Params, inputs: jax.Array, method: str, options: tuple) -> Any:
-            return getattr(definition.bind(params), method)(inputs, **dict(options))
+        def apply(params: Params, arrays: tuple, method: str, options: tuple) -> Any:
+            return getattr(definition.bind(params), method)(*arrays, **dict(options))
 
         self._apply = apply
 
     def __call__(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[jax.Array, "batch outputs"]:
-        """Computes logits of a classifier, or pooled features of a model without a head.
+        self,
+        images: Float[Array, "batch height width 3"],
+        tokens: Int[Array, "batch classes length"] | None = None,
+    ) -> Any:
+        """Computes logits, features of a model without a head, or the boxes of a detector.
 
         Args:
             images: preprocessed images.
+            tokens: class prompts of each image (B, C, T), for detectors. `vit_jax.detect` takes
+                words instead.
 
         Returns:
-            Logits (B, num_classes), float32, or features (B, D).
+            Logits (B, num_classes), float32, or features (B, D); of a detector a dict of boxes
+            (B, Q, 4), logits (B, Q, C) and, with OWLv2, objectness (B, Q).
 
         Raises:
-            UserError: the model does not classify images.
+            UserError: the model does not classify images, or `tokens` do not suit it.
         """
         if not callable(self._module):
             raise UserError(f"{self._kind} models do not classify images; call encode_image")
-        return self._run("__call__", images)
+        if self.is_detector is (tokens is None):
+            expected = "images and tokens" if self.is_detector else "images alone"
+            raise UserError(f"{self._kind} models are called with {expected}")
+        return self.apply("__call__", images, *(() if tokens is None else (tokens,)))
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether the model detects objects, see `vit_jax.detect`."""
+        return hasattr(self._module, "detect")
 
     def encode_image(
         self, images: Float[Array, "batch height width 3"], *, normalize: bool = False
@@ -96,7 +109,7 @@ class PretrainedModel:
             images: preprocessed images.
             normalize: whether embeddings are scaled to length 1; for dual encoders only.
         """
-        return self._run("encode_image", images, **({"normalize": True} if normalize else {}))
+        return self.apply("encode_image", images, **({"normalize": True} if normalize else {}))
 
     def encode_text(
         self, tokens: Int[Array, "batch length"], *, normalize: bool = False
@@ -112,7 +125,7 @@ class PretrainedModel:
         """
         if not hasattr(self._module, "encode_text"):
             raise UserError(f"{self._kind} models have no text tower")
-        return self._run("encode_text", tokens, normalize=normalize)
+        return self.apply("encode_text", tokens, normalize=normalize)
 
     def features(
         self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
@@ -127,7 +140,7 @@ class PretrainedModel:
             Outputs in the order of `layers`: blocks (B, N, D) of a ViT; stages (B, h, w, C) of a
             Swin or a ResNet.
         """
-        return self._run("features", images, layers=tuple(layers))
+        return self.apply("features", images, layers=tuple(layers))
 
     def preprocess(self, image: Any) -> Float[np.ndarray, "height width 3"]:
         """Converts an image to the input of the model.
@@ -160,6 +173,17 @@ class PretrainedModel:
             self.spec.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length
         )
 
+    def apply(self, method: str, *arrays: Any, **options: Any) -> Any:
+        """Calls a method of the module, compiled.
+
+        Args:
+            method: name of the method, as "encode_image".
+            *arrays: arrays that it takes.
+            **options: keyword arguments, which are hashable and part of the compiled function.
+        """
+        given = tuple(jnp.asarray(array) for array in arrays)
+        return self._apply(self.params, given, method, tuple(options.items()))
+
     @property
     def _kind(self) -> str:
         return registry.architecture_name(self.spec.architecture)
@@ -168,9 +192,6 @@ class PretrainedModel:
     def _module(self) -> Any:
         """The module without values, whose methods can be inspected."""
         return self.definition.bind(self.definition.shapes())
-
-    def _run(self, method: str, inputs: Any, **options: Any) -> Any:
-        return self._apply(self.params, jnp.asarray(inputs), method, tuple(options.items()))
 
 
 def create_model(

@@ -1,9 +1,10 @@
 """Initial parameters from weights or from an earlier run (`config.init`), for fine-tuning.
 
-Two models of one architecture share all parameter paths. Models of different architectures share
-the image tower: that of a masked autoencoder or a dual encoder initialises a classifier, a
-classifier initialises the tower of a dual encoder. A parameter that the weights lack, or have in
-another shape, keeps its fresh value only if `config.init.fresh` names it.
+Two models of one architecture share all parameter paths, and so do a dual encoder and the detector
+that extends it. Models of different architectures share the image tower: that of a masked
+autoencoder or a dual encoder initialises a classifier, a classifier initialises the tower of a dual
+encoder. A parameter that the weights lack, or have in another shape, keeps its fresh value only if
+`config.init.fresh` names it.
 
 An architecture whose parameters depend on the resolution has a method `adapt(path, value, source)`
 that makes a parameter from that of another configuration, see `ViTConfig.adapt`.
@@ -49,7 +50,7 @@ class _Towers:
 
     def new_path(self, path: str) -> str | None:
         """Path in the new model of a stored parameter; None if the two do not share it."""
-        if type(self.stored) is type(self.new):
+        if isinstance(self.new, type(self.stored)):
             return path
         stored, new = self.prefixes
         return new + path.removeprefix(stored) if path.startswith(stored) else None

@@ -41,7 +41,8 @@ def find_format(name: str, architecture: Any, formats: Sequence[Format]) -> Form
         UserError: unknown name, or a library without this architecture.
     """
     named = formats_named(name, formats)
-    for candidate in named:
+    # A detector is also a dual encoder, whose formats lack its heads.
+    for candidate in sorted(named, key=lambda f: type(architecture) not in f.architectures):
         if isinstance(architecture, candidate.architectures):
             return candidate
     raise _unsuited(name, named, architecture)

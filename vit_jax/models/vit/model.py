@@ -340,6 +340,21 @@ class ViT(PatchTokens):
         x, _ = self.transformer(x)
         return self.norm(x)
 
+    def encode_patches_and_pool(
+        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "batch dim"], Float[Array, "batch patches dim"]]:
+        """Computes pooled features, see `encode_image`, and the normalised patches beside them.
+
+        Args:
+            images: (B, H, W, 3), normalised.
+            rng: PRNG key for patch dropout and stochastic depth, or None for evaluation.
+
+        Returns:
+            (B, D) and (B, h w, D), compute type.
+        """
+        tokens, _ = self._forward(images, rng, intermediates=False)
+        return self._pool(tokens), self.norm(tokens[:, self.config.num_prefix :])
+
     def layers_above(self) -> LayersAbove:
         """Counts the blocks between each part and the output; the head counts as one (BEiT)."""
         depth = self.config.depth

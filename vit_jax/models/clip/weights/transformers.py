@@ -64,26 +64,16 @@ class TransformersCLIP(Format):
 
     def entries(self, architecture: CLIPConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
-        _check_supported(architecture)
-        towers = [
-            *_image_tower(architecture.image),
-            *_text_tower(architecture.text),
-        ]
-        if architecture.image.pool == "map":
-            return [
-                *towers,
-                *_map_head("image/map_head", "vision_model.head"),
-                *linear("text_projection", "text_model.head"),
-                Entry("logit_scale", "logit_scale", LEADING_ONE),
-                Entry("logit_bias", "logit_bias", LEADING_ONE),
-            ]
+        check_supported(architecture)
+        if architecture.image.pool != "map":
+            return clip_entries(architecture, "", pre_norm="pre_layrnorm")  # sic
         return [
-            *towers,
-            Entry("image/class_token", "vision_model.embeddings.class_embedding", NO_LEADING_ONE),
-            *norm("image/pre_norm", "vision_model.pre_layrnorm"),  # sic
-            *linear("image_projection", "visual_projection", bias=False),
-            *linear("text_projection", "text_projection", bias=False),
-            Entry("logit_scale", "logit_scale"),
+            *_image_tower(architecture.image, ""),
+            *_text_tower(architecture.text, ""),
+            *_map_head("image/map_head", "vision_model.head"),
+            *linear("text_projection", "text_model.head"),
+            Entry("logit_scale", "logit_scale", LEADING_ONE),
+            Entry("logit_bias", "logit_bias", LEADING_ONE),
         ]
 
     def architecture(self, file: TensorFile, config: layers.Settings | None) -> CLIPConfig | None:
@@ -94,14 +84,42 @@ class TransformersCLIP(Format):
         layers.check_settings(config)
         kind = config.get("model_type")
         if kind == "clip":
-            return _clip_config(config)
+            _check_end_of_text(config)
+            return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT))
         if kind == "siglip":
             return _siglip_config(config)
         raise UserError(f"config.json: expected model_type 'clip' or 'siglip'; found {kind!r}")
 
 
-def _check_supported(config: CLIPConfig) -> None:
-    """Refuses models whose tensors have names in the library but are used differently there."""
+def clip_entries(config: CLIPConfig, prefix: str, *, pre_norm: str) -> list[Entry]:
+    """Returns the entries of a CLIP, which detectors contain, too.
+
+    Args:
+        config: architecture with a class token.
+        prefix: prefix of the names in the file.
+        pre_norm: name of the norm before the blocks.
+    """
+    class_token = f"{prefix}vision_model.embeddings.class_embedding"
+    return [
+        *_image_tower(config.image, prefix),
+        *_text_tower(config.text, prefix),
+        Entry("image/class_token", class_token, NO_LEADING_ONE),
+        *norm("image/pre_norm", f"{prefix}vision_model.{pre_norm}"),
+        *linear("image_projection", f"{prefix}visual_projection", bias=False),
+        *linear("text_projection", f"{prefix}text_projection", bias=False),
+        Entry("logit_scale", f"{prefix}logit_scale"),
+    ]
+
+
+def check_supported(config: CLIPConfig) -> None:
+    """Refuses models whose tensors have names in the library but are used differently there.
+
+    Args:
+        config: architecture to load or to save.
+
+    Raises:
+        UserError: the library has no such model.
+    """
     image, text = config.image, config.text
     if not isinstance(image, ViTConfig):
         raise UserError(
@@ -122,23 +140,23 @@ def _check_supported(config: CLIPConfig) -> None:
         )
 
 
-def _image_tower(config: ViTConfig) -> list[Entry]:
+def _image_tower(config: ViTConfig, prefix: str) -> list[Entry]:
     """Entries of the image tower that CLIP and SigLIP have in common."""
-    embeddings = "vision_model.embeddings"
-    path, encoder = "image/transformer/blocks", "vision_model.encoder.layers"
+    embeddings = f"{prefix}vision_model.embeddings"
+    path, encoder = "image/transformer/blocks", f"{prefix}vision_model.encoder.layers"
     resize = ResizePositions(config.grid, config.num_special, config.position_resize)
     return [
         *conv("image/patch_embed", f"{embeddings}.patch_embedding", bias=config.patch_bias),
         Entry("image/positions", f"{embeddings}.position_embedding.weight", resize=resize),
         *layers.blocks(path, encoder, layers.CLIP, config.depth),
-        *norm("image/norm", "vision_model.post_layernorm"),
+        *norm("image/norm", f"{prefix}vision_model.post_layernorm"),
     ]
 
 
-def _text_tower(text: TextConfig) -> list[Entry]:
+def _text_tower(text: TextConfig, prefix: str) -> list[Entry]:
     """Entries of the text tower without its projection."""
-    embeddings = "text_model.embeddings"
-    path, encoder = "text/transformer/blocks", "text_model.encoder.layers"
+    embeddings = f"{prefix}text_model.embeddings"
+    path, encoder = "text/transformer/blocks", f"{prefix}text_model.encoder.layers"
     return [
         Entry("text/token_embed/embedding", f"{embeddings}.token_embedding.weight"),
         Entry(
@@ -147,7 +165,7 @@ def _text_tower(text: TextConfig) -> list[Entry]:
             resize=FitText(text.position_resize),
         ),
         *layers.blocks(path, encoder, layers.CLIP, text.depth),
-        *norm("text/norm", "text_model.final_layer_norm"),
+        *norm("text/norm", f"{prefix}text_model.final_layer_norm"),
     ]
 
 
@@ -182,8 +200,8 @@ def _text_config(settings: layers.Settings, **changes: Any) -> TextConfig:
     )
 
 
-def _clip_config(config: layers.Settings) -> CLIPConfig:
-    image = _tower_settings(config, "vision_config", CLIP_IMAGE)
+def _check_end_of_text(config: layers.Settings) -> None:
+    """Refuses a text tower of CLIP that is not pooled at the largest id."""
     text = _tower_settings(config, "text_config", CLIP_TEXT)
     last = text["vocab_size"] - 1
     # 2 stands for the largest id in files from before version 4.31.
@@ -192,11 +210,32 @@ def _clip_config(config: layers.Settings) -> CLIPConfig:
             "config.json: expected the last id as end of text, at which the features are pooled: "
             f"text_config.eos_token_id={last}; found {end}"
         )
-    return CLIPConfig(
-        image=vit_config(image, pre_norm=True, patch_bias=False, weight_init="clip"),
-        text=_text_config(text),
-        embed_dim=config.get("projection_dim", 512),
-    )
+
+
+def clip_fields(
+    config: layers.Settings,
+    image_defaults: layers.Settings,
+    text_defaults: layers.Settings,
+    **text_changes: Any,
+) -> dict[str, Any]:
+    """Returns the fields of a CLIP, which detectors contain, too.
+
+    Args:
+        config: content of `config.json`.
+        image_defaults: settings of the image tower that `config` may leave out.
+        text_defaults: settings of the text tower that `config` may leave out.
+        **text_changes: fields of the text tower that settings do not determine.
+
+    Returns:
+        Field of `CLIPConfig` -> value.
+    """
+    image = _tower_settings(config, "vision_config", image_defaults)
+    text = _tower_settings(config, "text_config", text_defaults)
+    return {
+        "image": vit_config(image, pre_norm=True, patch_bias=False, weight_init="clip"),
+        "text": _text_config(text, **text_changes),
+        "embed_dim": config.get("projection_dim", 512),
+    }
 
 
 def _siglip_config(config: layers.Settings) -> CLIPConfig:
