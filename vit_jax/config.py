@@ -26,6 +26,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.components import parse
+from vit_jax.data.detection import DetectionConfig
 from vit_jax.data.images import MAX_PIXELS, check_max_pixels
 from vit_jax.errors import UserError, unknown_key
 from vit_jax.inputs import ImageInputs
@@ -82,6 +83,8 @@ def default_config(
     config.data.max_broken_fraction = 0.01
     # Number of pixels above which an image counts as broken, before it is decoded; 0: none.
     config.data.max_image_pixels = MAX_PIXELS
+    # Sizes of a batch of images with boxes, see data/detection.
+    config.data.detection = ConfigDict(dataclasses.asdict(DetectionConfig()))
     config.data.workers = 0  # reader processes; 0: threads of this process
 
     config.batch_size = 0  # examples per step, over all devices
@@ -173,6 +176,15 @@ def model_spec(config: ConfigDict) -> ModelSpec:
             f"{spec.inputs.size}; set config.model.image_size instead"
         )
     return spec
+
+
+def detection(config: ConfigDict) -> DetectionConfig:
+    """Sizes of a batch of images with boxes, `config.data.detection`.
+
+    Raises:
+        UserError: an unknown key, or a value out of range.
+    """
+    return parse(DetectionConfig, config.data.detection.to_dict(), "config.data.detection")
 
 
 def steps(block: Any, prefix: str, *, batch_size: int, epoch_examples: int, total: int = 0) -> int:

@@ -9,15 +9,14 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
 from vit_jax.checkpoint.manager import has_checkpoint, with_sharding
-from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.examples import check_classes, example_transform
+from vit_jax.data.batches import abstract_batch, batch_transform
+from vit_jax.data.examples import check_classes
 from vit_jax.data.loader import Loader, group_rows
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
@@ -190,24 +189,28 @@ class Experiment:
     @functools.cached_property
     def loader(self) -> Loader:
         """The training batches of this process."""
-        data, fields = self.config.data, self.objective.fields
+        config, data, fields = self.config, self.config.data, self.objective.fields
         if "label" in fields:
             check_classes(
                 self.source,
                 self.spec.architecture.num_classes,
                 f"config.data.train={data.train!r}",
             )
-        transform = example_transform(
+        transform = batch_transform(
             fields,
-            parse_augmentation(data.augment, self.inputs, data.max_image_pixels),
-            self.tokenizer if "tokens" in fields else None,
-            tuple(data.templates),
+            self.source,
+            data.augment,
+            self.inputs,
+            tokenizer=self.tokenizer if "tokens" in fields else None,
+            templates=tuple(data.templates),
+            max_pixels=data.max_image_pixels,
+            detection=config_lib.detection(config),
         )
         return Loader(
             self.source,
             transform,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
+            batch_size=config.batch_size,
+            seed=config.seed,
             groups=group_rows(data.group_by, self.source, data.max_broken_fraction),
             repeats=data.repeats,
             max_broken_fraction=data.max_broken_fraction,
@@ -354,13 +357,10 @@ class Experiment:
     @functools.cached_property
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """`ShapeDtypeStruct`s of a global training batch."""
-        count, text = self.config.batch_size, getattr(self.spec.architecture, "text", None)
-        shapes: dict[str, Any] = {
-            "image": ((count, self.inputs.packed_size), jnp.uint8),
-            "label": ((count,), jnp.int32),
-            "tokens": ((count, text.context_length if text else 0), jnp.int32),
-        }
-        return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in self.objective.fields}
+        config, text = self.config, getattr(self.spec.architecture, "text", None)
+        length = text.context_length if text else 0
+        sizes = config_lib.detection(config)
+        return abstract_batch(self.objective.fields, config.batch_size, self.inputs, length, sizes)
 
     # --- evaluation -------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from vit_jax.data.augment import TRANSFORMS, parse_augmentation
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs, composite
 
+# Transforms that do not need boxes.
+OF_IMAGES = [name for name in TRANSFORMS.table if "__call__" in vars(TRANSFORMS.resolve(name))]
 FULL = "background|affine|color_shift(shade=0.1)|cutout(0.9)"
 
 
@@ -130,7 +132,7 @@ def test_wrong_shape_of_the_result_is_explained():
 
 def test_every_transform_of_the_registry_accepts_no_arguments():
     image = noise(3, 48, 48)
-    for name in TRANSFORMS.table:
+    for name in OF_IMAGES:
         assert augment(name, image, size=48).shape == (48, 48, 3), name
 
 
@@ -167,7 +169,7 @@ def test_input_is_not_changed():
 # --- alpha ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in TRANSFORMS.table if name != "background"])
+@pytest.mark.parametrize("name", [name for name in OF_IMAGES if name != "background"])
 @pytest.mark.parametrize("text", ["{}", "{}|resize", "flip|{}|resize"])
 def test_without_background_every_transform_sees_alpha_on_white(name, text):
     image, text = noise(4, 48, 48), text.format(name)

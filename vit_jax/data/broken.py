@@ -1,5 +1,6 @@
 """Examples that cannot be read: they are replaced, counted, logged and limited."""
 
+import collections
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,9 @@ Transform = Callable[[Example, np.random.Generator], Example]
 
 MIN_READ = 1000
 """Number of examples below which the fraction of broken ones is not estimated."""
+
+LEFT_OUT = "left_out"
+"""Key under which a transform counts, by reason, the boxes that an example has lost."""
 
 _MAX_IN_A_ROW = 1000  # consecutive broken examples after which the search for a good one ends
 _UNLIMITED_LINES = 10  # lines of the log before they are rate-limited
@@ -169,3 +173,31 @@ class BrokenLog:
         self._logged, self._last_line = self._logged + 1, now
         # An error, because all processes except the first one log errors only.
         logger.error("Broken example %d: %s", self.count, reason)
+
+
+class LeftOutLog:
+    """Counts boxes that are left out, and logs the counts at most once per minute.
+
+    Attributes:
+        counts: number of boxes by reason.
+    """
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._last_line = -_LINE_SECONDS
+
+    def add(self, counts: collections.Counter[str], read: int) -> None:
+        """Counts boxes.
+
+        Args:
+            counts: number of boxes by reason.
+            read: number of examples read so far.
+        """
+        self.counts.update(counts)
+        now = time.monotonic()
+        if not counts.total() or now - self._last_line < _LINE_SECONDS:
+            return
+        self._last_line = now
+        parts = [f"{n:,} ({reason})" for reason, n in self.counts.items() if n]
+        logger.warning("Boxes left out of the first %d examples: %s", read, ", ".join(parts))

@@ -18,7 +18,15 @@ import numpy as np
 from absl import flags
 
 from vit_jax import interruption
-from vit_jax.data.broken import BrokenLog, RandomAccess, ReadExample, Transform, read_all
+from vit_jax.data.broken import (
+    LEFT_OUT,
+    BrokenLog,
+    LeftOutLog,
+    RandomAccess,
+    ReadExample,
+    Transform,
+    read_all,
+)
 from vit_jax.data.sources.base import Source
 from vit_jax.data.sources.mixture import Mixture
 from vit_jax.errors import UserError, unknown
@@ -34,6 +42,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     """Iterator over this process's part of the global batches.
 
     `get_state` and `set_state` save and restore the position.
+
+    Attributes:
+        left_out: counts of boxes that this process has left out.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             self._order = positions.map(_Repeat(self._order, repeats))
         self._dataset = self._order.random_map(ReadExample(source, transform, groups))
         self._broken = BrokenLog(max_broken_fraction)
+        self.left_out = LeftOutLog()
         self._broken_before = 0
         # (examples, broken) of the newest batches, because batches are read ahead of their step.
         self._history: collections.deque[tuple[int, int]] = collections.deque([(0, 0)], 100)
@@ -105,10 +117,11 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         """
         if self._iterator is None:
             self._iterator = self._start()
-        batch, reasons = next(self._iterator)
+        batch, reasons, left_out = next(self._iterator)
         self._consumed += self.batch_size
         self._read += self.batch_size // self._process[1]
         self._broken.add(reasons, self._read)
+        self.left_out.add(left_out, self._read)
         self._history.append((self._consumed, self._broken_before + self._broken.count))
         return batch
 
@@ -248,8 +261,11 @@ def _keep_freed_memory() -> None:
 
 def _collate(
     examples: Sequence[tuple[dict[str, Any], list[str]]],
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Stacks examples, and joins the errors of the broken ones for the main process."""
+) -> tuple[dict[str, np.ndarray], list[str], collections.Counter[str]]:
+    """Stacks examples, and joins errors and counts for the main process."""
     rows = [row for row, _ in examples]
-    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    return batch, [reason for _, reasons in examples for reason in reasons]
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != LEFT_OUT}
+    left_out = collections.Counter[str]()
+    for row in rows:
+        left_out.update(row.get(LEFT_OUT, {}))
+    return batch, [reason for _, reasons in examples for reason in reasons], left_out

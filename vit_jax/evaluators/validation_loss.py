@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.examples import example_transform
+from vit_jax.data.batches import batch_transform
+from vit_jax.data.broken import LEFT_OUT
 from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
 from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
@@ -77,11 +77,14 @@ class ValidationLoss:
         self._source = embedder.open_source(config.data)
         if "label" in objective.fields:
             self._check_classes()
-        self._transform = example_transform(
+        self._transform = batch_transform(
             objective.fields,
-            parse_augmentation("", embedder.inputs, embedder.max_image_pixels),
-            embedder.tokenizer,
-            prompts.templates(config.templates),
+            self._source,
+            "",
+            embedder.inputs,
+            tokenizer=embedder.tokenizer,
+            templates=prompts.templates(config.templates),
+            max_pixels=embedder.max_image_pixels,
         )
         self._rows = self._choose_rows()
 
@@ -112,7 +115,9 @@ class ValidationLoss:
     def _read(self, index: int) -> dict[str, np.ndarray]:
         row = int(self._rows[index])
         rng = np.random.default_rng((self._config.seed, row))
-        return self._transform(self._source[row], rng)
+        example = self._transform(self._source[row], rng)
+        example.pop(LEFT_OUT, None)
+        return example
 
     def _weight(self, valid: int) -> np.ndarray:
         """Returns the weights of this process's part of a batch, 0 for padding."""

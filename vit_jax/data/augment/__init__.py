@@ -23,10 +23,18 @@ uint8 (H, W, 4), and returns one without it; `keeps_alpha = True` marks one that
 A keyword-only field `inputs` receives the model's `ImageInputs`: size, interpolation, mean, std. A
 transform from outside this package is named by its module: `flip|my_project.augment:Solarize(96)`.
 All randomness comes from the generator, so results are the same for any number of workers.
+
+For images with boxes, a transform has the method `with_boxes(image, rng)`, which maps a
+`BoxedImage` to another one, or the class attribute `keeps_boxes = True`, where it does not move
+pixels. One that makes an image of several has `count(rng)`, their number, and
+`combine(images, rng)`:
+
+    flip|random_crop|mosaic|color_jitter(0.2, 0.2)
 """
 
 import ast
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Callable, Sequence
@@ -35,6 +43,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.components import Registry, parse
+from vit_jax.data.augment.boxed import BoxedImage
 from vit_jax.data.images import MAX_PIXELS, EncodedImage, Pixels, read_image
 from vit_jax.errors import UserError, unknown
 from vit_jax.inputs import ImageInputs, composite
@@ -47,6 +56,9 @@ TRANSFORMS = Registry(
         "resize": "vit_jax.data.augment.geometry:Resize",
         "random_resized_crop": "vit_jax.data.augment.geometry:RandomResizedCrop",
         "flip": "vit_jax.data.augment.geometry:Flip",
+        "random_crop": "vit_jax.data.augment.boxes:RandomCrop",
+        "scale_jitter": "vit_jax.data.augment.boxes:ScaleJitter",
+        "mosaic": "vit_jax.data.augment.boxes:Mosaic",
         "affine": "vit_jax.data.augment.geometry:Affine",
         "background": "vit_jax.data.augment.colors:Background",
         "color_jitter": "vit_jax.data.augment.colors:ColorJitter",
@@ -95,9 +107,7 @@ class Augmentation:
         if isinstance(image, EncodedImage) and _has(self.transforms[:1], "reads_encoded"):
             pixels = dataclasses.replace(image, max_pixels=self.max_pixels)
         else:
-            pixels = read_image(image, max_pixels=self.max_pixels)
-            if not _has(self.transforms, "removes_alpha"):
-                pixels = composite(pixels)
+            pixels = _read(self, image)
         if not self.transforms:
             return self.inputs(pixels)
         for transform in self.transforms:
@@ -111,6 +121,62 @@ class Augmentation:
         return pixels
 
 
+@dataclasses.dataclass(frozen=True)
+class BoxAugmentation:
+    """A sequence of transforms of images with boxes, and the model's preprocessing after them.
+
+    The attributes are those of `Augmentation`.
+    """
+
+    transforms: tuple[Any, ...]
+    inputs: ImageInputs
+    max_pixels: int = MAX_PIXELS
+
+    def count(self, rng: np.random.Generator) -> int:
+        """Draws the number of images that the next call takes."""
+        counts = [each.count(rng) for each in self.transforms if hasattr(each, "combine")]
+        return math.prod(counts)
+
+    def read(self, image: Any, boxes: np.ndarray, first_row: int) -> BoxedImage:
+        """Reads an image.
+
+        Args:
+            image: image of any kind, see `read_image`.
+            boxes: x0, y0, x1, y1, px.
+            first_row: row of the first box among the annotations of all images of a call.
+
+        Raises:
+            UserError: the image cannot be decoded.
+        """
+        rows = np.arange(first_row, first_row + len(boxes), dtype=np.int64)
+        return BoxedImage(_read(self, image), boxes, rows)
+
+    def __call__(self, images: Sequence[BoxedImage], rng: np.random.Generator) -> BoxedImage:
+        """Augments one image, or several into one.
+
+        Args:
+            images: as many images as `count` has drawn.
+            rng: source of randomness.
+
+        Returns:
+            An image of the model's input size, with boxes relative to it, in [0, 1].
+
+        Raises:
+            UserError: the model's preprocessing shows a part of an image only.
+        """
+        found = list(images)
+        for transform in self.transforms:
+            if hasattr(transform, "combine"):
+                found = [transform.combine(found, rng)]
+            elif hasattr(transform, "with_boxes"):
+                found = [transform.with_boxes(image, rng) for image in found]
+            else:
+                found = [dataclasses.replace(x, image=transform(x.image, rng)) for x in found]
+        (image,) = found
+        height, width = self.inputs.extent(*image.size)
+        return image.moved(self.inputs(image.image), (1 / height, 1 / width), (0, 0))
+
+
 def parse_augmentation(
     text: str, inputs: ImageInputs, max_pixels: int = MAX_PIXELS
 ) -> Augmentation:
@@ -122,18 +188,64 @@ def parse_augmentation(
         max_pixels: see `read_image`.
 
     Raises:
-        UserError: an unknown transform or argument, text of another form, or a transform that needs
-            alpha after one that receives none.
+        UserError: an unknown transform or argument, text of another form, a transform that needs
+            boxes, or one that needs alpha after one that receives none.
     """
-    parts = [part.strip() for part in text.split("|")] if text.strip() else []
-    transforms = tuple(_parse_transform(part, inputs) for part in parts)
-    _check_alpha(transforms, parts)
+    transforms, parts = _parse(text, inputs)
+    for transform, part in zip(transforms, parts, strict=True):
+        if not callable(transform):
+            raise UserError(
+                f"augmentation {part!r} is for images with boxes: the objective reads none"
+            )
     return Augmentation(transforms, inputs, max_pixels)
 
 
-def _has(transforms: Sequence[Any], mark: str) -> bool:
-    """Whether a class attribute marks one of the transforms."""
-    return any(getattr(transform, mark, False) for transform in transforms)
+def parse_box_augmentation(
+    text: str, inputs: ImageInputs, max_pixels: int = MAX_PIXELS
+) -> BoxAugmentation:
+    """Parses an augmentation of images with boxes. The arguments are those of `parse_augmentation`.
+
+    Raises:
+        UserError: see `parse_augmentation`; or a transform that moves pixels but not boxes, several
+            that combine images, or preprocessing that shows a part of an image only.
+    """
+    inputs.extent(*inputs.size)  # refuses preprocessing that crops
+    transforms, parts = _parse(text, inputs)
+    for transform, part in zip(transforms, parts, strict=True):
+        if not _has([transform], "combine", "with_boxes", "keeps_boxes"):
+            raise UserError(
+                f"augmentation {part!r} moves pixels and has no form for boxes: expected flip, "
+                "random_crop, scale_jitter, mosaic, or transforms of colours"
+            )
+    if (
+        len(
+            combining := [p for t, p in zip(transforms, parts, strict=True) if _has([t], "combine")]
+        )
+        > 1
+    ):
+        raise UserError(
+            f"augmentation: {' and '.join(combining)} both combine images, expected one"
+        )
+    return BoxAugmentation(transforms, inputs, max_pixels)
+
+
+def _parse(text: str, inputs: ImageInputs) -> tuple[tuple[Any, ...], list[str]]:
+    """Transforms and their texts."""
+    parts = [part.strip() for part in text.split("|")] if text.strip() else []
+    transforms = tuple(_parse_transform(part, inputs) for part in parts)
+    _check_alpha(transforms, parts)
+    return transforms, parts
+
+
+def _read(augmentation: Augmentation | BoxAugmentation, image: Any) -> Pixels:
+    """Decodes an image, and removes alpha unless a transform does so."""
+    pixels = read_image(image, max_pixels=augmentation.max_pixels)
+    return pixels if _has(augmentation.transforms, "removes_alpha") else composite(pixels)
+
+
+def _has(transforms: Sequence[Any], *marks: str) -> bool:
+    """Whether one of the transforms has one of the class attributes."""
+    return any(getattr(transform, mark, False) for transform in transforms for mark in marks)
 
 
 def _check_alpha(transforms: Sequence[Any], parts: Sequence[str]) -> None:
@@ -147,7 +259,7 @@ def _check_alpha(transforms: Sequence[Any], parts: Sequence[str]) -> None:
             )
 
 
-def _parse_transform(text: str, inputs: ImageInputs) -> Transform:
+def _parse_transform(text: str, inputs: ImageInputs) -> Any:
     name, positional, named = _parse_call(text)
     transform = TRANSFORMS.resolve(name)
     if not dataclasses.is_dataclass(transform):

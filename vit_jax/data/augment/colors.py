@@ -23,6 +23,7 @@ class Background:
         white: probability of white; otherwise the colour is uniform.
     """
 
+    keeps_boxes: ClassVar[bool] = True
     removes_alpha: ClassVar[bool] = True
 
     white: float = 0.3
@@ -47,6 +48,8 @@ class ColorShift:
         grey: probability of removing all colour.
         shade: largest relative brightness of one edge of the image against its centre, as a slope.
     """
+
+    keeps_boxes: ClassVar[bool] = True
 
     hue: float = 0.2
     saturation: float = 0.5
@@ -91,6 +94,8 @@ class ColorJitter:
         hue: largest rotation in either direction, as a fraction of the full circle; at most 0.5.
     """
 
+    keeps_boxes: ClassVar[bool] = True
+
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -122,6 +127,8 @@ class ThreeAugment:
 
     Solarisation inverts levels from 128. The radius of the blur is uniform in [0.1, 2] px.
     """
+
+    keeps_boxes: ClassVar[bool] = True
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Applies one of the three operations to an image (H, W, 3)."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class Cutout:
         probability: probability of changing an image.
         size: range of each side of the rectangle, as a fraction of the image's side.
     """
+
+    keeps_boxes: ClassVar[bool] = True
 
     probability: float = 0.2
     size: tuple[float, float] = (0.15, 0.45)
@@ -48,6 +51,8 @@ class RandomErasing:
         ratio: range of the rectangle's height divided by its width.
         inputs: the model's preprocessing.
     """
+
+    keeps_boxes: ClassVar[bool] = True
 
     probability: float = 0.25
     area: tuple[float, float] = (0.02, 1 / 3)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from vit_jax.data.augment.boxed import BoxedImage
 from vit_jax.data.images import EncodedImage, Pixels
 from vit_jax.errors import UserError, check_name
 from vit_jax.inputs import RESIZES, ImageInputs, composite
@@ -127,6 +128,14 @@ class Flip:
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Mirrors an image, or returns it unchanged."""
         return cv2.flip(image, 1) if rng.random() < self.probability else image
+
+    def with_boxes(self, image: BoxedImage, rng: np.random.Generator) -> BoxedImage:
+        """Mirrors an image and its boxes, or returns it unchanged."""
+        if rng.random() >= self.probability:
+            return image
+        boxes = image.boxes.copy()
+        boxes[:, [0, 2]] = image.size[1] - image.boxes[:, [2, 0]]
+        return dataclasses.replace(image, image=cv2.flip(image.image, 1), boxes=boxes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Source(abc.ABC):
     (H, W, 3) or (H, W, 4) with alpha; `images.read_image` lists what else it may be. Optional
     fields: `label`, an index of `class_names`; `name`, the name of that class; `captions`, a list
     with the canonical caption first; `key`, the name of the example in messages; `boxes`, `names`
-    and others, see `coco.Coco`, where there are boxes. Examples may share arrays: copy an image
+    and others where there are boxes, see `data.detection`. Examples may share arrays: copy an image
     before writing into it. An example that cannot be read raises UserError; its neighbours can
     still be read.
 
@@ -57,6 +57,10 @@ class Source(abc.ABC):
     def annotation(self, index: int) -> dict[str, Any]:
         """Reads an example without its image, where possible without decoding it."""
         return {key: value for key, value in self[index].items() if key != "image"}
+
+    def draw_row(self, rng: np.random.Generator) -> int:
+        """Draws the index of an example, each as often as in training."""
+        return int(rng.integers(len(self)))
 
     @property
     def labels(self) -> Int64[np.ndarray, " examples"] | None:

@@ -61,6 +61,13 @@ class Mixture(Source):
         example = source.annotation(inner)
         return example if self.class_names else _without_label(example)
 
+    def draw_row(self, rng: np.random.Generator) -> int:
+        """See `Source`."""
+        if self.weights is None:
+            return super().draw_row(rng)
+        part = self.parts[int(rng.choice(len(self.parts), p=self.weights))]
+        return int(rng.integers(part.start, part.stop))
+
     def _find(self, index: int) -> tuple[Source, int]:
         index = check_index(index, len(self))
         number = next(i for i, part in enumerate(self.parts) if index < part.stop)

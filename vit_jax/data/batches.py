@@ -1,0 +1,81 @@
+"""The fields of a batch that an objective reads: their transform and their shapes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.data.augment import parse_augmentation, parse_box_augmentation
+from vit_jax.data.broken import Transform
+from vit_jax.data.detection import DetectionConfig, detection_transform
+from vit_jax.data.examples import example_transform
+from vit_jax.data.images import MAX_PIXELS
+from vit_jax.data.sources.base import Source
+from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.inputs import ImageInputs
+
+
+def batch_transform(
+    fields: Sequence[str],
+    source: Source,
+    augment: str,
+    inputs: ImageInputs,
+    *,
+    tokenizer: Tokenizer | None,
+    templates: Sequence[str] = ("{}",),
+    max_pixels: int = MAX_PIXELS,
+    detection: DetectionConfig | None = None,
+) -> Transform:
+    """Builds the transform from an example to the fields that an objective reads.
+
+    Args:
+        fields: see `examples.example_transform`; with "boxes", see `detection.detection_transform`.
+        source: source of the examples.
+        augment: augmentation as text, see `augment`.
+        inputs: the model's preprocessing.
+        tokenizer: tokenizer, for "tokens".
+        templates: prompt templates with one `{}`, for "tokens".
+        max_pixels: see `images.read_image`.
+        detection: sizes of a batch of detection; by default those of `DetectionConfig`.
+
+    Raises:
+        UserError: an unknown field, an augmentation that does not fit, or a source without boxes.
+    """
+    if "boxes" in fields:
+        boxed = parse_box_augmentation(augment, inputs, max_pixels)
+        return detection_transform(source, boxed, tokenizer, templates, detection)
+    plain = parse_augmentation(augment, inputs, max_pixels)
+    return example_transform(fields, plain, tokenizer, templates)
+
+
+def abstract_batch(
+    fields: Sequence[str],
+    batch_size: int,
+    inputs: ImageInputs,
+    context_length: int,
+    detection: DetectionConfig,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """`ShapeDtypeStruct`s of a batch of examples, as `batch_transform` returns them.
+
+    Args:
+        fields: names of the fields.
+        batch_size: number of examples.
+        inputs: the model's preprocessing.
+        context_length: tokens per text; 0 for models without text.
+        detection: sizes of a batch of detection.
+    """
+    names, boxes = detection.max_queries, detection.max_boxes
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((inputs.packed_size,), np.uint8),
+        "label": ((), np.int32),
+        "tokens": ((context_length,), np.int32),
+        "boxes": ((boxes, 4), np.float32),
+        "labels": ((boxes,), np.int32),
+    }
+    if "boxes" in fields:
+        shapes["tokens"] = ((names, context_length), np.int32)
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shapes[name][0]), shapes[name][1])
+        for name in fields
+    }
