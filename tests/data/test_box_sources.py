@@ -68,6 +68,21 @@ def test_coco_boxes_classes_and_images(folder):
     assert source[2]["names"] == ["cat"]
 
 
+def test_areas_and_frequencies(folder):
+    """The area of the file is that of the mask; without one it is that of the box."""
+    boxes = [
+        annotation(1, 7, 90, [1, 2, 10, 20], area=83.5),
+        annotation(2, 7, 3, [0, 0, 5, 5], area="?"),
+    ]
+    frequencies = [{**each, "frequency": f} for each, f in zip(CATEGORIES, "rc", strict=True)]
+    example = coco(folder, annotations=boxes, categories=frequencies)[0]
+    assert example["areas"].tolist() == [83.5, 25]
+    assert example["frequencies"] == ["c", "r"]  # by id
+    assert (
+        "frequencies" not in coco(folder, categories=[*frequencies, CATEGORIES[0] | {"id": 4}])[0]
+    )
+
+
 def test_an_image_without_boxes_is_an_example(folder):
     example = coco(folder)[1]
     assert example["boxes"].shape == (0, 4)

@@ -10,6 +10,7 @@ EVALUATORS = Registry(
     "evaluator",
     {
         "classification": "vit_jax.evaluators.classification:Classification",
+        "detection": "vit_jax.evaluators.detection:Detection",
         "fewshot": "vit_jax.evaluators.few_shot:FewShot",
         "knn": "vit_jax.evaluators.knn:NearestNeighbors",
         "multilabel": "vit_jax.evaluators.multilabel:MultiLabel",

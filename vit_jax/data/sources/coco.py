@@ -20,8 +20,10 @@ class Coco(Source):
     - `boxes`, float32 (n, 4), x0, y0, x1, y1 in pixels of the image, clipped to it;
     - `names`, the class of each box;
     - `crowd`, bool (n,), whether a box surrounds a group of objects;
+    - `areas`, float32 (n,), the area of each object as in the file, px^2, or else of its box;
     - `segmentation`, polygons or RLE of each box as in the file, or None;
-    - `vocabulary`, the names of all classes;
+    - `vocabulary`, the names of all classes, and `frequencies`, "r", "c" or "f" for each of them,
+      where the file has LVIS's;
     - `negatives` and `not_exhaustive`, names, where the file has LVIS's `neg_category_ids` and
       `not_exhaustive_category_ids`: classes that are verified to be absent, and classes of which
       not all objects have a box. With either, other classes without boxes are unknown.
@@ -52,6 +54,7 @@ class Coco(Source):
         """
         content = coco_file.load(place)
         self.class_names, classes = coco_file.read_classes(content["categories"], place)
+        self._frequencies = coco_file.read_frequencies(content["categories"], classes)
         folder = config.images or posixpath.dirname(place) or "."
         self._files = ImageFiles(folder, place)
         images = coco_file.read_images(content["images"], place)
@@ -90,9 +93,12 @@ class Coco(Source):
             "boxes": box_array(row["boxes"]),
             "names": [names[i] for i in row["classes"]],
             "crowd": np.array(row["crowd"], np.bool_),
+            "areas": np.array(row["areas"], np.float32),
             "segmentation": row["segmentation"],
             "vocabulary": names,
         }
+        if self._frequencies:
+            example["frequencies"] = self._frequencies
         for field in coco_file.FEDERATED:
             if field in row:
                 example[field] = [names[i] for i in row[field]]

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import logging
+import math
 import reprlib
 from collections.abc import Iterator
 from typing import Any
 
 from vit_jax.data.sources import files
 from vit_jax.data.sources.base import brief
-from vit_jax.data.sources.boxes import TOLERANCE, check_box, clip_box, overhang
+from vit_jax.data.sources.boxes import TOLERANCE, Box, check_box, clip_box, overhang
 from vit_jax.data.sources.listing import LeftOut
 from vit_jax.errors import UserError
 
@@ -125,7 +126,7 @@ class ImageRecord:
         files: its possible file names, the likeliest first.
         height: height, px.
         width: width, px.
-        fields: `boxes`, `classes`, `crowd` and `segmentation` of its annotations.
+        fields: `boxes`, `classes`, `crowd`, `areas` and `segmentation` of its annotations.
         federated: category ids by key of `FEDERATED`.
     """
 
@@ -134,6 +135,23 @@ class ImageRecord:
     width: int
     fields: dict[str, list]
     federated: dict[str, list]
+
+
+def read_frequencies(categories: list[dict[str, Any]], classes: dict[Id, int]) -> list[str] | None:
+    """Reads how frequent each class is in LVIS's training data.
+
+    Args:
+        categories: categories of the file.
+        classes: class of each category id, see `read_classes`.
+
+    Returns:
+        "r" (in at most 10 images), "c" (in at most 100) or "f" for each class; None where a
+        category has none of them.
+    """
+    found = {classes[_key(each.get("id"))]: str(each.get("frequency")) for each in categories}
+    if not all(each in ("r", "c", "f") for each in found.values()):
+        return None
+    return [found[i] for i in sorted(found)]
 
 
 def read_images(records: list[dict[str, Any]], place: str) -> dict[Id, ImageRecord]:
@@ -167,7 +185,8 @@ def read_images(records: list[dict[str, Any]], place: str) -> dict[Id, ImageReco
                 )
             left_out.add("images that are listed twice", names[0])
             continue
-        fields: dict[str, list] = {key: [] for key in ("boxes", "classes", "crowd", "segmentation")}
+        keys = ("boxes", "classes", "crowd", "areas", "segmentation")
+        fields: dict[str, list] = {key: [] for key in keys}
         federated = {
             field: record[key]
             for field, key in FEDERATED.items()
@@ -260,6 +279,7 @@ class Annotations:
         image.fields["boxes"].append(inside)
         image.fields["classes"].append(label)
         image.fields["crowd"].append(bool(record.get("iscrowd")))
+        image.fields["areas"].append(_area(record.get("area"), inside))
         image.fields["segmentation"].append(record.get("segmentation"))
         return None
 
@@ -301,6 +321,14 @@ def _key(value: Any) -> Id:
     """An id to look up; "" where the value is none."""
     identifier = _identifier(value)
     return "" if identifier is None else identifier
+
+
+def _area(value: Any, box: Box) -> float:
+    """Area of an object, px^2; that of its box where the file has none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and 0 < value < math.inf:
+        return value
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _corners(values: Any) -> Any:
