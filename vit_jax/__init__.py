@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vit_jax.detection.detect import detect
     from vit_jax.models.clip.consumers import (
         llava_features,
         qwen_vl_features,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "create_model",
+    "detect",
     "list_models",
     "llava_features",
     "qwen_vl_features",
@@ -26,6 +28,7 @@ __all__ = [
 _CONSUMERS = "vit_jax.models.clip.consumers"
 _MODULES = {
     "create_model": "vit_jax.pretrained.model",
+    "detect": "vit_jax.detection.detect",
     "list_models": "vit_jax.pretrained.listing",
     "llava_features": _CONSUMERS,
     "qwen_vl_features": _CONSUMERS,

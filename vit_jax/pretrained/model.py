@@ -89,10 +89,10 @@ class PretrainedModel:
             UserError: the model does not classify images, or `tokens` do not suit it.
         """
         if not callable(self._module):
-            raise UserError(f"{self._kind} models do not classify images; call encode_image")
+            raise UserError(f"{self.kind} models do not classify images; call encode_image")
         if self.is_detector is (tokens is None):
             expected = "images and tokens" if self.is_detector else "images alone"
-            raise UserError(f"{self._kind} models are called with {expected}")
+            raise UserError(f"{self.kind} models are called with {expected}")
         return self.apply("__call__", images, *(() if tokens is None else (tokens,)))
 
     @property
@@ -124,7 +124,7 @@ class PretrainedModel:
             UserError: the model has no text tower.
         """
         if not hasattr(self._module, "encode_text"):
-            raise UserError(f"{self._kind} models have no text tower")
+            raise UserError(f"{self.kind} models have no text tower")
         return self.apply("encode_text", tokens, normalize=normalize)
 
     def features(
@@ -167,7 +167,7 @@ class PretrainedModel:
             UserError: the model reads no text.
         """
         if self.spec.tokenizer is None:
-            raise UserError(f"{self._kind} models read no text")
+            raise UserError(f"{self.kind} models read no text")
         text = self.spec.architecture.text
         return open_tokenizer(
             self.spec.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length
@@ -185,7 +185,8 @@ class PretrainedModel:
         return self._apply(self.params, given, method, tuple(options.items()))
 
     @property
-    def _kind(self) -> str:
+    def kind(self) -> str:
+        """Name of the architecture, as "clip"."""
         return registry.architecture_name(self.spec.architecture)
 
     @functools.cached_property

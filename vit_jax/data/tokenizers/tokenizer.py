@@ -67,6 +67,14 @@ class Tokenizer:
         texts = [texts] if isinstance(texts, str) else list(texts)
         return self._layout.rows(self._encoder.encode(texts), self.context_length)
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Counts the tokens of texts, start and end included, before truncation.
+
+        Args:
+            texts: texts.
+        """
+        return [len(ids) + self._layout.marks for ids in self._encoder.encode(list(texts))]
+
     def save(self, directory: StrPath) -> None:
         """Writes `tokenizer.json`, the kind and the whole vocabulary, into a directory."""
         write_text(as_path(directory) / FILE_NAME, _to_json(self._encoder))

@@ -1,0 +1,11 @@
+"""Detection by words or by an example image: files in, boxes in pixels out. See `vit_jax.detect`.
+
+| module | content |
+| --- | --- |
+| `detect` | the public function |
+| `images` | files, folders and arrays; tiles of large images |
+| `runner` | compiled calls of a detector in batches; kept embeddings of class prompts |
+| `search` | a detector over images or tiles; boxes in pixels |
+| `selection` | thresholds, non-maximum suppression |
+| `coco` | COCO's JSON |
+"""

@@ -1,0 +1,164 @@
+"""Detection by words or by an example image.
+
+detector = vit_jax.create_model("owlv2_base_patch16_ensemble", weights="owlv2/")
+found = vit_jax.detect(detector, "street.jpg", ["a red car", "a cat"], threshold=0.2)
+for box, score, name in zip(found.boxes, found.scores, found.names):  # box: x0, y0, x1, y1 in px
+    ...
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from vit_jax.detection import selection
+from vit_jax.detection.coco import write_coco
+from vit_jax.detection.images import list_images
+from vit_jax.detection.runner import runner_of
+from vit_jax.detection.search import Search
+from vit_jax.errors import UserError
+from vit_jax.evaluators import prompts
+from vit_jax.evaluators.batching import progress_bar
+from vit_jax.evaluators.embedding import check_positive
+from vit_jax.paths import StrPath
+from vit_jax.pretrained.model import PretrainedModel
+
+_QUERY = "query image"  # name of the class of a query image
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """Objects found in an image, from the highest score to the lowest.
+
+    Attributes:
+        key: path of the image, relative to the folder that was given; "" for an array.
+        height: height of the image, px.
+        width: width of the image, px.
+        boxes: x0, y0, x1, y1 in pixels of the image (n, 4). They may exceed it.
+        scores: score of each box (n,): a probability; with a query image relative to the best box.
+        labels: position in the list of names of each box (n,).
+        names: name of each box.
+    """
+
+    key: str
+    height: int
+    width: int
+    boxes: Float32[np.ndarray, "n 4"]
+    scores: Float32[np.ndarray, " n"]
+    labels: Int32[np.ndarray, " n"]
+    names: list[str]
+
+
+def detect(
+    detector: PretrainedModel,
+    images: Any,
+    names: Sequence[str] | None = None,
+    *,
+    query_image: Any = None,
+    threshold: float | None = None,
+    templates: str | Sequence[str] = ("{}",),
+    nms_threshold: float | None = None,
+    batch_size: int = 8,
+    tile_size: int = 0,
+    tile_overlap: float = 0.25,
+    output: StrPath | None = None,
+) -> Detections | list[Detections]:
+    """Detects objects by their names, or objects like that of an image.
+
+    Every patch of a detector predicts one box, which counts for its most probable name. Embeddings
+    of names are kept for later calls.
+
+    Args:
+        detector: model from `create_model`.
+        images: an image (path, bytes, PIL image or array, see `data.images.read_image`), a list of
+            images, or a folder. Images of a folder that cannot be read are left out and counted.
+        names: names or phrases to look for, as "a red car". The first of equal names counts.
+        query_image: image that shows an object to look for, instead of `names` (one-shot
+            detection, Minderer et al. 2022, section 4.4).
+        threshold: score that a detection exceeds; None for 0.1, or 0 with a query image.
+        templates: prompt templates with one `{}`, whose embeddings are averaged, or the name of a
+            set of them, as "clip_imagenet".
+        nms_threshold: IoU above which the lower score of two boxes of a name is left out, 1 for
+            none; None for 1, for 0.3 with a query image, and for 0.5 with tiles.
+        batch_size: images or tiles per batch.
+        tile_size: side of overlapping tiles, px, in which objects are looked for besides the whole
+            image; 0 for none. Small objects in large images need it.
+        tile_overlap: smallest fraction of its side that a tile shares with the next one.
+        output: file for the detections in COCO's JSON, which the source `coco:` reads.
+
+    Returns:
+        The detections of the image; for a list or a folder those of each image.
+
+    Raises:
+        UserError: a model that is no detector; no names, an empty or too long one; an image that
+            cannot be read; an argument outside its range.
+    """
+    runner = runner_of(detector)
+    check_positive(batch_size, "batch_size")
+    _check_fractions(threshold=threshold, nms_threshold=nms_threshold, tile_overlap=tile_overlap)
+    if tile_size < 0 or tile_overlap == 1:
+        raise UserError(
+            f"tile_size={tile_size}, tile_overlap={tile_overlap}: expected a side in pixels, and a "
+            "fraction below 1"
+        )
+    detector.spec.inputs.extent(1, 1)  # before any image is read
+    listed = list_images(images)
+    if output is not None and not all(listed.keys):
+        raise UserError("output names the files of the images: expected paths, found arrays")
+    classes = _check_names(names, query_image is not None)
+    labels = np.array([(names or classes).index(name) for name in classes], np.int32)
+    if query_image is None:
+        queries = runner.embed_classes(detector, classes, prompts.templates(templates))
+        score, overlap, select = 0.1, 1.0, selection.select
+    else:
+        pixels = detector.preprocess(query_image)[None]
+        queries = np.asarray(detector.apply("embed_image_query", pixels)[0])
+        score, overlap, select = 0.0, 0.3, selection.select_relative
+    if tile_size:
+        overlap = min(overlap, 0.5)
+    score = score if threshold is None else threshold
+    overlap = overlap if nms_threshold is None else nms_threshold
+    search = Search(detector, runner, queries, batch_size, tile_size, tile_overlap)
+    found = []
+    with progress_bar("detect", total=len(listed.sources)) as bar:
+        for row, height, width, boxes in search.run(listed):
+            kept = select(boxes, score, overlap)
+            found.append(
+                Detections(
+                    listed.keys[row],
+                    height,
+                    width,
+                    kept.boxes,
+                    kept.scores,
+                    labels[kept.labels],
+                    [classes[label] for label in kept.labels],
+                )
+            )
+            bar.update()
+    if output is not None:
+        write_coco(output, found, classes)
+    return found[0] if listed.single else found
+
+
+def _check_names(names: Sequence[str] | None, has_query: bool) -> list[str]:
+    """Different names in their order."""
+    if has_query:
+        if names is not None:
+            raise UserError("expected names or query_image; found both")
+        return [_QUERY]
+    if isinstance(names, str):
+        raise UserError(f"names={names!r}: expected a list of names, as [{names!r}]")
+    if not names:
+        raise UserError("names is empty: expected at least one name, or query_image")
+    for position, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"name {position} is {name!r}: expected a word or a phrase")
+    return list(dict.fromkeys(names))
+
+
+def _check_fractions(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"{name}={value}: expected a fraction from 0 to 1")

@@ -1,0 +1,134 @@
+"""Compiled calls of a detector, in batches, with kept embeddings of class prompts."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32
+
+from vit_jax.errors import UserError
+from vit_jax.models.definition import Params
+from vit_jax.models.ops.boxes import cxcywh_to_xyxy
+from vit_jax.pretrained.model import PretrainedModel
+
+_MAX_PROMPTS = 64  # rows of the largest compiled call of the text tower
+_FEWEST_CLASSES = 8  # smallest number of classes that is compiled
+
+
+class Runner:
+    """A detector's compiled functions and the embeddings of class prompts that it has computed."""
+
+    def __init__(self, model: PretrainedModel) -> None:
+        """Declares the functions, which are compiled at first use.
+
+        Args:
+            model: detector.
+        """
+        definition, inputs = model.definition, model.spec.inputs
+
+        @jax.jit
+        def best_classes(
+            params: Params, packed: jax.Array, queries: jax.Array, mask: jax.Array
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            images = inputs.normalize(packed)
+            found = definition.bind(params).detect(images, queries[None], mask[None])
+            logits = found["logits"]
+            best = jnp.argmax(logits, axis=-1)
+            return cxcywh_to_xyxy(found["boxes"]), jax.nn.sigmoid(jnp.max(logits, axis=-1)), best
+
+        self._best_classes = best_classes
+        self._kept: dict[tuple[str, ...], np.ndarray] = {}
+        self._params = model.params
+
+    def best_classes(
+        self, model: PretrainedModel, packed: np.ndarray, queries: Float[np.ndarray, "classes dim"]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Computes the boxes of images and their most probable classes.
+
+        Args:
+            model: detector.
+            packed: packed images (B, N), uint8.
+            queries: embeddings of classes (C, D).
+
+        Returns:
+            Boxes x0, y0, x1, y1 relative to the input (B, Q, 4); probabilities (B, Q); classes (B,
+            Q), of which the first one of the highest probability counts.
+        """
+        count = len(queries)
+        pad = _padded(count, _FEWEST_CLASSES) - count
+        queries, mask = np.pad(queries, ((0, pad), (0, 0))), np.arange(count + pad) < count
+        boxes, scores, labels = self._best_classes(model.params, packed, queries, mask)
+        return np.asarray(boxes), np.asarray(scores), np.asarray(labels, np.int32)
+
+    def embed_classes(
+        self, model: PretrainedModel, names: Sequence[str], templates: Sequence[str]
+    ) -> Float32[np.ndarray, "classes dim"]:
+        """Computes embeddings of classes: the normalised mean over prompt templates.
+
+        Args:
+            model: detector.
+            names: names of classes, all different.
+            templates: prompt templates with one `{}`.
+
+        Returns:
+            (C, D), of length 1.
+
+        Raises:
+            UserError: a prompt that is longer than the model's context.
+        """
+        if self._params is not model.params:
+            self._params, self._kept = model.params, {}
+        prompts = {name: tuple(t.format(name) for t in templates) for name in names}
+        missing = [each for each in prompts.values() if each not in self._kept]
+        if missing:
+            embedded = self._embed([text for each in missing for text in each], model)
+            mean = embedded.reshape(len(missing), len(templates), -1).mean(axis=1)
+            mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+            self._kept.update(zip(missing, mean, strict=True))
+        return np.stack([self._kept[each] for each in prompts.values()])
+
+    def _embed(self, texts: list[str], model: PretrainedModel) -> Float32[np.ndarray, "texts dim"]:
+        tokenizer = model.tokenize
+        for text, length in zip(texts, tokenizer.lengths(texts), strict=True):
+            if length > tokenizer.context_length:
+                raise UserError(
+                    f"the prompt {text!r} has {length} tokens: expected at most "
+                    f"{tokenizer.context_length}, the context of the model"
+                )
+        tokens, rows = tokenizer(texts), []
+        for start in range(0, len(texts), _MAX_PROMPTS):
+            part = tokens[start : start + _MAX_PROMPTS]
+            padding = _padded(len(part), 1) - len(part)
+            padded = np.pad(part, ((0, padding), (0, 0)), mode="edge")
+            rows.append(np.asarray(model.apply("embed_queries", padded))[: len(part)])
+        return np.concatenate(rows)
+
+
+def _padded(count: int, smallest: int) -> int:
+    """The next power of two, so that few shapes are compiled."""
+    return max(smallest, 1 << (count - 1).bit_length())
+
+
+_runners: weakref.WeakKeyDictionary[PretrainedModel, Runner] = weakref.WeakKeyDictionary()
+
+
+def runner_of(model: Any) -> Runner:
+    """Returns the runner of a detector, one per model.
+
+    Args:
+        model: detector, from `vit_jax.create_model`.
+
+    Raises:
+        UserError: another kind of model.
+    """
+    if not isinstance(model, PretrainedModel) or not model.is_detector:
+        found = model.kind if isinstance(model, PretrainedModel) else type(model).__name__
+        raise UserError(
+            f"expected a detector, as vit_jax.create_model('owlv2_base_patch16'); found {found}"
+        )
+    if model not in _runners:
+        _runners[model] = Runner(model)
+    return _runners[model]
