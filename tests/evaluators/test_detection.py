@@ -1,33 +1,19 @@
-"""Average precision against a computation by hand, and the evaluator with a model that reads boxes.
+"""Average precision against a computation by hand, and the evaluator with a simple model."""
 
-The images of the small source contain the detections: each row of pixels is one box and the score
-of its class.
-"""
-
-import dataclasses
 import itertools
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from box_reader import NAMES, QUERIES, SIZE, ReaderConfig, corners, encode, make_reader
 from flax import nnx
 from scipy.special import expit
 
 from vit_jax.data.sources.base import Source
-from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators import average_precision as ap
-from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite
 from vit_jax.inputs import ImageInputs
-from vit_jax.models.definition import ModelDef
-from vit_jax.parallel.mesh import make_mesh
-
-SIZE, QUERIES = (8, 5), 8  # a query per row; x, y, width, height, and (class, 0, score)
-NAMES = ["ant", "bee", "cat", "dog", "eel"]
-
 
 # --- Average precision ----------------------------------------------------------------------------
 
@@ -166,38 +152,6 @@ def test_images_that_are_annotated_for_some_classes():
 # --- The evaluator --------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReaderConfig:
-    """A detector that reads boxes and scores off the pixels."""
-
-    image_size: tuple[int, int] = SIZE
-    text: str = "names"
-
-    def make(self, **execution: Any) -> "Reader":
-        return Reader()
-
-
-class Reader(nnx.Module):
-    def __init__(self):
-        self.scale = nnx.Param(jnp.ones(()))
-
-    def layers_above(self):
-        return {}
-
-    def encode_text(self, tokens, *, normalize=False, rng=None):
-        return jax.nn.one_hot(tokens[:, 0] - 1, len(NAMES))
-
-    def detect(self, images, queries, query_mask=None, *, rng=None):
-        percent = (images * 0.5 + 0.5) * 255
-        label = jax.nn.one_hot(jnp.rint(percent[:, :, 4, 0]).astype(jnp.int32), len(NAMES))
-        of_class = jnp.sum(label[:, :, None] * queries[:, None], axis=-1)
-        logits = self.scale[...] * of_class * percent[:, :, 4, 2, None] / 25 - 2
-        return {
-            "boxes": percent[:, :, :4, 0] / 100,
-            "logits": jnp.where(query_mask[:, None], logits, -1e30),
-        }
-
-
 class BlindConfig(ReaderConfig):
     def make(self, **execution):
         return Blind()
@@ -206,16 +160,6 @@ class BlindConfig(ReaderConfig):
 class Blind(nnx.Module):
     def layers_above(self):
         return {}
-
-
-class Words(Tokenizer):
-    """A word is its place in NAMES."""
-
-    def __init__(self):
-        pass
-
-    def __call__(self, texts):
-        return np.array([[NAMES.index(text.split()[-1]) + 1, 9] for text in texts], np.int32)
 
 
 class Scenes(Source):
@@ -229,9 +173,7 @@ class Scenes(Source):
             n = int(rng.integers(0, 4))
             percent = rng.integers([20, 20, 15, 15], [80, 80, 40, 40], (QUERIES, 4))
             labels = rng.integers(0, 4, QUERIES)
-            pixels = np.zeros((*SIZE, 3), np.uint8)
-            pixels[:, :4, 0], pixels[:, 4, 0] = percent, labels
-            pixels[:, 4, 2] = rng.permutation(90)[:QUERIES] + 10
+            pixels = encode(percent, labels, rng.permutation(90)[:QUERIES] + 10)
             boxes = corners(percent[:n] + rng.integers(-3, 4, (n, 4)))
             example = {"image": pixels, "boxes": boxes, "names": [NAMES[i] for i in labels[:n]]}
             self.examples.append({**example, "crowd": np.zeros(n, bool), **fields})
@@ -241,19 +183,6 @@ class Scenes(Source):
 
     def __getitem__(self, index):
         return self.examples[index]
-
-
-class WideInputs(ImageInputs):
-    """Shows an area of twice the image, as inputs with padding do."""
-
-    def extent(self, height, width):
-        return 2 * height, 2 * width
-
-
-def corners(percent):
-    """Boxes cxcywh in percent of the input -> xyxy px."""
-    center, sides = np.split(percent / 100 * np.array([2 * SIZE[1], 2 * SIZE[0]] * 2), 2, axis=1)
-    return np.concatenate([center - sides / 2, center + sides / 2], axis=1).astype(np.float32)
 
 
 def expected_curves(source, asked=None, **options):
@@ -301,17 +230,9 @@ def evaluate():
         "unlabelled": Unlabelled(),
         "without boxes": WithoutBoxes(),
     }
-    model = ModelDef(ReaderConfig())
 
-    def run(data="scenes", devices=8, scale=1.0, inputs=WideInputs, model=model, **keys):
-        embedder = Embedder(
-            model,
-            inputs=inputs(size=SIZE, resize="squash" if inputs is WideInputs else "crop"),
-            mesh=make_mesh(devices=jax.devices()[:devices]),
-            tokenizer=Words(),
-            batch_size=4,
-        )
-        embedder._sources = {(name, None): source for name, source in sources.items()}
+    def run(data="scenes", scale=1.0, devices=8, config=None, inputs=None, **keys):
+        embedder = make_reader(sources, devices=devices, config=config, inputs=inputs)
         suite = Suite({"detection": {"x": {"data": data, **keys}}}, embedder)
         found = suite.run({"scale": jnp.asarray(scale)})
         return {name.removeprefix("detection/x/"): value for name, value in found.items()}
@@ -364,7 +285,7 @@ def test_lvis(evaluate):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"scale": np.nan}, r"detections in image 0 are NaN or infinite"),
+        ({"scale": np.nan}, r"boxes of image 0 are NaN or infinite"),
         ({"style": "coca"}, "did you mean 'coco'"),
         ({"style": "lvis"}, "no image of scenes has neg_category_ids"),
         ({"held_out": ("cat", "dgo")}, "did you mean 'dog'"),
@@ -373,8 +294,8 @@ def test_lvis(evaluate):
         ({"negatives": -2}, "negatives=-2: expected a number of at least -1"),
         ({"data": "unlabelled"}, "unlabelled has no classes"),
         ({"data": "without boxes"}, "has no boxes: .* found the fields label"),
-        ({"model": ModelDef(BlindConfig())}, "needs a detector, as owlvit_.*; found BlindConfig"),
-        ({"inputs": ImageInputs}, "boxes need inputs that show the whole image"),
+        ({"config": BlindConfig()}, "need a detector, as owlvit_.*; found BlindConfig"),
+        ({"inputs": ImageInputs(size=SIZE)}, "boxes need inputs that show the whole image"),
     ],
 )
 def test_wrong_keys_and_sources(evaluate, keys, message):

@@ -14,6 +14,7 @@ EVALUATORS = Registry(
         "fewshot": "vit_jax.evaluators.few_shot:FewShot",
         "knn": "vit_jax.evaluators.knn:NearestNeighbors",
         "multilabel": "vit_jax.evaluators.multilabel:MultiLabel",
+        "phrase_grounding": "vit_jax.evaluators.phrase_grounding:PhraseGrounding",
         "probe": "vit_jax.evaluators.linear_probe:LinearProbe",
         "retrieval": "vit_jax.evaluators.retrieval:Retrieval",
         "sgd_probe": "vit_jax.evaluators.sgd_probe:SgdProbe",

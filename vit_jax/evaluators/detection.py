@@ -2,21 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.images import read_image
 from vit_jax.errors import UserError, check_name, unknown
 from vit_jax.evaluators import average_precision as ap
 from vit_jax.evaluators import prompts
-from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
+from vit_jax.evaluators.detector import DetectorPass, pad_prompts, require_detector
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
-from vit_jax.models.ops.boxes import cxcywh_to_xyxy
-from vit_jax.parallel.mesh import batch_sharding, batch_shards, to_devices
 
 # Style -> numbers of detections per image and class.
 STYLES = {"coco": (1, 10, 100), "lvis": (300,)}
@@ -84,19 +80,13 @@ class Detection:
             MissingPackageError: faster-coco-eval is not installed.
         """
         ap.require_package()
-        embedder.require_text()
-        if not hasattr(embedder.model.bind(embedder.model.shapes()), "detect"):
-            raise UserError(
-                "average precision needs a detector, as owlvit_base_patch32; found "
-                f"{type(embedder.model.architecture).__name__}"
-            )
+        require_detector(embedder)
         check_name(config.style, STYLES, "style")
         for key, lowest in (("negatives", -1), ("max_detections", 0)):
             if getattr(config, key) < lowest:
                 raise UserError(
                     f"{key}={getattr(config, key)}: expected a number of at least {lowest}"
                 )
-        embedder.inputs.extent(*embedder.inputs.size)
         self._config, self._embedder = config, embedder
         self._templates = prompts.templates(config.templates)
         self._source = embedder.open_source(config.data)
@@ -106,7 +96,8 @@ class Detection:
         self._prompt_names = prompts.class_names(config.class_names, self._names)
         self._read_annotations()
         self._groups = self._class_groups()
-        self._prompts = None if config.negatives == -1 else self._sample_prompts()
+        asked = None if config.negatives == -1 else pad_prompts(self._sample_prompts())
+        self._pass = DetectorPass(embedder, self._source, self._best_pairs, asked)
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
@@ -195,93 +186,40 @@ class Detection:
                 raise unknown(name, self._names, f"class of {self._config.data}, in held_out,")
         return {self._names.index(name) for name in held_out}
 
-    def _sample_prompts(self) -> np.ndarray:
-        """Classes that each image is asked for, int32 (images, prompts), -1 for padding."""
-        rows = []
+    def _sample_prompts(self) -> list[np.ndarray]:
+        """Classes that each image is asked for: its own, then others."""
+        asked = []
         for row, image in enumerate(self._annotated):
             present = np.unique(image.classes)
             absent = np.setdiff1d(np.arange(len(self._names)), present)
             rng = np.random.default_rng((self._config.seed, row))
             count = min(self._config.negatives, len(absent))
-            rows.append(np.concatenate([present, rng.choice(absent, count, replace=False)]))
-        width = max(1, *map(len, rows))
-        return np.stack([np.pad(r, (0, width - len(r)), constant_values=-1) for r in rows]).astype(
-            np.int32
-        )
+            asked.append(np.concatenate([present, rng.choice(absent, count, replace=False)]))
+        return asked
 
     def _detections(self, params: Params) -> list[ap.Detected]:
-        """Detections in all images, the same on every process."""
-        embedder, size = self._embedder, self._embedder.batch_size
-        queries = embedder.class_embeddings(params, self._prompt_names, self._templates)
-        detect = embedder.compile(self._detect)
-        batches = padded_batches(
-            self._read,
-            start=0,
-            stop=len(self._source),
-            batch_size=size,
-            part=local_part(size, batch_shards(embedder.mesh)),
-        )
-        found: list[ap.Detected] = []
-        with progress_bar("detections", total=len(self._source)) as bar:
-            for batch in batches:
-                on_devices = to_devices(batch, batch_sharding(embedder.mesh))
-                arrays = jax.device_get(detect(params, on_devices, queries))
-                valid = min(size, len(self._source) - len(found))
-                for boxes, scores, classes in zip(*(x[:valid] for x in arrays), strict=True):
-                    kept = scores >= 0
-                    found.append(ap.Detected(boxes[kept], classes[kept], scores[kept]))
-                    _check_finite(boxes, scores, len(found) - 1)
-                bar.update(valid)
-        return found
+        names, templates = self._prompt_names, self._templates
+        queries = self._embedder.class_embeddings(params, names, templates)
+        found = self._pass.run(params, queries)
+        return [
+            ap.Detected(boxes[exists], classes[exists], scores[exists])
+            for boxes, classes, scores, exists in found
+        ]
 
-    def _read(self, row: int) -> dict[str, np.ndarray]:
-        embedder = self._embedder
-        image = read_image(self._source[row]["image"], max_pixels=embedder.max_image_pixels)
-        extent = embedder.inputs.extent(*image.shape[:2])
-        batch = {
-            "image": embedder.inputs.pack(embedder.inputs(image)),
-            "extent": np.asarray(extent[::-1] * 2, np.float32),
-        }
-        if self._prompts is not None:
-            batch["prompts"] = self._prompts[row]
-        return batch
-
-    def _detect(
-        self, model: Any, batch: dict[str, jax.Array], queries: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The best pairs of a box and a class of each image.
-
-        Args:
-            model: detector.
-            batch: `image`, packed; `extent` (B, 4), width and height, twice, of the area that the
-                input shows, px; optionally `prompts` (B, P).
-            queries: embeddings of all classes (C, D).
+    def _best_pairs(
+        self, boxes: jax.Array, logits: jax.Array, classes: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """The pairs of a box and a class of the largest logits of each image.
 
         Returns:
-            Boxes (B, k, 4) in pixels of the image; scores (B, k), negative for padding, NaN where
-            the model's output is; classes (B, k).
+            Boxes (B, k, 4), classes (B, k), scores (B, k), and whether each pair exists (B, k).
         """
-        images = self._embedder.inputs.normalize(batch["image"])
-        classes = batch.get("prompts", jnp.arange(len(queries))[None])
-        outputs = model.detect(images, queries[jnp.maximum(classes, 0)], classes >= 0)
-        logits = jnp.where(classes[:, None] >= 0, outputs["logits"], -jnp.inf)
-        best, place = jax.lax.top_k(
-            logits.reshape(len(images), -1), min(self._most, logits[0].size)
-        )
-        query, prompt = jnp.divmod(place, logits.shape[-1])
-        found = jnp.take_along_axis(outputs["boxes"], query[..., None], axis=1)
-        classes = jnp.broadcast_to(classes, (len(images), classes.shape[1]))
-        scores = jnp.where(best == -jnp.inf, -1.0, jax.nn.sigmoid(best))
+        flat = logits.reshape(len(logits), -1)
+        best, place = jax.lax.top_k(flat, min(self._most, flat.shape[1]))
+        query, prompt = jnp.divmod(place, logits.shape[2])
         return (
-            cxcywh_to_xyxy(found) * batch["extent"][:, None],
-            scores,
+            jnp.take_along_axis(boxes, query[..., None], axis=1),
             jnp.take_along_axis(classes, prompt, axis=1),
-        )
-
-
-def _check_finite(boxes: np.ndarray, scores: np.ndarray, row: int) -> None:
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise UserError(
-            f"detections in image {row} are NaN or infinite: the weights are damaged, or they "
-            "overflow in compute.dtype"
+            jax.nn.sigmoid(best),
+            best > -jnp.inf,
         )
