@@ -167,6 +167,16 @@ def test_captions_are_class_names_where_there_are_none():
     np.testing.assert_array_equal(tokens(CAPTIONS), learn(CAPTIONS)(CAPTIONS))
 
 
+def test_class_names_are_learned_where_images_have_boxes():
+    class Boxes(Captions):
+        def __getitem__(self, index):
+            assert index == 0, "the first example has the names of all classes"
+            return {"boxes": [], "names": [], "vocabulary": self.captions}
+
+    tokens = learn_tokenizer(Boxes(CAPTIONS), (), vocab_size=300, context_length=6)
+    np.testing.assert_array_equal(tokens(CAPTIONS), learn(CAPTIONS)(CAPTIONS))
+
+
 def test_files_of_early_runs_can_be_opened(trained, tmp_path):
     """They are bare files of the library."""
     bare = json.dumps(TrainedEncoder.train(CAPTIONS, 300).state()["model"])

@@ -10,6 +10,7 @@ my_project.text:Words:/models/words.txt                    an `Encoder` of your 
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from vit_jax.components import Registry
 from vit_jax.data.broken import read_all
@@ -66,6 +67,8 @@ def learn_tokenizer(
 ) -> Tokenizer:
     """Learns a byte-level BPE vocabulary from the captions of a source.
 
+    Images with boxes have the names of all classes instead (`vocabulary`), which are the texts.
+
     Args:
         source: training source.
         templates: prompt templates with one `{}`.
@@ -77,9 +80,25 @@ def learn_tokenizer(
     Raises:
         UserError: too many examples without captions, or a table that is too small.
     """
-    found = read_all(source, captions_of, max_broken_fraction, "Reading captions")
-    captions = {caption for _, each in found for caption in each}
+    captions: set[str] = set()
+    for _, example in read_all(source, _read_texts, max_broken_fraction, "Reading captions"):
+        captions.update(example.texts)
+        if example.is_whole:
+            break
     # The words of templates occur in most texts; without them they would be encoded as bytes.
     words = [template.format("") for template in templates for _ in range(len(captions) // 10)]
     encoder = TrainedEncoder.train([*captions, *words], vocab_size)
     return Tokenizer(encoder, vocab_size=vocab_size, context_length=context_length)
+
+
+class _Texts(NamedTuple):
+    """Texts of an example, and whether those of all examples are among them."""
+
+    texts: list[str]
+    is_whole: bool
+
+
+def _read_texts(example: dict[str, Any]) -> _Texts:
+    """Texts of an example; of an image with boxes, the names of all classes."""
+    vocabulary = example.get("vocabulary")
+    return _Texts(vocabulary, True) if vocabulary else _Texts(captions_of(example), False)
