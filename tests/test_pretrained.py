@@ -181,6 +181,7 @@ def test_weights_of_a_grid_that_is_not_square(tmp_path):
     np.testing.assert_array_equal(turned.params["positions"], expected)
 
 
+@pytest.mark.release
 def test_weights_of_swin_and_of_clips_resnet_at_another_size(tmp_path):
     """Bias tables and positions of the pool, in the library's own format."""
     stages = {"width": 8, "depths": (1, 1), "num_heads": (1, 2)}

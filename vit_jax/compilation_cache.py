@@ -1,7 +1,11 @@
-"""Compiled programs in the user's cache folder: a run that starts again does not compile again."""
+"""Time of compilation: programs in the user's cache folder, and options of programs that run once.
+
+A run that starts again does not compile again.
+"""
 
 import hashlib
 import logging
+import os
 import platform
 from typing import Any
 
@@ -36,6 +40,18 @@ def use_default() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+
+
+def options_to_run_once() -> dict[str, int]:
+    """Returns `compiler_options` of `jax.jit` for a program that runs once, as initialisation does.
+
+    On CPUs most of the time of compilation is LLVM's optimisation. At its first level the initial
+    parameters are the same bit for bit and are there twice as fast. A level in XLA_FLAGS is kept.
+    """
+    option = "xla_backend_optimization_level"
+    if jax.default_backend() != "cpu" or option in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return {option: 1}
 
 
 def _machine() -> str:

@@ -13,6 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vit_jax import compilation_cache
 from vit_jax import config as config_lib
 from vit_jax.checkpoint.manager import has_checkpoint, with_sharding
 from vit_jax.data.batches import abstract_batch, batch_transform
@@ -305,23 +306,33 @@ class Experiment:
     def abstract_state(self) -> TrainState:
         """`ShapeDtypeStruct`s of the state, with shardings."""
         weights = [] if self.initialization is None else [self.initialization.abstract]
-        abstract = jax.eval_shape(self._init, *weights)
+        abstract = jax.eval_shape(self._init, self._seed_key, *weights)
         shardings = state_shardings(abstract, self.model, self.mesh, self.config.mesh.zero1)
         return with_sharding(abstract, shardings)
 
     def init_state(self) -> TrainState:
         """The first state; its arrays are created where they belong."""
         weights = [] if self.initialization is None else [self.initialization.load(self.mesh)]
-        return jax.jit(self._init, out_shardings=self._state_shardings)(*weights)
+        init = jax.jit(
+            self._init,
+            out_shardings=self._state_shardings,
+            compiler_options=compilation_cache.options_to_run_once(),
+        )
+        return init(self._seed_key, *weights)
 
-    def _init(self, *weights: Params) -> TrainState:
+    def _init(self, key: jax.Array, *weights: Params) -> TrainState:
         def fill(params: Params) -> Params:
             if self.initialization is None:
                 return params
             return self.initialization.fill(params, *weights)
 
         shared = self.optim.shared
-        return init_state(self.model, self.optimizer, self.config.seed, shared.ema_decay > 0, fill)
+        return init_state(self.model, self.optimizer, key, shared.ema_decay > 0, fill)
+
+    @property
+    def _seed_key(self) -> jax.Array:
+        """An argument of `_init`, so that one compiled program serves all seeds."""
+        return jax.random.key(self.config.seed)
 
     @property
     def _state_shardings(self) -> Any:

@@ -28,13 +28,15 @@ _WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Trains and prints the metrics of the last evaluation."""
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
-    from vit_jax import compilation_cache
-    from vit_jax.experiment import train
-    from vit_jax.parallel import processes
     from vit_jax.workdir import workdir_path
 
     workdir = str(workdir_path(str(_WORKDIR.value)))
     config = cli.load_config(str(_CONFIG.value))
+
+    from vit_jax import compilation_cache
+    from vit_jax.experiment import train
+    from vit_jax.parallel import processes
+
     processes.start()
     compilation_cache.use_default()
     cli.print_metrics(train(config, workdir))

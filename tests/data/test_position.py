@@ -97,7 +97,7 @@ def test_a_restart_at_any_step_sees_the_very_next_examples(specs, kind):
         np.testing.assert_array_equal(together, whole[6 * stop : 6 * (stop + 10)])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("kind", "workers"),
     [("tar", 2)]

@@ -78,6 +78,7 @@ def test_the_sigmoid_loss():
     assert abs(evaluated(experiment, params)["loss"] - expected) < 1e-5
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.release), 8])
 def test_masked_reconstruction(devices):
     """Masks are those of a fixed key; 40 images are two batches and a half."""

@@ -163,6 +163,7 @@ def first_features(config, params, images):
     return jax.jit(lambda p, x: ModelDef(config).bind(p).features(x, (0,))[0])(params, images)
 
 
+@pytest.mark.release
 def test_swin_padding_of_each_side():
     """Maps of 10 x 14 and 5 x 7 in windows of 4: padded to 12 x 16 and 8 x 8, then cropped."""
     config = dataclasses.replace(SWIN, image_size=(20, 28))

@@ -220,6 +220,7 @@ def test_a_step_changes_every_parameter_of_every_block():
         assert changed.any(1).all(), path
 
 
+@pytest.mark.release
 def test_stochastic_depth_is_linear_over_all_blocks(monkeypatch):
     rates = []
 

@@ -176,6 +176,7 @@ def test_a_block_is_traced_once_regardless_of_depth():
     assert size(12, False) > 3 * size(2, False)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.release)])
 def test_platforms_agree(causal):
     """The implementations of a TPU compute the results and gradients of those of a CPU."""

@@ -116,6 +116,7 @@ def test_evaluation_hides_the_same_patches_every_time():
     np.testing.assert_allclose(padded, np.average(errors, weights=weight), rtol=1e-5)
 
 
+@pytest.mark.release
 def test_microbatches_hide_the_same_patches():
     model = ModelDef(small_mae())
     params = jax.jit(model.init)(jax.random.key(0))
@@ -171,7 +172,7 @@ def mae_config(**changes):
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_masked_autoencoder_learns(tmp_path):
     """The loss falls below that of predicting the mean, 1, and a probe reads digits."""
     config = mae_config()

@@ -50,20 +50,27 @@ def losses(workdir):
     return [line["loss"] for line in metrics(workdir) if "loss" in line]
 
 
-@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.release), 8])
-def test_two_processes_equal_one_although_one_is_killed(finished_run, tmp_path, fsdp):
+@pytest.mark.parametrize(
+    ("devices", "fsdp"),
+    [
+        (1, 2),
+        pytest.param(4, 1, marks=pytest.mark.release),
+        pytest.param(4, 8, marks=pytest.mark.release),
+    ],
+)
+def test_two_processes_equal_one_although_one_is_killed(finished_run, tmp_path, devices, fsdp):
     """The survivor ends; the launcher saves on SIGTERM; the same command continues each time."""
     mesh = f"--config.mesh.fsdp={fsdp}"
-    process = start(tmp_path, 2, mesh, recipe=f"{RECIPE}:kill")
+    process = start(tmp_path, 2, mesh, recipe=f"{RECIPE}:kill", devices=devices)
     output, _ = process.communicate(timeout=200)
     assert process.returncode not in (0, 75), output
-    assert "2 processes (environment), 8 devices." in output
+    assert f"2 processes (environment), {2 * devices} devices." in output
     assert len(losses(tmp_path)) < 10
     assert time.time() - (tmp_path / "metrics.jsonl").stat().st_mtime < 60
-    output = finish(start(tmp_path, 2, mesh, recipe=f"{RECIPE}:stop"), code=75)
+    output = finish(start(tmp_path, 2, mesh, recipe=f"{RECIPE}:stop", devices=devices), code=75)
     assert f"Resuming {tmp_path} at step 4" in output
     saved = output.partition("stopped and saved at step ")[2].split()[0]
-    output = finish(start(tmp_path, 2, mesh))
+    output = finish(start(tmp_path, 2, mesh, devices=devices))
     assert f"Resuming {tmp_path} at step {saved}" in output
     one_process, _ = finished_run  # the same recipe
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)

@@ -24,6 +24,7 @@ def expected(tmp_path_factory):
     return losses(tmp_path_factory.mktemp("reference"), "reference")
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     "changes",
     [

@@ -76,6 +76,7 @@ def test_stop_writes_a_dump_of_the_step(poisoned, tmp_path):
     assert len(set(dump["rows"])) == 32
 
 
+@pytest.mark.release
 def test_skip_changes_nothing_but_the_step(poisoned, tmp_path):
     poisoned.non_finite = "skip"
     poisoned.checkpoint_steps = 1

@@ -26,6 +26,7 @@ def test_same_seed_gives_the_same_run_bit_for_bit(tiny_config, finished_run, tmp
     assert metrics == finished_run[1]
 
 
+@pytest.mark.release
 def test_another_seed_gives_another_run(tiny_config, finished_run, tmp_path):
     tiny_config.seed, tiny_config.evals = 1, {}
     experiment.train(tiny_config, tmp_path)
@@ -107,6 +108,7 @@ def test_moving_average_is_evaluated(tiny_config, tmp_path):
     )
 
 
+@pytest.mark.release
 def test_temperature_stays_within_its_bounds(tiny_config, tmp_path):
     tiny_config.mesh.data = 1
     tiny_config.model.init_logit_scale = float(np.log(99.9))
@@ -119,6 +121,7 @@ def test_temperature_stays_within_its_bounds(tiny_config, tmp_path):
     assert min(scales) >= 0.99
 
 
+@pytest.mark.release
 def test_siglip_learns_its_bias(tiny_config, tmp_path):
     tiny_config.mesh.data = 1
     tiny_config.objective.loss = "sigmoid"

@@ -255,6 +255,7 @@ else:
 """
 
 
+@pytest.mark.release
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_below_1_3_of_the_file(tmp_path):
     """The memory of the parameters, 200 MB, is included."""

@@ -39,7 +39,7 @@ class TrainState:
 def init_state(
     model: ModelDef,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    key: jax.Array,
     ema: bool,
     fill: Callable[[Params], Params] = lambda params: params,
 ) -> TrainState:
@@ -48,11 +48,11 @@ def init_state(
     Args:
         model: model to initialise.
         optimizer: optimizer, see `make_optimizer`.
-        seed: PRNG seed for parameter initialisation.
+        key: PRNG key of the run.
         ema: whether to keep a moving average of the parameters.
         fill: replaces fresh parameters by stored ones, see `Initialization.fill`.
     """
-    params = fill(model.init(jax.random.fold_in(jax.random.key(seed), 0)))
+    params = fill(model.init(jax.random.fold_in(key, 0)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
