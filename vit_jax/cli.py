@@ -187,8 +187,8 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
         print(f"{name:<{width}}  {value:.4f}")
 
 
-def print_json(metrics: Mapping[str, float]) -> None:
-    """Prints metrics as one JSON object on stdout, on process 0 only."""
+def print_json(metrics: Mapping[str, Any]) -> None:
+    """Prints metrics or other values as one JSON object on stdout, on process 0 only."""
     import jax
 
     if not jax.process_index():

@@ -17,6 +17,10 @@ The evaluations:
     --images DIR [--names FILE]        zero-shot accuracy on your own images: one sub-folder per
                                        class, or a names file with lines `file.png<TAB>label`
     --image FILE --labels "a cat,a dog"  probability of each label for one image
+    --image FILE --detect "a cat,a dog"  boxes of these names, also in a folder of images
+
+Drawings, with --draw DIR: images with their detections, those of --detect or those in the first
+images of evaluations of the type `detection`. --threshold is the score of a detection.
 
 The devices:
     (none of the following)            all at hand, whatever the run was trained on: a run keeps
@@ -32,6 +36,7 @@ evaluations of the same weights and data start from them.
 
 import contextlib
 import importlib.util
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -60,7 +65,10 @@ _DATASETS = flags.DEFINE_list("datasets", None, "Data sets by name, NAME or NAME
 _EVALUATORS = flags.DEFINE_list("evaluators", None, "Evaluators of --datasets: zeroshot, probe ...")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images to classify.")
 _NAMES = flags.DEFINE_string("names", None, "Names file of a flat --images folder.")
-_IMAGE = flags.DEFINE_string("image", None, "Image file to classify.")
+_IMAGE = flags.DEFINE_string("image", None, "Image file to classify, or to detect objects in.")
+_DETECT = flags.DEFINE_string("detect", None, "Names to detect in --image, separated by commas.")
+_DRAW = flags.DEFINE_string("draw", None, "Folder for images with their detections.")
+_THRESHOLD = flags.DEFINE_float("threshold", None, "Score of a detection; default: 0.1.", 0, 1)
 _LABELS = flags.DEFINE_string("labels", None, "Labels for --image, separated by commas.")
 _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
     "max_image_pixels",
@@ -79,7 +87,7 @@ _SUBJECTS = (_EVALS, _DATASETS, _IMAGES, _IMAGE)
 
 def main() -> None:
     """Evaluates the model of the flags and prints its metrics."""
-    labels = _check_flags()
+    names = _check_flags()
     evals = _read_evals(_EVALS.value) if _EVALS.value else None
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
     from vit_jax import compilation_cache
@@ -89,14 +97,17 @@ def main() -> None:
     processes.start()
     compilation_cache.use_default()
     opened = _open()
+    if _DETECT.value is not None:
+        _detect(opened, names)
+        return
     if _IMAGE.value:
-        metrics = opened.classify(_IMAGE.value, labels)
+        metrics = opened.classify(_IMAGE.value, names)
     else:
         metrics = {}
         title = str(_WORKDIR.value or _WEIGHTS.value or _MODEL.value)
         log = EvaluationLog(_OUTPUT.value, title, opened.step)
         with contextlib.closing(log):
-            for found in opened.run_each(evals if evals is not None else _blocks(opened)):
+            for found in opened.run_each(_drawn(evals if evals is not None else _blocks(opened))):
                 log.write(found)
                 metrics |= found
     (cli.print_json if _JSON.value else cli.print_metrics)(metrics)
@@ -124,6 +135,46 @@ def _open() -> "Evaluation":
         cache=_CACHE.value,
         max_image_pixels=_MAX_IMAGE_PIXELS.value,
     )
+
+
+def _detect(opened: "Evaluation", names: list[str]) -> None:
+    from vit_jax.detection import command
+    from vit_jax.pretrained.model import PretrainedModel
+
+    embedder = opened.embedder
+    detector = PretrainedModel(
+        opened.spec, embedder.model, opened.params, embedder.max_image_pixels
+    )
+    command.run(
+        detector,
+        str(_IMAGE.value),
+        names,
+        threshold=_THRESHOLD.value,
+        draw=_DRAW.value,
+        as_json=_JSON.value,
+    )
+
+
+def _drawn(evals: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Evaluation blocks of which those of detectors draw, if --draw is given."""
+    if _DRAW.value is None:
+        return evals
+    keys = {} if _THRESHOLD.value is None else {"draw_threshold": _THRESHOLD.value}
+    drawn = {
+        type_name: {
+            name: {**block, "draw": f"{_DRAW.value}/{name}", **keys}
+            if block.get("evaluator", type_name) == "detection"
+            else block
+            for name, block in blocks.items()
+        }
+        for type_name, blocks in evals.items()
+    }
+    if drawn == evals:
+        raise UserError(
+            f"--draw={_DRAW.value}: expected --detect, or an evaluation of the type 'detection'; "
+            f"found {', '.join(evals) or 'none'}"
+        )
+    return drawn
 
 
 def _blocks(opened: "Evaluation") -> Any:
@@ -170,7 +221,7 @@ def _read_evals(path: str) -> dict[str, Any]:
 
 
 def _check_flags() -> list[str]:
-    """Refuses flags that do not apply together; returns the labels."""
+    """Refuses flags that do not apply together; returns the names of --labels or --detect."""
     if _WORKDIR.value and (_WEIGHTS.value or _MODEL.value):
         raise UserError("--workdir excludes --weights and --model: give one of them")
     if not (_WORKDIR.value or _WEIGHTS.value or _MODEL.value):
@@ -179,22 +230,33 @@ def _check_flags() -> list[str]:
         raise UserError("--step applies to --workdir")
     given = [flag for flag in _SUBJECTS if flag.value]
     if len(given) > 1:
-        names = " and ".join(f"--{flag.name}" for flag in given)
-        raise UserError(f"{names} exclude each other: give one of them")
-    if not (given or _WORKDIR.value or _LABELS.value is not None or _NAMES.value):
+        subjects = " and ".join(f"--{flag.name}" for flag in given)
+        raise UserError(f"{subjects} exclude each other: give one of them")
+    words = _LABELS if _DETECT.value is None else _DETECT
+    if not (given or _WORKDIR.value or words.value is not None or _NAMES.value):
         raise UserError("weights come without evaluations: give --datasets or --evals")
     if _EVALUATORS.value and not _DATASETS.value:
         raise UserError("--evaluators applies to --datasets")
     if _NAMES.value and not _IMAGES.value:
         raise UserError("--names applies to --images")
-    if bool(_IMAGE.value) != (_LABELS.value is not None):
-        raise UserError('--image needs --labels and vice versa: --image cat.png --labels "cat,dog"')
-    labels = [label.strip() for label in (_LABELS.value or "").split(",") if label.strip()]
-    if _IMAGE.value and not labels:
-        raise UserError('--labels is empty: expected labels separated by commas, as "cat,dog"')
-    if len(set(labels)) < len(labels):
-        raise UserError(f"--labels has a label twice: {_LABELS.value}")
-    return labels
+    if _LABELS.value is not None and _DETECT.value is not None:
+        raise UserError("--labels and --detect exclude each other: give one of them")
+    if bool(_IMAGE.value) != (words.value is not None):
+        raise UserError(
+            '--image needs --labels or --detect and vice versa: --image cat.png --labels "cat,dog"'
+        )
+    if _THRESHOLD.value is not None and _DETECT.value is None and _DRAW.value is None:
+        raise UserError("--threshold applies to --detect and to --draw")
+    if _DRAW.value and _LABELS.value is not None:
+        raise UserError("--draw applies to --detect and to evaluations of detectors")
+    names = [name.strip() for name in (words.value or "").split(",") if name.strip()]
+    if _IMAGE.value and not names:
+        raise UserError(
+            f'--{words.name} is empty: expected labels separated by commas, as "cat,dog"'
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"--{words.name} has a label twice: {words.value}")
+    return names
 
 
 if __name__ == "__main__":

@@ -216,7 +216,8 @@ def open_weights(
         max_image_pixels=MAX_PIXELS if max_image_pixels is None else max_image_pixels,
     )
     params = jax.device_put(model.params, parameter_shardings(model.definition, grid))
-    return Evaluation(spec=model.spec, embedder=embedder, params=params)
+    spec = dataclasses.replace(model.spec, tokenizer=tokenizer or model.spec.tokenizer)
+    return Evaluation(spec=spec, embedder=embedder, params=params)
 
 
 def _open_tokenizer(given: str | None, spec: ModelSpec, title: str) -> Tokenizer | None:

@@ -11,6 +11,7 @@ from PIL import Image
 import vit_jax
 from tests.weights.reference import DATA, split_reference
 from vit_jax.data.sources import open_source
+from vit_jax.detection import command
 from vit_jax.detection.images import tile
 from vit_jax.detection.runner import runner_of
 from vit_jax.detection.selection import Boxes, select
@@ -221,3 +222,22 @@ def test_wrong_models_and_images(detector, folder, tmp_path):
         vit_jax.detect(detector, [folder / "a" / "1.png"], ["cat"])
     with pytest.raises(UserError, match="owl models are called with images and tokens"):
         detector(np.zeros((1, 16, 16, 3), np.float32))
+
+
+def test_the_command_prints_and_draws(detector, folder, tmp_path, capsys):
+    image, names = str(folder / "a" / "0.png"), ["cat", "red car"]
+    expected = vit_jax.detect(detector, image, names, threshold=0.5)
+    command.run(detector, image, names, threshold=0.5, draw=str(tmp_path))
+    lines = [line.split(maxsplit=5) for line in capsys.readouterr().out.splitlines()]
+    assert [line[5] for line in lines] == expected.names != []
+    found = np.float32([line[:5] for line in lines])
+    np.testing.assert_allclose(found[:, 0], expected.scores, atol=1e-4)
+    np.testing.assert_allclose(found[:, 1:], expected.boxes, atol=0.051)
+    with Image.open(tmp_path / "0.png") as drawing:
+        assert drawing.size == (53 * 10, 37 * 10)
+
+    command.run(detector, str(folder), names, threshold=0.5, draw=str(tmp_path), as_json=True)
+    rows = json.loads(capsys.readouterr().out)["detections"]
+    assert {row["image"] for row in rows} == {"a/0.png", "b/1.png"}
+    assert rows[0].keys() == {"image", "name", "score", "box"}
+    assert (tmp_path / "b" / "1.png").is_file()

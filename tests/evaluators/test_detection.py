@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from box_reader import NAMES, QUERIES, SIZE, ReaderConfig, corners, encode, make_reader
 from flax import nnx
+from PIL import Image
 from scipy.special import expit
 
 from vit_jax.data.sources.base import Source
@@ -259,6 +260,15 @@ def test_all_classes_on_any_number_of_devices(evaluate):
     assert found["AP_seen"] == pytest.approx(ap.average_precision(curves, [0, 1, 4]), abs=1e-6)
     keys = [name for name in found if not name.endswith(("held_out", "seen"))]
     assert evaluate(devices=1) == {name: found[name] for name in keys}
+
+
+def test_drawings(evaluate, tmp_path):
+    """Of the first images, with the names of the prompts."""
+    evaluate(draw=str(tmp_path / "drawn"), draw_images=2, draw_threshold=0.6)
+    files = sorted((tmp_path / "drawn").iterdir())
+    assert [file.name for file in files] == ["000000.png", "000001.png"]
+    with Image.open(files[0]) as drawing:
+        assert drawing.size == (5 * 64, 8 * 64)
 
 
 def test_classes_of_each_image_and_some_others(evaluate):

@@ -115,6 +115,11 @@ def test_data_sets_by_name(weights, capsys):
         ({"workdir": "x", "evaluators": ["probe"]}, "--evaluators applies to --datasets"),
         ({"workdir": "x", "names": "n.tsv"}, "--names applies to --images"),
         ({"workdir": "x", "labels": "a,b"}, "--image needs --labels"),
+        ({"workdir": "x", "detect": "a,b"}, "--image needs --labels or --detect"),
+        ({"workdir": "x", "image": "a.png", "detect": ","}, "--detect is empty"),
+        ({"workdir": "x", "image": "a.png", "detect": "a", "labels": "a"}, "exclude each other"),
+        ({"workdir": "x", "image": "a.png", "labels": "a", "draw": "d"}, "--draw applies to"),
+        ({"workdir": "x", "threshold": 0.5}, "--threshold applies to --detect and to --draw"),
         ({"workdir": "x", "image": "a.png", "labels": " , "}, "--labels is empty"),
         ({"workdir": "x", "image": "a.png", "labels": "a,a"}, "a label twice"),
         ({"weights": "y", "evals": "absent.py"}, "no file of evaluations absent.py"),
@@ -124,6 +129,21 @@ def test_data_sets_by_name(weights, capsys):
 def test_wrong_flags(values, message):
     with flagsaver.flagsaver(**values), pytest.raises(UserError, match=message):
         evaluate.main()
+
+
+def test_only_detections_are_drawn():
+    blocks = {"zeroshot": {"a": {"data": "x"}}, "detection": {"b": {"data": "y"}},
+              "mine": {"c": {"data": "z", "evaluator": "detection"}}}  # fmt: skip
+    with flagsaver.flagsaver(draw="drawn", threshold=0.3):
+        found = evaluate._drawn(blocks)
+        with pytest.raises(UserError, match=r"--draw=drawn: .* found zeroshot"):
+            evaluate._drawn({"zeroshot": blocks["zeroshot"]})
+    assert found == {
+        "zeroshot": blocks["zeroshot"],
+        "detection": {"b": {"data": "y", "draw": "drawn/b", "draw_threshold": 0.3}},
+        "mine": {"c": {**blocks["mine"]["c"], "draw": "drawn/c", "draw_threshold": 0.3}},
+    }
+    assert evaluate._drawn(blocks) is blocks
 
 
 def test_a_model_without_text_and_head_needs_a_choice_of_evaluators():

@@ -8,4 +8,5 @@
 | `search` | a detector over images or tiles; boxes in pixels |
 | `selection` | thresholds, non-maximum suppression |
 | `coco` | COCO's JSON |
+| `command` | detections as `vit-jax evaluate --detect` prints and draws them |
 """

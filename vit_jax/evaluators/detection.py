@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax.data.images import read_image
 from vit_jax.errors import UserError, check_name, unknown
 from vit_jax.evaluators import average_precision as ap
 from vit_jax.evaluators import prompts
 from vit_jax.evaluators.detector import DetectorPass, pad_prompts, require_detector
+from vit_jax.evaluators.drawing import draw_boxes, save_drawing
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
+from vit_jax.paths import as_path
 
 # Style -> numbers of detections per image and class.
 STYLES = {"coco": (1, 10, 100), "lvis": (300,)}
@@ -56,6 +59,10 @@ class Detection:
             held_out: classes that are reported apart: names, or a named split, "coco_17" or
                 "lvis_rare".
             seed: PRNG seed of the absent classes.
+            draw: folder to which the first images are written with their detections, also gs:// or
+                s3://; "": none.
+            draw_images: number of images that are drawn.
+            draw_threshold: score that a detection has to reach to be drawn.
         """
 
         data: str
@@ -66,6 +73,9 @@ class Detection:
         max_detections: int = 0
         held_out: str | tuple[str, ...] = ()
         seed: int = 0
+        draw: str = ""
+        draw_images: int = 32
+        draw_threshold: float = 0.1
 
     def __init__(self, config: Config, embedder: Embedder):
         """Opens the source and reads its annotations.
@@ -82,11 +92,13 @@ class Detection:
         ap.require_package()
         require_detector(embedder)
         check_name(config.style, STYLES, "style")
-        for key, lowest in (("negatives", -1), ("max_detections", 0)):
+        for key, lowest in (("negatives", -1), ("max_detections", 0), ("draw_images", 0)):
             if getattr(config, key) < lowest:
                 raise UserError(
                     f"{key}={getattr(config, key)}: expected a number of at least {lowest}"
                 )
+        if config.draw:  # a URL that cannot be written is refused now
+            as_path(config.draw)
         self._config, self._embedder = config, embedder
         self._templates = prompts.templates(config.templates)
         self._source = embedder.open_source(config.data)
@@ -101,10 +113,12 @@ class Detection:
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
-        config = self._config
+        config, detected = self._config, self._detections(params)
+        if config.draw and jax.process_index() == 0:
+            self._draw(detected[: config.draw_images])
         curves = ap.compute_curves(
             self._annotated,
-            self._detections(params),
+            detected,
             len(self._names),
             counts=sorted({self._most, *(k for k in STYLES[config.style] if k < self._most)}),
             federated=config.style == "lvis",
@@ -205,6 +219,16 @@ class Detection:
             ap.Detected(boxes[exists], classes[exists], scores[exists])
             for boxes, classes, scores, exists in found
         ]
+
+    def _draw(self, detected: list[ap.Detected]) -> None:
+        for row, found in enumerate(detected):
+            image = read_image(
+                self._source[row]["image"], max_pixels=self._embedder.max_image_pixels
+            )
+            shown = found.scores >= self._config.draw_threshold
+            names = [self._prompt_names[i] for i in found.classes[shown]]
+            drawing = draw_boxes(image, found.boxes[shown], names, found.scores[shown])
+            save_drawing(self._config.draw, f"{row:06d}", drawing)
 
     def _best_pairs(
         self, boxes: jax.Array, logits: jax.Array, classes: jax.Array

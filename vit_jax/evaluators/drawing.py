@@ -1,0 +1,77 @@
+"""Detections drawn onto an image."""
+
+import colorsys
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from vit_jax.inputs import composite
+from vit_jax.paths import StrPath, as_path
+
+_SMALLEST = 512  # px: images with a shorter longer side are enlarged, so that words can be read
+_GOLDEN = 0.618034  # steps of the hue after which neighbours differ
+
+
+def draw_boxes(
+    image: UInt8[np.ndarray, "height width channels"],
+    boxes: Float[np.ndarray, "n 4"],
+    names: Sequence[str],
+    scores: Float[np.ndarray, " n"],
+) -> Image.Image:
+    """Draws boxes with their names and scores, the highest score on top.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W, 4), whose alpha is composited on white.
+        boxes: x0, y0, x1, y1 in pixels of the image; parts outside of it are not drawn.
+        names: name of each box. Boxes of equal names have the same colour.
+        scores: score of each box.
+
+    Returns:
+        The image, enlarged by a whole number if it is small.
+    """
+    canvas = Image.fromarray(composite(image))
+    factor = max(1, math.ceil(_SMALLEST / max(canvas.size)))
+    canvas = canvas.resize(
+        (canvas.width * factor, canvas.height * factor), Image.Resampling.NEAREST
+    )
+    side = max(canvas.size)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(12, side // 50))
+    width = max(2, side // 300)
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    scaled = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:], boxes[:, :2])], axis=1) * factor
+    order = np.argsort(scores, kind="stable").tolist()
+    for i in order:
+        draw.rectangle(scaled[i].tolist(), outline=_color(numbers[names[i]]), width=width)
+    for i in order:
+        x0, y0 = scaled[i, :2].tolist()
+        text = f"{names[i]} {scores[i]:.2f}"
+        left, _, right, bottom = draw.textbbox((0, 0), text, font=font)
+        x = min(max(x0, 0), max(canvas.width - right, 0))
+        y = y0 - bottom if y0 >= bottom else max(y0, 0)
+        draw.rectangle((x + left, y, x + right, y + bottom), fill=_color(numbers[names[i]]))
+        draw.text((x, y), text, fill="black", font=font)
+    return canvas
+
+
+def save_drawing(folder: StrPath, name: str, drawing: Image.Image) -> None:
+    """Writes a drawing as PNG.
+
+    Args:
+        folder: folder, local or in a bucket; it is created.
+        name: name of the file without suffix; it may have folders.
+        drawing: image.
+    """
+    path = as_path(folder) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        drawing.save(file, "PNG")
+
+
+def _color(number: int) -> tuple[int, ...]:
+    """A bright colour, on which black text can be read."""
+    return tuple(
+        round(255 * value) for value in colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.6, 1.0)
+    )
