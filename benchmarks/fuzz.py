@@ -17,11 +17,11 @@ import sys
 import tempfile
 import traceback
 
-from benchmarks import fuzz_data, fuzz_models
+from benchmarks import fuzz_boxes, fuzz_data, fuzz_models
 from benchmarks.mutation import check
 from vit_jax.errors import UserError
 
-SUBJECTS = {**fuzz_data.SUBJECTS, **fuzz_models.SUBJECTS}
+SUBJECTS = {**fuzz_data.SUBJECTS, **fuzz_boxes.SUBJECTS, **fuzz_models.SUBJECTS}
 
 
 def run(

@@ -258,7 +258,7 @@ def test_an_image_of_another_size_than_in_the_file(folder):
         ({"images": [{"id": 7, "file_name": "a.jpg"}]}, "expected an image with id, file_name"),
         ({"images": [image(True, "a.jpg")]}, "expected an image with id"),
         ({"images": []}, "has no images"),
-        ({"images": {"7": "a.jpg"}}, "images is dict of length 1, expected a list"),
+        ({"images": {"7": "a.jpg"}}, "expected images as a list of objects, found {"),
         ({"categories": [{"id": 3}]}, "expected a category with an id and a name"),
         ({"categories": [*CATEGORIES, {"id": 3, "name": "dog"}]}, "id 3 stands for 'cat' and"),
     ],

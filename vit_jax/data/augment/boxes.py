@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax.data.augment.boxed import MIN_VISIBLE, BoxedImage
 from vit_jax.data.augment.geometry import RandomResizedCrop
+from vit_jax.data.images import Pixels
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 
@@ -133,14 +134,23 @@ class Mosaic:
             row, column = divmod(number, side)
             top, left = down[row], across[column]
             size = down[row + 1] - top, across[column + 1] - left
-            pixels[top : top + size[0], left : left + size[1]] = dataclasses.replace(
-                self.inputs, size=size
-            )(image.image)
             extent = self.inputs.extent(*image.size)
             scale = (size[0] / extent[0], size[1] / extent[1])
+            preprocess = dataclasses.replace(self.inputs, size=size)
+            pixels[top : top + size[0], left : left + size[1]] = preprocess(
+                _reduce(image.image, 2 * max(scale))
+            )
             cells.append(image.moved(pixels, scale, (top, left)))
         boxes = np.concatenate([cell.boxes for cell in cells])
         return BoxedImage(pixels, boxes, np.concatenate([cell.rows for cell in cells]))
+
+
+def _reduce(image: Pixels, scale: float) -> Pixels:
+    """Scales an image down by averages, which is much faster than the filters of preprocessing."""
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[:2]]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _check_fraction(value: float, name: str) -> None:

@@ -57,7 +57,10 @@ def load(place: str) -> dict[str, list]:
                 f"{files.printable(keys)[:200] or 'nothing'}"
             )
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
-            raise UserError(f"{place}: {key} is {brief(value)}, expected a list of objects")
+            raise UserError(
+                f"{place}: expected {key} as a list of objects, found "
+                f"{files.printable(reprlib.repr(value))}"
+            )
         found[key] = value
     if not found["images"]:
         raise UserError(f"{place} has no images")
