@@ -35,7 +35,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
     "mae": lambda: T.ViTMAEForPreTraining(T.ViTMAEConfig()),
     "owlvit": lambda: T.OwlViTForObjectDetection(T.OwlViTConfig()),  # B/32
-    "owlv2": lambda: T.Owlv2ForObjectDetection(T.Owlv2Config()),  # B/16
+    "owlv2": lambda: T.Owlv2ForObjectDetection(  # B/16
+        T.Owlv2Config(vision_config={"image_size": 960})
+    ),
     "swin": lambda: T.SwinForImageClassification(T.SwinConfig(num_labels=1000)),  # T
 }
 

@@ -147,6 +147,20 @@ def test_architecture_is_read_from_the_config(name, folders):
     assert read_architecture(folders[name][0]) == ARCHITECTURES[name]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "image_size"),
+    [("owlvit", "owlvit_base_patch32", 768), ("owlv2", "owlv2_base_patch16_ensemble", 960)],
+)
+def test_published_configs_of_detectors(kind, name, image_size, tmp_path):
+    """They leave out what are defaults of the library."""
+    write_tensors(tmp_path / "model.safetensors", {
+        "box_head.dense0.weight": np.zeros(1), "class_head.logit_shift.weight": np.zeros(1)
+    })  # fmt: skip
+    config = {"model_type": kind, "vision_config": {"image_size": image_size}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_architecture(tmp_path) == model_spec(name).architecture
+
+
 def test_recognised(name, folders):
     assert format_of(folders[name][0]) == "transformers"
 

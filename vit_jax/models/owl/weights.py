@@ -10,9 +10,11 @@ from vit_jax.weights.layers import transformers as layers
 from vit_jax.weights.layers.torch import linear, norm
 
 # Defaults of the library. Published configs leave them out.
-_IMAGE = {**clip.CLIP_IMAGE, "image_size": 768}
+_IMAGE = {
+    "owlvit": {**clip.CLIP_IMAGE, "image_size": 768},
+    "owlv2": {**clip.CLIP_IMAGE, "image_size": 768, "patch_size": 16},
+}
 _TEXT = {**clip.CLIP_TEXT, "max_position_embeddings": 16}
-_PREFIXES = {"owlvit": "owlvit.", "owlv2": "owlv2."}
 
 
 class TransformersOwl(Format):
@@ -30,7 +32,7 @@ class TransformersOwl(Format):
     def entries(self, architecture: OwlConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
         _check_supported(architecture)
-        prefix = _PREFIXES["owlv2" if architecture.objectness else "owlvit"]
+        prefix = "owlv2." if architecture.objectness else "owlvit."
         return [
             *clip.clip_entries(architecture, prefix, pre_norm="pre_layernorm"),
             *norm("merged_norm", "layer_norm"),
@@ -48,10 +50,10 @@ class TransformersOwl(Format):
             return None
         layers.check_settings(config)
         kind = config.get("model_type")
-        if kind not in _PREFIXES:
+        if kind not in _IMAGE:
             raise UserError(f"config.json: expected model_type 'owlvit' or 'owlv2'; found {kind!r}")
         return OwlConfig(
-            **clip.clip_fields(config, _IMAGE, _TEXT, position_resize="cut"),
+            **clip.clip_fields(config, _IMAGE[kind], _TEXT, position_resize="cut"),
             objectness=kind == "owlv2",
         )
 
