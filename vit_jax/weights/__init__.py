@@ -3,7 +3,7 @@
 This package contains the machinery. The knowledge of which tensor is which parameter belongs to
 the architectures: the module `weights` in the package of each architecture lists its `FORMATS`.
 
-    containers   files of tensors (safetensors, npz, torch), opened without executing anything
+    containers   files of tensors (safetensors, npz, torch, msgpack); nothing is executed
     format       base class of formats
     entry        correspondence between parameters and tensors; a format is a list of them
     mapping      reading, placing and exporting parameters by such a list

@@ -32,7 +32,7 @@ class Format(abc.ABC):
             see `models.layers.grids`.
         heads: patterns of the tensors of a classification head, which a model of another number
             of classes does not read.
-        container: file type for export, "safetensors" or "npz".
+        container: file type for export, "safetensors", "npz" or "msgpack".
         metadata: header of exported safetensors files. Transformers requires the default.
     """
 

@@ -26,7 +26,8 @@ INSERTED = re.compile(
 # averages, self-distillation, training states of JAX codebases.
 WRAPPERS = (
     *("module", "model", "net", "network"),
-    *("backbone", "encoder", "base_model", "state_dict", "params", "opt/target", "target"),
+    *("backbone", "encoder", "base_model", "state_dict", "params"),
+    *("opt/target", "optimizer/target", "target"),
     *("ema", "ema_model", "model_ema", "averaged_model", "ema_params"),
     *("teacher", "student", "online", "momentum", "online_encoder", "target_encoder"),
     *("encoder_q", "encoder_k", "base_encoder", "momentum_encoder"),

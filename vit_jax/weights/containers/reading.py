@@ -12,6 +12,7 @@ from typing import Any
 
 from vit_jax.errors import UserError, unknown
 from vit_jax.paths import StrPath, as_local_path, as_path
+from vit_jax.weights.containers.msgpack import STARTS, open_msgpack
 from vit_jax.weights.containers.npz import open_npz
 from vit_jax.weights.containers.safetensors import open_safetensors
 from vit_jax.weights.containers.tensors import TensorFile
@@ -37,9 +38,10 @@ def open_weights(path: StrPath) -> TensorFile:
 
     Args:
         path: safetensors file, NumPy `.npz`, torch archive (`torch.save` since torch 1.6, or
-            TorchScript), index of shards, or a folder that contains one of them under its Hugging
-            Face name (`FOLDER_NAMES`). `PATH#KEY` selects the tensors under a key of a checkpoint,
-            or under a prefix of names; `PATH#.` those at the top.
+            TorchScript), checkpoint of Flax in one file (msgpack), index of shards, or a folder
+            that contains one of them under its Hugging Face name (`FOLDER_NAMES`). `PATH#KEY`
+            selects the tensors under a key of a checkpoint, or under a prefix of names; `PATH#.`
+            those at the top.
 
     Raises:
         UserError: the file does not exist, has another format, is damaged or contains code; or it
@@ -90,6 +92,8 @@ def _open(path: pathlib.Path) -> TensorFile:
         return open_safetensors(path)
     if head[:1] == b"{":
         return _open_index(path)
+    if head[:1] in STARTS:
+        return open_msgpack(path)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise UserError(
             f"{path}: a bare pickle, as torch wrote before 1.6; reading it could execute code. "
@@ -97,8 +101,8 @@ def _open(path: pathlib.Path) -> TensorFile:
             "safetensors"
         )
     raise UserError(
-        f"{path}: expected safetensors, .npz, a torch archive or an index of shards; found a file "
-        f"that starts with {head!r}"
+        f"{path}: expected safetensors, .npz, a torch archive, a checkpoint of Flax or an index of "
+        f"shards; found a file that starts with {head!r}"
     )
 
 

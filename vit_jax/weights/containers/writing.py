@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax import serialization, traverse_util
 from safetensors.numpy import save_file
 
 from vit_jax.atomic_files import atomic_write
@@ -16,12 +17,13 @@ def write_tensors(
     container: str = "safetensors",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors or npz file atomically; an existing file is replaced.
+    """Writes a file of tensors atomically; an existing file is replaced.
 
     Args:
         path: path of the file.
         tensors: tensors by name.
-        container: "safetensors" or "npz".
+        container: "safetensors", "npz" or "msgpack", a checkpoint of Flax with the tree `params`,
+            for which names are split at "/".
         metadata: strings for the header of a safetensors file.
     """
     with atomic_write(path) as partial:
@@ -29,6 +31,9 @@ def write_tensors(
             arrays: dict[str, Any] = dict(tensors)
             with partial.open("wb") as file:  # given a name, savez would append .npz
                 np.savez(file, **arrays)
+        elif container == "msgpack":
+            tree = traverse_util.unflatten_dict(dict(tensors), sep="/")
+            partial.write_bytes(serialization.msgpack_serialize({"params": tree}))
         else:
             partial.touch()
             mode = partial.stat().st_mode

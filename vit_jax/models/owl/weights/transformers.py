@@ -72,6 +72,3 @@ def _check_supported(config: OwlConfig) -> None:
 
 def _mlp(name: str) -> list[Entry]:
     return [entry for i in range(3) for entry in linear(f"{name}/fc{i + 1}", f"{name}.dense{i}")]
-
-
-FORMATS: tuple[Format, ...] = (TransformersOwl(),)
