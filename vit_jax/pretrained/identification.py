@@ -27,7 +27,16 @@ logger = logging.getLogger(__name__)
 # Fields that change no tensor, or only the size of a table: without a statement of the folder a
 # mistake in them would not be noticed.
 SILENT = frozenset(
-    ("activation", "norm_epsilon", "num_heads", "pool", "causal", "image_size", "context_length")
+    (
+        "activation",
+        "head_activation",
+        "norm_epsilon",
+        "num_heads",
+        "pool",
+        "causal",
+        "image_size",
+        "context_length",
+    )
 )
 
 
