@@ -24,7 +24,7 @@ os.environ["XLA_FLAGS"] = (
 # The older compiler of CPU kernels takes a third of the time. JAX 0.11 removed it.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # cuda for `pytest -m gpu`
 # One compilation cache for all workers of a run and for their subprocesses, which inherit the
 # variable. It is new in each run: programs of simulated devices from an earlier process can hang.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

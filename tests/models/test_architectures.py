@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
+from vit_jax.models import partitioning
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.definition import ModelDef
@@ -101,6 +102,21 @@ def test_every_parameter_gets_a_gradient_scanned_or_not(name):
             assert touched[1].all(), name
         else:
             assert touched.all(), name
+
+
+@pytest.mark.parametrize("name", ["deit", "siglip"])
+def test_gradients_are_lowered_for_gpus(name):
+    """Without a GPU: the implementations chosen for GPUs can be lowered for CUDA."""
+    model = ModelDef(MODELS[name], dtype="bfloat16")
+
+    def gradients(params):
+        with partitioning.use(None, "gpu", device_kind="NVIDIA H100"):
+            return jax.grad(lambda p: loss_of(model, p))(params)
+
+    lowered = jax.jit(gradients).trace(model.shapes()).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    assert "bf16" in text
+    assert "tpu_custom_call" not in text
 
 
 def test_mae_masks_a_fraction_of_the_patches():

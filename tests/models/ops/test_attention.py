@@ -159,6 +159,20 @@ def test_long_sequences(length, head_dim, causal):
     check(compute("splash", *args, causal), reference(*args, causal), 1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", ["cudnn", "einsum", "xla"])
+@pytest.mark.parametrize(
+    ("length", "head_dim", "causal"),
+    [(49, 32, False), (77, 64, True), (197, 64, False), (257, 80, False), (577, 64, False)],
+)
+def test_on_gpus(implementation, length, head_dim, causal):
+    """bfloat16, as in training; `choose` and docs/performance.md say which is used when."""
+    if jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU: JAX_PLATFORMS=cuda pytest -m gpu")
+    args = operands(4, length, length, 4, head_dim, jnp.bfloat16)
+    check(compute(implementation, *args, causal), reference(*args, causal), 0.02)
+
+
 @pytest.mark.parametrize("implementation", KERNELS)
 @pytest.mark.parametrize(
     "mesh",
