@@ -15,8 +15,17 @@ from vit_jax.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Packages of the extra [samples], and what they pull in. The core must not need them.
-HEAVY = ("sklearn", "mlxtend", "pandas", "matplotlib", "emoji", "fontTools", "resvg_py")
+# Packages of extras, and what they pull in. The core must not need them.
+HEAVY = (
+    "sklearn",
+    "mlxtend",
+    "pandas",
+    "matplotlib",
+    "emoji",
+    "fontTools",
+    "resvg_py",
+    "faster_coco_eval",
+)
 
 
 def run(*args, cwd, path=ROOT):

@@ -196,7 +196,7 @@ def _blocks(opened: "Evaluation") -> Any:
 def _default_evaluators(opened: "Evaluation") -> list[str]:
     architecture = opened.spec.architecture
     if hasattr(architecture, "text"):
-        return ["zeroshot", "retrieval"]
+        return ["zeroshot", "retrieval", "detection", "phrase_grounding"]
     if getattr(architecture, "num_classes", 0):
         return ["classification"]
     raise UserError(

@@ -14,7 +14,9 @@ def test_blocks_of_every_data_set_have_valid_keys():
     for evaluator, by_name in blocks.items():
         for name, keys in by_name.items():
             EVALUATORS.select({"name": evaluator, **keys}, f"{evaluator}/{name}")
-    assert len(blocks["zeroshot"]) == len(DATA_SETS) - 2  # two are for retrieval
+    classes = [name for name, data in DATA_SETS.items() if data.kind == "classes"]
+    assert list(blocks["zeroshot"]) == classes
+    assert list(blocks["detection"]) == ["emoji_scenes"]
     assert "train" in blocks["probe"]["vtab/eurosat"]
 
 
@@ -32,9 +34,23 @@ def test_groups_and_other_sources():
     }
 
 
+def test_boxes_and_phrases():
+    names = ["lvis_detection=coco:l.json?images=d", "flickr30k_entities=grounding:f.jsonl"]
+    blocks = evaluation_blocks(["zeroshot", "detection", "phrase_grounding"], names)
+    lvis = blocks["detection"].pop("lvis_detection")
+    assert (lvis["data"], lvis["style"]) == ("coco:l.json?images=d", "lvis")
+    assert lvis["held_out"] == "lvis_rare"
+    assert list(blocks["phrase_grounding"]) == ["flickr30k_entities"]
+    EVALUATORS.select({"name": "detection", **lvis}, "detection")
+    keys = blocks["phrase_grounding"]["flickr30k_entities"]
+    EVALUATORS.select({"name": "phrase_grounding", **keys}, "phrase_grounding")
+
+
 @pytest.mark.parametrize(
     ("names", "evaluators", "message"),
     [
+        (["coco_detection"], ["detection"], r"needs a source, as coco_detection=coco:/data/inst"),
+        (["coco_detection=coco:c.json"], ["zeroshot"], "it is for detection"),
         (["pet"], ["zeroshot"], "did you mean 'pets'"),
         (["pets"], ["probes"], "did you mean 'probe'"),
         (["vtap/*"], ["zeroshot"], "expected a group"),

@@ -27,7 +27,10 @@ class DataSet:
         templates: prompt templates, or the name of a set, see `prompts.templates`.
         class_names: names of the classes, see `prompts.class_names`.
         classes: candidates for the prediction, "all" or "present", see `zeroshot.ZeroShot.Config`.
-        captions: whether the data set is for retrieval, with several captions per image.
+        kind: what its images have: "classes", "captions" for retrieval, "boxes" for detection, or
+            "phrases" of captions with boxes.
+        style: rules of the annotations of boxes, see `detection.Detection.Config`.
+        held_out: classes that detection reports apart, likewise.
     """
 
     test: str = ""
@@ -36,7 +39,9 @@ class DataSet:
     templates: str | tuple[str, ...] = _PHOTO
     class_names: str = ""
     classes: str = "all"
-    captions: bool = False
+    kind: str = "classes"
+    style: str = "coco"
+    held_out: str = ""
 
 
 def _imagenet(name: str, split: str, **changes: Any) -> DataSet:
@@ -128,13 +133,33 @@ DATA_SETS: dict[str, DataSet] = {
     **{f"vtab/{name}": data for name, data in _VTAB.items()},
     **_EMBEDDED,
     # Karpathy's test splits, as a table or tar shards with all captions of each image.
-    "coco_retrieval": DataSet(captions=True),
-    "flickr30k_retrieval": DataSet(captions=True),
+    "coco_retrieval": DataSet(kind="captions"),
+    "flickr30k_retrieval": DataSet(kind="captions"),
+    # Boxes, with the prompts of OWL-ViT (Minderer et al. 2022, section 4.1).
+    "coco_detection": DataSet(kind="boxes", templates="clip_imagenet_7"),
+    "lvis_detection": DataSet(
+        kind="boxes", templates="clip_imagenet_7", style="lvis", held_out="lvis_rare"
+    ),
+    "emoji_scenes": DataSet("emoji_scenes:heldout_names[:500]", kind="boxes", templates=("{}",)),
+    "flickr30k_entities": DataSet(kind="phrases", templates=("{}",)),
 }
 
 SUPPORTED_EVALUATORS = (
-    "classification", "fewshot", "knn", "probe", "retrieval", "sgd_probe", "zeroshot",
+    "classification", "detection", "fewshot", "knn", "phrase_grounding", "probe", "retrieval",
+    "sgd_probe", "zeroshot",
 )  # fmt: skip
+# Kind of data of an evaluator; "classes" for all others.
+_KINDS = {"retrieval": "captions", "detection": "boxes", "phrase_grounding": "phrases"}
+_EXAMPLES = {
+    "boxes": "coco:/data/instances_val2017.json?images=/data/val2017",
+    "phrases": "grounding:/data/flickr30k.jsonl?images=/data/flickr30k",
+}
+_REASONS = {
+    "captions": "it is for retrieval",
+    "boxes": "it is for detection",
+    "phrases": "it is for phrase_grounding",
+    "classes": "it has no training data",
+}
 
 
 def evaluation_blocks(
@@ -161,10 +186,9 @@ def evaluation_blocks(
     for name, data in _selected(names):
         applicable = {e: keys for e in evaluators if (keys := _keys(e, data)) is not None}
         if not applicable:
-            reason = "it is for retrieval" if data.captions else "it has no training data"
             raise UserError(
                 f"none of the evaluators {', '.join(evaluators)} applies to the data set {name}: "
-                f"{reason}"
+                f"{_REASONS[data.kind]}"
             )
         for evaluator, keys in applicable.items():
             blocks[evaluator][name] = keys
@@ -188,14 +212,24 @@ def _selected(names: Iterable[str]) -> Iterator[tuple[str, DataSet]]:
             # The training images of the original source may differ from those of another one.
             data = dataclasses.replace(data, test=source, train="", validation="")
         if not data.test:
-            raise UserError(f"{name} needs a source, as {name}=table:/data/{name}.csv")
+            example = _EXAMPLES.get(data.kind, f"table:/data/{name}.csv")
+            raise UserError(f"{name} needs a source, as {name}={example}")
         yield name, data
 
 
 def _keys(evaluator: str, data: DataSet) -> dict[str, Any] | None:
     """Returns the keys of an evaluator, or None if it does not apply to the data set."""
-    if data.captions != (evaluator == "retrieval"):
+    if data.kind != _KINDS.get(evaluator, "classes"):
         return None
+    if evaluator == "phrase_grounding":
+        return {"data": data.test, "templates": data.templates}
+    if evaluator == "detection":
+        return {
+            "data": data.test,
+            "templates": data.templates,
+            "style": data.style,
+            "held_out": data.held_out,
+        }
     if evaluator == "retrieval":
         return {"data": data.test, "captions": "all", "equal_captions": "apart"}
     if evaluator == "zeroshot":
