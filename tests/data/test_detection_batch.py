@@ -326,3 +326,11 @@ def test_sizes_out_of_range(key, value, message):
         config.data.detection[key] = value
     with pytest.raises(UserError, match=message):
         config_lib.detection(config)
+
+
+def test_sizes_of_detection_need_an_objective_with_boxes():
+    fields, source = ("image", "label"), Listed([example(label=0)])
+    batch_transform(fields, source, "", INPUTS, tokenizer=None, detection=DetectionConfig())
+    with pytest.raises(UserError, match="applies to objectives that read boxes, .* image, label"):
+        changed = DetectionConfig(max_boxes=7)
+        batch_transform(fields, source, "", INPUTS, tokenizer=None, detection=changed)

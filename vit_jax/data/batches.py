@@ -13,6 +13,7 @@ from vit_jax.data.examples import example_transform
 from vit_jax.data.images import MAX_PIXELS
 from vit_jax.data.sources.base import Source
 from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 
 
@@ -40,11 +41,17 @@ def batch_transform(
         detection: sizes of a batch of detection; by default those of `DetectionConfig`.
 
     Raises:
-        UserError: an unknown field, an augmentation that does not fit, or a source without boxes.
+        UserError: an unknown field, an augmentation that does not fit, a source without boxes, or
+            changed sizes of detection without "boxes".
     """
     if "boxes" in fields:
         boxed = parse_box_augmentation(augment, inputs, max_pixels)
         return detection_transform(source, boxed, tokenizer, templates, detection)
+    if detection not in (None, DetectionConfig()):
+        raise UserError(
+            "config.data.detection applies to objectives that read boxes, such as 'owl'; this one "
+            f"reads {', '.join(fields)}"
+        )
     plain = parse_augmentation(augment, inputs, max_pixels)
     return example_transform(fields, plain, tokenizer, templates)
 
