@@ -331,6 +331,6 @@ def test_sizes_out_of_range(key, value, message):
 def test_sizes_of_detection_need_an_objective_with_boxes():
     fields, source = ("image", "label"), Listed([example(label=0)])
     batch_transform(fields, source, "", INPUTS, tokenizer=None, detection=DetectionConfig())
-    with pytest.raises(UserError, match="applies to objectives that read boxes, .* image, label"):
-        changed = DetectionConfig(max_boxes=7)
+    changed = DetectionConfig(max_boxes=7)
+    with pytest.raises(UserError, match=r"applies to objectives that read boxes, .* image, label"):
         batch_transform(fields, source, "", INPUTS, tokenizer=None, detection=changed)
