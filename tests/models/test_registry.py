@@ -60,6 +60,8 @@ PARAMETER_COUNTS = {
     "openclip_vit_g14": 1_366_678_273,
     "openclip_vit_h14": 986_109_441,
     "openclip_vit_l14": 427_616_513,
+    "regionclip_rn50": 102_007_137,
+    "regionclip_rn50x4": 178_300_601,
     "siglip_b16": 203_155_970,
     "siglip_b16_256": 203_202_050,
     "siglip_b16_384": 203_447_810,

@@ -33,6 +33,7 @@ ARCHITECTURES: dict[str, str] = {
     "clip": "vit_jax.models.clip",
     "mae": "vit_jax.models.mae",
     "owl": "vit_jax.models.owl",
+    "regionclip": "vit_jax.models.regionclip",
 }
 
 

@@ -129,7 +129,7 @@ class CLIP(nnx.Module):
             (B, embed_dim), float32.
         """
         x = self.image.encode_image(images, rng=rng)
-        return _embedding(
+        return as_embedding(
             self.image_projection(x) if self.config.image_projection else x, normalize
         )
 
@@ -150,7 +150,7 @@ class CLIP(nnx.Module):
         Returns:
             (B, embed_dim), float32.
         """
-        return _embedding(self.text_projection(self.text.encode_text(tokens, rng=rng)), normalize)
+        return as_embedding(self.text_projection(self.text.encode_text(tokens, rng=rng)), normalize)
 
     def features(
         self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
@@ -175,7 +175,13 @@ class CLIP(nnx.Module):
         return jnp.exp(self.logit_scale[...]), (self.logit_bias[...] if has_bias else None)
 
 
-def _embedding(x: jax.Array, normalize: bool) -> jax.Array:
+def as_embedding(x: Float[Array, "*batch dim"], normalize: bool) -> Float[Array, "*batch dim"]:
+    """Converts features to float32, and scales them to length 1 if asked to.
+
+    Args:
+        x: features (..., D).
+        normalize: whether to scale.
+    """
     x = x.astype(jnp.float32)
     if not normalize:
         return x

@@ -53,6 +53,8 @@ class CLIPResNetConfig:
         embed_dim: outputs of the pool, the size of the shared embedding space.
         position_resize: rule by which positions are resized for another grid, a name in
             `layers.grids.RESIZE_RULES`.
+        pool_size: (height, width) of the images whose grid the pool has positions for, px; an int
+            for squares, 0 for `image_size`. A pool over regions has another one, see `regionclip`.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -61,6 +63,7 @@ class CLIPResNetConfig:
     num_heads: int = 32
     embed_dim: int = 1024
     position_resize: str = DEFAULT_RULE
+    pool_size: int | tuple[int, int] = 0
 
     def make(self, **execution: Any) -> "CLIPResNet":
         """Builds the module with fresh parameters.
@@ -71,13 +74,15 @@ class CLIPResNetConfig:
         return CLIPResNet(self, **execution)
 
     def __post_init__(self) -> None:
-        """Normalises the image size and checks the fields."""
-        size = as_size(self.image_size)
-        object.__setattr__(self, "image_size", size)
+        """Normalises the sizes and checks the fields."""
+        for name in ("image_size", "pool_size"):
+            size = getattr(self, name)
+            if name == "image_size" or size:
+                object.__setattr__(self, name, size := as_size(size))
+                if size[0] % REDUCTION or size[1] % REDUCTION:
+                    raise UserError(f"{REDUCTION} does not divide {name}={size}")
         check_depths(self.depths)
         check_name(self.position_resize, RESIZE_RULES, "position_resize")
-        if size[0] % REDUCTION or size[1] % REDUCTION:
-            raise UserError(f"{REDUCTION} does not divide image_size={size}")
         if self.width % 2:
             raise UserError(f"width={self.width}: expected an even number, the stem starts at half")
         if self.channels % self.num_heads:
@@ -93,8 +98,8 @@ class CLIPResNetConfig:
 
     @property
     def grid(self) -> Size:
-        """Rows and columns of the last stage for a training image."""
-        height, width = as_size(self.image_size)
+        """Rows and columns that the pool has positions for."""
+        height, width = as_size(self.pool_size or self.image_size)
         return height // REDUCTION, width // REDUCTION
 
     def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:

@@ -273,7 +273,7 @@ class StagedResNet(nnx.Module):
     def features(
         self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
     ) -> list[Float[Array, "batch _rows _columns _channels"]]:
-        """Computes the outputs of stages.
+        """Computes the outputs of stages, up to the last one that is asked for.
 
         Stage i has H / 2^(i + 2) rows, W / 2^(i + 2) columns and 4 width 2^i channels.
 
@@ -288,8 +288,9 @@ class StagedResNet(nnx.Module):
             UserError: a stage that does not exist.
         """
         check_layers(layers, NUM_STAGES, "stages")
-        outputs = self._forward(images, train=False)
-        return [outputs[layer] for layer in layers]
+        numbers = [layer % NUM_STAGES for layer in layers]
+        outputs = self._forward(images, train=False, stages=max(numbers, default=-1) + 1)
+        return [outputs[number] for number in numbers]
 
     def layers_above(self) -> LayersAbove:
         """Counts the bottlenecks between each part and the output; the head counts as one."""
@@ -301,11 +302,13 @@ class StagedResNet(nnx.Module):
             above -= depth
         return parts
 
-    def _forward(self, images: jax.Array, *, train: bool) -> list[jax.Array]:
-        """Computes the outputs of all stages."""
+    def _forward(
+        self, images: jax.Array, *, train: bool, stages: int = NUM_STAGES
+    ) -> list[jax.Array]:
+        """Computes the outputs of the first stages."""
         x = self._stem(images, train=train)
         outputs = []
-        for i in range(NUM_STAGES):
+        for i in range(stages):
             x = getattr(self, f"stage{i}")(x, train=train)
             outputs.append(x)
         return outputs
