@@ -179,12 +179,13 @@ def model_spec(config: ConfigDict) -> ModelSpec:
 
 
 def detection(config: ConfigDict) -> DetectionConfig:
-    """Sizes of a batch of images with boxes, `config.data.detection`.
+    """Sizes of a batch of images with boxes: `config.data.detection`, which older runs lack.
 
     Raises:
         UserError: an unknown key, or a value out of range.
     """
-    return parse(DetectionConfig, config.data.detection.to_dict(), "config.data.detection")
+    block = config.data.get("detection", ConfigDict())
+    return parse(DetectionConfig, block.to_dict(), "config.data.detection")
 
 
 def steps(block: Any, prefix: str, *, batch_size: int, epoch_examples: int, total: int = 0) -> int:
@@ -239,6 +240,8 @@ def _check_keys(config: ConfigDict, reference: ConfigDict, path: str) -> None:
             raise unknown_key(key, path, reference)
     for key, default in reference.items():
         if key not in config:
+            if isinstance(default, ConfigDict) and path != "config":
+                continue  # a block that runs of earlier versions lack
             raise UserError(f"config key {path}.{key} is missing; start from default_config()")
         if path == "config" and key in OPEN_BLOCKS:
             continue
