@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from vit_jax.compilation_cache import options_to_run_once
 from vit_jax.data.images import MAX_PIXELS, check_max_pixels, read_image
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
@@ -260,7 +261,10 @@ def create_model(
             changes["num_classes"] = num_classes
         spec = _changed(named, changes, image_size, tokenizer, title)
         definition = ModelDef(spec.architecture, dtype=dtype)
-        params = jax.jit(definition.init, out_shardings=shardings)(jax.random.key(seed))
+        init = jax.jit(
+            definition.init, out_shardings=shardings, compiler_options=options_to_run_once()
+        )
+        params = init(jax.random.key(seed))
         return PretrainedModel(spec, definition, params, max_image_pixels)
     if named is not None:
         architecture = registry.parse_architecture(changes, title, base=named.architecture)
