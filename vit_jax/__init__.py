@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vit_jax.detection.detect import detect
+    from vit_jax.detection.regions import classify_boxes
     from vit_jax.models.clip.consumers import (
         llava_features,
         qwen_vl_features,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "classify_boxes",
     "create_model",
     "detect",
     "list_models",
@@ -27,6 +29,7 @@ __all__ = [
 
 _CONSUMERS = "vit_jax.models.clip.consumers"
 _MODULES = {
+    "classify_boxes": "vit_jax.detection.regions",
     "create_model": "vit_jax.pretrained.model",
     "detect": "vit_jax.detection.detect",
     "list_models": "vit_jax.pretrained.listing",

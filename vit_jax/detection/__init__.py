@@ -3,6 +3,7 @@
 | module | content |
 | --- | --- |
 | `detect` | the public function |
+| `regions` | given boxes by words, see `vit_jax.classify_boxes` |
 | `images` | files, folders and arrays; tiles of large images |
 | `runner` | compiled calls of a detector in batches; kept embeddings of class prompts |
 | `search` | a detector over images or tiles; boxes in pixels |

@@ -97,7 +97,7 @@ def detect(
     """
     runner = runner_of(detector)
     check_positive(batch_size, "batch_size")
-    _check_fractions(threshold=threshold, nms_threshold=nms_threshold, tile_overlap=tile_overlap)
+    check_fractions(threshold=threshold, nms_threshold=nms_threshold, tile_overlap=tile_overlap)
     if tile_size < 0 or tile_overlap == 1:
         raise UserError(
             f"tile_size={tile_size}, tile_overlap={tile_overlap}: expected a side in pixels, and a "
@@ -107,7 +107,9 @@ def detect(
     listed = list_images(images)
     if output is not None and not all(listed.keys):
         raise UserError("output names the files of the images: expected paths, found arrays")
-    classes = _check_names(names, query_image is not None)
+    classes = [_QUERY] if query_image is not None else check_names(names)
+    if query_image is not None and names is not None:
+        raise UserError("expected names or query_image; found both")
     labels = np.array([(names or classes).index(name) for name in classes], np.int32)
     if query_image is None:
         queries = runner.embed_classes(detector, classes, prompts.templates(templates))
@@ -142,23 +144,27 @@ def detect(
     return found[0] if listed.single else found
 
 
-def _check_names(names: Sequence[str] | None, has_query: bool) -> list[str]:
-    """Different names in their order."""
-    if has_query:
-        if names is not None:
-            raise UserError("expected names or query_image; found both")
-        return [_QUERY]
+def check_names(names: Sequence[str] | None) -> list[str]:
+    """Returns different names in their order.
+
+    Args:
+        names: names to look for.
+
+    Raises:
+        UserError: no names, or an empty one.
+    """
     if isinstance(names, str):
         raise UserError(f"names={names!r}: expected a list of names, as [{names!r}]")
     if not names:
-        raise UserError("names is empty: expected at least one name, or query_image")
+        raise UserError("names is empty: expected at least one name")
     for position, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"name {position} is {name!r}: expected a word or a phrase")
     return list(dict.fromkeys(names))
 
 
-def _check_fractions(**values: float | None) -> None:
+def check_fractions(**values: float | None) -> None:
+    """Refuses values by name that are neither None nor in [0, 1]."""
     for name, value in values.items():
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{name}={value}: expected a fraction from 0 to 1")

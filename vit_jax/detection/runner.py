@@ -1,4 +1,4 @@
-"""Compiled calls of a detector, in batches, with kept embeddings of class prompts."""
+"""Compiled calls of a detector or a classifier of boxes, with kept embeddings of class prompts."""
 
 import weakref
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
 from vit_jax.models.ops.boxes import cxcywh_to_xyxy
+from vit_jax.models.regionclip.model import region_probabilities
 from vit_jax.pretrained.model import PretrainedModel
 
 _MAX_PROMPTS = 64  # rows of the largest compiled call of the text tower
@@ -19,13 +20,13 @@ _FEWEST_CLASSES = 8  # smallest number of classes that is compiled
 
 
 class Runner:
-    """A detector's compiled functions and the embeddings of class prompts that it has computed."""
+    """A model's compiled functions and the embeddings of class prompts that it has computed."""
 
     def __init__(self, model: PretrainedModel) -> None:
         """Declares the functions, which are compiled at first use.
 
         Args:
-            model: detector.
+            model: detector, or model that classifies given boxes.
         """
         definition, inputs = model.definition, model.spec.inputs
 
@@ -39,7 +40,16 @@ class Runner:
             best = jnp.argmax(logits, axis=-1)
             return cxcywh_to_xyxy(found["boxes"]), jax.nn.sigmoid(jnp.max(logits, axis=-1)), best
 
-        self._best_classes = best_classes
+        @jax.jit
+        def classes_of_boxes(
+            params: Params, packed: jax.Array, boxes: jax.Array, queries: jax.Array, mask: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            images = inputs.normalize(packed)
+            module = definition.bind(params)
+            logits = module.classify_regions(images, boxes, queries[None], mask[None])
+            return jnp.max(region_probabilities(logits), axis=-1), jnp.argmax(logits, axis=-1)
+
+        self._best_classes, self._classes_of_boxes = best_classes, classes_of_boxes
         self._kept: dict[tuple[str, ...], np.ndarray] = {}
         self._params = model.params
 
@@ -57,11 +67,31 @@ class Runner:
             Boxes x0, y0, x1, y1 relative to the input (B, Q, 4); probabilities (B, Q); classes (B,
             Q), of which the first one of the highest probability counts.
         """
-        count = len(queries)
-        pad = _padded(count, _FEWEST_CLASSES) - count
-        queries, mask = np.pad(queries, ((0, pad), (0, 0))), np.arange(count + pad) < count
-        boxes, scores, labels = self._best_classes(model.params, packed, queries, mask)
+        found = self._best_classes(model.params, packed, *_padded_classes(queries))
+        boxes, scores, labels = found
         return np.asarray(boxes), np.asarray(scores), np.asarray(labels, np.int32)
+
+    def classes_of_boxes(
+        self,
+        model: PretrainedModel,
+        packed: np.ndarray,
+        boxes: Float32[np.ndarray, "batch n 4"],
+        queries: Float[np.ndarray, "classes dim"],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the most probable classes of given boxes.
+
+        Args:
+            model: model that classifies given boxes.
+            packed: packed images (B, N), uint8.
+            boxes: center x, center y, width, height relative to the input.
+            queries: embeddings of classes (C, D).
+
+        Returns:
+            Probabilities (B, n) and classes (B, n).
+        """
+        found = self._classes_of_boxes(model.params, packed, boxes, *_padded_classes(queries))
+        scores, labels = found
+        return np.asarray(scores), np.asarray(labels, np.int32)
 
     def embed_classes(
         self, model: PretrainedModel, names: Sequence[str], templates: Sequence[str]
@@ -107,6 +137,13 @@ class Runner:
         return np.concatenate(rows)
 
 
+def _padded_classes(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of classes, padded with zeros, and which of them exist."""
+    count = len(queries)
+    pad = _padded(count, _FEWEST_CLASSES) - count
+    return np.pad(queries, ((0, pad), (0, 0))), np.arange(count + pad) < count
+
+
 def _padded(count: int, smallest: int) -> int:
     """The next power of two, so that few shapes are compiled."""
     return max(smallest, 1 << (count - 1).bit_length())
@@ -115,20 +152,27 @@ def _padded(count: int, smallest: int) -> int:
 _runners: weakref.WeakKeyDictionary[PretrainedModel, Runner] = weakref.WeakKeyDictionary()
 
 
-def runner_of(model: Any) -> Runner:
-    """Returns the runner of a detector, one per model.
+def runner_of(model: Any, *, given_boxes: bool = False) -> Runner:
+    """Returns the runner of a model, one per model.
 
     Args:
         model: detector, from `vit_jax.create_model`.
+        given_boxes: whether a model that classifies given boxes is expected instead.
 
     Raises:
         UserError: another kind of model.
     """
-    if not isinstance(model, PretrainedModel) or not model.is_detector:
+    suits = isinstance(model, PretrainedModel) and (
+        model.classifies_regions if given_boxes else model.is_detector
+    )
+    if not suits:
         found = model.kind if isinstance(model, PretrainedModel) else type(model).__name__
-        raise UserError(
-            f"expected a detector, as vit_jax.create_model('owlv2_base_patch16'); found {found}"
+        kind, name = (
+            ("a model that classifies boxes", "regionclip_rn50")
+            if given_boxes
+            else ("a detector", "owlv2_base_patch16")
         )
+        raise UserError(f"expected {kind}, as vit_jax.create_model({name!r}); found {found}")
     if model not in _runners:
         _runners[model] = Runner(model)
     return _runners[model]

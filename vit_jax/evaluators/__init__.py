@@ -16,6 +16,7 @@ EVALUATORS = Registry(
         "multilabel": "vit_jax.evaluators.multilabel:MultiLabel",
         "phrase_grounding": "vit_jax.evaluators.phrase_grounding:PhraseGrounding",
         "probe": "vit_jax.evaluators.linear_probe:LinearProbe",
+        "region_classification": "vit_jax.evaluators.region_classification:RegionClassification",
         "retrieval": "vit_jax.evaluators.retrieval:Retrieval",
         "sgd_probe": "vit_jax.evaluators.sgd_probe:SgdProbe",
         "validation_loss": "vit_jax.evaluators.validation_loss:ValidationLoss",

@@ -101,6 +101,11 @@ class PretrainedModel:
         """Whether the model detects objects, see `vit_jax.detect`."""
         return hasattr(self._module, "detect")
 
+    @property
+    def classifies_regions(self) -> bool:
+        """Whether the model classifies given boxes, see `vit_jax.classify_boxes`."""
+        return hasattr(self._module, "classify_regions")
+
     def encode_image(
         self, images: Float[Array, "batch height width 3"], *, normalize: bool = False
     ) -> Float[jax.Array, "batch embed"]:
