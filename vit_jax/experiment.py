@@ -202,7 +202,7 @@ class Experiment:
             self.source,
             data.augment,
             self.inputs,
-            tokenizer=self.tokenizer if "tokens" in fields else None,
+            tokenizer=self.tokenizer if {"tokens", "caption"} & {*fields} else None,
             templates=tuple(data.templates),
             max_pixels=data.max_image_pixels,
             detection=config_lib.detection(config),
@@ -263,6 +263,7 @@ class Experiment:
                 open_model=functools.partial(
                     open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
                 ),
+                tokenize=lambda texts: self.embedder().tokenize(texts),
             ),
         )
 

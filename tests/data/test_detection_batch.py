@@ -101,6 +101,28 @@ def test_boxes_are_relative_to_the_input_and_padded(tokenizer):
     assert asked[:2] == ["dog", "fire truck"]
 
 
+def test_boxes_as_proposals_with_a_caption(tokenizer):
+    """The number of names does not matter, and no names are asked."""
+    fields, sizes = ("image", "boxes", "caption"), DetectionConfig(max_boxes=4, max_queries=1)
+    captions = ["two dogs", "a fire truck"]
+    source = Listed([example(captions=captions)])
+    transform = batch_transform(fields, source, "flip", INPUTS, tokenizer=tokenizer,
+                                detection=sizes, templates=("see {}",))  # fmt: skip
+    seen = set()
+    for seed in range(8):
+        batch = transform(source[0], np.random.default_rng(seed))
+        assert batch.pop(LEFT_OUT).total() == 0
+        assert (batch["boxes"][:, 2] > 0).tolist() == [True, True, True, False]
+        seen.add(batch["caption"].tobytes())
+    assert seen == {row.tobytes() for row in tokenizer([f"see {text}" for text in captions])}
+    expected = abstract_batch(fields, 1, INPUTS, tokenizer.context_length, sizes)
+    assert {k: (1, *x.shape) for k, x in batch.items()} == {k: x.shape for k, x in expected.items()}
+    with pytest.raises(UserError, match=r"a caption belongs to one image: expected .* without mos"):
+        batch_transform(fields, source, "mosaic", INPUTS, tokenizer=tokenizer)
+    with pytest.raises(UserError, match=r"x\.jpg has no captions"):
+        transform(example(), np.random.default_rng(0))
+
+
 def test_boxes_of_a_padded_input_are_relative_to_the_square(tokenizer):
     inputs = ImageInputs(size=(32, 32), resize="corner", interpolation="bilinear")
     transform = batch_transform(FIELDS, Listed([example()]), "", inputs, tokenizer=tokenizer)

@@ -46,7 +46,7 @@ def batch_transform(
     """
     if "boxes" in fields:
         boxed = parse_box_augmentation(augment, inputs, max_pixels)
-        return detection_transform(source, boxed, tokenizer, templates, detection)
+        return detection_transform(source, boxed, tokenizer, templates, detection, fields)
     if detection not in (None, DetectionConfig()):
         raise UserError(
             "config.data.detection applies to objectives that read boxes, such as 'owl'; this one "
@@ -77,6 +77,7 @@ def abstract_batch(
         "image": ((inputs.packed_size,), np.uint8),
         "label": ((), np.int32),
         "tokens": ((context_length,), np.int32),
+        "caption": ((context_length,), np.int32),
         "boxes": ((boxes, 4), np.float32),
         "labels": ((boxes,), np.int32),
     }

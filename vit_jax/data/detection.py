@@ -25,12 +25,12 @@ from vit_jax.data.augment import BoxAugmentation
 from vit_jax.data.augment.boxed import BoxedImage
 from vit_jax.data.broken import LEFT_OUT
 from vit_jax.data.examples import check_templates
-from vit_jax.data.sources.base import Source, brief
+from vit_jax.data.sources.base import Source, brief, captions_of
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 
 FIELDS = ("image", "tokens", "boxes", "labels")
-"""Fields of a batch of detection."""
+"""Fields of a batch of detection. There is one more, "caption", see `detection_transform`."""
 
 _MAX_IN_A_ROW = 100  # consecutive broken examples after which a mosaic is given up
 
@@ -62,9 +62,10 @@ class DetectionTransform:
 
     source: Source
     augment: BoxAugmentation
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     templates: tuple[str, ...]
     config: DetectionConfig
+    fields: tuple[str, ...] = FIELDS
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Transforms an example.
@@ -87,15 +88,15 @@ class DetectionTransform:
         image = self._at_most(image, rng, left_out)
         shown = [names[row] for row in image.rows]
         positives = self._positives(shown, rng)
-        queries = [*positives, *self._negatives(positives, parts, rng)]
-        boxes, labels = self._targets(image, shown, positives, left_out)
-        return {
-            "image": self.augment.inputs.pack(image.image),
-            "tokens": self._tokens(queries, rng),
-            "boxes": boxes,
-            "labels": labels,
-            LEFT_OUT: left_out,
-        }
+        batch: dict[str, Any] = {"image": self.augment.inputs.pack(image.image)}
+        if "tokens" in self.fields:
+            queries = [*positives, *self._negatives(positives, parts, rng)]
+            batch["tokens"] = self._tokens(queries, rng)
+        if "caption" in self.fields:
+            batch["caption"] = self._caption(example, rng)
+        targets = self._targets(image, shown, positives, left_out)
+        batch |= dict(zip(("boxes", "labels"), targets, strict=True))
+        return {**{name: batch[name] for name in self.fields}, LEFT_OUT: left_out}
 
     def _another(self, rng: np.random.Generator) -> "_Part":
         """A random example. A broken one is passed over; it counts when its own turn comes."""
@@ -120,7 +121,7 @@ class DetectionTransform:
     def _positives(self, shown: Sequence[str], rng: np.random.Generator) -> list[str]:
         """Distinct names of the boxes, a random choice where there are more than `max_queries`."""
         found = list(dict.fromkeys(shown))
-        if len(found) <= self.config.max_queries:
+        if "tokens" not in self.fields or len(found) <= self.config.max_queries:
             return found
         return [found[i] for i in np.sort(rng.permutation(len(found))[: self.config.max_queries])]
 
@@ -162,12 +163,21 @@ class DetectionTransform:
 
     def _tokens(self, queries: Sequence[str], rng: np.random.Generator) -> np.ndarray:
         """Prompts of the queries in one random template, and rows of zeros."""
+        assert self.tokenizer is not None  # see detection_transform
         template = self.templates[int(rng.integers(len(self.templates)))]
         tokens = np.zeros((self.config.max_queries, self.tokenizer.context_length), np.int32)
         if queries:
             prompts = [template.format(_words(name)) for name in queries]
             tokens[: len(queries)] = self.tokenizer(prompts)
         return tokens
+
+    def _caption(self, example: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+        """A random caption in a random template."""
+        captions = captions_of(example)
+        caption = captions[int(rng.integers(len(captions)))]
+        template = self.templates[int(rng.integers(len(self.templates)))]
+        assert self.tokenizer is not None  # see detection_transform
+        return self.tokenizer(template.format(caption))[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +277,7 @@ def detection_transform(
     tokenizer: Tokenizer | None,
     templates: Sequence[str] = ("{}",),
     config: DetectionConfig | None = None,
+    fields: Sequence[str] = FIELDS,
 ) -> DetectionTransform:
     """Builds the transform from an example to the fields of a batch of detection.
 
@@ -276,7 +287,8 @@ def detection_transform(
             then rows of zeros, int32 (C, T);
         "boxes": centre x, centre y, width, height, relative to the model's input, then rows of
             zeros, float32 (N, 4);
-        "labels": row of `tokens` of each box, -1 for padding, int32 (N,).
+        "labels": row of `tokens` of each box, -1 for padding, int32 (N,);
+        "caption": a random caption of the image, int32 (T,), if it is among `fields`.
     The number of boxes that are left out is under `LEFT_OUT`.
 
     Args:
@@ -285,14 +297,21 @@ def detection_transform(
         tokenizer: tokenizer of the names.
         templates: prompt templates with one `{}`; one is drawn per example.
         config: sizes of a batch; by default those of `DetectionConfig`.
+        fields: fields of a batch.
 
     Raises:
-        UserError: there is no tokenizer or no template, or the first example has no boxes.
+        UserError: there is no tokenizer or no template, the first example has no boxes, or images
+            with captions are to be joined.
     """
-    if tokenizer is None:
+    if tokenizer is None and {"tokens", "caption"} & {*fields}:
         raise UserError("the objective reads tokens, but the model has no tokenizer")
+    if "caption" in fields and any(hasattr(each, "combine") for each in augment.transforms):
+        raise UserError(
+            "config.data.augment joins images, and a caption belongs to one image: expected an "
+            "augmentation without mosaic"
+        )
     check_templates(templates)
     _check_source(source)
     return DetectionTransform(
-        source, augment, tokenizer, tuple(templates), config or DetectionConfig()
+        source, augment, tokenizer, tuple(templates), config or DetectionConfig(), tuple(fields)
     )

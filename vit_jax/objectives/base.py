@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef, Params
@@ -45,6 +46,10 @@ class FrozenModel(Protocol):
         ...
 
 
+def _no_tokenizer(texts: Sequence[str]) -> Int[np.ndarray, "texts length"]:
+    raise UserError(f"{len(texts)} texts: this objective was built without a tokenizer")
+
+
 def _no_models(weights: str, name: str) -> FrozenModel:
     raise UserError(f"{weights or name}: this objective was built without access to other models")
 
@@ -61,6 +66,7 @@ class Context:
         microbatches: how a training batch is cut for gradient accumulation.
         open_model: opens another model, as a teacher, from a path of weights and the name of a
             registered model; either may be empty.
+        tokenize: converts texts to token ids of the trained model.
     """
 
     spec: ModelSpec
@@ -69,6 +75,7 @@ class Context:
     batch_axes: tuple[str, ...] = ()
     microbatches: Microbatches = dataclasses.field(default_factory=Microbatches)
     open_model: Callable[[str, str], FrozenModel] = _no_models
+    tokenize: Callable[[Sequence[str]], Int[np.ndarray, "texts length"]] = _no_tokenizer
 
     @property
     def num_classes(self) -> int | None:
