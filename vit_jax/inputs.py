@@ -15,7 +15,7 @@ from PIL import Image
 
 from vit_jax.errors import UserError, check_name
 
-RESIZES = ("crop", "squash", "pad", "corner")
+RESIZES = ("crop", "squash", "pad", "corner", "fit")
 # An image that would be enlarged to more pixels than both of these is cropped first.
 _MAX_ENLARGED = 1 << 23
 _MAX_ENLARGED_SIZES = 16  # multiple of the pixels of the size
@@ -45,8 +45,12 @@ class ImageInputs:
             "corner": place it in the upper left corner of a black square, and scale the square to
             the size, as OWLv2 does. The interpolation is bilinear, after a Gaussian blur if the
             square is made smaller.
+            "fit": scale it until its shorter side is `shortest_edge`, or its longer side that of
+            the size if that is smaller, keeping the aspect ratio, and place it in the upper left
+            corner on the mean colour, as DETR does. `scaled_size` is the size of the scaled image.
         crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop" and
             "squash".
+        shortest_edge: shorter side of a scaled image, px; for "fit".
         interpolation: "bicubic" or "bilinear", with antialiasing; "bilinear" for "corner".
         mean: value subtracted from each channel, for pixels in [0, 1].
         std: divisor of each channel, for pixels in [0, 1].
@@ -55,6 +59,7 @@ class ImageInputs:
     size: tuple[int, int] = (0, 0)
     resize: str = "crop"
     crop_fraction: float = 1.0
+    shortest_edge: int = 0
     interpolation: str = "bicubic"
     mean: Channels = HALF
     std: Channels = HALF
@@ -65,6 +70,11 @@ class ImageInputs:
         if not 0 < self.crop_fraction <= 1:
             raise UserError(
                 f"inputs.crop_fraction={self.crop_fraction}: expected a number above 0, at most 1"
+            )
+        if (self.resize == "fit") is not (self.shortest_edge > 0):
+            raise UserError(
+                "expected inputs.shortest_edge above 0 with inputs.resize='fit', and 0 otherwise; "
+                f"found {self.shortest_edge} with {self.resize!r}"
             )
         if self.resize == "corner" and (self.interpolation, self.crop_fraction) != ("bilinear", 1):
             raise UserError(
@@ -92,8 +102,8 @@ class ImageInputs:
         image = composite(image)
         if self.resize == "corner":
             return _corner(image, self.size)
-        fit = {"crop": self._crop, "squash": self._squash, "pad": self._pad}[self.resize]
-        return np.asarray(fit(Image.fromarray(image)))
+        resize = {"crop": self._crop, "squash": self._squash, "pad": self._pad, "fit": self._fit}
+        return np.asarray(resize[self.resize](Image.fromarray(image)))
 
     def extent(self, height: int, width: int) -> tuple[int, int]:
         """Returns the size of the area that the model's input shows, in pixels of the image.
@@ -106,20 +116,40 @@ class ImageInputs:
             width: width of the image, px.
 
         Returns:
-            Height and width: those of the image for "squash"; for "corner", both its longer side.
+            Height and width: those of the image for "squash", and for "fit", where the padding does
+            not count as part of the input; for "corner", both its longer side.
 
         Raises:
             UserError: the input shows a part of the image, or the image on a larger canvas.
         """
         if self.resize == "corner":
             return (max(height, width),) * 2
-        if self.resize == "squash" and self.crop_fraction == 1:
+        if self.resize == "fit" or (self.resize == "squash" and self.crop_fraction == 1):
             return height, width
         raise UserError(
             "boxes need inputs that show the whole image from its upper left corner: expected "
-            "inputs.resize='squash' with crop_fraction=1, or 'corner'; found "
+            "inputs.resize='squash' with crop_fraction=1, 'corner' or 'fit'; found "
             f"resize={self.resize!r}, crop_fraction={self.crop_fraction}"
         )
+
+    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the size of a scaled image on the canvas of "fit", without the padding.
+
+        The rounding is that of DETR and of transformers.
+
+        Args:
+            height: height of the image, px.
+            width: width of the image, px.
+        """
+        shorter, longer = sorted((height, width))
+        edge: float = self.shortest_edge
+        if longer / shorter * edge > max(self.size):
+            edge = max(self.size) * shorter / longer
+        short = max(1, round(edge))
+        if short == shorter:
+            return height, width
+        long = max(short, int(edge * longer / shorter))
+        return (short, long) if height <= width else (long, short)
 
     def pack(self, pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, " packed"]:
         """Flattens an image for the transfer to the devices."""
@@ -214,6 +244,19 @@ class ImageInputs:
         canvas = Image.new("RGB", (width, height), "white")
         place = (width - scaled[1]) // 2, (height - scaled[0]) // 2
         canvas.paste(self._resized(image, *scaled), place)
+        return canvas
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        scaled = self.scaled_size(image.height, image.width)
+        if scaled[0] > height or scaled[1] > width:
+            raise UserError(
+                f"inputs.size={self.size}: expected at least {scaled}, the scaled size of an image "
+                f"of {image.height} x {image.width} px"
+            )
+        mean = tuple(round(255 * value) for value in self.mean)
+        canvas = Image.new("RGB", (width, height), mean)
+        canvas.paste(self._resized(image, *scaled), (0, 0))
         return canvas
 
     def _resized(self, image: Image.Image, height: int, width: int) -> Image.Image:

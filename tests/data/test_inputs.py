@@ -161,6 +161,31 @@ def test_inputs_of_detectors_equal_transformers():
         assert np.abs(found[1] - squash).max() <= 1.001
 
 
+def test_inputs_of_grounding_dino_equal_transformers():
+    """Image processors without padding; the rest of the square has the mean colour."""
+    fixture = np.load(DATA / "detection_inputs.npz")
+    inputs = ImageInputs(size=(40, 40), resize="fit", interpolation="bilinear", shortest_edge=24,
+                         mean=(0.2, 0.4, 0.6))  # fmt: skip
+    for name in (name for name in fixture if name.startswith("image_")):
+        image, expected = fixture[name], fixture[name.replace("image_", "fit_")]
+        rows, columns = inputs.scaled_size(*image.shape[:2])
+        assert (rows, columns, 3) == expected.shape
+        found = inputs(image)
+        assert np.abs(found[:rows, :columns] - expected).max() <= 1.001
+        assert (found[rows:] == (51, 102, 153)).all()
+        assert (found[:, columns:] == (51, 102, 153)).all()
+    large = ImageInputs(size=(1333, 1333), resize="fit", shortest_edge=800)
+    # transformers.image_transforms.get_size_with_aspect_ratio
+    assert large.scaled_size(480, 640) == (800, 1066)
+    assert large.scaled_size(640, 480) == (1066, 800)
+    assert large.scaled_size(300, 1000) == (400, 1333)
+    assert large.extent(300, 1000) == (300, 1000)
+    with pytest.raises(UserError, match=r"expected at least \(800, 1066\), the scaled size"):
+        ImageInputs(size=(600, 1333), resize="fit", shortest_edge=800)(np.zeros((48, 64, 3), "u1"))
+    with pytest.raises(UserError, match=r"shortest_edge above 0 with inputs.resize='fit'"):
+        ImageInputs(resize="fit")
+
+
 def test_extent_is_the_area_of_the_input():
     """A bright pixel is found at its place in the image divided by the extent."""
     image = np.zeros((30, 50, 3), np.uint8)
@@ -178,7 +203,7 @@ def test_extent_is_the_area_of_the_input():
         {"resize": "pad"},
         {"resize": "squash", "crop_fraction": 0.9},
     ):
-        with pytest.raises(UserError, match=r"resize='squash' with crop_fraction=1, or 'corner'"):
+        with pytest.raises(UserError, match=r"with crop_fraction=1, 'corner' or 'fit'; found"):
             ImageInputs(**fields).extent(30, 50)
 
 

@@ -71,6 +71,9 @@ PARAMETER_COUNTS = {
     "siglip_so400m14": 877_360_306,
     "siglip_so400m14_384": 877_960_498,
     # transformers.
+    # transformers, without the norm after the backbone, which is not used.
+    "grounding_dino_tiny": 172_250_626 - 2 * 768,
+    "grounding_dino_base": 232_315_264 - 2 * 1024,
     "owlvit_base_patch32": 153_231_879,
     "owlvit_base_patch16": 152_789_511,
     "owlvit_large_patch14": 433_888_519,

@@ -22,6 +22,7 @@ from vit_jax.pretrained.weight_files import load_weights, read_architecture, sav
 pytestmark = pytest.mark.parity
 
 T = transformers
+INPUTS = ("images", "tokens", "sizes", "noise")
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
 # The library's default sizes are those of the base models.
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -32,6 +33,11 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "dinov2": lambda: T.Dinov2Model(T.Dinov2Config(**SMALL)),
     "dinov2_with_registers": lambda: T.Dinov2WithRegistersModel(
         T.Dinov2WithRegistersConfig(**SMALL)
+    ),
+    "grounding_dino": lambda: T.GroundingDinoForObjectDetection(  # tiny
+        T.GroundingDinoConfig(
+            backbone_config=T.SwinConfig(image_size=[250, 334], out_indices=[2, 3, 4])
+        )
     ),
     "mae": lambda: T.ViTMAEForPreTraining(T.ViTMAEConfig()),
     "owlvit": lambda: T.OwlViTForObjectDetection(T.OwlViTConfig()),  # B/32
@@ -48,7 +54,7 @@ def test_published_size(name, tmp_path):
     randomise(theirs)
     count = 1 if name.startswith("owl") else 2  # detectors have thousands of tokens
     given = {key: value.numpy() for key, value in compute(name, theirs, count).items()}
-    expected = {k: v for k, v in given.items() if k not in ("images", "tokens", "noise")}
+    expected = {k: v for k, v in given.items() if k not in INPUTS}
     theirs.save_pretrained(tmp_path / "in")
     model = ModelDef(read_architecture(tmp_path / "in"))
     params = load_weights(tmp_path / "in", model)

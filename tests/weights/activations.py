@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models.clip.model import CLIP
+from vit_jax.models.grounding_dino.model import GroundingDino
 from vit_jax.models.mae.model import MAE
 from vit_jax.models.owl.model import Owl
 from vit_jax.models.swin.model import Swin
@@ -19,9 +20,12 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
 
     Args:
         module: bound model.
-        given: `images`, with `tokens` for dual encoders and `noise` for autoencoders.
+        given: `images`, with `tokens` for dual encoders and detectors, `sizes` for Grounding DINO
+            and `noise` for autoencoders.
     """
     images = given["images"]
+    if isinstance(module, GroundingDino):
+        return grounding(module, images, given["tokens"], given["sizes"])
     if isinstance(module, Owl):
         return detector(module, images, given["tokens"])
     if isinstance(module, CLIP):
@@ -70,6 +74,26 @@ def detector(module: Owl, images: jax.Array, tokens: jax.Array) -> dict[str, jax
     image = module.features(images, range(module.image.config.depth))
     text = module.text.features(flat, range(module.text.config.depth))
     return found | numbered("image_block", image) | numbered("text_block", text)
+
+
+def grounding(
+    module: GroundingDino, images: jax.Array, tokens: jax.Array, sizes: jax.Array
+) -> dict[str, jax.Array]:
+    """Computes the results of all parts of Grounding DINO."""
+    found = module.predict(images, tokens, sizes=sizes)
+    exists = (tokens > 0)[:, None]
+    return {
+        "text": found.text,
+        "position_logits": jnp.where(exists, found.position_logits, 0),
+        "position_boxes": jax.nn.sigmoid(found.position_boxes),
+        "selected": found.selected,
+        "boxes": found.boxes[-1],
+        "logits": jnp.where(exists, found.logits[-1], 0),
+        **numbered("level", found.levels),
+        **numbered("image_block", list(found.enhanced_image)),
+        **numbered("text_block", list(found.enhanced_text)),
+        **numbered("query_block", list(found.queries)),
+    }
 
 
 def numbered(name: str, arrays: list[jax.Array]) -> dict[str, jax.Array]:

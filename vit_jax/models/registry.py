@@ -34,6 +34,7 @@ ARCHITECTURES: dict[str, str] = {
     "mae": "vit_jax.models.mae",
     "owl": "vit_jax.models.owl",
     "regionclip": "vit_jax.models.regionclip",
+    "grounding_dino": "vit_jax.models.grounding_dino",
 }
 
 

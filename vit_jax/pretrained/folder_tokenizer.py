@@ -25,6 +25,7 @@ _CLASSES = {
     "clip": "CLIPTokenizer",
     "owlvit": "CLIPTokenizer",
     "owlv2": "CLIPTokenizer",
+    "grounding-dino": "BertTokenizer",
     "siglip": "SiglipTokenizer",
 }
 

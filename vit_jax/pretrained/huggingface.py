@@ -12,7 +12,7 @@ from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
-from vit_jax.models.spec import CLIP_MEAN, CLIP_STD
+from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vit_jax.weights.containers.reading import read_json
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -38,6 +38,14 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "DeiT": {**_CROPPED, **_HALF, "size": {"height": 256, "width": 256}},
     "OwlViT": {**_DETECTION, "size": {"height": 768, "width": 768}, "resample": 3},
     "Owlv2": {**_DETECTION, "size": {"height": 960, "width": 960}, "resample": 2, "do_pad": True},
+    "GroundingDino": {
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
+        "do_center_crop": False,
+        "size": {"shortest_edge": 800, "longest_edge": 1333},
+        "resample": 2,
+        "do_pad": True,
+    },
 }
 # Image processors of the model types.
 _OF_MODELS = {
@@ -50,6 +58,7 @@ _OF_MODELS = {
     "dinov2": "Bit",
     "owlvit": "OwlViT",
     "owlv2": "Owlv2",
+    "grounding-dino": "GroundingDino",
     "dinov2_with_registers": "Bit",
 }
 # Settings that have the same default in all image processors, and their only value here.
@@ -169,6 +178,12 @@ def _geometry(settings: _Settings) -> dict[str, Any]:
             return {"resize": "corner", "size": resized}
         cropped = resized if crop is None else (crop["height"], crop["width"])
         return _crop(settings, "squash", cropped, resized)
+    if size.keys() == {"shortest_edge", "longest_edge"} and not has_crop:
+        return {
+            "resize": "fit",
+            "shortest_edge": size["shortest_edge"],
+            "size": (size["longest_edge"],) * 2,
+        }
     if size.keys() == {"shortest_edge"} and crop and crop["height"] == crop["width"]:
         side = crop["height"]
         return _crop(settings, "crop", (side, side), (size["shortest_edge"],) * 2)

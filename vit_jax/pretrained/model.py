@@ -10,6 +10,7 @@ t = clip.encode_text(clip.tokenize(["a cat", "a dog"]), normalize=True)
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,32 +74,33 @@ class PretrainedModel:
     def __call__(
         self,
         images: Float[Array, "batch height width 3"],
-        tokens: Int[Array, "batch classes length"] | None = None,
+        tokens: Int[Array, "batch ..."] | None = None,
     ) -> Any:
         """Computes logits, features of a model without a head, or the boxes of a detector.
 
         Args:
             images: preprocessed images.
-            tokens: class prompts of each image (B, C, T), for detectors. `vit_jax.detect` takes
-                words instead.
+            tokens: class prompts of each image (B, C, T), or a caption of each image (B, T) for
+                Grounding DINO. `vit_jax.detect` takes words instead, for models of class prompts.
 
         Returns:
             Logits (B, num_classes), float32, or features (B, D); of a detector a dict of boxes
-            (B, Q, 4), logits (B, Q, C) and, with OWLv2, objectness (B, Q).
+            (B, Q, 4), logits (B, Q, C or T) and, with OWLv2, objectness (B, Q).
 
         Raises:
             UserError: the model does not classify images, or `tokens` do not suit it.
         """
         if not callable(self._module):
             raise UserError(f"{self.kind} models do not classify images; call encode_image")
-        if self.is_detector is (tokens is None):
-            expected = "images and tokens" if self.is_detector else "images alone"
+        takes_tokens = "tokens" in inspect.signature(self._module.__call__).parameters
+        if takes_tokens is (tokens is None):
+            expected = "images and tokens" if takes_tokens else "images alone"
             raise UserError(f"{self.kind} models are called with {expected}")
         return self.apply("__call__", images, *(() if tokens is None else (tokens,)))
 
     @property
     def is_detector(self) -> bool:
-        """Whether the model detects objects, see `vit_jax.detect`."""
+        """Whether the model detects objects by class prompts, see `vit_jax.detect`."""
         return hasattr(self._module, "detect")
 
     @property

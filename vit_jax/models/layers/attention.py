@@ -3,11 +3,11 @@
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import Initializer, metadata, weights
-from vit_jax.models.ops.attention import self_attention
+from vit_jax.models.ops.attention import attention, self_attention
 
 
 def heads_projection(
@@ -15,6 +15,7 @@ def heads_projection(
     num_heads: int,
     *,
     parts: int | None = None,
+    out_width: int | None = None,
     init: Initializer,
     dtype: Any,
     rngs: nnx.Rngs,
@@ -25,6 +26,7 @@ def heads_projection(
         width: number of features D.
         num_heads: number of heads H; divides D.
         parts: number of fused projections, 3 for queries, keys and values; None for one.
+        out_width: number of features of all heads; by default D.
         init: initializer of the kernel (D, [parts,] H, D / H).
         dtype: compute type.
         rngs: source of the parameters' keys.
@@ -33,7 +35,7 @@ def heads_projection(
     axes = ("heads", "head_dim") if parts is None else ("qkv", "heads", "head_dim")
     return nnx.LinearGeneral(
         width,
-        (*fused, num_heads, width // num_heads),
+        (*fused, num_heads, (out_width or width) // num_heads),
         kernel_init=init,
         kernel_metadata=metadata("embed", *axes),
         bias_metadata=metadata(*axes, decay=False),
@@ -124,3 +126,43 @@ class Attention(nnx.Module):
             causal=self.causal,
             normalize=(self.q_norm, self.k_norm) if self.qk_norm else None,
         )
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention of queries to keys and values that may differ in their inputs."""
+
+    def __init__(
+        self, width: int, num_heads: int, *, init: Initializer, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
+        """Builds the layer.
+
+        Args:
+            width: number of features D.
+            num_heads: number of heads H; divides D.
+            init: initializer of all projections.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        execution: dict[str, Any] = {"init": init, "dtype": dtype, "rngs": rngs}
+        self.query = heads_projection(width, num_heads, **execution)
+        self.key = heads_projection(width, num_heads, **execution)
+        self.value = heads_projection(width, num_heads, **execution)
+        self.out = output_projection(width, num_heads, **execution)
+
+    def __call__(
+        self,
+        queries: Float[Array, "batch queries width"],
+        keys: Float[Array, "batch keys width"],
+        values: Float[Array, "batch keys width"],
+        mask: Bool[Array, "batch _heads _queries keys"] | None = None,
+    ) -> Float[Array, "batch queries width"]:
+        """Attends within each example.
+
+        Args:
+            queries: (B, N, D).
+            keys: (B, M, D).
+            values: (B, M, D).
+            mask: True where a query attends to a key, (B, 1 or H, 1 or N, M); None for everywhere.
+        """
+        heads = self.query(queries), self.key(keys), self.value(values)
+        return self.out(attention(*heads, mask=mask))

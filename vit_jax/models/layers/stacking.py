@@ -10,6 +10,7 @@ from flax import nnx
 from vit_jax.models.layers.keys import parameter_rngs
 
 Block = TypeVar("Block", bound=nnx.Module)
+Activation = TypeVar("Activation")
 Policy = Callable[..., bool] | None
 
 
@@ -78,18 +79,18 @@ def layer_of(layers: Any, index: int) -> Any:
 
 
 def apply_stack(
-    function: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
-    x: jax.Array,
+    function: Callable[[Activation, Any], tuple[Activation, Any]],
+    x: Activation,
     layers: Any,
     *,
     depth: int,
     scan: bool,
-) -> tuple[jax.Array, Any]:
+) -> tuple[Activation, Any]:
     """Applies a stack of blocks one after the other.
 
     Args:
         function: maps (activation, layer) to (activation, output).
-        x: input of the first block.
+        x: input of the first block, an array or a pytree of arrays.
         layers: pytree of arrays with a leading `layers` axis, such as the blocks' parameters.
         depth: number of layers.
         scan: whether to trace one block and scan, or to unroll. Both compute the same.

@@ -1,4 +1,4 @@
-"""Heads of OWL-ViT: boxes and objectness by MLPs, classes by similarity to queries."""
+"""Heads of OWL-ViT: classes by similarity to queries, and the boxes that patches predict."""
 
 from typing import Any
 
@@ -9,45 +9,12 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float
 
-from vit_jax.errors import lookup
-from vit_jax.models.layers.mlp import ACTIVATIONS
-from vit_jax.models.layers.parameters import Initializer, metadata
+from vit_jax.models.layers.heads import linear_layer
 from vit_jax.models.sizes import Size
 
 _LECUN = initializers.lecun_normal()
 _EPSILON = 1e-6  # added to norms
 _MARGIN = 1e-4  # keeps logarithms finite at the border of the image
-
-
-class MlpHead(nnx.Module):
-    """Three linear layers with an activation between them. The last one is float32."""
-
-    def __init__(
-        self, width: int, outputs: int, *, activation: str, dtype: Any, rngs: nnx.Rngs
-    ) -> None:
-        """Builds the head; its outputs are initially zero (scenic, projects/owl_vit/layers.py).
-
-        Args:
-            width: number of input features and of hidden units D.
-            outputs: number of outputs.
-            activation: key of `layers.mlp.ACTIVATIONS`.
-            dtype: compute type of the first two layers.
-            rngs: source of the parameters' keys.
-        """
-        self.activation = lookup(ACTIVATIONS, activation, "activation")
-        self.fc1 = _linear(width, width, ("embed", "mlp"), _LECUN, dtype, rngs)
-        self.fc2 = _linear(width, width, ("mlp", "embed"), _LECUN, dtype, rngs)
-        self.fc3 = _linear(
-            width, outputs, ("embed", "outputs"), initializers.zeros, jnp.float32, rngs
-        )
-
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch outputs"]:
-        """Computes the outputs, float32.
-
-        Args:
-            x: features (..., D).
-        """
-        return self.fc3(self.activation(self.fc2(self.activation(self.fc1(x)))))
 
 
 class ClassHead(nnx.Module):
@@ -63,9 +30,9 @@ class ClassHead(nnx.Module):
             rngs: source of the parameters' keys.
         """
         small = initializers.normal(1e-6)
-        self.projection = _linear(width, embed_dim, ("embed", "joint"), small, dtype, rngs)
-        self.shift = _linear(width, 1, ("embed", "outputs"), _LECUN, jnp.float32, rngs)
-        self.scale = _linear(width, 1, ("embed", "outputs"), _LECUN, jnp.float32, rngs)
+        self.projection = linear_layer(width, embed_dim, ("embed", "joint"), small, dtype, rngs)
+        self.shift = linear_layer(width, 1, ("embed", "outputs"), _LECUN, jnp.float32, rngs)
+        self.scale = linear_layer(width, 1, ("embed", "outputs"), _LECUN, jnp.float32, rngs)
 
     def embed(self, x: Float[Array, "batch boxes dim"]) -> Float[Array, "batch boxes embed"]:
         """Computes class embeddings, which can serve as queries: float32, not normalised.
@@ -125,20 +92,6 @@ def box_bias(grid: Size) -> Float[np.ndarray, "boxes 4"]:
     ]
     values = np.stack([part.reshape(-1) for part in parts], axis=-1)
     return np.log(values + margin) - np.log1p(margin - values)
-
-
-def _linear(
-    inputs: int, outputs: int, axes: tuple[str, str], init: Initializer, dtype: Any, rngs: nnx.Rngs
-) -> nnx.Linear:
-    return nnx.Linear(
-        inputs,
-        outputs,
-        kernel_init=init,
-        kernel_metadata=metadata(*axes),
-        bias_metadata=metadata(axes[1], decay=False),
-        dtype=dtype,
-        rngs=rngs,
-    )
 
 
 def _normalized(x: jax.Array) -> jax.Array:

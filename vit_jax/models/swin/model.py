@@ -41,6 +41,9 @@ class SwinConfig:
             created for that size, or to the map of `image_size`, as with timm's `dynamic_img_size`.
             A window shrinks to a smaller map, and shifts only on a larger one. Both choices are
             equal at `image_size`.
+        fixed_windows: whether windows have the same size and shifts on every map, as in the
+            backbones of detectors. Maps are then padded before they are shifted, images are padded
+            to a multiple of the patch size, and `fit_windows` does not apply.
         position_resize: rule by which tables of relative-position biases are resized for another
             window, a key of `windows.RESIZE_METHODS`. Weights bring the rule of their format.
         mlp_ratio: hidden units of the MLP divided by the width of the stage.
@@ -48,6 +51,8 @@ class SwinConfig:
         norm_epsilon: epsilon of LayerNorm.
         drop_path: stochastic depth of the last block, linear from 0 at the first block of the
             first stage.
+        final_norm: whether the last stage is normalised before pooling. Backbones of detectors,
+            which do not pool, have no such norm.
         num_classes: outputs of the linear head; 0 for no head.
     """
 
@@ -58,11 +63,13 @@ class SwinConfig:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     fit_windows: bool = True
+    fixed_windows: bool = False
     position_resize: str = "geometric"
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     norm_epsilon: float = 1e-5
     drop_path: float = 0.0
+    final_norm: bool = True
     num_classes: int = 0
 
     def make(self, **execution: Any) -> "Swin":
@@ -77,7 +84,8 @@ class SwinConfig:
         """Normalises the image size and checks the fields."""
         size = as_size(self.image_size)
         object.__setattr__(self, "image_size", size)
-        grid_of(size, self.patch_size, f"image_size={size}")
+        if not self.fixed_windows:
+            grid_of(size, self.patch_size, f"image_size={size}")
         check_name(self.position_resize, RESIZE_METHODS, "position_resize")
         if not self.depths:
             raise UserError("depths=(): expected a number of blocks for each stage")
@@ -103,6 +111,7 @@ class SwinConfig:
                 map_size=(_ceil(height, self.patch_size << i), _ceil(width, self.patch_size << i)),
                 window_size=self.window_size,
                 fit_windows=self.fit_windows,
+                fixed_windows=self.fixed_windows,
                 merge=i > 0,
                 activation=self.activation,
                 norm_epsilon=self.norm_epsilon,
@@ -173,7 +182,8 @@ class Swin(nnx.Module):
         for i, stage in enumerate(config.stages):
             module = Stage(stage, scan=scan, remat=remat, dtype=dtype, rngs=rngs)
             setattr(self, f"stage{i}", module)
-        self.norm = layer_norm(self.embed_dim, **norm)
+        if config.final_norm:
+            self.norm = layer_norm(self.embed_dim, **norm)
         if config.num_classes:
             self.head = classifier_head(
                 self.embed_dim, config.num_classes, kernel_init=WEIGHT_INIT, rngs=rngs
@@ -204,7 +214,7 @@ class Swin(nnx.Module):
     def encode_image(
         self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
     ) -> Float[Array, "batch dim"]:
-        """Computes pooled features: the mean over all positions of the normalised last stage.
+        """Computes pooled features: the mean over all positions of the last stage, normalised.
 
         Args:
             images: (B, H, W, 3), normalised; any H and W that the patch size divides.
@@ -213,10 +223,15 @@ class Swin(nnx.Module):
         Returns:
             (B, D), compute type.
         """
-        return jnp.mean(self.norm(self._forward(images, rng)[-1]), axis=(1, 2))
+        x = self._forward(images, rng)[-1]
+        return jnp.mean(self.norm(x) if self.config.final_norm else x, axis=(1, 2))
 
     def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
+        self,
+        images: Float[Array, "batch height width 3"],
+        layers: Sequence[int],
+        *,
+        rng: Key[Array, ""] | None = None,
     ) -> list[Float[Array, "batch _rows _columns _channels"]]:
         """Computes the outputs of stages, channels last.
 
@@ -228,6 +243,7 @@ class Swin(nnx.Module):
         Args:
             images: (B, H, W, 3), normalised.
             layers: indices of stages; negative ones count from the last.
+            rng: PRNG key for stochastic depth, or None for evaluation.
 
         Returns:
             One array (B, h, w, C) per index.
@@ -236,7 +252,7 @@ class Swin(nnx.Module):
             UserError: a stage that does not exist.
         """
         check_layers(layers, len(self.config.depths), "stages")
-        outputs = self._forward(images, None)
+        outputs = self._forward(images, rng)
         return [outputs[layer] for layer in layers]
 
     def layers_above(self) -> LayersAbove:
@@ -256,6 +272,9 @@ class Swin(nnx.Module):
         """Computes the outputs of all stages."""
         depths = self.config.depths
         rates, keys = drop_path_schedule(self.config.drop_path, sum(depths), rng)
+        if self.config.fixed_windows:
+            bottom, right = (-side % self.config.patch_size for side in images.shape[1:3])
+            images = jnp.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)))
         x = self.patch_norm(self.patch_embed(images))
         outputs: list[jax.Array] = []
         first = 0

@@ -45,6 +45,7 @@ class StageConfig:
         map_size: rows and columns of the feature map of a training image.
         window_size: side of a window on a larger map.
         fit_windows: whether windows are fitted to the map of each image or to `map_size`.
+        fixed_windows: whether windows are never fitted, see `SwinConfig`.
         merge: whether the stage begins with patch merging.
         activation: key of `layers.mlp.ACTIVATIONS`.
         norm_epsilon: epsilon of LayerNorm.
@@ -57,6 +58,7 @@ class StageConfig:
     map_size: Size
     window_size: int
     fit_windows: bool
+    fixed_windows: bool
     merge: bool
     activation: str
     norm_epsilon: float
@@ -75,6 +77,8 @@ class StageConfig:
     @property
     def table_window(self) -> Size:
         """Window that the bias tables are made for: that of a training image."""
+        if self.fixed_windows:
+            return self.window_size, self.window_size
         rows, columns = self.map_size
         return min(rows, self.window_size), min(columns, self.window_size)
 
@@ -82,15 +86,17 @@ class StageConfig:
         """Describes how a feature map is cut into windows.
 
         Rows and columns are independent, as in timm. Along an axis that one window spans, the
-        window shrinks to the map and does not shift.
+        window shrinks to the map and does not shift, except with `fixed_windows`.
 
         Args:
             map_size: rows and columns of the feature map.
             shifted: whether the windows are those of a shifted block.
         """
+        step = self.window_size // 2 if shifted else 0
+        if self.fixed_windows:
+            return Windows(map_size, self.table_window, shift=(step, step), pad_first=True)
         fitted = map_size if self.fit_windows else self.map_size
         height, width = (min(side, self.window_size) for side in fitted)
-        step = self.window_size // 2 if shifted else 0
         down, right = (step if side > self.window_size else 0 for side in fitted)
         return Windows(map_size, size=(height, width), shift=(down, right))
 

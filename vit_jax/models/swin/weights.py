@@ -5,7 +5,7 @@ transformers, a stage ends with the patch merging that leads to the next stage.
 """
 
 import dataclasses
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -122,19 +122,9 @@ class TransformersSwin(Format):
     def entries(self, architecture: SwinConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
         prefix = self._prefix(architecture)
-        entries = [
-            *conv("patch_embed", f"{prefix}embeddings.patch_embeddings.projection"),
-            *norm("patch_norm", f"{prefix}embeddings.norm"),
-            *norm("norm", f"{prefix}layernorm"),
-        ]
-        for i, stage in enumerate(architecture.stages):
-            if stage.merge:
-                entries += _merging(f"stage{i}", f"{prefix}encoder.layers.{i - 1}")
-            path, key = f"stage{i}/blocks", f"{prefix}encoder.layers.{i}.blocks"
-            entries += layers.blocks(path, key, layers.SWIN, stage.depth)
-            table = f"{key}.{{i}}.attention.self.relative_position_bias_table"
-            resize = ResizeBiasTable(stage.table_window, architecture.position_resize)
-            entries.append(_bias_table(path, table, stage.depth, resize))
+        entries = stage_entries(architecture, "", prefix)
+        if architecture.final_norm:
+            entries += norm("norm", f"{prefix}layernorm")
         return entries + (linear("head", "classifier") if architecture.num_classes else [])
 
     def architecture(self, file: TensorFile, config: layers.Settings | None) -> SwinConfig | None:
@@ -145,23 +135,54 @@ class TransformersSwin(Format):
             raise UserError(
                 f"config.json: expected model_type 'swin'; found {config.get('model_type')!r}"
             )
-        layers.check_settings(config)
-        settings = {**self.DEFAULTS, **config}
-        return SwinConfig(
-            image_size=layers.image_size(settings),
-            patch_size=settings["patch_size"],
-            width=settings["embed_dim"],
-            depths=tuple(settings["depths"]),
-            num_heads=tuple(settings["num_heads"]),
-            window_size=settings["window_size"],
-            mlp_ratio=settings["mlp_ratio"],
-            activation=layers.activation(settings),
-            norm_epsilon=settings["layer_norm_eps"],
-            num_classes=layers.num_classes(file, config),
-        )
+        return SwinConfig(**swin_fields(config), num_classes=layers.num_classes(file, config))
 
     def _prefix(self, config: SwinConfig) -> str:
         return "swin." if config.num_classes else ""
+
+
+def stage_entries(config: SwinConfig, path: str, prefix: str) -> list[Entry]:
+    """Returns the entries of patches and stages in transformers, which detectors contain, too.
+
+    Args:
+        config: architecture of the tower.
+        path: prefix of the paths in the model.
+        prefix: prefix of the names in the file.
+    """
+    entries = [
+        *conv(f"{path}patch_embed", f"{prefix}embeddings.patch_embeddings.projection"),
+        *norm(f"{path}patch_norm", f"{prefix}embeddings.norm"),
+    ]
+    for i, stage in enumerate(config.stages):
+        if stage.merge:
+            entries += _merging(f"{path}stage{i}", f"{prefix}encoder.layers.{i - 1}")
+        blocks, key = f"{path}stage{i}/blocks", f"{prefix}encoder.layers.{i}.blocks"
+        entries += layers.blocks(blocks, key, layers.SWIN, stage.depth)
+        table = f"{key}.{{i}}.attention.self.relative_position_bias_table"
+        resize = ResizeBiasTable(stage.table_window, config.position_resize)
+        entries.append(_bias_table(blocks, table, stage.depth, resize))
+    return entries
+
+
+def swin_fields(config: layers.Settings) -> dict[str, Any]:
+    """Returns the fields of `SwinConfig` that a `config.json` of transformers determines.
+
+    Args:
+        config: content of the file, or of its part for a tower.
+    """
+    layers.check_settings(config)
+    settings = {**TransformersSwin.DEFAULTS, **config}
+    return {
+        "image_size": layers.image_size(settings),
+        "patch_size": settings["patch_size"],
+        "width": settings["embed_dim"],
+        "depths": tuple(settings["depths"]),
+        "num_heads": tuple(settings["num_heads"]),
+        "window_size": settings["window_size"],
+        "mlp_ratio": settings["mlp_ratio"],
+        "activation": layers.activation(settings),
+        "norm_epsilon": settings["layer_norm_eps"],
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,11 +30,13 @@ class Windows:
         map_size: rows and columns of the feature map (H, W).
         size: rows and columns of a window (h, w).
         shift: rows and columns by which the map is rolled up and to the left before it is cut.
+        pad_first: whether the map is padded before it is rolled.
     """
 
     map_size: Size
     size: Size
     shift: Size
+    pad_first: bool = False
 
     @property
     def counts(self) -> Size:
@@ -49,7 +51,7 @@ class Windows:
     ) -> Shaped[Array, "batch windows length channels"]:
         """Cuts a feature map into windows.
 
-        The map is padded with zeros after the roll, as in timm; other codebases pad before it.
+        The map is padded with zeros: after the roll as in timm, or before it with `pad_first`.
 
         Args:
             x: (B, H, W, C).
@@ -57,10 +59,14 @@ class Windows:
         Returns:
             (B, windows, h w, C).
         """
-        x = jnp.roll(x, (-self.shift[0], -self.shift[1]), axis=(1, 2))
         (rows, columns), (height, width) = self.counts, self.size
         bottom, right = rows * height - x.shape[1], columns * width - x.shape[2]
-        x = jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
+        padding = ((0, 0), (0, bottom), (0, right), (0, 0))
+        if self.pad_first:
+            x = jnp.pad(x, padding)
+        x = jnp.roll(x, (-self.shift[0], -self.shift[1]), axis=(1, 2))
+        if not self.pad_first:
+            x = jnp.pad(x, padding)
         x = x.reshape(x.shape[0], rows, height, columns, width, x.shape[-1])
         return x.swapaxes(2, 3).reshape(x.shape[0], rows * columns, height * width, x.shape[-1])
 
@@ -78,7 +84,10 @@ class Windows:
         (rows, columns), (height, width) = self.counts, self.size
         x = x.reshape(x.shape[0], rows, columns, height, width, x.shape[-1]).swapaxes(2, 3)
         x = x.reshape(x.shape[0], rows * height, columns * width, x.shape[-1])
-        return jnp.roll(x[:, : self.map_size[0], : self.map_size[1]], self.shift, axis=(1, 2))
+        if not self.pad_first:
+            x = x[:, : self.map_size[0], : self.map_size[1]]
+        x = jnp.roll(x, self.shift, axis=(1, 2))
+        return x[:, : self.map_size[0], : self.map_size[1]]
 
     def mask(self) -> np.ndarray | None:
         """Computes the bias that separates regions which the roll made neighbours.

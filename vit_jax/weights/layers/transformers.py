@@ -126,21 +126,31 @@ def published_names(
         prefixes: prefixes that the names of the tower may have.
         prefix: prefix of the names of the tower in the result.
     """
-    published = (*names.qkv, names.out, names.fc1, names.fc2)
-    in_memory = (*IN_MEMORY.qkv, IN_MEMORY.out, IN_MEMORY.fc1, IN_MEMORY.fc2)
 
     def rename(key: str) -> str:
         key = re.sub(r"(?<!encoder\.)\blayers\.", "encoder.layer.", key)
         # `save_pretrained` of version 5 writes the decoder of ViTMAE under this name.
         key = key.replace("decoder_encoder.layer.", "decoder_layers.")
-        for old, new in zip(in_memory, published, strict=True):
-            key = key.replace(f".{old}.", f".{new}.")
-        key = key.replace("attention.relative_position_bias.", "attention.self.")
+        key = published_name(key, names)
         for found in prefixes:
             key = key.removeprefix(found)
         return f"{prefix}{key}" if key.startswith(_TOWER) else key
 
     return file.renamed(rename)
+
+
+def published_name(key: str, names: BlockNames) -> str:
+    """Returns the name in published files of a part of a block.
+
+    Args:
+        key: name of a tensor in a published file or in memory.
+        names: names of the parts of a block in published files.
+    """
+    published = (*names.qkv, names.out, names.fc1, names.fc2)
+    in_memory = (*IN_MEMORY.qkv, IN_MEMORY.out, IN_MEMORY.fc1, IN_MEMORY.fc2)
+    for old, new in zip(in_memory, published, strict=True):
+        key = key.replace(f".{old}.", f".{new}.")
+    return key.replace("attention.relative_position_bias.", "attention.self.")
 
 
 def has_patch_embedding(file: TensorFile, prefixes: Sequence[str]) -> bool:

@@ -1,0 +1,270 @@
+"""Feature enhancer: image and text attend to each other (Liu et al. 2023, section 3.1)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.nn import initializers
+from jaxtyping import Array, Bool, Float, Key
+
+from vit_jax.errors import lookup
+from vit_jax.models.grounding_dino.deformable import DeformableAttention
+from vit_jax.models.grounding_dino.levels import Levels
+from vit_jax.models.layers.attention import heads_projection, output_projection
+from vit_jax.models.layers.drop_path import drop_path
+from vit_jax.models.layers.mlp import Mlp
+from vit_jax.models.layers.norm import layer_norm
+from vit_jax.models.layers.post_norm import PostNormBlock
+from vit_jax.models.layers.stacking import (
+    REMAT_POLICIES,
+    apply_stack,
+    rematerialize,
+    stack_blocks,
+)
+from vit_jax.models.layers.transformer import LayerScale
+from vit_jax.models.ops.attention import attention
+from vit_jax.models.partitioning import constrain
+
+XAVIER = initializers.xavier_uniform()
+ACTIVATION = "relu"
+_LAYER_SCALE = 1e-4
+
+Pair = tuple[jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """Configuration that the layers of the enhancer and of the decoder share.
+
+    Attributes:
+        width: number of features D.
+        num_heads: attention heads; an even number for the enhancer, whose text has half of them.
+        mlp_dim: hidden units of the MLPs; those of the text are half of it.
+        levels: number of feature levels L.
+        samples: points of deformable attention per head and level.
+        norm_epsilon: epsilon of LayerNorm.
+        drop_path: stochastic depth of the fusion.
+    """
+
+    width: int
+    num_heads: int
+    mlp_dim: int
+    levels: int
+    samples: int
+    norm_epsilon: float
+    drop_path: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderInputs:
+    """Inputs of all layers of the enhancer.
+
+    Attributes:
+        levels: geometry of the levels.
+        image_positions: position and level embeddings (B, S, D).
+        references: reference points of the positions on each level (B, S, L, 2).
+        text_mask: whether a token exists (B, T).
+        phrase_mask: whether a token attends to another (B, T, T).
+        text_positions: position embeddings within phrases (B, T, D).
+    """
+
+    levels: Levels
+    image_positions: Float[Array, "batch positions width"]
+    references: Float[Array, "batch positions levels 2"]
+    text_mask: Bool[Array, "batch length"]
+    phrase_mask: Bool[Array, "batch length length"]
+    text_positions: Float[Array, "batch length width"]
+
+
+class FusionSide(nnx.Module):
+    """Projections of the image or of the text for the fusion of both."""
+
+    def __init__(self, config: LayerConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
+        """Builds the layers.
+
+        Args:
+            config: configuration of the layer.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        width, heads, inner = config.width, config.num_heads // 2, config.mlp_dim // 2
+        common: dict[str, Any] = {"init": XAVIER, "dtype": dtype, "rngs": rngs}
+        self.norm = layer_norm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        self.key = heads_projection(width, heads, out_width=inner, **common)
+        self.value = heads_projection(width, heads, out_width=inner, **common)
+        self.out = output_projection(inner, heads, out_width=width, **common)
+        self.scale = LayerScale(width, _LAYER_SCALE, dtype)
+
+
+class Fusion(nnx.Module):
+    """Attention of the image to the text and of the text to the image, by the same scores.
+
+    The residual adds to the normalised features. Scores are not clipped, unlike in other code.
+    """
+
+    def __init__(self, config: LayerConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
+        """Builds the layer.
+
+        Args:
+            config: configuration of the layer.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        self.image = FusionSide(config, dtype=dtype, rngs=rngs)
+        self.text = FusionSide(config, dtype=dtype, rngs=rngs)
+        self.drop_path = config.drop_path
+
+    def __call__(
+        self,
+        image: Float[Array, "batch positions width"],
+        text: Float[Array, "batch length width"],
+        inputs: EncoderInputs,
+        rng: Key[Array, ""] | None,
+    ) -> tuple[Float[Array, "batch positions width"], Float[Array, "batch length width"]]:
+        """Exchanges features of the image and of the text.
+
+        Args:
+            image: (B, S, D).
+            text: (B, T, D).
+            inputs: masks of both.
+            rng: PRNG key for stochastic depth, or None for evaluation.
+        """
+        image, text = self.image.norm(image), self.text.norm(text)
+        image_key, text_key = self.image.key(image), self.text.key(text)
+        image_mask, text_mask = inputs.levels.mask[:, None, None], inputs.text_mask[:, None, None]
+        to_image = attention(image_key, text_key, self.text.value(text), mask=text_mask)
+        to_text = attention(text_key, image_key, self.image.value(image), mask=image_mask)
+        to_image = self.image.scale(self.image.out(to_image))
+        to_text = self.text.scale(self.text.out(to_text))
+        keys = (None, None) if rng is None else jax.random.split(rng)
+        return (
+            image + drop_path(to_image, self.drop_path, keys[0]),
+            text + drop_path(to_text, self.drop_path, keys[1]),
+        )
+
+
+class EncoderLayer(nnx.Module):
+    """Fusion, self-attention of the text, deformable self-attention of the image."""
+
+    def __init__(self, config: LayerConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
+        """Builds the layer.
+
+        Args:
+            config: configuration of the layer.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        width = config.width
+        execution: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        norm: dict[str, Any] = {"epsilon": config.norm_epsilon, **execution}
+        self.fusion = Fusion(config, **execution)
+        self.text = PostNormBlock(
+            width,
+            config.num_heads // 2,
+            config.mlp_dim // 2,
+            activation=ACTIVATION,
+            norm_epsilon=config.norm_epsilon,
+            init=XAVIER,
+            **execution,
+        )
+        self.attention = DeformableAttention(
+            width, config.num_heads, config.levels, config.samples, **execution
+        )
+        self.norm1 = layer_norm(width, **norm)
+        self.mlp = Mlp(
+            width,
+            config.mlp_dim,
+            activation=ACTIVATION,
+            in_init=XAVIER,
+            out_init=XAVIER,
+            **execution,
+        )
+        self.norm2 = layer_norm(width, **norm)
+
+    def __call__(
+        self,
+        image: Float[Array, "batch positions width"],
+        text: Float[Array, "batch length width"],
+        inputs: EncoderInputs,
+        rng: Key[Array, ""] | None,
+    ) -> tuple[Float[Array, "batch positions width"], Float[Array, "batch length width"]]:
+        """Applies the layer.
+
+        Args:
+            image: (B, S, D).
+            text: (B, T, D).
+            inputs: masks, positions and reference points.
+            rng: PRNG key for stochastic depth, or None for evaluation.
+        """
+        image, text = self.fusion(constrain(image, "batch", "length", "embed"), text, inputs, rng)
+        text = self.text(text, inputs.phrase_mask, inputs.text_positions)
+        queries = image + inputs.image_positions
+        attended = self.attention(queries, image, inputs.levels, inputs.references)
+        image = self.norm1(image + attended)
+        image = self.norm2(image + self.mlp(image))
+        return constrain(image, "batch", "length", "embed"), text
+
+
+class Encoder(nnx.Module):
+    """Stack of `EncoderLayer`."""
+
+    def __init__(
+        self,
+        config: LayerConfig,
+        depth: int,
+        *,
+        scan: bool,
+        remat: str,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Builds the stack.
+
+        Args:
+            config: configuration of the layers.
+            depth: number of layers.
+            scan: whether to scan the layers.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        self.depth, self.scan = depth, scan
+        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
+
+        def make_layer(rngs: nnx.Rngs) -> EncoderLayer:
+            return EncoderLayer(config, dtype=dtype, rngs=rngs)
+
+        self.blocks = stack_blocks(make_layer, jax.random.split(rngs.params(), depth))
+
+    def __call__(
+        self,
+        image: Float[Array, "batch positions width"],
+        text: Float[Array, "batch length width"],
+        inputs: EncoderInputs,
+        rng: Key[Array, ""] | None = None,
+    ) -> tuple[
+        Float[Array, "depth batch positions width"], Float[Array, "depth batch length width"]
+    ]:
+        """Computes the outputs of all layers, of which unused ones are not stored.
+
+        Args:
+            image: (B, S, D).
+            text: (B, T, D).
+            inputs: masks, positions and reference points.
+            rng: PRNG key for stochastic depth, or None for evaluation.
+        """
+        graphdef, params = nnx.split(self.blocks)
+        keys = None if rng is None else jax.random.split(rng, self.depth)
+
+        def apply_layer(x: Pair, layer: Any) -> tuple[Pair, Pair]:
+            layer_params, key = layer
+            x = nnx.merge(graphdef, layer_params)(*x, inputs, key)
+            return x, x
+
+        apply = rematerialize(apply_layer, self.remat_policy, scanned=self.scan)
+        _, outputs = apply_stack(
+            apply, (image, text), (params, keys), depth=self.depth, scan=self.scan
+        )
+        found: Pair = outputs
+        return found
