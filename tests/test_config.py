@@ -1,5 +1,7 @@
 """Keys of a config: defaults, unknown keys, units of length."""
 
+import json
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -82,3 +84,14 @@ def test_at_most_one_unit():
     with pytest.raises(UserError, match="expected a positive number"):
         config_lib.steps(ConfigDict({"eval_steps": -1}), "eval", batch_size=1, epoch_examples=1)
     assert config_lib.steps(ConfigDict(), "eval", batch_size=1, epoch_examples=1) == 0
+
+
+def test_a_saved_config_of_an_earlier_version_gets_the_new_keys(tiny_config):
+    saved = tiny_config.to_dict()
+    expected = json.loads(json.dumps(saved))
+    del saved["compute"]["attention"], saved["data"]["detection"], saved["keep_best"]
+    saved["compute"]["remat"] = "full"
+    again = config_lib.with_defaults(ConfigDict(json.loads(json.dumps(saved))))
+    expected["compute"]["remat"] = "full"
+    assert json.loads(json.dumps(again.to_dict())) == expected
+    config_lib.validate(again)

@@ -21,6 +21,7 @@ most one of them is set, zero means "not set".
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -179,13 +180,12 @@ def model_spec(config: ConfigDict) -> ModelSpec:
 
 
 def detection(config: ConfigDict) -> DetectionConfig:
-    """Sizes of a batch of images with boxes: `config.data.detection`, which older runs lack.
+    """Sizes of a batch of images with boxes, `config.data.detection`.
 
     Raises:
         UserError: an unknown key, or a value out of range.
     """
-    block = config.data.get("detection", ConfigDict())
-    return parse(DetectionConfig, block.to_dict(), "config.data.detection")
+    return parse(DetectionConfig, config.data.detection.to_dict(), "config.data.detection")
 
 
 def steps(block: Any, prefix: str, *, batch_size: int, epoch_examples: int, total: int = 0) -> int:
@@ -234,14 +234,34 @@ def validate(config: ConfigDict) -> None:
         raise UserError("no length is set: set total_steps, total_epochs or total_examples")
 
 
+def with_defaults(config: ConfigDict) -> ConfigDict:
+    """Adds keys that a saved config lacks because they came with a later version.
+
+    Args:
+        config: config of a run as it was saved; changed in place.
+
+    Returns:
+        The same config, locked. Blocks of components have no defaults here; they are not changed.
+    """
+    reference = default_config("vit_b16")
+    _fill(config, {key: x for key, x in reference.items() if key not in OPEN_BLOCKS})
+    return config.lock()
+
+
+def _fill(block: ConfigDict, defaults: Mapping[str, Any]) -> None:
+    for key, default in defaults.items():
+        if key not in block:
+            block[key] = default
+        elif isinstance(default, ConfigDict):
+            _fill(block[key], default)
+
+
 def _check_keys(config: ConfigDict, reference: ConfigDict, path: str) -> None:
     for key in config:
         if key not in reference:
             raise unknown_key(key, path, reference)
     for key, default in reference.items():
         if key not in config:
-            if isinstance(default, ConfigDict) and path != "config":
-                continue  # a block that runs of earlier versions lack
             raise UserError(f"config key {path}.{key} is missing; start from default_config()")
         if path == "config" and key in OPEN_BLOCKS:
             continue

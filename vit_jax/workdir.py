@@ -15,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from vit_jax.atomic_files import write_text
+from vit_jax.config import with_defaults
 from vit_jax.data.cache import cache_dir
 from vit_jax.errors import UserError
 from vit_jax.paths import StrPath, as_path, is_url
@@ -64,7 +65,7 @@ def workdir_path(workdir: StrPath) -> epath.Path:
 
 
 def load_config(workdir: StrPath) -> ConfigDict:
-    """Reads the config of a run.
+    """Reads the config of a run; keys that came with later versions have their defaults.
 
     Raises:
         UserError: the folder is not a workdir, or its config cannot be read.
@@ -73,9 +74,10 @@ def load_config(workdir: StrPath) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} is not the workdir of a run: no {CONFIG_FILE} in it")
     try:
-        return ConfigDict(json.loads(path.read_text())).lock()
+        saved = ConfigDict(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+    return with_defaults(saved)
 
 
 def changes(workdir: StrPath, config: ConfigDict) -> dict[str, str]:

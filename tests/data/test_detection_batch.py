@@ -356,12 +356,3 @@ def test_sizes_of_detection_need_an_objective_with_boxes():
     changed = DetectionConfig(max_boxes=7)
     with pytest.raises(UserError, match=r"applies to objectives that read boxes, .* image, label"):
         batch_transform(fields, source, "", INPUTS, tokenizer=None, detection=changed)
-
-
-def test_runs_of_earlier_versions_have_the_default_sizes():
-    config = config_lib.default_config("clip_vit_b32")
-    config.update(batch_size=2, total_steps=1)
-    with config.unlocked():
-        del config.data["detection"]
-    config_lib.validate(config)
-    assert config_lib.detection(config) == DetectionConfig()
