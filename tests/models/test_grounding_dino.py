@@ -1,4 +1,4 @@
-"""Grounding DINO: phrases, padding, shapes, errors.
+"""Grounding DINO: phrases, padding, gradients, errors.
 
 The activations of transformers are compared in tests/weights/test_transformers.py.
 """
@@ -108,6 +108,30 @@ def test_images_of_any_size():
         "boxes": ((1, 3, 4), jnp.dtype("float32")),
         "logits": ((1, 3, 8), jnp.dtype("float32")),
     }
+
+
+@pytest.mark.slow
+def test_padding_of_the_caption_and_gradients():
+    """Zeros after a caption change nothing, and every parameter that is used has a gradient."""
+    model = ModelDef(CONFIG)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), "f4"), model.shapes())
+
+    def loss(params, tokens):
+        found = model.bind(params)(jnp.asarray(images()), tokens)
+        logits = jnp.where(tokens[:, None] > 0, found["logits"], 0)
+        return jnp.sum(jnp.sin(found["boxes"])) + jnp.sum(jnp.sin(logits)), found
+
+    (_, padded), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, TOKENS)
+    _, bare = jax.jit(loss)(params, TOKENS[:, :-1])
+    np.testing.assert_allclose(padded["boxes"], bare["boxes"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(padded["logits"][..., :-1], bare["logits"], rtol=1e-3, atol=1e-4)
+    assert (padded["logits"][..., -1] == np.finfo(np.float32).min).all()
+    # Queries start at boxes without gradients: only losses of the proposals reach their head.
+    gradients.pop("selection")
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(gradient).all(), path
+        assert np.any(gradient) or "key" in str(path), path  # biases of keys cancel out
 
 
 @pytest.mark.parametrize(
