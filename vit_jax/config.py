@@ -21,7 +21,6 @@ most one of them is set, zero means "not set".
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -243,13 +242,14 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
     Returns:
         The same config, locked. Blocks of components have no defaults here; they are not changed.
     """
-    reference = default_config("vit_b16")
-    _fill(config, {key: x for key, x in reference.items() if key not in OPEN_BLOCKS})
+    _fill(config, default_config("vit_b16"))
     return config.lock()
 
 
-def _fill(block: ConfigDict, defaults: Mapping[str, Any]) -> None:
+def _fill(block: ConfigDict, defaults: ConfigDict) -> None:
     for key, default in defaults.items():
+        if key in OPEN_BLOCKS and isinstance(default, ConfigDict):
+            continue
         if key not in block:
             block[key] = default
         elif isinstance(default, ConfigDict):

@@ -47,29 +47,10 @@ from vit_jax.training.freezing import frozen_mask
 from vit_jax.training.frozen_model import open_frozen_model
 from vit_jax.training.initialization import Initialization, build_initialization
 from vit_jax.training.optimizers import Optim, make_optimizer, make_schedule, parse_optim
-from vit_jax.training.schedules import Schedule
+from vit_jax.training.schedules import Durations, Schedule
 from vit_jax.training.state import TrainState, init_state
 from vit_jax.training.step import make_train_step
 from vit_jax.workdir import workdir_path
-
-
-@dataclasses.dataclass(frozen=True)
-class Durations:
-    """Lengths of a run in steps; 0 where there is none.
-
-    Attributes:
-        total: length of the run.
-        warmup: warm-up of the learning rate.
-        cooldown: final decay of the learning rate to 0.
-        eval: interval of evaluations.
-        checkpoint: interval of checkpoints.
-    """
-
-    total: int
-    warmup: int = 0
-    cooldown: int = 0
-    eval: int = 0
-    checkpoint: int = 0
 
 
 def build(

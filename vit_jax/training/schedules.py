@@ -14,6 +14,25 @@ from vit_jax.errors import UserError
 Schedule = Callable[[Any], Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Durations:
+    """Lengths of a run in steps; 0 where there is none.
+
+    Attributes:
+        total: length of the run.
+        warmup: warm-up of the learning rate.
+        cooldown: final decay of the learning rate to 0.
+        eval: interval of evaluations.
+        checkpoint: interval of checkpoints.
+    """
+
+    total: int
+    warmup: int = 0
+    cooldown: int = 0
+    eval: int = 0
+    checkpoint: int = 0
+
+
 @runtime_checkable
 class Decay(Protocol):
     """A dataclass of a decay's keys. Its method `build` makes the schedule after the warm-up."""
