@@ -6,7 +6,7 @@ import pytest
 
 import vit_jax
 from tests.weights.reference import relative_error, split_reference
-from tests.weights.test_transformers import CLIP
+from tests.weights.transformers_models import CLIP
 from vit_jax.models.clip import consumers
 from vit_jax.models.definition import ModelDef
 from vit_jax.pretrained.weight_files import load_weights

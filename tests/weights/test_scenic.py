@@ -12,7 +12,7 @@ import pytest
 from flax import serialization, traverse_util
 
 from tests.weights.reference import split_reference
-from tests.weights.test_transformers import ARCHITECTURES
+from tests.weights.transformers_models import ARCHITECTURES
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import shutil
 
 import jax
@@ -11,131 +10,15 @@ import pytest
 
 from tests.weights.activations import activations
 from tests.weights.reference import DATA, format_of, relative_error, split_reference
+from tests.weights.transformers_models import ARCHITECTURES, CLIP, DINOV2, MAE, SIGLIP, SWIN, VIT
 from vit_jax.errors import UserError
-from vit_jax.models.bert.model import BertConfig
-from vit_jax.models.clip.model import CLIPConfig
-from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.definition import ModelDef
-from vit_jax.models.grounding_dino.model import GroundingDinoConfig
 from vit_jax.models.layers.positions import resize_positions
-from vit_jax.models.mae.model import MAEConfig
-from vit_jax.models.owl.model import OwlConfig
 from vit_jax.models.registry import model_spec
-from vit_jax.models.swin.model import SwinConfig
 from vit_jax.models.swin.windows import resize_bias_table
-from vit_jax.models.vit.model import ViTConfig
 from vit_jax.pretrained.weight_files import load_weights, read_architecture, save_weights
 from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
-
-# As in tests/fixtures/generators/make_transformers.py.
-STACK = {"width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24}
-IMAGE = {**STACK, "image_size": 16, "patch_size": 4, "position_resize": "bicubic"}
-VIT = ViTConfig(**IMAGE, norm_epsilon=1e-12, num_classes=5)
-DINOV2 = ViTConfig(**{**IMAGE, "mlp_dim": 32}, layer_scale=0.5)
-TEXT = {
-    "vocab_size": 50,
-    "context_length": 9,
-    "width": 12,
-    "depth": 2,
-    "num_heads": 3,
-    "mlp_dim": 20,
-}
-CLIP = CLIPConfig(
-    image=ViTConfig(
-        **IMAGE,
-        activation="quick_gelu",
-        norm_epsilon=1e-5,
-        pre_norm=True,
-        patch_bias=False,
-        weight_init="clip",
-    ),
-    text=TextConfig(**TEXT),
-    embed_dim=10,
-)
-SIGLIP = CLIPConfig(
-    image=ViTConfig(
-        **IMAGE, activation="gelu_tanh", class_token=False, pool="map", weight_init="xavier"
-    ),
-    text=TextConfig(
-        **TEXT,
-        activation="gelu_tanh",
-        norm_epsilon=1e-6,
-        causal=False,
-        pool="last",
-        weight_init="xavier",
-    ),
-    embed_dim=16,
-    image_projection=False,
-    text_projection_bias=True,
-    init_logit_scale=math.log(10.0),
-    init_logit_bias=-10.0,
-)
-MAE = MAEConfig(
-    image=dataclasses.replace(
-        VIT,
-        num_classes=0,
-        position_init="fixed_sincos",
-        position_grid=(4, 4),
-        weight_init="xavier",
-    ),
-    decoder_width=8,
-    decoder_depth=3,
-    decoder_num_heads=2,
-    decoder_mlp_dim=24,
-)
-SWIN = SwinConfig(
-    image_size=32,
-    width=8,
-    depths=(3, 2),
-    num_heads=(2, 4),
-    window_size=4,
-    mlp_ratio=2.0,
-    num_classes=5,
-    position_resize="bicubic",
-)
-OWLVIT = OwlConfig(
-    image=CLIP.image, text=TextConfig(**TEXT, position_resize="cut"), embed_dim=TEXT["width"]
-)
-GROUNDING_DINO = GroundingDinoConfig(
-    image=SwinConfig(
-        image_size=1333,
-        width=4,
-        depths=(1, 3, 1, 1),
-        num_heads=(1, 1, 2, 2),
-        window_size=3,
-        fixed_windows=True,
-        final_norm=False,
-        mlp_ratio=2.0,
-        position_resize="bicubic",
-    ),
-    text=BertConfig(**{**STACK, "width": 8}, vocab_size=1030, context_length=12, num_positions=12),
-    width=32,
-    num_queries=6,
-    encoder_depth=2,
-    decoder_depth=2,
-    num_heads=2,
-    encoder_mlp_dim=16,
-    decoder_mlp_dim=24,
-    encoder_samples=2,
-    decoder_samples=3,
-)
-ARCHITECTURES = {
-    "grounding_dino": GROUNDING_DINO,
-    "owlvit": OWLVIT,
-    "owlv2": dataclasses.replace(OWLVIT, objectness=True),
-    "clip": CLIP,
-    "siglip": SIGLIP,
-    "vit": VIT,
-    "vit_bare": dataclasses.replace(VIT, num_classes=0),
-    "deit": dataclasses.replace(VIT, distillation=True),
-    "dinov2": DINOV2,
-    "dinov2_with_registers": dataclasses.replace(
-        DINOV2, num_registers=3, position_resize="bicubic_antialias"
-    ),
-    "mae": MAE,
-    "swin": SWIN,
-}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
