@@ -70,14 +70,22 @@ def load_config(workdir: StrPath) -> ConfigDict:
     Raises:
         UserError: the folder is not a workdir, or its config cannot be read.
     """
+    return with_defaults(ConfigDict(saved_config(workdir)))
+
+
+def saved_config(workdir: StrPath) -> dict[str, Any]:
+    """Reads the config of a run as it was saved.
+
+    Raises:
+        UserError: the folder is not a workdir, or its config cannot be read.
+    """
     path = as_path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{workdir} is not the workdir of a run: no {CONFIG_FILE} in it")
     try:
-        saved = ConfigDict(json.loads(path.read_text()))
+        return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    return with_defaults(saved)
 
 
 def changes(workdir: StrPath, config: ConfigDict) -> dict[str, str]:

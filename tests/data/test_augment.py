@@ -110,7 +110,7 @@ def test_transform_from_outside_reads_the_models_preprocessing():
         ("flip(0.5, probability=1)", "probability is given twice"),
         ("flip('often')", "flip.probability='often': expected float"),
         ("resize(inputs=3)", "unknown argument 'inputs'"),
-        ("resize('fit')", "unknown mode of resize, 'fit'"),
+        ("resize('stretch')", "unknown mode of resize, 'stretch'"),
         ("affine(", "expected the form name"),
         ("affine(__import__('os'))", "expected the form name"),
         ("color_shift|", "expected the form name"),

@@ -242,8 +242,8 @@ def test_transparent_pixels_become_white():
 
 
 def test_errors():
-    with pytest.raises(UserError, match=r"inputs.resize, 'fit'"):
-        ImageInputs(resize="fit")
+    with pytest.raises(UserError, match=r"inputs.resize, 'stretch'"):
+        ImageInputs(resize="stretch")
     with pytest.raises(UserError, match=r"interpolation, 'bicubc'; did you mean 'bicubic'"):
         ImageInputs(interpolation="bicubc")
     with pytest.raises(UserError, match=r"needs interpolation='bilinear' .* found 'bicubic' and 1"):

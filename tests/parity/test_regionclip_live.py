@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("open_clip")
+pytest.importorskip("torchvision")
+
+import open_clip
+import torch
+from torchvision.ops import roi_align
+
 from tests.parity.live import compare, random_images
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 
 pytestmark = pytest.mark.parity
-torch = pytest.importorskip("torch")
-open_clip = pytest.importorskip("open_clip")
-roi_align = pytest.importorskip("torchvision.ops").roi_align
 
 # Center x, center y, width, height in [0, 1] of 192 x 256 px.
 BOXES = np.float32([[[0.5, 0.5, 1, 1], [0.3, 0.4, 0.2, 0.5], [0.8, 0.6, 0.3, 0.1]]])

@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from vit_jax.errors import UserError
 from vit_jax.paths import StrPath, as_path
-from vit_jax.workdir import load_config
+from vit_jax.workdir import saved_config
 
 if TYPE_CHECKING:
     from etils import epath
@@ -59,7 +59,7 @@ def read_run(workdir: StrPath) -> RunRecord:
         UserError: not the folder of a run, no metrics yet, or a line that is not valid.
     """
     path = as_path(workdir)
-    config = traverse_util.flatten_dict(load_config(path).to_dict(), sep=".")
+    config = traverse_util.flatten_dict(saved_config(path), sep=".")
     return RunRecord(path.resolve().name, config, _read_curves(path / METRICS_FILE))
 
 
