@@ -110,7 +110,7 @@ def test_images_of_any_size():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_padding_of_the_caption_and_gradients():
     """Zeros after a caption change nothing, and every parameter that is used has a gradient."""
     model = ModelDef(CONFIG)
