@@ -85,7 +85,8 @@ def main() -> None:
     columns = ("images/s", "of peak", "GiB")
     print(f"{'model':<14} {'side':<8}" + "".join(f"{column:>10}" for column in columns))
     for name in _MODELS.value:
-        ours = _run("benchmarks.gpu_step", name, "--one")
+        execution = (f"--attention={_ATTENTION.value}", f"--remat={_REMAT.value}")
+        ours = _run("benchmarks.gpu_step", name, "--one", *execution)
         flops = ours["flops"]
         print(_row(name, "vit_jax", ours, flops), flush=True)
         if _TORCH.value:
@@ -100,8 +101,6 @@ def _run(module: str, name: str, *more: str) -> dict[str, Any]:
     """The result of one side, from a process of its own."""
     command = [sys.executable, "-m", module, f"--models={name}", f"--batch_size={_BATCH.value}"]
     command += [f"--steps={_STEPS.value}", *more]
-    if module == "benchmarks.gpu_step":
-        command += [f"--attention={_ATTENTION.value}", f"--remat={_REMAT.value}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

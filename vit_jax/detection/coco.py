@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vit_jax.atomic_files import write_text
+from vit_jax.detection.selection import Detections
 from vit_jax.paths import StrPath
 
-if TYPE_CHECKING:
-    from vit_jax.detection.detect import Detections
 
-
-def write_coco(path: StrPath, found: "Sequence[Detections]", classes: Sequence[str]) -> None:
+def write_coco(path: StrPath, found: Sequence[Detections], classes: Sequence[str]) -> None:
     """Writes images, categories, and annotations with their scores, atomically.
 
     Boxes are clipped to their image; a box outside of it is left out.

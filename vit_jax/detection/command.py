@@ -6,8 +6,9 @@ from typing import Any
 
 from vit_jax import cli
 from vit_jax.data.images import read_image
-from vit_jax.detection.detect import Detections, detect
+from vit_jax.detection.detect import detect
 from vit_jax.detection.images import list_images
+from vit_jax.detection.selection import Detections
 from vit_jax.evaluators.drawing import draw_boxes, save_drawing
 from vit_jax.paths import as_path
 from vit_jax.pretrained.model import PretrainedModel

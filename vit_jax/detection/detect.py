@@ -6,18 +6,22 @@ for box, score, name in zip(found.boxes, found.scores, found.names):  # box: x0,
     ...
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
 
 from vit_jax.detection import selection
-from vit_jax.detection.coco import write_coco
 from vit_jax.detection.images import list_images
+from vit_jax.detection.results import (
+    Results,
+    check_fractions,
+    check_names,
+    check_output,
+)
 from vit_jax.detection.runner import runner_of
 from vit_jax.detection.search import Search
+from vit_jax.detection.selection import Detections
 from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
 from vit_jax.evaluators.batching import progress_bar
@@ -26,29 +30,6 @@ from vit_jax.paths import StrPath
 from vit_jax.pretrained.model import PretrainedModel
 
 _QUERY = "query image"  # name of the class of a query image
-
-
-@dataclasses.dataclass(frozen=True)
-class Detections:
-    """Objects found in an image, from the highest score to the lowest.
-
-    Attributes:
-        key: path of the image, relative to the folder that was given; "" for an array.
-        height: height of the image, px.
-        width: width of the image, px.
-        boxes: x0, y0, x1, y1 in pixels of the image (n, 4). They may exceed it.
-        scores: score of each box (n,): a probability; with a query image relative to the best box.
-        labels: position in the list of names of each box (n,).
-        names: name of each box.
-    """
-
-    key: str
-    height: int
-    width: int
-    boxes: Float32[np.ndarray, "n 4"]
-    scores: Float32[np.ndarray, " n"]
-    labels: Int32[np.ndarray, " n"]
-    names: list[str]
 
 
 def detect(
@@ -105,12 +86,10 @@ def detect(
         )
     detector.spec.inputs.extent(1, 1)  # before any image is read
     listed = list_images(images)
-    if output is not None and not all(listed.keys):
-        raise UserError("output names the files of the images: expected paths, found arrays")
+    check_output(output, listed)
     classes = [_QUERY] if query_image is not None else check_names(names)
     if query_image is not None and names is not None:
         raise UserError("expected names or query_image; found both")
-    labels = np.array([(names or classes).index(name) for name in classes], np.int32)
     if query_image is None:
         queries = runner.embed_classes(detector, classes, prompts.templates(templates))
         score, overlap, select = 0.1, 1.0, selection.select
@@ -123,48 +102,9 @@ def detect(
     score = score if threshold is None else threshold
     overlap = overlap if nms_threshold is None else nms_threshold
     search = Search(detector, runner, queries, batch_size, tile_size, tile_overlap)
-    found = []
+    results = Results(listed, names or classes, classes)
     with progress_bar("detect", total=len(listed.sources)) as bar:
         for row, height, width, boxes in search.run(listed):
-            kept = select(boxes, score, overlap)
-            found.append(
-                Detections(
-                    listed.keys[row],
-                    height,
-                    width,
-                    kept.boxes,
-                    kept.scores,
-                    labels[kept.labels],
-                    [classes[label] for label in kept.labels],
-                )
-            )
+            results.add(row, height, width, select(boxes, score, overlap))
             bar.update()
-    if output is not None:
-        write_coco(output, found, classes)
-    return found[0] if listed.single else found
-
-
-def check_names(names: Sequence[str] | None) -> list[str]:
-    """Returns different names in their order.
-
-    Args:
-        names: names to look for.
-
-    Raises:
-        UserError: no names, or an empty one.
-    """
-    if isinstance(names, str):
-        raise UserError(f"names={names!r}: expected a list of names, as [{names!r}]")
-    if not names:
-        raise UserError("names is empty: expected at least one name")
-    for position, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise UserError(f"name {position} is {name!r}: expected a word or a phrase")
-    return list(dict.fromkeys(names))
-
-
-def check_fractions(**values: float | None) -> None:
-    """Refuses values by name that are neither None nor in [0, 1]."""
-    for name, value in values.items():
-        if value is not None and not 0 <= value <= 1:
-            raise UserError(f"{name}={value}: expected a fraction from 0 to 1")
+    return results.finish(output)

@@ -5,7 +5,7 @@ found = vit_jax.classify_boxes(model, "street.jpg", [[12, 30, 200, 160]], ["a re
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,15 @@ from vit_jax.data.sources import coco_file
 from vit_jax.data.sources.boxes import box_array
 from vit_jax.data.sources.listing import LeftOut
 from vit_jax.detection import selection
-from vit_jax.detection.coco import write_coco
-from vit_jax.detection.detect import Detections, check_fractions, check_names
 from vit_jax.detection.images import Images, list_images
-from vit_jax.detection.runner import runner_of
+from vit_jax.detection.results import (
+    Results,
+    check_fractions,
+    check_names,
+    check_output,
+)
+from vit_jax.detection.runner import Runner, runner_of
+from vit_jax.detection.selection import Detections
 from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
 from vit_jax.evaluators.batching import padded_batches, progress_bar
@@ -74,45 +79,30 @@ def classify_boxes(
     check_fractions(threshold=threshold, nms_threshold=nms_threshold)
     model.spec.inputs.extent(1, 1)  # before any image is read
     listed, classes = list_images(images), check_names(names)
-    if output is not None and not all(listed.keys):
-        raise UserError("output names the files of the images: expected paths, found arrays")
+    check_output(output, listed)
     given = _boxes_of(listed, boxes)
     queries = runner.embed_classes(model, classes, prompts.templates(templates))
-    labels = np.array([names.index(name) for name in classes], np.int32)
-    found = []
+    results = Results(listed, names, classes)
     with progress_bar("classify", total=len(given)) as bar:
         for row, (height, width), scores, best in _classify(
-            model, listed, given, queries, batch_size
+            model, runner, listed, given, queries, batch_size
         ):
             all_boxes = selection.Boxes(given[row], scores, best)
-            kept = selection.select(all_boxes, threshold, nms_threshold)
-            found.append(
-                Detections(
-                    listed.keys[row],
-                    height,
-                    width,
-                    kept.boxes,
-                    kept.scores,
-                    labels[kept.labels],
-                    [classes[label] for label in kept.labels],
-                )
-            )
+            results.add(row, height, width, selection.select(all_boxes, threshold, nms_threshold))
             bar.update()
-    if output is not None:
-        write_coco(output, found, classes)
-    return found[0] if listed.single else found
+    return results.finish(output)
 
 
 def _classify(
     model: PretrainedModel,
+    runner: Runner,
     listed: Images,
     given: dict[int, np.ndarray],
     queries: np.ndarray,
     batch_size: int,
-) -> Any:
+) -> Iterator[tuple[int, tuple[int, int], np.ndarray, np.ndarray]]:
     """Yields row, size, scores and classes of each image, in their order."""
-    inputs, runner = model.spec.inputs, runner_of(model, given_boxes=True)
-    rows = list(given)
+    inputs, rows = model.spec.inputs, list(given)
     most = max(map(len, given.values()))
     count = min(_MOST, 1 << max(0, most - 1).bit_length())
     # An image without boxes is read as well, for its size.
@@ -135,7 +125,7 @@ def _classify(
     scores, labels = [], []
     for batch in padded_batches(read, start=0, stop=len(parts), batch_size=size, part=range(size)):
         outputs = runner.classes_of_boxes(model, batch["image"], batch["boxes"], queries)
-        for shape, score, label in list(zip(batch["size"], *outputs, strict=True)):
+        for shape, score, label in zip(batch["size"], *outputs, strict=True):
             if done == len(parts):
                 return
             position, start, stop = parts[done]
@@ -146,7 +136,8 @@ def _classify(
             if stop >= len(given[row]):
                 height, width = map(int, shape)
                 number = len(given[row])
-                yield row, (height, width), *(np.concatenate(x)[:number] for x in (scores, labels))
+                found, best = (np.concatenate(x)[:number] for x in (scores, labels))
+                yield row, (height, width), found, best
                 scores, labels = [], []
 
 

@@ -31,6 +31,29 @@ class Boxes:
         return Boxes(self.boxes[rows], self.scores[rows], self.labels[rows])
 
 
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """Objects found in an image, from the highest score to the lowest.
+
+    Attributes:
+        key: path of the image, relative to the folder that was given; "" for an array.
+        height: height of the image, px.
+        width: width of the image, px.
+        boxes: x0, y0, x1, y1 in pixels of the image (n, 4). They may exceed it.
+        scores: score of each box (n,): a probability; with a query image relative to the best box.
+        labels: position in the list of names of each box (n,).
+        names: name of each box.
+    """
+
+    key: str
+    height: int
+    width: int
+    boxes: Float32[np.ndarray, "n 4"]
+    scores: Float32[np.ndarray, " n"]
+    labels: Int32[np.ndarray, " n"]
+    names: list[str]
+
+
 def join(parts: list[Boxes]) -> Boxes:
     """Joins the boxes of several parts of an image."""
     return Boxes(

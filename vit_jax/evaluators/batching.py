@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
+
+from vit_jax.parallel.mesh import batch_sharding, batch_shards, to_devices
 
 _READERS = min(16, os.cpu_count() or 1)  # threads that decode the next batch
 _LOG_SECONDS = 30.0  # interval of progress lines where stderr is not a terminal
@@ -57,6 +60,34 @@ def padded_batches(
             if current:
                 examples = [future.result() for future in current]
                 yield {key: np.stack([e[key] for e in examples]) for key in examples[0]}
+
+
+def device_batches(
+    read: Callable[[int], dict[str, np.ndarray]],
+    *,
+    mesh: Mesh,
+    start: int = 0,
+    stop: int,
+    batch_size: int,
+    description: str,
+) -> Iterator[tuple[dict[str, jax.Array], range]]:
+    """Yields global batches on the devices and the rows that each holds, with a progress bar.
+
+    Args:
+        read: returns the arrays of one row.
+        mesh: mesh of the devices.
+        start: first row.
+        stop: end of the rows.
+        batch_size: rows per batch over all processes, without padding.
+        description: name of the work.
+    """
+    part = local_part(batch_size, batch_shards(mesh))
+    batches = padded_batches(read, start=start, stop=stop, batch_size=batch_size, part=part)
+    with progress_bar(description, total=stop, initial=start) as bar:
+        for first, batch in zip(range(start, stop, batch_size), batches, strict=True):
+            rows = range(first, min(first + batch_size, stop))
+            yield to_devices(batch, batch_sharding(mesh)), rows
+            bar.update(len(rows))
 
 
 def progress_bar(description: str, *, total: int, initial: int = 0) -> tqdm:

@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from vit_jax.data.images import read_image
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
-from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
+from vit_jax.evaluators.batching import device_batches
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
 from vit_jax.models.ops.boxes import cxcywh_to_xyxy
-from vit_jax.parallel.mesh import batch_sharding, batch_shards, to_devices
 
 # (boxes (B, Q, 4), x0, y0, x1, y1 in pixels of the image; logits (B, Q, P), -inf for padding;
 # classes (B, P)) -> arrays (B, ...), the first of them float
@@ -85,24 +84,24 @@ class DetectorPass:
         Raises:
             UserError: an output is not finite.
         """
-        embedder, count = self._embedder, len(self._source)
-        size, done = embedder.batch_size, 0
+        embedder = self._embedder
         detect = embedder.compile(self._detect)
-        part = local_part(size, batch_shards(embedder.mesh))
-        batches = padded_batches(self._read, start=0, stop=count, batch_size=size, part=part)
-        with progress_bar("detection", total=count) as bar:
-            for batch in batches:
-                on_devices = to_devices(batch, batch_sharding(embedder.mesh))
-                finite, *found = jax.device_get(detect(params, on_devices, queries))
-                valid = min(size, count - done)
-                if not finite[:valid].all():
-                    raise UserError(
-                        f"boxes of image {done + int(np.argmin(finite[:valid]))} are NaN or "
-                        "infinite: the weights are damaged, or they overflow in compute.dtype"
-                    )
-                yield from zip(*(x[:valid] for x in found), strict=True)
-                done += valid
-                bar.update(valid)
+        batches = device_batches(
+            self._read,
+            mesh=embedder.mesh,
+            stop=len(self._source),
+            batch_size=embedder.batch_size,
+            description="detection",
+        )
+        for batch, rows in batches:
+            outputs = jax.device_get(detect(params, batch, queries))
+            finite, *found = (x[: len(rows)] for x in outputs)
+            if not finite.all():
+                raise UserError(
+                    f"boxes of image {rows[int(np.argmin(finite))]} are NaN or infinite: the "
+                    "weights are damaged, or they overflow in compute.dtype"
+                )
+            yield from zip(*found, strict=True)
 
     def _read(self, row: int) -> dict[str, np.ndarray]:
         embedder = self._embedder

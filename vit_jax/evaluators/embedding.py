@@ -17,10 +17,10 @@ from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators import cache as cache_lib
 from vit_jax.evaluators import metrics
-from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
+from vit_jax.evaluators.batching import device_batches
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
-from vit_jax.parallel.mesh import batch_sharding, batch_shards, replicated, to_devices
+from vit_jax.parallel.mesh import replicated
 from vit_jax.parallel.sharding import tracing_for
 from vit_jax.paths import as_local_path
 
@@ -300,20 +300,22 @@ class Embedder:
         read: Callable[[int], dict[str, np.ndarray]],
     ) -> np.ndarray:
         """Computes the rows that are not stored yet, and returns all of them."""
-        size = self.batch_size
-        part = local_part(size, batch_shards(self.mesh))
-        batches = padded_batches(read, start=rows.done, stop=count, batch_size=size, part=part)
-        with progress_bar(name, total=count, initial=rows.done) as bar:
-            try:
-                for batch in batches:
-                    (inputs,) = to_devices(batch, batch_sharding(self.mesh)).values()
-                    valid = min(size, count - rows.done)
-                    new = np.asarray(compiled(params, inputs), np.float32)[:valid]
-                    _check_finite(new, name, rows.done)
-                    rows.append(new)
-                    bar.update(len(new))
-            finally:
-                rows.save()
+        batches = device_batches(
+            read,
+            mesh=self.mesh,
+            start=rows.done,
+            stop=count,
+            batch_size=self.batch_size,
+            description=name,
+        )
+        try:
+            for batch, part in batches:
+                (inputs,) = batch.values()
+                new = np.asarray(compiled(params, inputs), np.float32)[: len(part)]
+                _check_finite(new, name, rows.done)
+                rows.append(new)
+        finally:
+            rows.save()
         return rows.read()
 
 

@@ -13,11 +13,10 @@ from vit_jax.data.detection import check_boxes
 from vit_jax.data.images import read_image
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics, prompts
-from vit_jax.evaluators.batching import local_part, padded_batches, progress_bar
+from vit_jax.evaluators.batching import device_batches
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.regions import in_parts, relative_boxes
 from vit_jax.models.definition import Params
-from vit_jax.parallel.mesh import batch_sharding, batch_shards, to_devices
 
 logger = logging.getLogger(__name__)
 
@@ -122,18 +121,17 @@ class RegionClassification:
 
     def _logits(self, params: Params, queries: np.ndarray) -> Iterator[np.ndarray]:
         """Yields the logits (max_boxes, classes) of each part, the same on every process."""
-        embedder, total, done = self._embedder, len(self._parts), 0
-        size = max(1, embedder.batch_size // self._count)
+        embedder = self._embedder
         classify = embedder.compile(self._classify)
-        part = local_part(size, batch_shards(embedder.mesh))
-        batches = padded_batches(self._read, start=0, stop=total, batch_size=size, part=part)
-        with progress_bar("regions", total=total) as bar:
-            for batch in batches:
-                on_devices = to_devices(batch, batch_sharding(embedder.mesh))
-                valid = min(size, total - done)
-                yield from jax.device_get(classify(params, on_devices, queries))[:valid]
-                done += valid
-                bar.update(valid)
+        batches = device_batches(
+            self._read,
+            mesh=embedder.mesh,
+            stop=len(self._parts),
+            batch_size=max(1, embedder.batch_size // self._count),
+            description="regions",
+        )
+        for batch, parts in batches:
+            yield from jax.device_get(classify(params, batch, queries))[: len(parts)]
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
         embedder, (row, start, stop) = self._embedder, self._parts[index]

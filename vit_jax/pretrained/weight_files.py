@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from vit_jax.compilation_cache import options_to_run_once
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
@@ -145,7 +146,8 @@ def load_pretrained(
         params = model.init(key)
         return {name: params[name] for name in heads}
 
-    return {**params, **jax.jit(fresh, out_shardings=places)(jax.random.key(seed))}
+    init = jax.jit(fresh, out_shardings=places, compiler_options=options_to_run_once())
+    return {**params, **init(jax.random.key(seed))}
 
 
 def check_weights(

@@ -155,7 +155,7 @@ class BoxAugmentation:
         """Augments one image, or several into one.
 
         Args:
-            images: as many images as `count` has drawn.
+            images: `count` images, a number from `self.count`.
             rng: source of randomness.
 
         Returns:

@@ -17,7 +17,6 @@ from vit_jax.models.grounding_dino.levels import Levels
 from vit_jax.models.grounding_dino.positions import box_positions
 from vit_jax.models.layers.attention import CrossAttention
 from vit_jax.models.layers.heads import MlpHead, linear_layer
-from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.layers.stacking import (
@@ -137,14 +136,7 @@ class DecoderLayer(nnx.Module):
             width, heads, config.levels, config.samples, **execution
         )
         self.norm3 = layer_norm(width, **norm)
-        self.mlp = Mlp(
-            width,
-            config.mlp_dim,
-            activation=ACTIVATION,
-            in_init=XAVIER,
-            out_init=XAVIER,
-            **execution,
-        )
+        self.mlp = config.make_mlp(**execution)
         self.norm4 = layer_norm(width, **norm)
 
     def __call__(

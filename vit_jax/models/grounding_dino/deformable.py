@@ -59,10 +59,10 @@ class DeformableAttention(nnx.Module):
 
         Args:
             queries: (B, Q, D).
-            features: of all levels (B, S, D); those of padding count as zero.
+            features: features of all levels (B, S, D); padding counts as zero.
             levels: geometry of the levels.
-            references: for each level in fractions of its width and height, (B, Q, L, 2), points x
-                and y, or (B, Q, L, 4), boxes center x, center y, width and height.
+            references: on each level, as fractions of its width and height: points x, y (B, Q, L,
+                2), or boxes center x, center y, width, height (B, Q, L, 4).
         """
         mask = levels.mask[..., None, None]
         values = self.value(features)

@@ -55,6 +55,16 @@ class LayerConfig:
     norm_epsilon: float
     drop_path: float = 0.0
 
+    def make_mlp(self, *, dtype: Any, rngs: nnx.Rngs) -> Mlp:
+        """Builds the MLP of a layer.
+
+        Args:
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        init: dict[str, Any] = {"in_init": XAVIER, "out_init": XAVIER}
+        return Mlp(self.width, self.mlp_dim, activation=ACTIVATION, **init, dtype=dtype, rngs=rngs)
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderInputs:
@@ -172,14 +182,7 @@ class EncoderLayer(nnx.Module):
             width, config.num_heads, config.levels, config.samples, **execution
         )
         self.norm1 = layer_norm(width, **norm)
-        self.mlp = Mlp(
-            width,
-            config.mlp_dim,
-            activation=ACTIVATION,
-            in_init=XAVIER,
-            out_init=XAVIER,
-            **execution,
-        )
+        self.mlp = config.make_mlp(**execution)
         self.norm2 = layer_norm(width, **norm)
 
     def __call__(
