@@ -22,7 +22,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vit_jax.errors import UserError, unknown, unknown_key
@@ -201,20 +201,16 @@ def matches(value: Any, hint: Any) -> bool:
         return any(matches(value, option) for option in args)
     if origin is typing.Literal:
         return value in args
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         if not isinstance(value, tuple | list):
             return False
-        if len(args) == 2 and args[1] is Ellipsis:
+        if origin is Sequence or (len(args) == 2 and args[1] is Ellipsis):
             return all(matches(v, args[0]) for v in value)
         return len(value) == len(args) and all(
             matches(v, arg) for v, arg in zip(value, args, strict=True)
         )
     if origin is not None:
-        return (
-            isinstance(value, list | tuple)
-            if origin.__name__ == "Sequence"
-            else isinstance(value, origin)
-        )
+        return isinstance(value, origin)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -224,7 +220,9 @@ def matches(value: Any, hint: Any) -> bool:
 
 def describe_type(hint: Any) -> str:
     """A type annotation as a user reads it."""
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    if isinstance(hint, type):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
 def _to_tuples(value: Any) -> Any:

@@ -319,6 +319,32 @@ def test_layer_decay_scales_each_layer_of_a_stack():
         scale_by_layer(1.5, model)
 
 
+def test_factors_of_paths_are_multiplied_also_beside_frozen_parameters():
+    keys = {"name": "sgd", "momentum": 0.0, "lr_factors": (("transformer/.*", 0.5), (".*bias", 0.2))}
+    model = tiny_vit()
+    frozen = frozen_mask(("positions",), model)
+    optimizer = make_optimizer(parse_optim(keys), lambda _: 1.0, model, frozen)
+    ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), model.shapes())
+    updates, _ = optimizer.update(ones, optimizer.init(ones), ones)
+    for path, update in flatten_dict(updates, sep="/").items():
+        factor = (0.5 if path.startswith("transformer/") else 1) * (0.2 if "bias" in path else 1)
+        np.testing.assert_allclose(update, 0 if path == "positions" else -factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ((("hed/.*", 0.1),), "no path matches 'hed/.*'; did you mean 'head/"),
+        ((("head/.*", 0.0),), "is 0.0: expected a positive number; config.optim.freeze"),
+        ((("head/.*",),), "config.optim.lr_factors"),
+        ((("head/.*", "fast"),), "config.optim.lr_factors"),
+    ],
+)
+def test_wrong_factors(factors, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(parse_optim({"lr_factors": factors}), lambda _: 1.0, tiny_vit())
+
+
 def tiny_vit():
     spec = registry.model_spec("vit_ti16")
     return ModelDef(dataclasses.replace(spec.architecture, depth=2, width=6))

@@ -4,7 +4,7 @@ The keys of the block are those of three dataclasses: `OptimConfig`, which every
 the optimizer that `name` selects and the decay that `schedule` selects. Optimizers are those of
 `OPTIMIZERS`, any of optax by its name there (as "adabelief"), or `package.module:function`.
 
-    gradient clipping -> optimizer, weight decay included -> layer-wise factors -> learning rate
+    gradient clipping -> optimizer, weight decay included -> factors of parameters -> learning rate
 """
 
 import dataclasses
@@ -13,11 +13,13 @@ from typing import Any
 
 import jax
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_jax.components import Registry, config_class, parse
 from vit_jax.errors import UserError, unknown, unknown_key
 from vit_jax.models.definition import ModelDef
 from vit_jax.training import optax_functions
+from vit_jax.training.freezing import match_paths
 from vit_jax.training.schedules import SCHEDULES, Decay, Schedule, warmup_decay_cooldown
 
 PATH = "config.optim"
@@ -58,6 +60,8 @@ class OptimConfig:
             gradient, except in sgd and lars, where it is added to the gradient.
         grad_clip_norm: largest global norm of the gradient; 0: no clipping.
         layer_decay: layer-wise learning rates lr * layer_decay^(layers above), in (0, 1].
+        lr_factors: pairs of a regular expression of parameter paths and a factor of the learning
+            rate, as (("text/.*", 0.1),). All factors that match a path are multiplied.
         freeze: regular expressions of parameter paths, as ("image/.*",), that are not trained.
         ema_decay: decay of the moving average of the parameters, which is then evaluated; 0: none.
     """
@@ -77,6 +81,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     grad_clip_norm: float = 0.0
     layer_decay: float = 1.0
+    lr_factors: Sequence[tuple[str, float]] = ()
     freeze: Sequence[str] = ()
     ema_decay: float = 0.0
 
@@ -176,6 +181,8 @@ def make_optimizer(
         parts.append(optim.optimizer.build(model, shared.weight_decay))
     if shared.layer_decay != 1:
         parts.append(scale_by_layer(shared.layer_decay, model))
+    if shared.lr_factors:
+        parts.append(scale_by_path(shared.lr_factors, model))
     if not takes_schedule:
         parts.append(optax.scale_by_learning_rate(schedule))
     chain = optax.chain(*parts)
@@ -198,15 +205,43 @@ def scale_by_layer(decay: float, model: ModelDef) -> optax.GradientTransformatio
     if not 0 < decay <= 1:
         raise UserError(f"{PATH}.layer_decay={decay}: expected a number in (0, 1]")
 
-    def scale(updates: Any) -> Any:
-        # `layers_above` is mapped first: updates may hold masked nodes in place of parameters.
+    return _scale(jax.tree.map(lambda above: decay**above, model.layers_above()))
+
+
+def scale_by_path(
+    factors: Sequence[tuple[str, float]], model: ModelDef
+) -> optax.GradientTransformation:
+    """Learning rates that differ between parts of a model.
+
+    Args:
+        factors: see `OptimConfig.lr_factors`.
+        model: model whose parameters the expressions match.
+
+    Raises:
+        UserError: an invalid expression, one that matches nothing, or a factor that is not positive.
+    """
+    scales = dict.fromkeys(flatten_dict(model.shapes(), sep="/"), 1.0)
+    for pattern, factor in factors:
+        if factor <= 0:
+            raise UserError(
+                f"{PATH}.lr_factors: the factor of {pattern!r} is {factor}: expected a positive "
+                "number; config.optim.freeze stops the training of parameters"
+            )
+        for path in match_paths(pattern, scales, f"{PATH}.lr_factors"):
+            scales[path] *= factor
+    return _scale(unflatten_dict(scales, sep="/"))
+
+
+def _scale(factors: Any) -> optax.GradientTransformation:
+    """Multiplies updates by a tree of factors like the parameters."""
+
+    def update(updates: Any, params: Any) -> Any:
+        # The factors are mapped first: updates may hold masked nodes in place of parameters.
         return jax.tree.map(
-            lambda above, update: jax.tree.map(lambda u: u * decay**above, update),
-            model.layers_above(),
-            updates,
+            lambda factor, update: jax.tree.map(lambda u: u * factor, update), factors, updates
         )
 
-    return optax.stateless(lambda updates, params: scale(updates))
+    return optax.stateless(update)
 
 
 def _resolve_optimizer(name: str) -> Any:
