@@ -9,10 +9,10 @@ Planned for a TPU v5e 8x8 slice:
     python -m vit_jax.plan --config configs/owlv2_b16.py --topology v5e:8x8
 
 Set `init.weights` to CLIP's ViT-B/16, and `data.train` to pseudo-labels in COCO's form: those of
-`vit_jax.detect(detector, images, names, output=FILE)`, with names of the captions. The size of images
-is the published one; batch, learning rates and prompts are those of OWL-ViT. The paper trains with
-Adafactor, drops patches of low variance, computes losses of the predictions with the highest
-objectness only, and uses larger mosaics; none of these is done here.
+`vit_jax.detect(detector, images, names, output=FILE)`, with names of the captions. The size of
+images is the published one; batch, learning rates and prompts are those of OWL-ViT. The paper
+trains with Adafactor, drops patches of low variance, computes losses of the predictions with the
+highest objectness only, and uses larger mosaics; none of these is done here.
 """
 
 from ml_collections import ConfigDict

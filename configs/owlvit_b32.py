@@ -8,10 +8,11 @@ Planned for a TPU v5e 4x8 slice:
 
     python -m vit_jax.plan --config configs/owlvit_b32.py --topology v5e:4x8
 
-Set `init.weights` to CLIP's ViT-B/32, and `data.train` and `evals` to annotations in COCO's form; for
-Visual Genome, a category per name. The settings are those of scenic's recipe. It differs in these
-points: losses are divided by the number of boxes of the batch, not of each image; the gradient is
-clipped as a whole; the text tower has no stochastic depth; overlapping boxes of one object stay apart.
+Set `init.weights` to CLIP's ViT-B/32, and `data.train` and `evals` to annotations in COCO's form;
+for Visual Genome, a category per name. The settings are those of scenic's recipe. It differs in
+these points: losses are divided by the number of boxes of the batch, not of each image; the
+gradient is clipped as a whole; the text tower has no stochastic depth; overlapping boxes of one
+object stay apart.
 """
 
 from ml_collections import ConfigDict

@@ -320,7 +320,11 @@ def test_layer_decay_scales_each_layer_of_a_stack():
 
 
 def test_factors_of_paths_are_multiplied_also_beside_frozen_parameters():
-    keys = {"name": "sgd", "momentum": 0.0, "lr_factors": (("transformer/.*", 0.5), (".*bias", 0.2))}
+    keys = {
+        "name": "sgd",
+        "momentum": 0.0,
+        "lr_factors": (("transformer/.*", 0.5), (".*bias", 0.2)),
+    }
     model = tiny_vit()
     frozen = frozen_mask(("positions",), model)
     optimizer = make_optimizer(parse_optim(keys), lambda _: 1.0, model, frozen)

@@ -218,7 +218,7 @@ def scale_by_path(
         model: model whose parameters the expressions match.
 
     Raises:
-        UserError: an invalid expression, one that matches nothing, or a factor that is not positive.
+        UserError: an invalid expression, one that matches nothing, or a factor of at most 0.
     """
     scales = dict.fromkeys(flatten_dict(model.shapes(), sep="/"), 1.0)
     for pattern, factor in factors:
