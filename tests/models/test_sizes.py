@@ -22,6 +22,7 @@ from vit_jax.models.sizes import as_size
 from vit_jax.models.spec import ModelSpec
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.models.vit.model import ViTConfig
+from vit_jax.models.vit.weights.transformers import vit_config
 
 VIT = ViTConfig(image_size=(12, 16), patch_size=4, width=8, depth=2, num_heads=2, mlp_dim=16)
 SWIN = SwinConfig(
@@ -220,6 +221,19 @@ def test_images_that_do_not_fit(name):
     images = jax.ShapeDtypeStruct((1, 64, 65, 3), jnp.float32)
     with pytest.raises(UserError, match="does not divide images of 64 x 65 px"):
         jax.eval_shape(lambda p, x: model.bind(p).encode_image(x), model.shapes(), images)
+
+
+def test_pixels_that_fill_no_patch_are_left_out_where_the_model_says_so():
+    config = dataclasses.replace(VIT, image_size=(14, 19), drop_remainder=True)
+    assert config.grid == (3, 4)
+    module = ModelDef(config).bind(ModelDef(config).init(jax.random.key(0)))
+    images = random_images((14, 19))
+    np.testing.assert_array_equal(
+        module.encode_image(images), module.encode_image(images[:, :12, :16])
+    )
+    folder = {"image_size": 384, "patch_size": 14, "hidden_size": 8, "num_hidden_layers": 1}
+    folder |= {"num_attention_heads": 2, "intermediate_size": 8, "layer_norm_eps": 1e-6}
+    assert vit_config({**folder, "hidden_act": "gelu"}).grid == (27, 27)
 
 
 def test_clip_resnet_sizes_are_multiples_of_32():

@@ -23,19 +23,22 @@ def as_size(image_size: ImageSize) -> Size:
     return size[0], size[1]
 
 
-def grid_of(size: Size, patch_size: int, described: str = "") -> Size:
+def grid_of(
+    size: Size, patch_size: int, described: str = "", *, drop_remainder: bool = False
+) -> Size:
     """Computes the rows and columns of patches of an image.
 
     Args:
         size: (height, width) of the image, px.
         patch_size: side of a patch, px.
         described: the size in words, for the message; by default "images of H x W px".
+        drop_remainder: whether pixels at the lower and right edge that fill no patch are left out.
 
     Raises:
-        UserError: a side that the patch size does not divide.
+        UserError: a side that the patch size does not divide, unless the remainder is left out.
     """
     height, width = size
-    if height % patch_size or width % patch_size:
+    if not drop_remainder and (height % patch_size or width % patch_size):
         described = described or f"images of {height} x {width} px"
         raise UserError(f"patch_size={patch_size} does not divide {described}")
     return height // patch_size, width // patch_size

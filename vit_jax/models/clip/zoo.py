@@ -111,6 +111,7 @@ def _siglip(
         sizes,
         patch_size,
         image_size=image_size,
+        drop_remainder=image_size % patch_size > 0,
         class_token=False,
         pool="map",
         **{k: v for k, v in shared.items() if k not in ("width", "depth", "num_heads")},
@@ -171,7 +172,7 @@ _SIGLIPS: dict[str, Any] = {
     "l16_256": (LARGE, 16, 256, 4096),
     "l16_384": (LARGE, 16, 384, 4096),
     "so400m14": (SO400M, 14, 224, SO400M_MLP, 16),
-    "so400m14_384": (SO400M, 14, 378, SO400M_MLP),
+    "so400m14_384": (SO400M, 14, 384, SO400M_MLP),
 }
 
 MODELS: dict[str, ModelSpec] = {

@@ -23,6 +23,7 @@ class PatchEmbedding(nnx.Conv):
         width: int,
         *,
         use_bias: bool = True,
+        drop_remainder: bool = False,
         kernel_init: Initializer = KERNEL_INIT,
         dtype: Any,
         rngs: nnx.Rngs,
@@ -33,6 +34,7 @@ class PatchEmbedding(nnx.Conv):
             patch_size: side of a patch, px.
             width: number of features D.
             use_bias: whether there is a bias.
+            drop_remainder: see `grid_of`.
             kernel_init: initializer of the kernel (patch_size, patch_size, 3, D).
             dtype: compute type.
             rngs: source of the parameters' keys.
@@ -50,7 +52,7 @@ class PatchEmbedding(nnx.Conv):
             dtype=dtype,
             rngs=rngs,
         )
-        self.patch_size = patch_size
+        self.patch_size, self.drop_remainder = patch_size, drop_remainder
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], out_sharding: Any = None
@@ -65,8 +67,9 @@ class PatchEmbedding(nnx.Conv):
             (B, H / patch_size, W / patch_size, D), compute type.
 
         Raises:
-            UserError: a height or width that the patch size does not divide.
+            UserError: see `grid_of`.
         """
-        grid_of((images.shape[1], images.shape[2]), self.patch_size)
+        size = images.shape[1], images.shape[2]
+        grid_of(size, self.patch_size, drop_remainder=self.drop_remainder)
         embedded: jax.Array = super().__call__(images.astype(self.dtype), out_sharding)
         return embedded

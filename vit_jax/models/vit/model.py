@@ -60,6 +60,8 @@ class ViTConfig:
         prefix_positions: whether class and distillation tokens have positions; not in DeiT III.
         pre_norm: whether a LayerNorm precedes the first block (CLIP).
         patch_bias: whether the patch embedding has a bias; not in CLIP.
+        drop_remainder: whether pixels at the lower and right edge that fill no patch are left out
+            (SigLIP So400m/14 at 384 px); otherwise `patch_size` divides every size of images.
         layer_scale: initial factor of the residual branches' features (DeiT III); 0 for none.
         qk_norm: whether queries and keys are normalised.
         weight_init: key of `layers.block_init.BLOCK_INITS`.
@@ -87,6 +89,7 @@ class ViTConfig:
     prefix_positions: bool = True
     pre_norm: bool = False
     patch_bias: bool = True
+    drop_remainder: bool = False
     layer_scale: float = 0.0
     qk_norm: bool = False
     weight_init: str = "normal"
@@ -118,7 +121,9 @@ class ViTConfig:
     def grid(self) -> Size:
         """Rows and columns of patches of a training image."""
         size = as_size(self.image_size)
-        return grid_of(size, self.patch_size, f"image_size={size}")
+        return grid_of(
+            size, self.patch_size, f"image_size={size}", drop_remainder=self.drop_remainder
+        )
 
     @property
     def num_special(self) -> int:
@@ -198,7 +203,12 @@ class ViT(PatchTokens):
         self.config, self.dtype = config, dtype
         width = config.width
         self.patch_embed = PatchEmbedding(
-            config.patch_size, width, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
+            config.patch_size,
+            width,
+            use_bias=config.patch_bias,
+            drop_remainder=config.drop_remainder,
+            dtype=dtype,
+            rngs=rngs,
         )
         self._make_tokens(rngs)
         norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}

@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.layers.weights import ResizePositions, stored_positions
+from vit_jax.models.sizes import as_size
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
@@ -101,8 +102,14 @@ def vit_config(settings: layers.Settings, **changes: Any) -> ViTConfig:
         settings: content of `config.json`, or of its part for the tower, with defaults.
         **changes: fields of the architecture that `settings` does not determine.
     """
-    sizes = {"image_size": layers.image_size(settings), "patch_size": settings["patch_size"]}
-    return ViTConfig(**{**sizes, **layers.stack_fields(settings), **changes})
+    size, patch_size = layers.image_size(settings), settings["patch_size"]
+    fields = {
+        "image_size": size,
+        "patch_size": patch_size,
+        "drop_remainder": any(side % patch_size for side in as_size(size)),
+        **layers.stack_fields(settings),
+    }
+    return ViTConfig(**{**fields, **changes})
 
 
 def tower(config: ViTConfig, path: str, prefix: str) -> list[Entry]:
