@@ -4,8 +4,8 @@
 
 Both libraries embed the same JPEG files with CLIP's ViT, each in a process of its own and in turn:
 vit_jax as its evaluators do, open_clip with a DataLoader of two workers. Weights are random. The
-first batch, with compilation, is not timed. `--only_files` leaves the model out, to show what reading
-alone takes. Needs the extra [parity].
+first batch, with compilation, is not timed. `--only_files` leaves the model out and times reading
+alone. Needs the extra [parity].
 """
 
 import json
