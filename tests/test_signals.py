@@ -137,6 +137,7 @@ def test_partial_files_are_removed(tmp_path):
 
 
 @pytest.mark.release
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("count", [1, 2])
 def test_forty_moments(count, tmp_path):
     assert survival_signals.campaign(tmp_path, count, rounds=5) == []
