@@ -1,5 +1,7 @@
 """Operations of detectors against torchvision, torch and transformers, gradients included."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from tests.weights.reference import relative_error
 from vit_jax.models.ops.boxes import box_iou, generalized_box_iou
+from vit_jax.models.ops.deform_conv import deform_conv2d
 from vit_jax.models.ops.nms import nms
 from vit_jax.models.ops.roi_align import roi_align
 from vit_jax.models.ops.sampling import bilinear_sample, deformable_attention
@@ -120,6 +123,31 @@ def test_bilinear_sample():
         return found[..., 0].transpose(1, 2)
 
     check_gradients(bilinear_sample, theirs, (features, points))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_deform_conv(stride):
+    """Modulated, 3 x 3, as in a dynamic head."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 13, 17, 8)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 8, 6)).astype(np.float32)
+    output = 12 // stride + 1, 16 // stride + 1
+    offsets = rng.normal(size=(2, *output, 9, 2)).astype(np.float32) * 2
+    mask = rng.random((2, *output, 9)).astype(np.float32)
+
+    def theirs(features, kernel, offsets, mask):
+        found = torchvision.ops.deform_conv2d(
+            features.permute(0, 3, 1, 2),
+            offsets.flatten(3).permute(0, 3, 1, 2),
+            kernel.permute(3, 2, 0, 1),
+            stride=stride,
+            padding=1,
+            mask=mask.permute(0, 3, 1, 2),
+        )
+        return found.permute(0, 2, 3, 1)
+
+    ours = functools.partial(deform_conv2d, stride=stride, padding=1)
+    check_gradients(ours, theirs, (features, kernel, offsets, mask))
 
 
 def test_deformable_attention():

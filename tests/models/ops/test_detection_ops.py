@@ -1,4 +1,4 @@
-"""NMS, RoIAlign, bilinear sampling, deformable attention and matching against float64 NumPy."""
+"""NMS, RoIAlign, sampling, deformable operations and matching against float64 NumPy."""
 
 import functools
 import itertools
@@ -11,6 +11,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from test_boxes import iou_and_giou, random_boxes
 
+from vit_jax.errors import UserError
+from vit_jax.models.ops.deform_conv import deform_conv2d
 from vit_jax.models.ops.matching import match_boxes
 from vit_jax.models.ops.nms import nms
 from vit_jax.models.ops.roi_align import roi_align
@@ -96,6 +98,33 @@ def test_deformable_attention():
         return deformable_attention(values, sizes, points, weights)
 
     check_with_gradient(function, reference, (values, points, weights))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_deform_conv(stride):
+    """A kernel of 3 x 2 on an odd map, with offsets that leave it."""
+    features, kernel = random(2, 5, 4, 3), random(3, 2, 3, 2, seed=1)
+    rows = columns = 4 // stride + 1
+    offsets = random(2, rows, columns, 6, 2, seed=2) * 1.5
+    mask = np.random.default_rng(3).random((2, rows, columns, 6))
+
+    def reference(features, kernel, offsets, mask):
+        found = np.zeros((2, rows, columns, 2))
+        for b, row, column, i, j in np.ndindex(2, rows, columns, 3, 2):
+            y, x = offsets[b, row, column, 2 * i + j]
+            at = row * stride - 1 + i + y, column * stride - 1 + j + x
+            weight = mask[b, row, column, 2 * i + j]
+            found[b, row, column] += weight * interpolate(features[b], *at) @ kernel[i, j]
+        return found
+
+    function = functools.partial(deform_conv2d, stride=stride, padding=1)
+    check_with_gradient(function, reference, (features, kernel, offsets, mask))
+
+
+def test_deform_conv_of_another_size():
+    arrays = (jnp.zeros(shape) for shape in ((1, 5, 4, 3), (3, 3, 3, 2), (1, 5, 4, 9, 2)))
+    with pytest.raises(UserError, match=r"offsets: expected the shape \(1, 3, 2, 9, 2\); found"):
+        deform_conv2d(*arrays, padding=1, stride=2)
 
 
 def align(image, box, bins, samples, aligned):
