@@ -133,14 +133,17 @@ class ImageInputs:
         )
 
     def scaled_size(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the size of a scaled image on the canvas of "fit", without the padding.
+        """Returns the size of the part of the input that is not padding, px.
 
-        The rounding is that of DETR and of transformers.
+        For "fit" it is the size of the scaled image, in the upper left corner, with the rounding of
+        DETR and of transformers; otherwise that of the whole input.
 
         Args:
             height: height of the image, px.
             width: width of the image, px.
         """
+        if self.resize != "fit":
+            return self.size
         shorter, longer = sorted((height, width))
         edge: float = self.shortest_edge
         if longer / shorter * edge > max(self.size):

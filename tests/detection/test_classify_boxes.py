@@ -10,7 +10,7 @@ from PIL import Image
 
 import vit_jax
 from tests.region_reader import NAMES, RegionReaderConfig, Words
-from vit_jax.detection.runner import runner_of
+from vit_jax.detection.runners import box_runner_of
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef
@@ -111,7 +111,7 @@ def test_wrong_arguments(changes, message, model, image):
 
 def test_another_kind_of_model():
     with pytest.raises(UserError, match=r"classifies boxes, .*'regionclip_rn50'.*; found str"):
-        runner_of("owlv2", given_boxes=True)
+        box_runner_of("owlv2")
 
 
 def test_boxes_of_other_images(model, image, tmp_path):

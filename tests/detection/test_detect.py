@@ -13,7 +13,7 @@ from tests.weights.reference import DATA, split_reference
 from vit_jax.data.sources import open_source
 from vit_jax.detection import command
 from vit_jax.detection.images import tile
-from vit_jax.detection.runner import runner_of
+from vit_jax.detection.runners import runner_of
 from vit_jax.detection.selection import Boxes, select
 from vit_jax.errors import UserError
 
@@ -201,6 +201,7 @@ ERRORS = [
     ({"names": ["cat"], "batch_size": 0}, "batch_size=0: expected 1 or more"),
     ({"names": ["cat"], "tile_size": -1}, "tile_size=-1, .*: expected a side in pixels"),
     ({"names": ["cat"], "templates": ("a",)}, "expected exactly one {}"),
+    ({"names": ["cat"], "text_threshold": 0.2}, "for models that read captions, .*; found owl"),
     ({"names": ["cat"], "output": "x.json"}, "expected paths, found arrays"),
 ]
 

@@ -5,7 +5,9 @@
 | `detect` | the public function |
 | `regions` | given boxes by words, see `vit_jax.classify_boxes` |
 | `images` | files, folders and arrays; tiles of large images |
-| `runner` | compiled calls of a detector in batches; kept embeddings of class prompts |
+| `finder` | what a search needs of a detector |
+| `runner`, `caption_runner` | compiled calls of models that read class prompts or captions |
+| `runners` | the runner of a model |
 | `search` | a detector over images or tiles; boxes in pixels |
 | `selection` | thresholds, non-maximum suppression |
 | `coco` | COCO's JSON |

@@ -9,9 +9,6 @@ for box, score, name in zip(found.boxes, found.scores, found.names):  # box: x0,
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from vit_jax.detection import selection
 from vit_jax.detection.images import list_images
 from vit_jax.detection.results import (
     Results,
@@ -19,7 +16,7 @@ from vit_jax.detection.results import (
     check_names,
     check_output,
 )
-from vit_jax.detection.runner import runner_of
+from vit_jax.detection.runners import runner_of
 from vit_jax.detection.search import Search
 from vit_jax.detection.selection import Detections
 from vit_jax.errors import UserError
@@ -29,8 +26,6 @@ from vit_jax.evaluators.embedding import check_positive
 from vit_jax.paths import StrPath
 from vit_jax.pretrained.model import PretrainedModel
 
-_QUERY = "query image"  # name of the class of a query image
-
 
 def detect(
     detector: PretrainedModel,
@@ -39,6 +34,7 @@ def detect(
     *,
     query_image: Any = None,
     threshold: float | None = None,
+    text_threshold: float | None = None,
     templates: str | Sequence[str] = ("{}",),
     nms_threshold: float | None = None,
     batch_size: int = 8,
@@ -48,8 +44,9 @@ def detect(
 ) -> Detections | list[Detections]:
     """Detects objects by their names, or objects like that of an image.
 
-    Every patch of a detector predicts one box, which counts for its most probable name. Embeddings
-    of names are kept for later calls.
+    A detector predicts as many boxes as it has queries (the patches of OWL), each of which counts
+    for its most probable name. Embeddings of names are kept for later calls. Grounding DINO reads
+    the names as captions; the probability of a name is the mean over its tokens.
 
     Args:
         detector: model from `create_model`.
@@ -58,9 +55,14 @@ def detect(
         names: names or phrases to look for, as "a red car". The first of equal names counts.
         query_image: image that shows an object to look for, instead of `names` (one-shot
             detection, Minderer et al. 2022, section 4.4).
-        threshold: score that a detection exceeds; None for 0.1, or 0 with a query image.
+        threshold: score that a detection exceeds; None for 0.1, for 0.25 with Grounding DINO, and
+            for 0 with a query image.
+        text_threshold: for Grounding DINO: probability that a token exceeds to be a word of the
+            name of a box. Names are then phrases that are read from the captions, scores the
+            highest probability of a token, and labels the positions of phrases in the order in
+            which they are found, as in transformers. None for the names that were given.
         templates: prompt templates with one `{}`, whose embeddings are averaged, or the name of a
-            set of them, as "clip_imagenet".
+            set of them, as "clip_imagenet". Grounding DINO takes one.
         nms_threshold: IoU above which the lower score of two boxes of a name is left out, 1 for
             none; None for 1, for 0.3 with a query image, and for 0.5 with tiles.
         batch_size: images or tiles per batch.
@@ -74,11 +76,16 @@ def detect(
 
     Raises:
         UserError: a model that is no detector; no names, an empty or too long one; an image that
-            cannot be read; an argument outside its range.
+            cannot be read; an argument outside its range, or one that the model does not take.
     """
     runner = runner_of(detector)
     check_positive(batch_size, "batch_size")
-    check_fractions(threshold=threshold, nms_threshold=nms_threshold, tile_overlap=tile_overlap)
+    check_fractions(
+        threshold=threshold,
+        text_threshold=text_threshold,
+        nms_threshold=nms_threshold,
+        tile_overlap=tile_overlap,
+    )
     if tile_size < 0 or tile_overlap == 1:
         raise UserError(
             f"tile_size={tile_size}, tile_overlap={tile_overlap}: expected a side in pixels, and a "
@@ -87,24 +94,23 @@ def detect(
     detector.spec.inputs.extent(1, 1)  # before any image is read
     listed = list_images(images)
     check_output(output, listed)
-    classes = [_QUERY] if query_image is not None else check_names(names)
     if query_image is not None and names is not None:
         raise UserError("expected names or query_image; found both")
-    if query_image is None:
-        queries = runner.embed_classes(detector, classes, prompts.templates(templates))
-        score, overlap, select = 0.1, 1.0, selection.select
-    else:
-        pixels = detector.preprocess(query_image)[None]
-        queries = np.asarray(detector.apply("embed_image_query", pixels)[0])
-        score, overlap, select = 0.0, 0.3, selection.select_relative
-    if tile_size:
-        overlap = min(overlap, 0.5)
-    score = score if threshold is None else threshold
+    finder = (
+        runner.find_like(detector, query_image)
+        if query_image is not None
+        else runner.find_names(
+            detector, check_names(names), prompts.templates(templates), text_threshold
+        )
+    )
+    score = finder.threshold if threshold is None else threshold
+    overlap = min(finder.nms_threshold, 0.5) if tile_size else finder.nms_threshold
     overlap = overlap if nms_threshold is None else nms_threshold
-    search = Search(detector, runner, queries, batch_size, tile_size, tile_overlap)
-    results = Results(listed, names or classes, classes)
+    search = Search(detector, finder.find, batch_size, tile_size, tile_overlap)
+    given = finder.classes if names is None or text_threshold is not None else names
+    results = Results(listed, given, finder.classes)
     with progress_bar("detect", total=len(listed.sources)) as bar:
         for row, height, width, boxes in search.run(listed):
-            results.add(row, height, width, select(boxes, score, overlap))
+            results.add(row, height, width, finder.select(boxes, score, overlap))
             bar.update()
     return results.finish(output)

@@ -22,7 +22,8 @@ from vit_jax.detection.results import (
     check_names,
     check_output,
 )
-from vit_jax.detection.runner import Runner, runner_of
+from vit_jax.detection.runner import EmbeddingRunner
+from vit_jax.detection.runners import box_runner_of
 from vit_jax.detection.selection import Detections
 from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
@@ -74,7 +75,7 @@ def classify_boxes(
         UserError: another kind of model; boxes that are not those of the images; an image that
             cannot be read; an argument outside its range.
     """
-    runner = runner_of(model, given_boxes=True)
+    runner = box_runner_of(model)
     check_positive(batch_size, "batch_size")
     check_fractions(threshold=threshold, nms_threshold=nms_threshold)
     model.spec.inputs.extent(1, 1)  # before any image is read
@@ -95,7 +96,7 @@ def classify_boxes(
 
 def _classify(
     model: PretrainedModel,
-    runner: Runner,
+    runner: EmbeddingRunner,
     listed: Images,
     given: dict[int, np.ndarray],
     queries: np.ndarray,

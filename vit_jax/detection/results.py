@@ -20,10 +20,9 @@ class Results:
         Args:
             images: the images.
             names: names as they were given, maybe with repetitions.
-            classes: different names, to which the labels of boxes refer.
+            classes: different names, to which the labels of boxes refer. It may grow.
         """
-        self._images, self._classes = images, classes
-        self._labels = np.array([names.index(name) for name in classes], np.int32)
+        self._images, self._names, self._classes = images, names, classes
         self._found: list[Detections] = []
 
     def add(self, row: int, height: int, width: int, kept: Boxes) -> None:
@@ -35,6 +34,8 @@ class Results:
             width: width of the image, px.
             kept: its detections.
         """
+        names = [self._classes[label] for label in kept.labels]
+        labels = np.array([self._names.index(name) for name in names], np.int32)
         self._found.append(
             Detections(
                 self._images.keys[row],
@@ -42,8 +43,8 @@ class Results:
                 width,
                 kept.boxes,
                 kept.scores,
-                self._labels[kept.labels],
-                [self._classes[label] for label in kept.labels],
+                labels,
+                names,
             )
         )
 

@@ -1,6 +1,5 @@
-"""Compiled calls of a detector or a classifier of boxes, with kept embeddings of class prompts."""
+"""Compiled calls of a model that compares boxes with embeddings of class prompts."""
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
+from vit_jax.detection import selection
+from vit_jax.detection.finder import Finder, Found
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
 from vit_jax.models.ops.boxes import cxcywh_to_xyxy
@@ -17,9 +18,10 @@ from vit_jax.pretrained.model import PretrainedModel
 
 _MAX_PROMPTS = 64  # rows of the largest compiled call of the text tower
 _FEWEST_CLASSES = 8  # smallest number of classes that is compiled
+_QUERY = "query image"  # name of the class of a query image
 
 
-class Runner:
+class EmbeddingRunner:
     """A model's compiled functions and the embeddings of class prompts that it has computed."""
 
     def __init__(self, model: PretrainedModel) -> None:
@@ -53,23 +55,54 @@ class Runner:
         self._kept: dict[tuple[str, ...], np.ndarray] = {}
         self._params = model.params
 
-    def best_classes(
-        self, model: PretrainedModel, packed: np.ndarray, queries: Float[np.ndarray, "classes dim"]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Computes the boxes of images and their most probable classes.
+    def find_names(
+        self,
+        model: PretrainedModel,
+        names: Sequence[str],
+        templates: Sequence[str],
+        text_threshold: float | None,
+    ) -> Finder:
+        """Returns the search for names. A box counts for its most probable name.
 
         Args:
             model: detector.
-            packed: packed images (B, N), uint8.
-            queries: embeddings of classes (C, D).
+            names: names of classes, all different.
+            templates: prompt templates with one `{}`, whose embeddings are averaged.
+            text_threshold: None.
 
-        Returns:
-            Boxes x0, y0, x1, y1 relative to the input (B, Q, 4); probabilities (B, Q); classes (B,
-            Q), of which the first one of the highest probability counts.
+        Raises:
+            UserError: a prompt that is longer than the model's context, or a `text_threshold`.
         """
-        found = self._best_classes(model.params, packed, *_padded_classes(queries))
-        boxes, scores, labels = found
-        return np.asarray(boxes), np.asarray(scores), np.asarray(labels, np.int32)
+        if text_threshold is not None:
+            raise UserError(
+                f"text_threshold={text_threshold} is for models that read captions, as "
+                f"grounding_dino_tiny; found {model.kind}"
+            )
+        queries = self.embed_classes(model, names, templates)
+        return self._finder(model, queries, names, 0.1, 1.0, selection.select)
+
+    def find_like(self, model: PretrainedModel, query_image: Any) -> Finder:
+        """Returns the search for objects like that of an image.
+
+        Args:
+            model: detector.
+            query_image: image of any kind.
+        """
+        pixels = model.preprocess(query_image)[None]
+        queries = np.asarray(model.apply("embed_image_query", pixels)[0])
+        return self._finder(model, queries, [_QUERY], 0.0, 0.3, selection.select_relative)
+
+    def _finder(
+        self, model: PretrainedModel, queries: np.ndarray, classes: Sequence[str], *defaults: Any
+    ) -> Finder:
+        padded = _padded_classes(queries)
+
+        def find(packed: np.ndarray, sizes: np.ndarray) -> Found:
+            del sizes
+            boxes, scores, labels = self._best_classes(model.params, packed, *padded)
+            return Found(np.asarray(boxes), np.asarray(scores), np.asarray(labels, np.int32))
+
+        return Finder(find, list(classes), *defaults)
 
     def classes_of_boxes(
         self,
@@ -131,7 +164,7 @@ class Runner:
         tokens, rows = tokenizer(texts), []
         for start in range(0, len(texts), _MAX_PROMPTS):
             part = tokens[start : start + _MAX_PROMPTS]
-            padding = _padded(len(part), 1) - len(part)
+            padding = padded_size(len(part), 1) - len(part)
             padded = np.pad(part, ((0, padding), (0, 0)), mode="edge")
             rows.append(np.asarray(model.apply("embed_queries", padded))[: len(part)])
         return np.concatenate(rows)
@@ -140,39 +173,15 @@ class Runner:
 def _padded_classes(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of classes, padded with zeros, and which of them exist."""
     count = len(queries)
-    pad = _padded(count, _FEWEST_CLASSES) - count
+    pad = padded_size(count, _FEWEST_CLASSES) - count
     return np.pad(queries, ((0, pad), (0, 0))), np.arange(count + pad) < count
 
 
-def _padded(count: int, smallest: int) -> int:
-    """The next power of two, so that few shapes are compiled."""
-    return max(smallest, 1 << (count - 1).bit_length())
-
-
-_runners: weakref.WeakKeyDictionary[PretrainedModel, Runner] = weakref.WeakKeyDictionary()
-
-
-def runner_of(model: Any, *, given_boxes: bool = False) -> Runner:
-    """Returns the runner of a model, one per model.
+def padded_size(count: int, smallest: int) -> int:
+    """Returns the next power of two, so that few shapes are compiled.
 
     Args:
-        model: detector, from `vit_jax.create_model`.
-        given_boxes: whether a model that classifies given boxes is expected instead.
-
-    Raises:
-        UserError: another kind of model.
+        count: size.
+        smallest: lower bound of the result.
     """
-    suits = isinstance(model, PretrainedModel) and (
-        model.classifies_regions if given_boxes else model.is_detector
-    )
-    if not suits:
-        found = model.kind if isinstance(model, PretrainedModel) else type(model).__name__
-        kind, name = (
-            ("a model that classifies boxes", "regionclip_rn50")
-            if given_boxes
-            else ("a detector", "owlv2_base_patch16")
-        )
-        raise UserError(f"expected {kind}, as vit_jax.create_model({name!r}); found {found}")
-    if model not in _runners:
-        _runners[model] = Runner(model)
-    return _runners[model]
+    return max(smallest, 1 << (count - 1).bit_length())

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from vit_jax.data.images import read_image
 from vit_jax.data.sources.listing import LeftOut
+from vit_jax.detection.finder import Find
 from vit_jax.detection.images import Images, Window, tile
-from vit_jax.detection.runner import Runner
 from vit_jax.detection.selection import Boxes, join
 from vit_jax.errors import UserError
 from vit_jax.evaluators.batching import padded_batches
@@ -26,16 +26,14 @@ class Search:
 
     Attributes:
         model: detector.
-        runner: its compiled functions.
-        queries: embeddings of the classes.
+        find: computes the boxes of a batch.
         batch_size: images or tiles per batch.
         tile_size: side of the tiles, px; 0 for whole images.
         tile_overlap: smallest fraction of its side that a tile shares with the next one.
     """
 
     model: PretrainedModel
-    runner: Runner
-    queries: Float[np.ndarray, "classes dim"]
+    find: Find
     batch_size: int
     tile_size: int
     tile_overlap: float
@@ -122,7 +120,7 @@ class Search:
             batch_size=size,
             part=range(size),
         ):
-            outputs = self.runner.best_classes(self.model, batch["image"], self.queries)
+            outputs = self.find(batch["image"], batch["size"])
             for shape, *found in list(zip(batch["size"], *outputs, strict=True))[: count - done]:
                 yield (int(shape[0]), int(shape[1])), Boxes(*found)
             done += size

@@ -81,7 +81,7 @@ class PretrainedModel:
         Args:
             images: preprocessed images.
             tokens: class prompts of each image (B, C, T), or a caption of each image (B, T) for
-                Grounding DINO. `vit_jax.detect` takes words instead, for models of class prompts.
+                Grounding DINO. `vit_jax.detect` takes words instead.
 
         Returns:
             Logits (B, num_classes), float32, or features (B, D); of a detector a dict of boxes
@@ -102,6 +102,11 @@ class PretrainedModel:
     def is_detector(self) -> bool:
         """Whether the model detects objects by class prompts, see `vit_jax.detect`."""
         return hasattr(self._module, "detect")
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether the model detects objects by a caption per image, see `vit_jax.detect`."""
+        return hasattr(self._module, "embed_caption")
 
     @property
     def classifies_regions(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from vit_jax.components import Registry
 from vit_jax.data.tokenizers.layout import Layout
+from vit_jax.errors import UserError
 
 ENCODERS = Registry(
     "tokenizer",
@@ -49,6 +50,25 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, without start, end and padding."""
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """First character, and the one after the last, of each token of a text.
+
+        Raises:
+            UserError: the vocabulary does not report them.
+        """
+        raise UserError(
+            f"captions need the characters of each token, which the tokenizer {self.kind!r} does "
+            "not report: expected huggingface:FILE"
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids, special tokens included.
+
+        Raises:
+            UserError: the vocabulary does not decode.
+        """
+        raise UserError(f"the tokenizer {self.kind!r} does not decode: expected huggingface:FILE")
 
     @abc.abstractmethod
     def state(self) -> dict[str, Any]:

@@ -90,6 +90,20 @@ class HuggingFaceEncoder(Encoder):
         texts = [self._clean(text) for text in texts]
         return [e.ids for e in self._model.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """See `Encoder`."""
+        cleaned = self._clean(text)
+        if len(cleaned) != len(text):
+            raise UserError(
+                f"the cleaning {self._config.clean!r} changes the length of {text!r}: its "
+                "characters cannot be found again"
+            )
+        return self._model.encode(cleaned, add_special_tokens=False).offsets
+
+    def decode(self, ids: list[int]) -> str:
+        """See `Encoder`."""
+        return self._model.decode(ids, skip_special_tokens=False)
+
     def state(self) -> dict[str, Any]:
         """See `Encoder`. The state contains the file."""
         options = dataclasses.asdict(self._config)

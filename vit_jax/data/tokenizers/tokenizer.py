@@ -75,6 +75,35 @@ class Tokenizer:
         """
         return [len(ids) + self._layout.marks for ids in self._encoder.encode(list(texts))]
 
+    def spans(self, text: str) -> Int32[np.ndarray, "length 2"]:
+        """Finds the characters of each token of a row.
+
+        Args:
+            text: text.
+
+        Returns:
+            First character, and the one after the last, of each token of `self(text)[0]`; 0 and 0
+            for start, end and padding.
+
+        Raises:
+            UserError: the vocabulary does not report characters.
+        """
+        spans = self._encoder.spans(text)[: self.context_length - self._layout.marks]
+        row, first = np.zeros((self.context_length, 2), np.int32), self._layout.marks - 1
+        row[first : first + len(spans)] = np.asarray(spans, np.int32).reshape(-1, 2)
+        return row
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Converts token ids to text, special tokens included.
+
+        Args:
+            ids: token ids.
+
+        Raises:
+            UserError: the vocabulary does not decode.
+        """
+        return self._encoder.decode([int(i) for i in ids])
+
     def save(self, directory: StrPath) -> None:
         """Writes `tokenizer.json`, the kind and the whole vocabulary, into a directory."""
         write_text(as_path(directory) / FILE_NAME, _to_json(self._encoder))

@@ -1,0 +1,95 @@
+"""Captions for models that align boxes with words: names that are joined, and tokens of phrases.
+
+A caption of GLIP and of Grounding DINO is a list of phrases that end in ".", as "a cat. a dog.".
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from vit_jax.data.tokenizers import Tokenizer
+
+Span = tuple[int, int]
+"""First character and the one after the last."""
+
+SEPARATORS = ".?"
+"""Characters that end a phrase."""
+
+_SPACES = str.maketrans(dict.fromkeys(SEPARATORS, " "))
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A caption and where its phrases are.
+
+    Attributes:
+        text: the caption.
+        spans: characters of each phrase, in one or several pieces.
+    """
+
+    text: str
+    spans: Sequence[Sequence[Span]]
+
+    def tokens(
+        self, tokenizer: Tokenizer
+    ) -> tuple[Int32[np.ndarray, " length"], Bool[np.ndarray, "phrases length"]]:
+        """Tokenizes the caption and finds the tokens of its phrases.
+
+        Args:
+            tokenizer: tokenizer that reports characters.
+
+        Returns:
+            Ids (T,), and whether each token is one of each phrase (P, T): none beyond the context.
+        """
+        first, last = tokenizer.spans(self.text).T
+        of_phrase = np.zeros((len(self.spans), len(first)), np.bool_)
+        for row, spans in zip(of_phrase, self.spans, strict=True):
+            for start, end in spans:
+                row |= (first < end) & (last > start)
+        return tokenizer(self.text)[0], of_phrase
+
+
+def join_names(names: Sequence[str], template: str = "{}") -> Caption:
+    """Joins names to a caption, as "a cat. a dog.".
+
+    Args:
+        names: names. "." and "?" count as spaces, because they end a phrase.
+        template: prompt template with one `{}`, whose other words are no part of a name.
+
+    Returns:
+        The caption, with one phrase per name.
+    """
+    before, after = template.translate(_SPACES).split("{}")
+    text, spans = "", []
+    for name in names:
+        start = len(text) + len(before)
+        spans.append([(start, start + len(name))])
+        text += f"{before}{name.translate(_SPACES)}{after}. "
+    return Caption(text.rstrip(), spans)
+
+
+def split_names(
+    names: Sequence[str], tokenizer: Tokenizer, template: str = "{}"
+) -> tuple[list[range], list[int]]:
+    """Divides names into as few captions in their order as the context allows.
+
+    Args:
+        names: names.
+        tokenizer: tokenizer.
+        template: prompt template with one `{}`.
+
+    Returns:
+        Positions of the names of each caption, and the number of tokens of a caption of each name.
+        One that is longer than the context has a caption of its own.
+    """
+    alone = tokenizer.lengths([join_names([name], template).text for name in names])
+    (marks,) = tokenizer.lengths([""])
+    parts, start, used = [], 0, marks
+    for i, length in enumerate(alone):
+        if i > start and used + length - marks > tokenizer.context_length:
+            parts.append(range(start, i))
+            start, used = i, marks
+        used += length - marks
+    return [*parts, range(start, len(names))], alone
