@@ -264,7 +264,7 @@ def check_tokenizer(tokenizer: Tokenizer, own: str, spec: ModelSpec, title: str)
             f"{title} was trained with a tokenizer of the kind {kind!r}, found {tokenizer.kind!r}: "
             "its ids have other meanings"
         )
-    if spec.architecture.text.pool == "eot" and not tokenizer.end_is_largest:
+    if getattr(spec.architecture.text, "pool", None) == "eot" and not tokenizer.end_is_largest:
         raise UserError(
             f"{title} pools its text at the largest id, which is not this tokenizer's end of text"
         )

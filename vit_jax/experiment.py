@@ -161,7 +161,7 @@ class Experiment:
             )
         else:
             tokenizer = open_tokenizer(spec, **sizes)
-        if text.pool == "eot" and not tokenizer.end_is_largest:
+        if getattr(text, "pool", None) == "eot" and not tokenizer.end_is_largest:
             raise UserError(
                 f"config.model.tokenizer={spec!r}: its end of text is not the largest id, which "
                 "config.model.text.pool='eot' looks for; use pool='last' with this tokenizer"
