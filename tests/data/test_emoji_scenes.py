@@ -57,6 +57,19 @@ def test_a_covered_drawing_stays_visible():
         assert all(mask.sum() >= 0.6 * smallest for mask in scene.masks)
 
 
+def test_number_and_scale_of_drawings(train, emoji_directory):
+    source = open_source(
+        "emoji_scenes:train?size=64&count=50&max_drawings=2&min_scale=0.4&max_scale=0.5"
+    )
+    found = [source[i]["boxes"] for i in range(50)]
+    assert {len(boxes) for boxes in found} == {1, 2}
+    sides = np.concatenate([boxes[:, 2:] - boxes[:, :2] for boxes in found])
+    # A drawing fills its square almost, and may be rotated by 30 degrees.
+    assert 0.35 * 64 < np.median(sides) < 0.5 * 1.37 * 64
+    others = np.concatenate([train[i]["boxes"] for i in range(50)])
+    assert np.median(others[:, 2:] - others[:, :2]) < 0.35 * 64
+
+
 def test_a_scene_depends_on_its_index_only(emoji_directory):
     source = open_source("emoji_scenes:heldout_base?size=64&count=50")
     first = source[7]
@@ -119,6 +132,8 @@ def test_names_are_drawn_equally_often_and_sizes_vary(train):
         ("emoji_scenes:tarin", "unknown split of emoji_scenes 'tarin'; did you mean 'train'"),
         ("emoji_scenes:train?size=8", "size=8, expected at least 32"),
         ("emoji_scenes:train?count=0", "count=0, expected at least one"),
+        ("emoji_scenes:train?max_drawings=0", "max_drawings=0, expected at least 1"),
+        ("emoji_scenes:train?min_scale=0.5", "min_scale=0.5, max_scale=0.45: expected fractions"),
         ("emoji_scenes:train?sizes=64", "did you mean 'size'"),
     ],
 )

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-MAX_DRAWINGS = 6  # drawings per scene; there are 1 to 6
+MAX_DRAWINGS = 6  # default of the largest number of drawings per scene
+SCALES = (0.18, 0.45)  # default range of a drawing's longer side, as a fraction of the scene's
 MIN_VISIBLE = 0.4  # fraction of a drawing that others leave uncovered
-_SIDES = (0.18, 0.45)  # longer side of a drawing, as a fraction of the scene's side
 _ANGLE = 30.0  # largest rotation in either direction, degrees
 _REPEATED = 0.2  # probability that a drawing shows the same as an earlier one of the scene
 _TRIES = 10  # places that are tried for a drawing before it is left out
@@ -49,6 +49,9 @@ def draw(
     things: int,
     drawing: Callable[[int, np.random.Generator], Drawing],
     rng: np.random.Generator,
+    *,
+    max_drawings: int = MAX_DRAWINGS,
+    scales: tuple[float, float] = SCALES,
 ) -> Scene:
     """Draws a scene.
 
@@ -57,17 +60,19 @@ def draw(
         things: number of things from which the drawings are chosen.
         drawing: draws a thing, given by its number; square, with alpha.
         rng: source of randomness.
+        max_drawings: largest number of drawings; there is at least one.
+        scales: range of a drawing's longer side, as a fraction of the scene's side.
     """
     image = _background(size, rng)
     shown: list[int] = []
     wholes: list[int] = []
     masks: list[Mask] = []
-    for _ in range(int(rng.integers(1, MAX_DRAWINGS + 1))):
+    for _ in range(int(rng.integers(1, max_drawings + 1))):
         again = rng.random() < _REPEATED and shown
         thing = shown[int(rng.integers(len(shown)))] if again else int(rng.integers(things))
         pixels = _premultiplied(drawing(thing, rng))
         for _ in range(_TRIES):
-            layer = _place(pixels, size, rng)
+            layer = _place(pixels, size, scales, rng)
             solid = layer[..., 3] >= _OPAQUE
             visible = [mask & ~solid for mask in masks]
             if solid.sum() < _MIN_PIXELS or not _shows_enough(visible, wholes):
@@ -115,10 +120,13 @@ def _premultiplied(drawing: Drawing) -> Float32[np.ndarray, "height width 4"]:
 
 
 def _place(
-    pixels: Float32[np.ndarray, "height width 4"], size: int, rng: np.random.Generator
+    pixels: Float32[np.ndarray, "height width 4"],
+    size: int,
+    scales: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Layer:
     """A drawing at a random place, scale and angle; up to a fifth of it is outside the scene."""
-    low, high = _SIDES
+    low, high = scales
     side = low * (high / low) ** rng.random() * size
     angle = math.radians(rng.uniform(-_ANGLE, _ANGLE))
     x, y = rng.uniform(0.3 * side, size - 0.3 * side, 2)

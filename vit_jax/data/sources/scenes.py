@@ -27,7 +27,7 @@ class EmojiScenes(Source):
 
     `train` and `test` have the drawings of `emoji:train` in different scenes; `heldout_names`,
     `heldout_base` and `heldout_artist` have those of the split of the emoji of that name. Names are
-    equally frequent. A scene is drawn when it is read, and depends on its split, index and size
+    equally frequent. A scene is drawn when it is read, and depends on its split, index and options
     only.
 
     An example has `image`, uint8 (size, size, 3); `boxes`, float32 (n, 4), x0, y0, x1, y1 around
@@ -43,10 +43,16 @@ class EmojiScenes(Source):
         Attributes:
             size: side of the scenes, px.
             count: number of scenes.
+            max_drawings: largest number of drawings in a scene.
+            min_scale: smallest side of a drawing, as a fraction of the scene's side.
+            max_scale: largest side of a drawing, as a fraction of the scene's side.
         """
 
         size: int = 96
         count: int = 10_000
+        max_drawings: int = scenes.MAX_DRAWINGS
+        min_scale: float = scenes.SCALES[0]
+        max_scale: float = scenes.SCALES[1]
 
     def __init__(self, config: Config, place: str) -> None:
         """Reads the names of the emoji; drawings are read when they are needed.
@@ -64,6 +70,15 @@ class EmojiScenes(Source):
             raise UserError(f"emoji_scenes: size={config.size}, expected at least {MIN_SIZE} px")
         if config.count < 1:
             raise UserError(f"emoji_scenes: count={config.count}, expected at least one scene")
+        if config.max_drawings < 1:
+            raise UserError(
+                f"emoji_scenes: max_drawings={config.max_drawings}, expected at least 1"
+            )
+        if not 0 < config.min_scale <= config.max_scale <= 1:
+            raise UserError(
+                f"emoji_scenes: min_scale={config.min_scale}, max_scale={config.max_scale}: "
+                "expected fractions of the scene's side, the smaller one first"
+            )
         self._config, self._split = config, place
         self._emoji = _open_emoji(SPLITS[place])
         names = self._emoji.class_names or []
@@ -85,8 +100,16 @@ class EmojiScenes(Source):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `Source`."""
         index = check_index(index, len(self))
+        config = self._config
         rng = np.random.default_rng((list(SPLITS).index(self._split), index))
-        scene = scenes.draw(self._config.size, len(self._rows), self._drawing, rng)
+        scene = scenes.draw(
+            config.size,
+            len(self._rows),
+            self._drawing,
+            rng,
+            max_drawings=config.max_drawings,
+            scales=(config.min_scale, config.max_scale),
+        )
         return {
             "image": scene.image,
             "key": f"emoji_scenes:{self._split}, scene {index}",
