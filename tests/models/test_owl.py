@@ -78,6 +78,22 @@ def test_fresh_boxes_lie_on_the_grid():
     np.testing.assert_allclose(boxes, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize(("scale", "prior"), [(10.0, 0.01), (0.5, 0.3)])
+def test_fresh_heads_predict_the_prior(scale, prior):
+    config = dataclasses.replace(CONFIG, prior=prior, init_class_scale=scale)
+    module = ModelDef(config).bind(ModelDef(config).init(jax.random.key(0)))
+    features, queries = jax.random.normal(jax.random.key(1), (2, 1, 3, 16))
+    queries = queries[..., :12]
+    embedded = np.asarray(module.class_head.embed(features), np.float64)[0]
+    cosines = np.einsum("qe,ce->qc", embedded, np.asarray(queries, np.float64)[0])
+    cosines /= np.linalg.norm(embedded, axis=1)[:, None] + 1e-6
+    cosines /= np.linalg.norm(queries[0], axis=1) + 1e-6
+    logit = np.log(prior / (1 - prior))
+    found = module.class_head(features, queries, None)[0]
+    np.testing.assert_allclose(found, scale * cosines + logit, rtol=1e-5)
+    np.testing.assert_allclose(module.predict_objectness(features), logit, rtol=1e-6)
+
+
 def test_padding_is_masked_and_gradients_are_finite(detector):
     """A query of zeros is finite, and objectness does not train the features."""
     model, params = detector
@@ -110,5 +126,7 @@ def test_a_query_of_boxes_beside_the_image():
 def test_errors():
     with pytest.raises(UserError, match=r"expected image.patch_dropout=0; found 0.5"):
         dataclasses.replace(CONFIG, image=dataclasses.replace(CONFIG.image, patch_dropout=0.5))
+    with pytest.raises(UserError, match=r"prior=1.0, init_class_scale=1.0: expected a prob"):
+        dataclasses.replace(CONFIG, prior=1.0)
     with pytest.raises(UserError, match="image tower of a detector is a ViT; found SwinConfig"):
         dataclasses.replace(CONFIG, image=SwinConfig())

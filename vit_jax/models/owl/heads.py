@@ -1,5 +1,6 @@
 """Heads of OWL-ViT: classes by similarity to queries, and the boxes that patches predict."""
 
+import math
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from vit_jax.models.layers.heads import linear_layer
 from vit_jax.models.sizes import Size
 
-_LECUN = initializers.lecun_normal()
+_ZEROS = initializers.zeros
 _EPSILON = 1e-6  # added to norms
 _MARGIN = 1e-4  # keeps logarithms finite at the border of the image
 
@@ -20,19 +21,34 @@ _MARGIN = 1e-4  # keeps logarithms finite at the border of the image
 class ClassHead(nnx.Module):
     """Cosine similarity to queries, shifted and scaled by each patch (Minderer et al. 2022)."""
 
-    def __init__(self, width: int, embed_dim: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        width: int,
+        embed_dim: int,
+        *,
+        prior: float = 0.5,
+        init_scale: float = 1.0,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ) -> None:
         """Builds the head.
 
         Args:
             width: number of input features D.
             embed_dim: number of features of queries E.
+            prior: probability of a class at a cosine of 0, at first.
+            init_scale: factor of cosines, at first.
             dtype: compute type of the projection.
             rngs: source of the parameters' keys.
         """
         small = initializers.normal(1e-6)
         self.projection = linear_layer(width, embed_dim, ("embed", "joint"), small, dtype, rngs)
-        self.shift = linear_layer(width, 1, ("embed", "outputs"), _LECUN, jnp.float32, rngs)
-        self.scale = linear_layer(width, 1, ("embed", "outputs"), _LECUN, jnp.float32, rngs)
+        # Zeros instead of scenic's normal distribution: all first logits are those of the prior.
+        self.shift = linear_layer(width, 1, ("embed", "outputs"), _ZEROS, jnp.float32, rngs)
+        self.scale = linear_layer(width, 1, ("embed", "outputs"), _ZEROS, jnp.float32, rngs)
+        set_bias(self.shift, logit(prior) / init_scale)
+        # The inverse of elu(x) + 1.
+        set_bias(self.scale, init_scale - 1 if init_scale >= 1 else math.log(init_scale))
 
     def embed(self, x: Float[Array, "batch boxes dim"]) -> Float[Array, "batch boxes embed"]:
         """Computes class embeddings, which can serve as queries: float32, not normalised.
@@ -92,6 +108,16 @@ def box_bias(grid: Size) -> Float[np.ndarray, "boxes 4"]:
     ]
     values = np.stack([part.reshape(-1) for part in parts], axis=-1)
     return np.log(values + margin) - np.log1p(margin - values)
+
+
+def logit(probability: float) -> float:
+    """The logarithm of the odds of a probability."""
+    return math.log(probability / (1 - probability))
+
+
+def set_bias(layer: nnx.Linear, value: float) -> None:
+    """Sets all biases of a layer to a value."""
+    layer.bias = layer.bias.replace(jnp.full_like(layer.bias[...], value))
 
 
 def _normalized(x: jax.Array) -> jax.Array:

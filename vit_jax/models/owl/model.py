@@ -16,7 +16,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP, CLIPConfig
 from vit_jax.models.layers.heads import MlpHead
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.owl.heads import ClassHead, box_bias
+from vit_jax.models.owl.heads import ClassHead, box_bias, logit, set_bias
 from vit_jax.models.owl.one_shot import query_by_objectness, query_by_overlap
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import grid_of
@@ -41,10 +41,16 @@ class OwlConfig(CLIPConfig):
             how an image becomes a query, see `one_shot`.
         head_activation: activation of the heads of boxes and of objectness, a key of
             `layers.mlp.ACTIVATIONS`.
+        prior: probability of a class and of an object with fresh heads. 0.5 stands for zero biases;
+            with 0.01 the first steps are not spent on patches without an object (Lin et al. 2017,
+            "Focal Loss for Dense Object Detection", section 3.3).
+        init_class_scale: factor of the cosines of class embeddings with fresh heads.
     """
 
     objectness: bool = False
     head_activation: str = "gelu"
+    prior: float = 0.5
+    init_class_scale: float = 1.0
 
     def make(self, **execution: Any) -> "Owl":
         """Builds the module with fresh parameters; the arguments are those of `CLIP`."""
@@ -55,6 +61,11 @@ class OwlConfig(CLIPConfig):
         if not isinstance(self.image, ViTConfig):
             raise UserError(
                 f"the image tower of a detector is a ViT; found {type(self.image).__name__}"
+            )
+        if not 0 < self.prior < 1 or self.init_class_scale <= 0:
+            raise UserError(
+                f"prior={self.prior}, init_class_scale={self.init_class_scale}: expected a "
+                "probability between 0 and 1, and a positive number"
             )
         if self.image.patch_dropout:
             raise UserError(
@@ -89,10 +100,18 @@ class Owl(CLIP):
         self.merged_norm = layer_norm(
             width, epsilon=config.image.norm_epsilon, dtype=dtype, rngs=rngs
         )
-        self.class_head = ClassHead(width, config.embed_dim, dtype=dtype, rngs=rngs)
+        self.class_head = ClassHead(
+            width,
+            config.embed_dim,
+            prior=config.prior,
+            init_scale=config.init_class_scale,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.box_head = MlpHead(width, 4, **head)
         if config.objectness:
             self.objectness_head = MlpHead(width, 1, **head)
+            set_bias(self.objectness_head.fc3, logit(config.prior))
 
     def __call__(
         self,
