@@ -8,15 +8,18 @@ import pytest
 pytest.importorskip("transformers")
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import transformers
 from safetensors.torch import save_file
 from torch import nn
 
 from tests.fixtures.generators.make_transformers import compute, randomise
-from tests.parity.live import check
+from tests.parity.live import TOLERANCE, check
 from tests.weights.activations import activations
+from tests.weights.reference import relative_error
 from vit_jax.models.definition import ModelDef
+from vit_jax.models.grounding_dino.decoder import Decoder
 from vit_jax.pretrained.weight_files import load_weights, read_architecture, save_weights
 
 pytestmark = pytest.mark.parity
@@ -48,8 +51,37 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def select_as(library, monkeypatch):
+    """Makes Grounding DINO take the positions that the library has selected, in their order.
+
+    Scores of positions are nearly equal with random weights, and their order decides which learned
+    query belongs to which position. Errors of rounding exchange some of them.
+
+    Args:
+        library: outputs of the library.
+        monkeypatch: pytest's.
+
+    Returns:
+        The positions (B, Q).
+    """
+    boxes, selected = library["position_boxes"][:, None], library["selected"][:, :, None]
+    distance = np.abs(boxes - selected).sum(axis=-1)
+    assert (distance.min(axis=-1) == 0).all()
+    rows = distance.argmin(axis=-1)
+    monkeypatch.setattr(Decoder, "select", lambda self, logits: jnp.asarray(rows))
+    return rows
+
+
+def check_selection(found, tokens, rows):
+    """Checks that the selected positions are those of the largest logits here as well."""
+    logits = np.where(tokens[:, None] > 0, found["position_logits"], -np.inf).max(axis=-1)
+    largest = -np.sort(-logits)[:, : rows.shape[1]]
+    selected = np.take_along_axis(logits, rows, axis=1)
+    assert relative_error(selected, largest) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_published_size(name, tmp_path):
+def test_published_size(name, tmp_path, monkeypatch):
     theirs = MODELS[name]()
     randomise(theirs)
     count = 1 if name.startswith("owl") else 2  # detectors have thousands of tokens
@@ -58,10 +90,13 @@ def test_published_size(name, tmp_path):
     theirs.save_pretrained(tmp_path / "in")
     model = ModelDef(read_architecture(tmp_path / "in"))
     params = load_weights(tmp_path / "in", model)
+    rows = select_as(given, monkeypatch) if name == "grounding_dino" else None
     found = jax.jit(lambda params, given: activations(model.bind(params), given))(params, given)
     check(f"{name}, in", found, expected)
+    if rows is not None:
+        check_selection(found, given["tokens"], rows)
 
-    state = {key: value.contiguous() for key, value in theirs.state_dict().items()}
+    state = {key: value.contiguous().clone() for key, value in theirs.state_dict().items()}
     save_file(state, tmp_path / "in_memory.safetensors")
     again = load_weights(tmp_path / "in_memory.safetensors", model)
     jax.tree.map(np.testing.assert_array_equal, again, params)

@@ -86,7 +86,7 @@ def grounding(
         "text": found.text,
         "position_logits": jnp.where(exists, found.position_logits, 0),
         "position_boxes": jax.nn.sigmoid(found.position_boxes),
-        "selected": found.selected,
+        "selected": found.selected_boxes,
         "boxes": found.boxes[-1],
         "logits": jnp.where(exists, found.logits[-1], 0),
         **numbered("level", found.levels),

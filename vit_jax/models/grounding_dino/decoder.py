@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.nn import initializers
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.grounding_dino.deformable import DeformableAttention
@@ -208,36 +208,28 @@ class Decoder(nnx.Module):
         self.blocks = stack_blocks(make_layer, jax.random.split(rngs.params(), depth))
 
     def select(
-        self,
-        logits: Float[Array, "batch positions length"],
-        boxes: Float[Array, "batch positions 4"],
-    ) -> Float[Array, "batch queries 4"]:
-        """Selects the boxes of the positions that are most similar to any token.
+        self, logits: Float[Array, "batch positions length"]
+    ) -> Int[Array, "batch queries"]:
+        """Selects the positions that are most similar to any token, the most similar ones first.
 
         Args:
             logits: similarity of each position to each token (B, S, T).
-            boxes: logits of the boxes (B, S, 4).
-
-        Returns:
-            Center x, center y, width and height in [0, 1], (B, Q, 4), without gradients.
 
         Raises:
             UserError: fewer positions than queries.
         """
-        count, found = len(self.queries[...]), boxes.shape[1]
+        count, found = len(self.queries[...]), logits.shape[1]
         if count > found:
             raise UserError(
                 f"num_queries={count}: expected at most the number of positions of all feature "
                 f"levels, which is {found} for these images"
             )
-        _, rows = jax.lax.top_k(jnp.max(logits, axis=-1), count)
-        chosen = jnp.take_along_axis(boxes, rows[..., None], axis=1)
-        return jax.lax.stop_gradient(jax.nn.sigmoid(chosen))
+        return jax.lax.top_k(jnp.max(logits, axis=-1), count)[1]
 
     def __call__(
         self, boxes: Float[Array, "batch queries 4"], memory: Memory
     ) -> tuple[Float[Array, "depth batch queries width"], Float[Array, "depth batch queries 4"]]:
-        """Refines boxes.
+        """Refines boxes. No gradients pass from layer to layer, nor to the selected boxes.
 
         Args:
             boxes: selected boxes in [0, 1], (B, Q, 4).
@@ -248,6 +240,7 @@ class Decoder(nnx.Module):
             predicts, center x, center y, width and height in [0, 1], float32.
         """
         graphdef, params = nnx.split(self.blocks)
+        boxes = jax.lax.stop_gradient(boxes)
         ratios = jnp.tile(memory.levels.ratios, 2)[:, None]
 
         def apply_layer(

@@ -128,7 +128,8 @@ class Predictions(NamedTuple):
         enhanced_text: the same for the text (layers, B, T, D).
         position_logits: similarity of each position to each token (B, S, T).
         position_boxes: logits of the box at each position (B, S, 4).
-        selected: boxes that the queries start from (B, Q, 4).
+        selected_logits: similarity of the selected positions to each token (B, Q, T).
+        selected_boxes: their boxes, from which the queries start (B, Q, 4).
         queries: normalised outputs of the decoder's layers (layers, B, Q, D).
         boxes: boxes that each layer predicts (layers, B, Q, 4).
         logits: similarity of each box to each token (layers, B, Q, T).
@@ -140,7 +141,8 @@ class Predictions(NamedTuple):
     enhanced_text: Float[Array, "layers batch length width"]
     position_logits: Float[Array, "batch positions length"]
     position_boxes: Float[Array, "batch positions 4"]
-    selected: Float[Array, "batch queries 4"]
+    selected_logits: Float[Array, "batch queries length"]
+    selected_boxes: Float[Array, "batch queries 4"]
     queries: Float[Array, "layers2 batch queries width"]
     boxes: Float[Array, "layers2 batch queries 4"]
     logits: Float[Array, "layers2 batch queries length"]
@@ -256,11 +258,22 @@ class GroundingDino(nnx.Module):
         enhanced = self.encoder(flatten_maps(maps), text, inputs, fusion_rng)
         memory = Memory(enhanced[0][-1], enhanced[1][-1], levels, text_mask)
         position_logits, position_boxes = self.selection(memory)
-        selected = self.decoder.select(position_logits, position_boxes)
-        queries, boxes = self.decoder(selected, memory)
-        logits = memory.similarity(queries)
+        rows = self.decoder.select(position_logits)[..., None]
+        selected_logits = jnp.take_along_axis(position_logits, rows, axis=1)
+        selected_boxes = jax.nn.sigmoid(jnp.take_along_axis(position_boxes, rows, axis=1))
+        queries, boxes = self.decoder(selected_boxes, memory)
         return Predictions(
-            text, maps, *enhanced, position_logits, position_boxes, selected, queries, boxes, logits
+            text=text,
+            levels=maps,
+            enhanced_image=enhanced[0],
+            enhanced_text=enhanced[1],
+            position_logits=position_logits,
+            position_boxes=position_boxes,
+            selected_logits=selected_logits,
+            selected_boxes=selected_boxes,
+            queries=queries,
+            boxes=boxes,
+            logits=memory.similarity(queries),
         )
 
     def embed_caption(
