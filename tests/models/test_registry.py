@@ -74,6 +74,21 @@ PARAMETER_COUNTS = {
     # transformers, without the norm after the backbone, which is not used.
     "grounding_dino_tiny": 172_250_626 - 2 * 768,
     "grounding_dino_base": 232_315_264 - 2 * 1024,
+    # Swin-T without head and norm, BERT without pooler, fusion, layers of BERT, dynamic blocks,
+    # pyramid, predictions. Grounding DINO's appendix (Liu et al. 2023) states 232 million.
+    "glip_tiny": 28_288_354
+    - 770_536
+    + 109_482_240
+    - 590_592
+    + 6 * (3 * 2048 * 1024 + 4 * 2048 + 4 * 1024)
+    + 6 * 7_087_872
+    + 6 * (3 * (9 * 256**2 + 3 * 256) + 27 * (9 * 256 + 1) + 257 + 257 * 64 + 65 * 1024)
+    + 5 * (9 * 256**2 + 256)
+    + 258 * 1344
+    + 768
+    + 769 * 256
+    + 5 * 257
+    + 775,
     "owlvit_base_patch32": 153_231_879,
     "owlvit_base_patch16": 152_789_511,
     "owlvit_large_patch14": 433_888_519,

@@ -35,6 +35,7 @@ ARCHITECTURES: dict[str, str] = {
     "owl": "vit_jax.models.owl",
     "regionclip": "vit_jax.models.regionclip",
     "grounding_dino": "vit_jax.models.grounding_dino",
+    "glip": "vit_jax.models.glip",
 }
 
 

@@ -30,21 +30,33 @@ def bert_entries(config: BertConfig, path: str, prefix: str) -> list[Entry]:
         prefix: prefix of the names in the file.
     """
     tables = f"{prefix}embeddings"
-    block, key, stack = f"{path}blocks", f"{prefix}encoder.layer.{{i}}", range(config.depth)
-    attention = f"{key}.attention"
     return [
         Entry(f"{path}token_embed/embedding", f"{tables}.word_embeddings.weight"),
         Entry(f"{path}positions", f"{tables}.position_embeddings.weight"),
         Entry(f"{path}segments", f"{tables}.token_type_embeddings.weight"),
         *norm(f"{path}norm", f"{tables}.LayerNorm"),
-        *linear(f"{block}/attention/query", f"{attention}.self.query", stack),
-        *linear(f"{block}/attention/key", f"{attention}.self.key", stack),
-        *linear(f"{block}/attention/value", f"{attention}.self.value", stack),
-        *attention_out(f"{block}/attention/out", f"{attention}.output.dense", stack),
-        *norm(f"{block}/norm1", f"{attention}.output.LayerNorm", stack),
-        *linear(f"{block}/mlp/fc1", f"{key}.intermediate.dense", stack),
-        *linear(f"{block}/mlp/fc2", f"{key}.output.dense", stack),
-        *norm(f"{block}/norm2", f"{key}.output.LayerNorm", stack),
+        *block_entries(f"{path}blocks", f"{prefix}encoder.layer.{{i}}", range(config.depth)),
+    ]
+
+
+def block_entries(path: str, key: str, stack: range) -> list[Entry]:
+    """Returns the entries of a stack of blocks.
+
+    Args:
+        path: path of the stacked blocks in the model.
+        key: name of a block in the file, with `{i}` for its number.
+        stack: numbers of the blocks.
+    """
+    attention = f"{key}.attention"
+    return [
+        *linear(f"{path}/attention/query", f"{attention}.self.query", stack),
+        *linear(f"{path}/attention/key", f"{attention}.self.key", stack),
+        *linear(f"{path}/attention/value", f"{attention}.self.value", stack),
+        *attention_out(f"{path}/attention/out", f"{attention}.output.dense", stack),
+        *norm(f"{path}/norm1", f"{attention}.output.LayerNorm", stack),
+        *linear(f"{path}/mlp/fc1", f"{key}.intermediate.dense", stack),
+        *linear(f"{path}/mlp/fc2", f"{key}.output.dense", stack),
+        *norm(f"{path}/norm2", f"{key}.output.LayerNorm", stack),
     ]
 
 

@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.grounding_dino.deformable import DeformableAttention
-from vit_jax.models.grounding_dino.encoder import ACTIVATION, XAVIER, LayerConfig
+from vit_jax.models.grounding_dino.encoder import ACTIVATION, LayerConfig
 from vit_jax.models.grounding_dino.levels import Levels
 from vit_jax.models.grounding_dino.positions import box_positions
 from vit_jax.models.layers.attention import CrossAttention
+from vit_jax.models.layers.fusion import XAVIER
 from vit_jax.models.layers.heads import MlpHead, linear_layer
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import metadata
@@ -207,9 +208,7 @@ class Decoder(nnx.Module):
 
         self.blocks = stack_blocks(make_layer, jax.random.split(rngs.params(), depth))
 
-    def select(
-        self, logits: Float[Array, "batch positions length"]
-    ) -> Int[Array, "batch queries"]:
+    def select(self, logits: Float[Array, "batch positions length"]) -> Int[Array, "batch queries"]:
         """Selects the positions that are most similar to any token, the most similar ones first.
 
         Args:

@@ -5,14 +5,12 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Key
 
 from vit_jax.errors import lookup
 from vit_jax.models.grounding_dino.deformable import DeformableAttention
 from vit_jax.models.grounding_dino.levels import Levels
-from vit_jax.models.layers.attention import heads_projection, output_projection
-from vit_jax.models.layers.drop_path import drop_path
+from vit_jax.models.layers.fusion import XAVIER, Fusion, FusionConfig
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.post_norm import PostNormBlock
@@ -22,11 +20,8 @@ from vit_jax.models.layers.stacking import (
     rematerialize,
     stack_blocks,
 )
-from vit_jax.models.layers.transformer import LayerScale
-from vit_jax.models.ops.attention import attention
 from vit_jax.models.partitioning import constrain
 
-XAVIER = initializers.xavier_uniform()
 ACTIVATION = "relu"
 _LAYER_SCALE = 1e-4
 
@@ -87,73 +82,6 @@ class EncoderInputs:
     text_positions: Float[Array, "batch length width"]
 
 
-class FusionSide(nnx.Module):
-    """Projections of the image or of the text for the fusion of both."""
-
-    def __init__(self, config: LayerConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        """Builds the layers.
-
-        Args:
-            config: configuration of the layer.
-            dtype: compute type.
-            rngs: source of the parameters' keys.
-        """
-        width, heads, inner = config.width, config.num_heads // 2, config.mlp_dim // 2
-        common: dict[str, Any] = {"init": XAVIER, "dtype": dtype, "rngs": rngs}
-        self.norm = layer_norm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
-        self.key = heads_projection(width, heads, out_width=inner, **common)
-        self.value = heads_projection(width, heads, out_width=inner, **common)
-        self.out = output_projection(inner, heads, out_width=width, **common)
-        self.scale = LayerScale(width, _LAYER_SCALE, dtype)
-
-
-class Fusion(nnx.Module):
-    """Attention of the image to the text and of the text to the image, by the same scores.
-
-    The residual adds to the normalised features. Scores are not clipped, unlike in other code.
-    """
-
-    def __init__(self, config: LayerConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        """Builds the layer.
-
-        Args:
-            config: configuration of the layer.
-            dtype: compute type.
-            rngs: source of the parameters' keys.
-        """
-        self.image = FusionSide(config, dtype=dtype, rngs=rngs)
-        self.text = FusionSide(config, dtype=dtype, rngs=rngs)
-        self.drop_path = config.drop_path
-
-    def __call__(
-        self,
-        image: Float[Array, "batch positions width"],
-        text: Float[Array, "batch length width"],
-        inputs: EncoderInputs,
-        rng: Key[Array, ""] | None,
-    ) -> tuple[Float[Array, "batch positions width"], Float[Array, "batch length width"]]:
-        """Exchanges features of the image and of the text.
-
-        Args:
-            image: (B, S, D).
-            text: (B, T, D).
-            inputs: masks of both.
-            rng: PRNG key for stochastic depth, or None for evaluation.
-        """
-        image, text = self.image.norm(image), self.text.norm(text)
-        image_key, text_key = self.image.key(image), self.text.key(text)
-        image_mask, text_mask = inputs.levels.mask[:, None, None], inputs.text_mask[:, None, None]
-        to_image = attention(image_key, text_key, self.text.value(text), mask=text_mask)
-        to_text = attention(text_key, image_key, self.image.value(image), mask=image_mask)
-        to_image = self.image.scale(self.image.out(to_image))
-        to_text = self.text.scale(self.text.out(to_text))
-        keys = (None, None) if rng is None else jax.random.split(rng)
-        return (
-            image + drop_path(to_image, self.drop_path, keys[0]),
-            text + drop_path(to_text, self.drop_path, keys[1]),
-        )
-
-
 class EncoderLayer(nnx.Module):
     """Fusion, self-attention of the text, deformable self-attention of the image."""
 
@@ -168,7 +96,16 @@ class EncoderLayer(nnx.Module):
         width = config.width
         execution: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         norm: dict[str, Any] = {"epsilon": config.norm_epsilon, **execution}
-        self.fusion = Fusion(config, **execution)
+        fusion = FusionConfig(
+            image_width=width,
+            text_width=width,
+            inner_width=config.mlp_dim // 2,
+            num_heads=config.num_heads // 2,
+            scale=_LAYER_SCALE,
+            norm_epsilon=config.norm_epsilon,
+            drop_path=config.drop_path,
+        )
+        self.fusion = Fusion(fusion, **execution)
         self.text = PostNormBlock(
             width,
             config.num_heads // 2,
@@ -200,7 +137,8 @@ class EncoderLayer(nnx.Module):
             inputs: masks, positions and reference points.
             rng: PRNG key for stochastic depth, or None for evaluation.
         """
-        image, text = self.fusion(constrain(image, "batch", "length", "embed"), text, inputs, rng)
+        image = constrain(image, "batch", "length", "embed")
+        image, text = self.fusion(image, text, inputs.text_mask, inputs.levels.mask, rng)
         text = self.text(text, inputs.phrase_mask, inputs.text_positions)
         queries = image + inputs.image_positions
         attended = self.attention(queries, image, inputs.levels, inputs.references)

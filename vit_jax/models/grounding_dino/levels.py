@@ -11,6 +11,7 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
+from vit_jax.models.layers.maps import split_maps
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.sizes import Size
@@ -37,12 +38,7 @@ class Levels:
 
     def split(self, x: jax.Array) -> list[jax.Array]:
         """Splits an array (B, S, ...) into maps (B, h, w, ...), one per level."""
-        ends = np.cumsum([rows * columns for rows, columns in self.sizes])[:-1]
-        parts = jnp.split(x, ends.tolist(), axis=1)
-        return [
-            part.reshape(len(x), *size, *x.shape[2:])
-            for part, size in zip(parts, self.sizes, strict=True)
-        ]
+        return split_maps(x, self.sizes)
 
     def centers(self) -> Float[Array, "batch positions 2"]:
         """Center (x, y) of each position relative to the image, float32 (B, S, 2)."""
@@ -79,11 +75,6 @@ def level_geometry(
         masks.append((rows[:, :, None] & columns[:, None]).reshape(len(rows), -1))
         ratios.append(jnp.stack([jnp.mean(columns, axis=1), jnp.mean(rows, axis=1)], axis=-1))
     return Levels(tuple(sizes), jnp.concatenate(masks, axis=1), jnp.stack(ratios, axis=1))
-
-
-def flatten_maps(maps: Sequence[jax.Array]) -> jax.Array:
-    """Concatenates the positions of maps (B, h, w, D) to (B, S, D)."""
-    return jnp.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in maps], axis=1)
 
 
 class LevelProjections(nnx.Module):

@@ -17,15 +17,16 @@ from vit_jax.errors import UserError
 from vit_jax.models.bert.model import Bert, BertConfig
 from vit_jax.models.grounding_dino.captions import phrase_layout
 from vit_jax.models.grounding_dino.decoder import Decoder, Memory, QuerySelection
-from vit_jax.models.grounding_dino.encoder import XAVIER, Encoder, EncoderInputs, LayerConfig
+from vit_jax.models.grounding_dino.encoder import Encoder, EncoderInputs, LayerConfig
 from vit_jax.models.grounding_dino.levels import (
     NUM_GROUPS,
     LevelProjections,
-    flatten_maps,
     level_geometry,
 )
 from vit_jax.models.grounding_dino.positions import map_positions, sine_positions
+from vit_jax.models.layers.fusion import XAVIER
 from vit_jax.models.layers.heads import linear_layer
+from vit_jax.models.layers.maps import flatten_maps
 from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
 from vit_jax.models.swin.model import Swin, SwinConfig
 

@@ -237,24 +237,39 @@ def _swin(config: SwinConfig, *, merging_first: bool, head: str) -> list[Entry]:
 
     Args:
         config: architecture of the model.
-        merging_first: whether a stage in the file begins with patch merging, or ends with that of
-            the next stage.
+        merging_first: see `original_entries`.
         head: name of the head in the file.
     """
+    entries = original_entries(config, merging_first=merging_first) + norm("norm", "norm")
+    return entries + (linear("head", head) if config.num_classes else [])
+
+
+def original_entries(
+    config: SwinConfig, path: str = "", prefix: str = "", *, merging_first: bool = False
+) -> list[Entry]:
+    """Returns the entries of patches and stages under the names of the original code and timm.
+
+    Args:
+        config: architecture of the tower.
+        path: prefix of the paths in the model.
+        prefix: prefix of the names in the file.
+        merging_first: whether a stage in the file begins with patch merging, as in timm, or ends
+            with that of the next stage.
+    """
     entries = [
-        *conv("patch_embed", "patch_embed.proj"),
-        *norm("patch_norm", "patch_embed.norm"),
-        *norm("norm", "norm"),
+        *conv(f"{path}patch_embed", f"{prefix}patch_embed.proj"),
+        *norm(f"{path}patch_norm", f"{prefix}patch_embed.norm"),
     ]
     for i, stage in enumerate(config.stages):
-        path, key = f"stage{i}/blocks", f"layers.{i}.blocks"
-        entries += timm.blocks(path, key, stage.depth)
+        blocks, key = f"{path}stage{i}/blocks", f"{prefix}layers.{i}.blocks"
+        entries += timm.blocks(blocks, key, stage.depth)
         table = f"{key}.{{i}}.attn.relative_position_bias_table"
         bias = ResizeBiasTable(stage.table_window, config.position_resize)
-        entries.append(_bias_table(path, table, stage.depth, bias))
+        entries.append(_bias_table(blocks, table, stage.depth, bias))
         if stage.merge:
-            entries += _merging(f"stage{i}", f"layers.{i if merging_first else i - 1}")
-    return entries + (linear("head", head) if config.num_classes else [])
+            merging = f"{prefix}layers.{i if merging_first else i - 1}"
+            entries += _merging(f"{path}stage{i}", merging)
+    return entries
 
 
 def _bias_table(path: str, key: str, depth: int, resize: ResizeBiasTable) -> Entry:

@@ -1,0 +1,28 @@
+"""Feature maps of several resolutions, and the concatenation of their positions."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.models.sizes import Size
+
+
+def flatten_maps(maps: Sequence[jax.Array]) -> jax.Array:
+    """Concatenates the positions of maps (B, h, w, D) to (B, S, D)."""
+    return jnp.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in maps], axis=1)
+
+
+def split_maps(x: jax.Array, sizes: Sequence[Size]) -> list[jax.Array]:
+    """Splits an array (B, S, ...) into maps (B, h, w, ...), the inverse of `flatten_maps`.
+
+    Args:
+        x: values of all positions.
+        sizes: rows and columns of each map; S is the sum of their products.
+    """
+    ends = np.cumsum([rows * columns for rows, columns in sizes])[:-1]
+    parts = jnp.split(x, ends.tolist(), axis=1)
+    return [
+        part.reshape(len(x), *size, *x.shape[2:]) for part, size in zip(parts, sizes, strict=True)
+    ]
