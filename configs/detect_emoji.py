@@ -21,6 +21,8 @@ from . import clip_emoji
 
 CLIP = "runs/clip_emoji"
 SIZE = 64  # px
+# Drawings of 19 to 38 px, about as large as in the images of the CLIP.
+SCENES = f"size={SIZE}&max_drawings=4&min_scale=0.3&max_scale=0.6"
 NEGATIVES = 20  # names that a scene is asked for beside its own
 
 
@@ -28,17 +30,18 @@ def get_config(arg: str = "") -> ConfigDict:
     """OWLv2's heads on the small CLIP; the text tower is frozen."""
     config = default_config(model="owl_emoji", objective="owl", optimizer="muon")
     config.model.image.image_size = SIZE
+    config.model.update(prior=0.01, init_class_scale=10.0)
     config.model.tokenizer = f"saved:{CLIP}"
     config.init.weights = CLIP
     config.init.fresh = ("merged_norm/.*", ".*_head/.*")
     config.optim.freeze = ("text.*",)
 
-    config.data.train = f"emoji_scenes:train?size={SIZE}&count=100000"
+    config.data.train = f"emoji_scenes:train?{SCENES}&count=100000"
     config.data.templates = clip_emoji.TEMPLATES
     config.data.augment = (
         "color_shift(hue=0.12, saturation=0.35, brightness=0.1, contrast=0.2, shade=0.1)"
     )
-    config.data.detection.update(max_boxes=6, max_queries=6 + NEGATIVES, negatives=NEGATIVES)
+    config.data.detection.update(max_boxes=4, max_queries=4 + NEGATIVES, negatives=NEGATIVES)
     config.batch_size = 16
     config.total_steps = 600
     config.compute.scan = False  # unrolled blocks run faster on a CPU
@@ -47,11 +50,11 @@ def get_config(arg: str = "") -> ConfigDict:
 
     scenes = {"templates": clip_emoji.TEMPLATES, "negatives": NEGATIVES}
     config.evals.detection = {
-        "seen": {**scenes, "data": f"emoji_scenes:test?size={SIZE}&count=500"},
-        "heldout_names": {**scenes, "data": f"emoji_scenes:heldout_names?size={SIZE}&count=500"},
+        "seen": {**scenes, "data": f"emoji_scenes:test?{SCENES}&count=500"},
+        "heldout_names": {**scenes, "data": f"emoji_scenes:heldout_names?{SCENES}&count=500"},
         "heldout_artist": {
             **scenes,
-            "data": f"emoji_scenes:heldout_artist?size={SIZE}&count=500",
+            "data": f"emoji_scenes:heldout_artist?{SCENES}&count=500",
             "optional": True,
         },
     }
