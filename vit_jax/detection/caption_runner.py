@@ -18,6 +18,9 @@ from vit_jax.models.ops.boxes import cxcywh_to_xyxy
 from vit_jax.pretrained.model import PretrainedModel
 
 _THRESHOLD = 0.25  # default of transformers
+# Of GLIP, whose boxes overlap (MODEL.ATSS in the authors' code). The number is the largest before
+# the suppression, there of each level.
+_NMS_THRESHOLD, _MOST_BOXES = 0.6, 1000
 _FEWEST_TOKENS = 16  # shortest caption that is compiled
 # Spaces that transformers removes from the text of tokens.
 _SPACES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -44,7 +47,10 @@ class CaptionRunner:
             images = inputs.normalize(packed)
             captions = jax.numpy.broadcast_to(tokens, (len(images), len(tokens)))
             found = definition.bind(params)(images, captions, sizes=sizes)
-            return cxcywh_to_xyxy(found["boxes"]), jax.nn.sigmoid(found["logits"])
+            probabilities = jax.nn.sigmoid(found["logits"])
+            if "centerness" in found:
+                probabilities *= jax.nn.sigmoid(found["centerness"])[..., None]
+            return cxcywh_to_xyxy(found["boxes"]), probabilities
 
         self._detect = detect
 
@@ -101,9 +107,11 @@ class CaptionRunner:
             for tokens, read in searches:
                 boxes, probabilities = self._detect(model.params, packed, scaled, tokens)
                 found.append((np.asarray(boxes), *read(np.asarray(probabilities))))
-            return Found(*(np.concatenate(each, axis=1) for each in zip(*found, strict=True)))
+            joined = Found(*(np.concatenate(each, axis=1) for each in zip(*found, strict=True)))
+            return _dense(joined) if model.predicts_centerness else joined
 
-        return Finder(find, classes, _THRESHOLD, 1.0, selection.select)
+        suppressed = _NMS_THRESHOLD if model.predicts_centerness else 1.0
+        return Finder(find, classes, _THRESHOLD, suppressed, selection.select)
 
     def find_like(self, model: PretrainedModel, query_image: Any) -> Finder:
         """Refuses a query image.
@@ -115,6 +123,19 @@ class CaptionRunner:
             f"{model.kind} models look for words: expected names; found a query_image, which "
             "OWL-ViT and OWLv2 take"
         )
+
+
+def _dense(found: Found) -> Found:
+    """The boxes of the highest scores; the score is the square root of probability and centerness.
+
+    Products of probabilities are low for boxes of any quality. The root is that of GLIP's authors.
+    """
+    kept = np.argsort(-found.scores, axis=1, kind="stable")[:, :_MOST_BOXES]
+    return Found(
+        np.take_along_axis(found.boxes, kept[..., None], axis=1),
+        np.sqrt(np.take_along_axis(found.scores, kept, axis=1)),
+        np.take_along_axis(found.labels, kept, axis=1),
+    )
 
 
 def _tokens(

@@ -109,6 +109,11 @@ class PretrainedModel:
         return hasattr(self._module, "embed_caption")
 
     @property
+    def predicts_centerness(self) -> bool:
+        """Whether a detector predicts a box at each position, with its centerness."""
+        return hasattr(self._module, "predicts_centerness")
+
+    @property
     def classifies_regions(self) -> bool:
         """Whether the model classifies given boxes, see `vit_jax.classify_boxes`."""
         return hasattr(self._module, "classify_regions")

@@ -138,7 +138,14 @@ class Predictions(NamedTuple):
 
 
 class Glip(nnx.Module):
-    """Images and a caption of each to boxes, and to logits of the caption's tokens."""
+    """Images and a caption of each to boxes, and to logits of the caption's tokens.
+
+    Attributes:
+        predicts_centerness: states that each position predicts a box with its centerness, so that
+            several boxes show one object.
+    """
+
+    predicts_centerness = True
 
     def __init__(
         self,
