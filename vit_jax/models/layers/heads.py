@@ -36,7 +36,14 @@ def classifier_head(
 
 
 def linear_layer(
-    inputs: int, outputs: int, axes: tuple[str, str], init: Initializer, dtype: Any, rngs: nnx.Rngs
+    inputs: int,
+    outputs: int,
+    axes: tuple[str, str],
+    init: Initializer,
+    dtype: Any,
+    rngs: nnx.Rngs,
+    *,
+    init_bias: float = 0.0,
 ) -> nnx.Linear:
     """Builds a linear layer with a bias.
 
@@ -47,11 +54,13 @@ def linear_layer(
         init: initializer of the kernel (inputs, outputs).
         dtype: compute type.
         rngs: source of the parameters' keys.
+        init_bias: initial value of the bias.
     """
     return nnx.Linear(
         inputs,
         outputs,
         kernel_init=init,
+        bias_init=initializers.constant(init_bias),
         kernel_metadata=metadata(*axes),
         bias_metadata=metadata(axes[1], decay=False),
         dtype=dtype,
@@ -63,14 +72,22 @@ class MlpHead(nnx.Module):
     """Three linear layers with an activation between them. The last one is float32."""
 
     def __init__(
-        self, width: int, outputs: int, *, activation: str, dtype: Any, rngs: nnx.Rngs
+        self,
+        width: int,
+        outputs: int,
+        *,
+        activation: str,
+        init_output: float = 0.0,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ) -> None:
-        """Builds the head; its outputs are initially zero (scenic, projects/owl_vit/layers.py).
+        """Builds the head; its outputs are initially constant (scenic, projects/owl_vit/layers.py).
 
         Args:
             width: number of input features and of hidden units D.
             outputs: number of outputs.
             activation: key of `layers.mlp.ACTIVATIONS`.
+            init_output: initial value of all outputs.
             dtype: compute type of the first two layers.
             rngs: source of the parameters' keys.
         """
@@ -78,7 +95,13 @@ class MlpHead(nnx.Module):
         self.fc1 = linear_layer(width, width, ("embed", "mlp"), _LECUN, dtype, rngs)
         self.fc2 = linear_layer(width, width, ("mlp", "embed"), _LECUN, dtype, rngs)
         self.fc3 = linear_layer(
-            width, outputs, ("embed", "outputs"), initializers.zeros, jnp.float32, rngs
+            width,
+            outputs,
+            ("embed", "outputs"),
+            initializers.zeros,
+            jnp.float32,
+            rngs,
+            init_bias=init_output,
         )
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch outputs"]:

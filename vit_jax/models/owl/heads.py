@@ -44,11 +44,11 @@ class ClassHead(nnx.Module):
         small = initializers.normal(1e-6)
         self.projection = linear_layer(width, embed_dim, ("embed", "joint"), small, dtype, rngs)
         # Zeros instead of scenic's normal distribution: all first logits are those of the prior.
-        self.shift = linear_layer(width, 1, ("embed", "outputs"), _ZEROS, jnp.float32, rngs)
-        self.scale = linear_layer(width, 1, ("embed", "outputs"), _ZEROS, jnp.float32, rngs)
-        set_bias(self.shift, logit(prior) / init_scale)
-        # The inverse of elu(x) + 1.
-        set_bias(self.scale, init_scale - 1 if init_scale >= 1 else math.log(init_scale))
+        axes = ("embed", "outputs")
+        shift = logit(prior) / init_scale
+        scale = init_scale - 1 if init_scale >= 1 else math.log(init_scale)  # elu(scale) + 1
+        self.shift = linear_layer(width, 1, axes, _ZEROS, jnp.float32, rngs, init_bias=shift)
+        self.scale = linear_layer(width, 1, axes, _ZEROS, jnp.float32, rngs, init_bias=scale)
 
     def embed(self, x: Float[Array, "batch boxes dim"]) -> Float[Array, "batch boxes embed"]:
         """Computes class embeddings, which can serve as queries: float32, not normalised.
@@ -113,11 +113,6 @@ def box_bias(grid: Size) -> Float[np.ndarray, "boxes 4"]:
 def logit(probability: float) -> float:
     """The logarithm of the odds of a probability."""
     return math.log(probability / (1 - probability))
-
-
-def set_bias(layer: nnx.Linear, value: float) -> None:
-    """Sets all biases of a layer to a value."""
-    layer.bias = layer.bias.replace(jnp.full_like(layer.bias[...], value))
 
 
 def _normalized(x: jax.Array) -> jax.Array:

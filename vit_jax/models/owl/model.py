@@ -16,7 +16,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP, CLIPConfig
 from vit_jax.models.layers.heads import MlpHead
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.owl.heads import ClassHead, box_bias, logit, set_bias
+from vit_jax.models.owl.heads import ClassHead, box_bias, logit
 from vit_jax.models.owl.one_shot import query_by_objectness, query_by_overlap
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import grid_of
@@ -110,8 +110,7 @@ class Owl(CLIP):
         )
         self.box_head = MlpHead(width, 4, **head)
         if config.objectness:
-            self.objectness_head = MlpHead(width, 1, **head)
-            set_bias(self.objectness_head.fc3, logit(config.prior))
+            self.objectness_head = MlpHead(width, 1, init_output=logit(config.prior), **head)
 
     def __call__(
         self,
