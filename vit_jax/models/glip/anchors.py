@@ -58,22 +58,6 @@ def decode_boxes(
     return jnp.concatenate([center - reach, center + reach], axis=-1)
 
 
-def encode_boxes(
-    boxes: Float[Array, "*batch 4"], anchors: Float[Array, "*batch 4"]
-) -> Float[Array, "*batch 4"]:
-    """Computes the deltas that make boxes of anchors, the inverse of `decode_boxes`.
-
-    Args:
-        boxes: x0, y0, x1, y1 with inclusive corners, px (..., 4).
-        anchors: the same of the anchor of each box (..., 4).
-    """
-    (box_center, box_side), (center, side) = (
-        ((x[..., :2] + x[..., 2:]) / 2, x[..., 2:] - x[..., :2] + 1) for x in (boxes, anchors)
-    )
-    moved = CENTER_WEIGHT * (box_center - center) / side
-    return jnp.concatenate([moved, SIZE_WEIGHT * jnp.log(box_side / side)], axis=-1)
-
-
 def relative_boxes(
     boxes: Float[Array, "batch n 4"], sizes: Int[Array, "batch 2"]
 ) -> Float[Array, "batch n 4"]:
