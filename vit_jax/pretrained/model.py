@@ -81,11 +81,12 @@ class PretrainedModel:
         Args:
             images: preprocessed images.
             tokens: class prompts of each image (B, C, T), or a caption of each image (B, T) for
-                Grounding DINO. `vit_jax.detect` takes words instead.
+                Grounding DINO and GLIP. `vit_jax.detect` takes words instead.
 
         Returns:
             Logits (B, num_classes), float32, or features (B, D); of a detector a dict of boxes
-            (B, Q, 4), logits (B, Q, C or T) and, with OWLv2, objectness (B, Q).
+            (B, Q, 4), logits (B, Q, C or T) and, with OWLv2, objectness (B, Q), or, with GLIP,
+            centerness (B, Q).
 
         Raises:
             UserError: the model does not classify images, or `tokens` do not suit it.

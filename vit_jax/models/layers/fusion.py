@@ -64,8 +64,8 @@ class FusionSide(nnx.Module):
 class Fusion(nnx.Module):
     """Attention of the image to the text and of the text to the image, by the same scores.
 
-    The residual adds to the normalised features. Scores are not clipped: that of the original code
-    at 50,000 keeps float16 from overflowing, and the statistics here are float32.
+    The residual adds to the normalised features. Scores are not clipped: the original code limits
+    them to 50,000 because they overflow in float16, which is no compute type here.
     """
 
     def __init__(self, config: FusionConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
