@@ -49,15 +49,14 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.optim.update(lr=1e-3, warmup_percent=5.0, weight_decay=0.05, b2=0.98, grad_clip_norm=1.0)
 
-    scenes = {"templates": clip_emoji.TEMPLATES, "negatives": NEGATIVES}
+    shared = {"templates": clip_emoji.TEMPLATES, "negatives": NEGATIVES}
     config.evals.detection = {
-        "seen": {**scenes, "data": f"emoji_scenes:test?{SCENES}&count=500"},
-        "heldout_names": {**scenes, "data": f"emoji_scenes:heldout_names?{SCENES}&count=500"},
-        "heldout_artist": {
-            **scenes,
-            "data": f"emoji_scenes:heldout_artist?{SCENES}&count=500",
-            "optional": True,
-        },
+        name: {**shared, "data": f"emoji_scenes:{split}?{SCENES}&count=500", "optional": optional}
+        for name, split, optional in (
+            ("seen", "test", False),
+            ("heldout_names", "heldout_names", False),
+            ("heldout_artist", "heldout_artist", True),
+        )
     }
     config.eval_batch_size = 50
     return config
