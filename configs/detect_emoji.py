@@ -33,8 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.image.image_size = SIZE
     config.model.update(prior=0.01, init_class_scale=10.0)
     config.model.tokenizer = f"saved:{CLIP}"
-    config.init.weights = CLIP
-    config.init.fresh = ("merged_norm/.*", ".*_head/.*")
+    config.init.update(weights=CLIP, fresh=("merged_norm/.*", ".*_head/.*"))
     config.optim.freeze = ("text.*",)
 
     config.data.train = f"emoji_scenes:train?{SCENES}&count=100000"
@@ -43,8 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "color_shift(hue=0.12, saturation=0.35, brightness=0.1, contrast=0.2, shade=0.1)"
     )
     config.data.detection.update(max_boxes=4, max_queries=4 + NEGATIVES, negatives=NEGATIVES)
-    config.batch_size = 16
-    config.total_steps = 600
+    config.batch_size, config.total_steps = 16, 600
     config.compute.scan = False  # unrolled blocks run faster on a CPU
 
     config.optim.update(lr=1e-3, warmup_percent=5.0, weight_decay=0.05, b2=0.98, grad_clip_norm=1.0)
