@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from contexts import SIZE, build, context, random_images, small_vit
 from flax import nnx
-from scipy.optimize import linear_sum_assignment
 from scipy.special import expit
+from set_reference import set_means, set_sums
 
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.focal import sigmoid_focal_loss
-from vit_jax.objectives.owl import Owl, detection_losses
+from vit_jax.objectives.owl import Owl
+from vit_jax.objectives.set_prediction import set_losses
 from vit_jax.parallel.mesh import batch_sharding, make_mesh, to_devices
 from vit_jax.parallel.sharding import tracing_for
 
@@ -94,64 +95,21 @@ def random_outputs(seed=1):
     }
 
 
-def focal(logit, target, alpha=0.3, gamma=2.0):
-    p = expit(logit) if target else expit(-logit)
-    return -(alpha if target else 1 - alpha) * (1 - p) ** gamma * np.log(p)
-
-
-def iou_and_giou(a, b):
-    """Of boxes cxcywh."""
-    a, b = (np.concatenate([x[:2] - x[2:] / 2, x[:2] + x[2:] / 2]) for x in (a, b))
-    inner = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
-    hull = np.prod(np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2]))
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner
-    return inner / union, inner / union - (hull - union) / hull
-
-
 def reference(outputs, batch, l1_weight=1.0):
     """Losses and metrics, float64."""
-    totals = dict.fromkeys((*LOSSES, "accuracy", "iou", "matched"), 0.0)
-    for image in range(IMAGES):
-        boxes, logits, objectness = (outputs[k][image] for k in ("boxes", "logits", "objectness"))
-        prompts = int(np.sum(batch["tokens"][image, :, 0] != 0))
-        labels = batch["labels"][image][batch["labels"][image] >= 0]
-        cost = [
-            [
-                focal(logit[label], True) - focal(logit[label], False)
-                + l1_weight * np.abs(box - wanted).sum() - iou_and_giou(box, wanted)[1]
-                for box, logit in zip(boxes, logits, strict=True)
-            ]
-            for label, wanted in zip(labels, np.float64(batch["boxes"][image]), strict=False)
-        ]  # fmt: skip
-        rows, queries = linear_sum_assignment(np.reshape(cost, (len(labels), QUERIES)))
-        target = np.zeros_like(logits, dtype=bool)
-        for row, query in zip(rows, queries, strict=True):
-            target[query, labels[row]] = True
-            wanted = np.float64(batch["boxes"][image, row])
-            iou, giou = iou_and_giou(boxes[query], wanted)
-            totals["l1"] += np.abs(boxes[query] - wanted).sum()
-            totals["giou"] += 1 - giou
-            totals["iou"] += iou
-            totals["accuracy"] += np.argmax(logits[query, :prompts]) == labels[row]
-        totals["matched"] += len(rows)
-        totals["class"] += sum(focal(logits[i], target[i]) for i in np.ndindex(QUERIES, prompts))
-        totals["objectness"] += sum(
-            focal(x, hit) for x, hit in zip(objectness, target.any(-1), strict=True)
-        )
-    count, matched = max(np.sum(batch["labels"] >= 0), 1), totals.pop("matched")
-    ratios = {k: v / (max(matched, 1) if k in ("accuracy", "iou") else count)
-              for k, v in totals.items()}  # fmt: skip
-    return {**ratios, "boxes_per_image": np.sum(batch["labels"] >= 0) / IMAGES,
-            "unmatched": 1 - matched / count}  # fmt: skip
+    targets = np.eye(PROMPTS, dtype=bool)[batch["labels"]] & (batch["labels"] >= 0)[..., None]
+    prompts = batch["tokens"][:, :, 0] != 0
+    weights = {"alpha": 0.3, "l1": l1_weight}
+    return set_means(set_sums(outputs, batch["boxes"], targets, prompts, **weights))
 
 
 @jax.jit
 def losses_and_gradients(outputs, batch):
     def total(outputs):
         prompts = batch["tokens"][:, :, 0] != 0
-        losses, metrics = detection_losses(
-            outputs, batch["boxes"], batch["labels"], prompts, Owl.Config()
-        )
+        of_box = jax.nn.one_hot(batch["labels"], PROMPTS, dtype=bool)
+        sums = set_losses(outputs, batch["boxes"], of_box, prompts, Owl.Config())
+        losses, metrics = sums.means()
         return sum(losses.values()), {**losses, **metrics}
 
     return jax.grad(total, has_aux=True)(outputs)

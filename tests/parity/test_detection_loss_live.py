@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.weights.reference import relative_error
-from vit_jax.objectives.owl import Owl, detection_losses
+from vit_jax.objectives.set_prediction import SetConfig, set_losses
 
 pytestmark = pytest.mark.parity
 
@@ -40,14 +40,12 @@ def test_losses_and_gradients(boxes):
                                                           strict=True)}  # fmt: skip
     sum(weights[k] * theirs[k] for k in weights).backward()
 
-    config = Owl.Config(focal_alpha=0.25, l1_weight=5.0, giou_weight=2.0)
-
-    every = jnp.ones((4, 80), bool)
+    config = SetConfig(l1_weight=5.0, giou_weight=2.0)
+    of_box = jax.nn.one_hot(labels, 80, dtype=bool)
 
     def total(outputs):
-        losses, _ = detection_losses(
-            outputs, jnp.asarray(wanted), jnp.asarray(labels), every, config
-        )
+        every = jnp.ones((4, 80), bool)
+        losses, _ = set_losses(outputs, jnp.asarray(wanted), of_box, every, config).means()
         return sum(weights[k] * losses[k] for k in weights), losses
 
     outputs = {"boxes": found, "logits": logits}

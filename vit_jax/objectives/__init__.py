@@ -11,6 +11,7 @@ OBJECTIVES = Registry(
         "dense_grounding": "vit_jax.objectives.dense_grounding:DenseGrounding",
         "distillation": "vit_jax.objectives.distillation:Distillation",
         "masked_reconstruction": "vit_jax.objectives.masked_reconstruction:MaskedReconstruction",
+        "grounding": "vit_jax.objectives.grounding:Grounding",
         "owl": "vit_jax.objectives.owl:Owl",
         "region_text": "vit_jax.objectives.region_text:RegionText",
     },

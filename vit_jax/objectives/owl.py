@@ -4,18 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
-from vit_jax.models.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
-from vit_jax.models.ops.matching import match_boxes
 from vit_jax.objectives.base import Batch, Context, Metrics, Objective
-from vit_jax.objectives.focal import sigmoid_focal_loss
-
-# Outputs of a detector, see "Other kinds of model" in models/README.md.
-Outputs = dict[str, jax.Array]
+from vit_jax.objectives.set_prediction import SetConfig, set_losses
 
 
 class Owl(Objective):
@@ -31,8 +25,7 @@ class Owl(Objective):
     - Objectness, for models that predict it (OWLv2). Its loss has not been published. Here it is
       the same focal loss, with target 1 for matched queries and 0 for others.
 
-    A query is matched at the lowest total cost, which is the sum of the same weighted terms of
-    classification (loss as the box's class minus loss as no object) and boxes. Scenic's recipes
+    A query is matched at the lowest total cost, see `set_prediction.set_losses`. Scenic's recipes
     divide the terms of each image by its own number of boxes instead, and clip gradients per image.
 
     Metrics: `class_loss`, `l1_loss`, `giou_loss` and `objectness_loss`, unweighted; `accuracy`, the
@@ -41,24 +34,15 @@ class Owl(Objective):
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config(Objective.Config):
+    class Config(SetConfig):
         """Keys of the objective; the defaults are those of scenic's recipes.
 
         Attributes:
-            class_weight: weight of the classification loss.
-            l1_weight: weight of the L1 distance.
-            giou_weight: weight of 1 - GIoU.
             objectness_weight: weight of the objectness loss, for models that predict it.
-            focal_alpha: weight of targets 1; targets 0 have 1 - focal_alpha (Lin et al. 2017).
-            focal_gamma: exponent of the error by which the focal loss weighs a prediction.
         """
 
-        class_weight: float = 1.0
-        l1_weight: float = 1.0
-        giou_weight: float = 1.0
         objectness_weight: float = 1.0
         focal_alpha: float = 0.3
-        focal_gamma: float = 2.0
 
     fields = ("image", "tokens", "boxes", "labels")
     is_mean_over_examples = False
@@ -75,13 +59,7 @@ class Owl(Objective):
                 or a weight that is not in its range.
         """
         super().__init__(config, context)
-        for field in dataclasses.fields(config):
-            highest = 1.0 if field.name == "focal_alpha" else float("inf")
-            if not 0 <= (value := getattr(config, field.name)) <= highest:
-                raise UserError(
-                    f"config.objective.{field.name}={value}: expected a number of at least 0"
-                    + (" and at most 1" if highest == 1 else "")
-                )
+        config.check()
         if not hasattr(context.module, "detect"):
             raise UserError(
                 "config.objective.name='owl' learns boxes: it needs a detector, as "
@@ -110,13 +88,9 @@ class Owl(Objective):
         outputs = {
             name: x.reshape(shape) for name, shape, x in zip(names, shapes, flat, strict=False)
         }
-        losses, metrics = detection_losses(
-            outputs,
-            batch["boxes"],
-            batch["labels"],
-            batch["tokens"][:, :, 0] != 0,
-            self.config,
-        )
+        of_box = jax.nn.one_hot(batch["labels"], prompts, dtype=bool)
+        exist = batch["tokens"][:, :, 0] != 0
+        losses, metrics = set_losses(outputs, batch["boxes"], of_box, exist, self.config).means()
         loss = sum(getattr(self.config, f"{name}_weight") * x for name, x in losses.items())
         return loss, {**{f"{name}_loss": x for name, x in losses.items()}, **metrics}
 
@@ -127,73 +101,3 @@ class Owl(Objective):
         outputs = model(self.context.spec.inputs.normalize(images), tokens, rng=rng)
         names = [name for name in ("boxes", "logits", "objectness") if name in outputs]
         return tuple(outputs[name].reshape(len(images), -1) for name in names)
-
-
-def detection_losses(
-    outputs: Outputs,
-    boxes: Float[Array, "batch n 4"],
-    labels: Int[Array, "batch n"],
-    prompts: Bool[Array, "batch classes"],
-    config: Owl.Config,
-) -> tuple[Metrics, Metrics]:
-    """Losses per box of the matched predictions of a batch.
-
-    Args:
-        outputs: `boxes` (B, Q, 4), cxcywh; `logits` (B, Q, C); optionally `objectness` (B, Q).
-        boxes: annotated boxes (B, N, 4), cxcywh; anything for padding.
-        labels: prompt of each box (B, N), in [0, C); -1 for padding.
-        prompts: whether each prompt is one (B, C); False for padding.
-        config: keys of the objective.
-
-    Returns:
-        Unweighted losses `class`, `l1`, `giou` and, if predicted, `objectness`; and metrics; see
-        `Owl`.
-    """
-    valid = labels >= 0
-    outputs = {**outputs, "logits": jnp.where(prompts[:, None], outputs["logits"], 0)}
-    query = match_boxes(_cost(jax.lax.stop_gradient(outputs), boxes, labels, config), valid)
-    matched = query >= 0
-    at = jnp.maximum(query, 0)[..., None]
-    found = jnp.take_along_axis(outputs["boxes"], at, axis=1)
-    one_hot = jax.nn.one_hot(query, outputs["boxes"].shape[1])  # zeros where nothing is matched
-    targets = jnp.einsum("bnq,bnc->bqc", one_hot, jax.nn.one_hot(labels, prompts.shape[1]))
-
-    count = jnp.maximum(jnp.sum(valid), 1)
-    pair = cxcywh_to_xyxy(found)[:, :, None], cxcywh_to_xyxy(boxes)[:, :, None]
-    l1 = jnp.sum(jnp.abs(found - boxes), axis=-1)
-    giou = 1 - jnp.squeeze(generalized_box_iou(*pair), (2, 3))
-    focal = _focal(outputs["logits"], targets > 0, config)
-    losses = {
-        "class": jnp.sum(focal, where=prompts[:, None]) / count,
-        "l1": jnp.sum(l1, where=matched) / count,
-        "giou": jnp.sum(giou, where=matched) / count,
-    }
-    if "objectness" in outputs:
-        focal = _focal(outputs["objectness"], jnp.any(one_hot, axis=1), config)
-        losses["objectness"] = jnp.sum(focal) / count
-
-    pairs = jnp.maximum(jnp.sum(matched), 1)
-    best = jnp.argmax(jnp.where(prompts[:, None], outputs["logits"], -jnp.inf), axis=-1)
-    right = jnp.take_along_axis(best, at[..., 0], axis=1) == labels
-    return losses, {
-        "accuracy": jnp.sum(right & matched) / pairs,
-        "iou": jnp.sum(jnp.squeeze(box_iou(*pair), (2, 3)), where=matched) / pairs,
-        "boxes_per_image": jnp.sum(valid) / len(valid),
-        "unmatched": jnp.sum(valid & ~matched) / count,
-    }
-
-
-def _cost(outputs: Outputs, boxes: jax.Array, labels: jax.Array, config: Owl.Config) -> jax.Array:
-    """Cost of each box with each query, (B, N, Q)."""
-    logits = outputs["logits"]
-    positive = jnp.ones(logits.shape, bool)
-    difference = _focal(logits, positive, config) - _focal(logits, ~positive, config)
-    label = jnp.maximum(labels, 0)[:, None]
-    classes = jnp.swapaxes(jnp.take_along_axis(difference, label, axis=2), 1, 2)
-    l1 = jnp.sum(jnp.abs(boxes[:, :, None] - outputs["boxes"][:, None]), axis=-1)
-    giou = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(outputs["boxes"]))
-    return config.class_weight * classes + config.l1_weight * l1 - config.giou_weight * giou
-
-
-def _focal(logits: jax.Array, targets: jax.Array, config: Owl.Config) -> jax.Array:
-    return sigmoid_focal_loss(logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma)
