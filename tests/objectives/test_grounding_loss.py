@@ -147,7 +147,10 @@ def test_losses_of_all_layers_on_any_devices(params):
     ("keys", "message"),
     [
         ({"class_cost": -1.0}, "class_cost=-1.0: expected a number of at least 0"),
-        ({"objectness_weight": 1.0}, "objectness_weight does not apply to the objective .grounding.: it is a key of owl"),
+        (
+            {"objectness_weight": 1.0},
+            "objectness_weight does not apply to the objective .grounding.: it is a key of owl",
+        ),
         (
             {"architecture": small_vit()},
             "a model that reads them, as grounding_dino_tiny; found ViTConfig",

@@ -1,4 +1,7 @@
-"""The objective `owl` against the loss of Deformable DETR in transformers, which has its terms."""
+"""The losses of detectors against those of transformers.
+
+That of Deformable DETR has the terms of the objective `owl`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +9,14 @@ import numpy as np
 import pytest
 
 from tests.weights.reference import relative_error
+from vit_jax.objectives.grounding import Grounding, layer_losses
 from vit_jax.objectives.set_prediction import SetConfig, set_losses
 
 pytestmark = pytest.mark.parity
 
 
 @pytest.mark.parametrize("boxes", [20, 300])
-def test_losses_and_gradients(boxes):
+def test_set_prediction(boxes):
     """OWL-ViT B/32's 576 queries; focal alpha 0.25, which the reference has in its matching."""
     import torch
     from transformers.loss import loss_deformable_detr as reference
@@ -55,4 +59,60 @@ def test_losses_and_gradients(boxes):
     for ours, name in (("boxes", "pred_boxes"), ("logits", "logits")):
         error = relative_error(np.asarray(gradients[ours]), tensors[name].grad.numpy())
         print(f"gradient of {ours}: relative error {error:.1e}")
+        assert error < 1e-4
+
+
+def test_grounding():
+    """All layers and the selected proposals, with several tokens per phrase.
+
+    The library gives images beyond the second one phrases of others.
+    """
+    import torch
+    from transformers import GroundingDinoConfig
+    from transformers.loss.loss_grounding_dino import GroundingDinoForObjectDetectionLoss
+
+    rng = np.random.default_rng(1)
+    layers, queries, length, counts, phrases = 4, 900, 256, [40, 100], 30
+    logits = rng.normal(size=(layers, 2, queries, length)).astype(np.float32) * 2 - 2
+    found = rng.uniform(0.05, 0.6, (layers, 2, queries, 4)).astype(np.float32)
+    wanted = rng.uniform(0.05, 0.6, (2, 100, 4)).astype(np.float32)
+    exist = np.arange(length) < np.array([256, 100])[:, None]
+    first = rng.integers(0, 90, (2, phrases, 1))
+    maps = (np.arange(length) >= first) & (
+        np.arange(length) <= first + rng.integers(0, 4, (2, phrases, 1))
+    )
+    labels = rng.integers(0, phrases, (2, 100))
+    valid = np.arange(100) < np.array(counts)[:, None]
+
+    config = GroundingDinoConfig(auxiliary_loss=True, decoder_layers=layers - 1)
+    tensors = {"logits": torch.tensor(logits), "boxes": torch.tensor(found)}
+    for tensor in tensors.values():
+        tensor.requires_grad_()
+    targets = [
+        {"class_labels": torch.tensor(labels[i, :n]), "boxes": torch.tensor(wanted[i, :n])}
+        for i, n in enumerate(counts)
+    ]
+    theirs, _, _ = GroundingDinoForObjectDetectionLoss(
+        tensors["logits"][-1], targets, "cpu", tensors["boxes"][-1], config,
+        [torch.tensor(each, dtype=torch.float32) for each in maps],
+        torch.tensor(exist)[:, None].expand(-1, queries, -1),
+        tensors["logits"][1:], tensors["boxes"][1:], tensors["logits"][0], tensors["boxes"][0],
+    )  # fmt: skip
+    theirs.backward()
+
+    positive_map = np.take_along_axis(maps, labels[..., None], axis=1) & valid[..., None]
+    mine = Grounding.Config()
+
+    def total(outputs):
+        by_image = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), outputs)
+        arrays = (jnp.asarray(x) for x in (wanted, positive_map, exist))
+        sums = layer_losses(by_image, *arrays, mine)
+        losses = jax.tree.map(lambda x: jnp.sum(x) / sum(counts), sums.losses)
+        return sum(getattr(mine, f"{name}_weight") * x for name, x in losses.items())
+
+    loss, gradients = jax.jit(jax.value_and_grad(total))({"boxes": found, "logits": logits})
+    np.testing.assert_allclose(loss, theirs.item(), rtol=1e-5)
+    for name, tensor in tensors.items():
+        error = relative_error(np.asarray(gradients[name]), tensor.grad.numpy())
+        print(f"gradient of {name}: relative error {error:.1e}")
         assert error < 1e-4

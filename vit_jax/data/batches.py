@@ -80,8 +80,10 @@ def abstract_batch(
         "caption": ((context_length,), np.int32),
         "boxes": ((boxes, 4), np.float32),
         "labels": ((boxes,), np.int32),
+        "sizes": ((2,), np.int32),
+        "positive_map": ((boxes, context_length), np.bool_),
     }
-    if "boxes" in fields:
+    if "labels" in fields:
         shapes["tokens"] = ((names, context_length), np.int32)
     return {
         name: jax.ShapeDtypeStruct((batch_size, *shapes[name][0]), shapes[name][1])

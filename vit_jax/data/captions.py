@@ -51,6 +51,12 @@ class Caption:
         return tokenizer(self.text)[0], of_phrase
 
 
+def end_phrase(text: str) -> str:
+    """Returns a caption whose last phrase ends in "." or "?"."""
+    text = text.rstrip()
+    return text if text.endswith(tuple(SEPARATORS)) else f"{text}."
+
+
 def join_names(names: Sequence[str], template: str = "{}") -> Caption:
     """Joins names to a caption, as "a cat. a dog.".
 

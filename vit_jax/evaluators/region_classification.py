@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.detection import check_boxes
+from vit_jax.data.boxed_examples import check_boxes
 from vit_jax.data.images import read_image
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics, prompts

@@ -1,4 +1,4 @@
-"""Alignment of boxes with the phrases of captions (Liu et al. 2023, Grounding DINO, section 3.5)."""
+"""Boxes aligned with the phrases of captions (Liu et al. 2023, Grounding DINO, section 3.5)."""
 
 import dataclasses
 from typing import Any
@@ -146,6 +146,8 @@ def layer_losses(
     """
     images, layers = outputs["boxes"].shape[:2]
     flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in outputs.items()}
-    targets = (jnp.repeat(x, layers, axis=0) for x in (boxes, positive_map, tokens))
-    sums = set_losses(flat, *targets, config)
+    boxes, positive_map, tokens = (
+        jnp.repeat(x, layers, axis=0) for x in (boxes, positive_map, tokens)
+    )
+    sums = set_losses(flat, boxes, positive_map, tokens, config)
     return jax.tree.map(lambda x: x.reshape(images, layers), sums)

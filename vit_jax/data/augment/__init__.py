@@ -174,7 +174,8 @@ class BoxAugmentation:
                 found = [dataclasses.replace(x, image=transform(x.image, rng)) for x in found]
         (image,) = found
         height, width = self.inputs.extent(*image.size)
-        return image.moved(self.inputs(image.image), (1 / height, 1 / width), (0, 0))
+        moved = image.moved(self.inputs(image.image), (1 / height, 1 / width), (0, 0))
+        return dataclasses.replace(moved, filled=self.inputs.scaled_size(*image.size))
 
 
 def parse_augmentation(

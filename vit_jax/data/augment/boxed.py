@@ -19,11 +19,14 @@ class BoxedImage:
         boxes: x0, y0, x1, y1, px.
         rows: number of each box among the annotations that the image came with; a transform that
             drops boxes keeps the rows of the others.
+        filled: height and width of the part of the model's input that is not padding, px; None
+            before the model's preprocessing.
     """
 
     image: Pixels
     boxes: Float32[np.ndarray, "boxes 4"]
     rows: Int64[np.ndarray, " boxes"]
+    filled: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
