@@ -10,6 +10,7 @@ from vit_jax.data.augment.boxed import BoxedImage
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 
+FIT = ImageInputs(size=(60, 60), resize="fit", shortest_edge=30)
 SQUASH = ImageInputs(size=(90, 120), resize="squash", interpolation="bilinear")
 CORNER = ImageInputs(size=(120, 120), resize="corner", interpolation="bilinear")
 # Boxes of an image of 60 x 80 px, and their colours on black.
@@ -138,6 +139,7 @@ def test_alpha_is_composited():
         ("mosaic|mosaic", SQUASH, "mosaic and mosaic both combine images"),
         ("mosaic((0.5, 0.6))", SQUASH, "numbers from 0 to 1 whose sum is 1"),
         ("mosaic(())", SQUASH, "numbers from 0 to 1"),
+        ("mosaic", FIT, "expected inputs.resize 'squash' or 'corner'; found 'fit'"),
         ("random_crop(min_visible=2.0)", SQUASH, "min_visible=2.0, expected a fraction"),
         ("random_crop((0.5, 2.0))", SQUASH, "expected at most 1"),
         ("scale_jitter((0.0, 2.0))", SQUASH, "expected a range above 0"),

@@ -134,6 +134,8 @@ PARAMETER_COUNTS |= {
 def count(name: str) -> int:
     spec = registry.model_spec(name)
     model = ModelDef(spec.architecture)
+    # The first step of training would be compiled for weak types, and the second one again.
+    assert not any(x.weak_type for x in jax.tree.leaves(model.shapes()))
     sizes = jax.tree.map(lambda x, t: x.size if t else 0, model.shapes(), trainable(model))
     return sum(jax.tree.leaves(sizes))
 

@@ -108,6 +108,11 @@ class Mosaic:
             raise UserError(
                 f"mosaic: probabilities={values}, expected numbers from 0 to 1 whose sum is 1"
             )
+        if self.inputs.resize == "fit":
+            raise UserError(
+                "mosaic scales images to its cells: expected inputs.resize 'squash' or 'corner'; "
+                "found 'fit', whose images have a scale of their own"
+            )
         if min(self.inputs.size) < len(values):
             raise UserError(f"mosaic: grids of {len(values)} do not fit into {self.inputs.size} px")
 

@@ -69,7 +69,8 @@ class LayerScale(nnx.Module):
             dtype: compute type.
         """
         self.dtype = dtype
-        self.gamma = nnx.Param(jnp.full((width,), initial), **metadata("embed", decay=False))
+        gamma = jnp.full((width,), initial, jnp.float32)
+        self.gamma = nnx.Param(gamma, **metadata("embed", decay=False))
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Scales the features (..., D)."""
