@@ -42,7 +42,7 @@ class Head(nnx.Module):
             _ZEROS(rngs.params(), (text_width,)), **metadata("embed", decay=False)
         )
         offset, scalar = -math.log((1 - _PRIOR) / _PRIOR), metadata("outputs", decay=False)
-        self.bias = nnx.Param(jnp.full((1,), offset), **scalar)
+        self.bias = nnx.Param(jnp.full((1,), offset, jnp.float32), **scalar)
         self.log_scale = nnx.Param(jnp.zeros((1,)), **scalar)
         self.scales = nnx.Param(jnp.ones((levels, 1)), **metadata("levels", "outputs", decay=False))
 
