@@ -153,7 +153,7 @@ def test_losses_of_all_layers_on_any_devices(params):
         ),
         (
             {"architecture": small_vit()},
-            "a model that reads them, as grounding_dino_tiny; found ViTConfig",
+            "by a caption, as grounding_dino_tiny; found ViTConfig",
         ),
         ({"resize": "crop"}, "boxes need inputs that show the whole image"),
     ],

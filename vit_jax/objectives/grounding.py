@@ -53,15 +53,16 @@ class Grounding(Objective):
             context: model and devices.
 
         Raises:
-            UserError: a model without the method `predict` of captions, inputs that show a part of
-                the image, or a weight that is not in its range.
+            UserError: another kind of model, inputs that show a part of the image, or a weight that
+                is not in its range.
         """
         super().__init__(config, context)
         config.check()
-        if not hasattr(context.module, "embed_caption"):
+        reads = hasattr(context.module, "embed_caption")
+        if not (reads and hasattr(context.spec.architecture, "decoder_depth")):
             raise UserError(
-                "config.objective.name='grounding' aligns boxes with captions: it needs a model "
-                f"that reads them, as grounding_dino_tiny; found {context.architecture_name}"
+                "config.objective.name='grounding' needs a model whose decoder refines boxes by a "
+                f"caption, as grounding_dino_tiny; found {context.architecture_name}"
             )
         context.spec.inputs.extent(*context.spec.inputs.size)
 

@@ -1,8 +1,7 @@
 """Set prediction: boxes matched with predictions, and their losses (Carion et al. 2020, DETR).
 
 Each box has one or several of an image's words: a class prompt of OWL, or the tokens of a phrase in
-a caption (Li et al. 2022, GLIP). `assigned_targets` and `alignment_loss` serve other assignments of
-boxes as well.
+a caption (Li et al. 2022, GLIP).
 """
 
 import dataclasses
@@ -125,14 +124,16 @@ def set_losses(
     pair = cxcywh_to_xyxy(found)[:, :, None], cxcywh_to_xyxy(boxes)[:, :, None]
     l1 = jnp.sum(jnp.abs(found - boxes), axis=-1)
     giou = 1 - jnp.squeeze(generalized_box_iou(*pair), (2, 3))
-    one_hot = jax.nn.one_hot(query, logits.shape[1], dtype=bool)  # none where nothing is matched
+    one_hot = jax.nn.one_hot(query, logits.shape[1], dtype=jnp.bfloat16)  # 0 without a match
+    # Words of the box of each query; sums of zeros and ones are exact in bfloat16.
+    wanted = jnp.einsum("bnq,bnc->bqc", one_hot, targets.astype(jnp.bfloat16)) > 0
     losses = {
-        "class": alignment_loss(logits, assigned_targets(one_hot, targets), words, config),
+        "class": jnp.sum(_focal(logits, wanted, config), axis=(1, 2), where=words[:, None]),
         "l1": jnp.sum(l1, axis=1, where=matched),
         "giou": jnp.sum(giou, axis=1, where=matched),
     }
     if "objectness" in outputs:
-        objectness = _focal(outputs["objectness"], jnp.any(one_hot, axis=1), config)
+        objectness = _focal(outputs["objectness"], jnp.any(wanted, axis=2), config)
         losses["objectness"] = jnp.sum(objectness, axis=1)
     best = jnp.argmax(jnp.where(words[:, None], logits, -jnp.inf), axis=-1)
     best = jnp.take_along_axis(best, at[..., 0], axis=1)
@@ -144,41 +145,6 @@ def set_losses(
         right=jnp.sum(right & matched, axis=1),
         iou=jnp.sum(jnp.squeeze(box_iou(*pair), (2, 3)), axis=1, where=matched),
     )
-
-
-def assigned_targets(
-    assigned: Bool[Array, "batch n queries"], targets: Bool[Array, "batch n words"]
-) -> Bool[Array, "batch queries words"]:
-    """Finds the words of the boxes that queries are assigned to.
-
-    Args:
-        assigned: whether each box is that of each query (B, N, Q).
-        targets: whether each word is one of each box (B, N, C).
-    """
-    # Sums of zeros and ones are exact in bfloat16.
-    pairs = assigned.astype(jnp.bfloat16), targets.astype(jnp.bfloat16)
-    return jnp.einsum("bnq,bnc->bqc", *pairs) > 0
-
-
-def alignment_loss(
-    logits: Float[Array, "batch queries words"],
-    targets: Bool[Array, "batch queries words"],
-    words: Bool[Array, "batch words"],
-    config: SetConfig,
-) -> Float[Array, " batch"]:
-    """Sums up the focal loss of queries and words (Li et al. 2022, GLIP, section 3.1).
-
-    Args:
-        logits: similarity of each query to each word (B, Q, C).
-        targets: whether they belong together.
-        words: whether each word exists (B, C); others have no loss.
-        config: keys of the objective.
-
-    Returns:
-        Sum of each image (B,).
-    """
-    focal = _focal(jnp.where(words[:, None], logits, 0), targets, config)
-    return jnp.sum(focal, axis=(1, 2), where=words[:, None])
 
 
 def _cost(
