@@ -8,6 +8,14 @@ from vit_jax.models.sizes import Size, as_size
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Of detectors after DETR (Carion et al. 2020): shorter side 800 px, the longer one limited.
+DETECTION_INPUTS = ImageInputs(
+    resize="fit",
+    interpolation="bilinear",
+    shortest_edge=800,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

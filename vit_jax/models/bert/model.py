@@ -133,7 +133,15 @@ class Bert(nnx.Module):
 
         Returns:
             (B, T, D), compute type.
+
+        Raises:
+            UserError: more tokens than `context_length`.
         """
+        allowed, length = self.config.context_length, tokens.shape[1]
+        if length > allowed:
+            raise UserError(
+                f"found {length} tokens per caption: expected at most text.context_length={allowed}"
+            )
         x = self.token_embed(tokens) + self.segments[0] + self.positions[...][positions]
         x = self.norm(x)
         graphdef, params = nnx.split(self.blocks)

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Key
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.attention import heads_projection, output_projection
 from vit_jax.models.layers.batch_norm import BatchNorm
+from vit_jax.models.layers.convolution import convolution
 from vit_jax.models.layers.grids import DEFAULT_RULE, RESIZE_RULES
-from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.parameters import TORCH_INIT, metadata
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.ops.attention import attention
 from vit_jax.models.resnet.blocks import (
@@ -28,16 +29,13 @@ from vit_jax.models.resnet.blocks import (
     StagedResNet,
     average_pool,
     check_depths,
-    convolution,
 )
 from vit_jax.models.sizes import Size, as_size
 
 # Pixels per position of the last stage, along each axis.
 REDUCTION = 32
-# OpenAI kept torch's default for convolutions, uniform in +-1 / sqrt(inputs).
-CLIP_STYLE = BottleneckStyle(
-    antialias=True, kernel_init=initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-)
+# OpenAI kept torch's default for convolutions.
+CLIP_STYLE = BottleneckStyle(antialias=True, kernel_init=TORCH_INIT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ and to tasks by a ReLU whose slopes and intercepts depend on the image (Chen et 
 ReLU").
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,21 +15,19 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from vit_jax.models.glip.pyramid import convolution
+from vit_jax.models.layers.convolution import convolution
 from vit_jax.models.layers.grids import resize_grid
 from vit_jax.models.layers.heads import linear_layer
-from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.norm import group_norm
+from vit_jax.models.layers.parameters import TORCH_INIT
 from vit_jax.models.ops.deform_conv import deform_conv2d
 from vit_jax.models.sizes import Size
 
 NUM_GROUPS = 16
 _SIDE = 3  # of the deformable kernels
 _TAPS = _SIDE * _SIDE
-_EPSILON = 1e-5  # of GroupNorm
 _SQUEEZE = 4  # reduction within the dynamic ReLU
 _NORMAL = initializers.normal(0.01)
-# torch's default for linear layers and convolutions, which the original code keeps.
-_TORCH = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 Map = Float[Array, "batch _rows _columns width"]
 
@@ -78,17 +77,16 @@ class DeformableConv(nnx.Module):
             rngs: source of the parameters' keys.
         """
         self.stride, self.dtype = stride, dtype
-        self.conv = convolution(width, width, _SIDE, init=_TORCH, dtype=dtype, rngs=rngs)
-        self.norm = nnx.GroupNorm(
+        self.conv = convolution(
             width,
-            NUM_GROUPS,
-            epsilon=_EPSILON,
-            use_fast_variance=False,
-            scale_metadata=metadata("embed", decay=False),
-            bias_metadata=metadata("embed", decay=False),
+            width,
+            _SIDE,
+            use_bias=True,
+            kernel_init=TORCH_INIT,
             dtype=dtype,
             rngs=rngs,
         )
+        self.norm = group_norm(width, NUM_GROUPS, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Map, taps: Taps) -> Map:
         """Applies the layers to a level (B, h, w, D)."""
@@ -117,8 +115,8 @@ class DynamicReLU(nnx.Module):
             rngs: source of the parameters' keys.
         """
         squeezed = width // _SQUEEZE
-        self.fc1 = linear_layer(width, squeezed, ("embed", "mlp"), _TORCH, dtype, rngs)
-        self.fc2 = linear_layer(squeezed, 4 * width, ("mlp", "embed"), _TORCH, dtype, rngs)
+        self.fc1 = linear_layer(width, squeezed, ("embed", "mlp"), TORCH_INIT, dtype, rngs)
+        self.fc2 = linear_layer(squeezed, 4 * width, ("mlp", "embed"), TORCH_INIT, dtype, rngs)
 
     def __call__(self, x: Map) -> Map:
         """Applies the activation to a map (B, h, w, D)."""
@@ -140,12 +138,12 @@ class DynamicBlock(nnx.Module):
             rngs: source of the parameters' keys.
         """
         execution: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        taps: dict[str, Any] = {"dtype": jnp.float32, "rngs": rngs}
-        self.taps = convolution(width, 3 * _TAPS, _SIDE, init=_TORCH, **taps)
+        conv = functools.partial(convolution, width, use_bias=True, rngs=rngs)
+        self.taps = conv(3 * _TAPS, _SIDE, kernel_init=TORCH_INIT, dtype=jnp.float32)
         self.coarser = DeformableConv(width, 1, **execution)
         self.same = DeformableConv(width, 1, **execution)
         self.finer = DeformableConv(width, 2, **execution)
-        self.level_weight = convolution(width, 1, 1, init=_NORMAL, **execution)
+        self.level_weight = conv(1, 1, kernel_init=_NORMAL, dtype=dtype)
         self.activation = DynamicReLU(width, **execution)
 
     def __call__(self, levels: Sequence[Map]) -> list[Map]:

@@ -1,6 +1,5 @@
 """Predictions of GLIP for each position: similarity to the tokens, box, centerness."""
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,8 +8,8 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from vit_jax.models.layers.heads import linear_layer
-from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.heads import linear_layer, logit
+from vit_jax.models.layers.parameters import TORCH_INIT, metadata
 from vit_jax.models.sizes import Size
 
 # Initial probability of a match (Lin et al. 2017, "Focal Loss for Dense Object Detection").
@@ -18,7 +17,6 @@ _PRIOR = 0.01
 _LARGEST = 50_000.0  # of the logits
 _SMALLEST_NORM = 1e-12
 _NORMAL = initializers.normal(0.01)
-_TORCH = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _ZEROS = initializers.zeros
 
 
@@ -37,11 +35,13 @@ class Head(nnx.Module):
         last: tuple[Any, ...] = (_NORMAL, jnp.float32, rngs)
         self.box = linear_layer(width, 4, ("embed", "boxes"), *last)
         self.centerness = linear_layer(width, 1, ("embed", "boxes"), *last)
-        self.token = linear_layer(text_width, width, ("embed", "joint"), _TORCH, jnp.float32, rngs)
+        self.token = linear_layer(
+            text_width, width, ("embed", "joint"), TORCH_INIT, jnp.float32, rngs
+        )
         self.token_bias = nnx.Param(
             _ZEROS(rngs.params(), (text_width,)), **metadata("embed", decay=False)
         )
-        offset, scalar = -math.log((1 - _PRIOR) / _PRIOR), metadata("outputs", decay=False)
+        offset, scalar = logit(_PRIOR), metadata("outputs", decay=False)
         self.bias = nnx.Param(jnp.full((1,), offset, jnp.float32), **scalar)
         self.log_scale = nnx.Param(jnp.zeros((1,)), **scalar)
         self.scales = nnx.Param(jnp.ones((levels, 1)), **metadata("levels", "outputs", decay=False))

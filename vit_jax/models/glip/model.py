@@ -257,25 +257,15 @@ class Glip(nnx.Module):
         Raises:
             UserError: more tokens than `text.context_length`.
         """
-        allowed, length = self.config.text.context_length, tokens.shape[1]
-        if length > allowed:
-            raise UserError(
-                f"found {length} tokens per caption: expected at most text.context_length={allowed}"
-            )
-        positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         return self.text(tokens, positions, attend_to(tokens > 0))
 
     def layers_above(self) -> LayersAbove:
         """Counts the layers between each part and the output."""
         depth = self.config.depth
-        towers = nested("image", self.image) | nested("text", self.text)
         return {
-            **{
-                path: range(count.start + depth, count.stop + depth, -1)
-                if isinstance(count, range)
-                else count + depth
-                for path, count in towers.items()
-            },
+            **nested("image", self.image, depth),
+            **nested("text", self.text, depth),
             "pyramid": depth,
             "tower/blocks": range(depth - 1, -1, -1),
         }

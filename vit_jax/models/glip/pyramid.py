@@ -3,18 +3,19 @@
 The levels of a Swin whose stages have strides 8, 16 and 32 px are P3 to P7.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from vit_jax.models.layers.convolution import convolution
+from vit_jax.models.layers.maps import nearest
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import Initializer, metadata
 from vit_jax.models.sizes import Size
 
 EXTRA_LEVELS = 2
@@ -47,14 +48,17 @@ class FeaturePyramid(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        self.stages, execution = len(stage_widths), {"dtype": dtype, "rngs": rngs}
+        self.stages = len(stage_widths)
+        conv = functools.partial(
+            convolution, use_bias=True, kernel_init=_KAIMING, dtype=dtype, rngs=rngs
+        )
         for i, inputs in enumerate(stage_widths):
-            setattr(self, f"norm{i}", layer_norm(inputs, epsilon=norm_epsilon, **execution))
-            setattr(self, f"inner{i}", convolution(inputs, width, 1, init=_KAIMING, **execution))
-            setattr(self, f"output{i}", convolution(width, width, 3, init=_KAIMING, **execution))
+            norm = layer_norm(inputs, epsilon=norm_epsilon, dtype=dtype, rngs=rngs)
+            setattr(self, f"norm{i}", norm)
+            setattr(self, f"inner{i}", conv(inputs, width, 1))
+            setattr(self, f"output{i}", conv(width, width, 3))
         for i in range(EXTRA_LEVELS):
-            extra = convolution(width, width, 3, 2, init=_KAIMING, **execution)
-            setattr(self, f"extra{i}", extra)
+            setattr(self, f"extra{i}", conv(width, width, 3, 2))
 
     def __call__(
         self, stages: Sequence[Float[Array, "batch _rows _columns _channels"]]
@@ -72,47 +76,8 @@ class FeaturePyramid(nnx.Module):
         return levels
 
 
-def convolution(
-    inputs: int,
-    width: int,
-    side: int,
-    stride: int = 1,
-    *,
-    init: Initializer,
-    bias: float = 0.0,
-    dtype: Any,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """Builds a convolution with a bias, padded equally on both sides as in torch; SAME is not.
-
-    Args:
-        inputs: number of input features.
-        width: number of output features.
-        side: side of the kernel.
-        stride: stride of both axes.
-        init: initializer of the kernel.
-        bias: initial value of the bias.
-        dtype: compute type.
-        rngs: source of the parameters' keys.
-    """
-    return nnx.Conv(
-        inputs,
-        width,
-        (side, side),
-        strides=stride,
-        padding=side // 2,
-        kernel_init=init,
-        bias_init=initializers.constant(bias),
-        kernel_metadata=metadata("kernel_h", "kernel_w", "channels", "embed"),
-        bias_metadata=metadata("embed", decay=False),
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
 def _nearest(x: jax.Array, size: Size) -> jax.Array:
     """Enlarges maps (B, h, w, D) to a size, as torch's `interpolate` in the mode "nearest"."""
     for axis, (old, new) in enumerate(zip(x.shape[1:3], size, strict=True), start=1):
-        at = np.floor(np.arange(new, dtype=np.float32) * np.float32(old / new))
-        x = jnp.take(x, np.minimum(at, old - 1).astype(np.int32), axis=axis)
+        x = jnp.take(x, nearest(old, new), axis=axis)
     return x

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.errors import lookup
@@ -13,6 +12,7 @@ from vit_jax.models.bert.model import BertConfig
 from vit_jax.models.glip.dynamic import DynamicBlock
 from vit_jax.models.layers.fusion import Fusion, FusionConfig
 from vit_jax.models.layers.maps import flatten_maps, split_maps
+from vit_jax.models.layers.parameters import TORCH_INIT
 from vit_jax.models.layers.post_norm import PostNormBlock
 from vit_jax.models.layers.stacking import (
     REMAT_POLICIES,
@@ -23,8 +23,6 @@ from vit_jax.models.layers.stacking import (
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import Size
 
-# torch's default for linear layers, which the original code keeps for the layers of the text.
-_TORCH = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 Pair = tuple[jax.Array, jax.Array]
 
 
@@ -73,7 +71,7 @@ class TowerLayer(nnx.Module):
             text.mlp_dim,
             activation=text.activation,
             norm_epsilon=text.norm_epsilon,
-            init=_TORCH,
+            init=TORCH_INIT,  # which the original code keeps
             **execution,
         )
         self.image = DynamicBlock(config.width, **execution)

@@ -1,6 +1,7 @@
 """Feature levels of an image: maps of several resolutions, projected to one width."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,17 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.models.layers.maps import split_maps
-from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.convolution import convolution
+from vit_jax.models.layers.fusion import XAVIER
+from vit_jax.models.layers.maps import nearest, split_maps
+from vit_jax.models.layers.norm import group_norm, layer_norm
 from vit_jax.models.sizes import Size
 
 NUM_GROUPS = 32
 _EPSILON = 1e-5  # of the norms
-_XAVIER = initializers.xavier_uniform()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +67,7 @@ def level_geometry(
     for size in sizes:
         inside = []
         for axis in (0, 1):
-            step = np.float32(padded[axis] / size[axis])
-            nearest = np.floor(np.arange(size[axis], dtype=np.float32) * step)
-            nearest = np.minimum(nearest, padded[axis] - 1).astype(np.int32)
-            inside.append(nearest < image_sizes[:, axis, None])
+            inside.append(nearest(padded[axis], size[axis]) < image_sizes[:, axis, None])
         rows, columns = inside
         masks.append((rows[:, :, None] & columns[:, None]).reshape(len(rows), -1))
         ratios.append(jnp.stack([jnp.mean(columns, axis=1), jnp.mean(rows, axis=1)], axis=-1))
@@ -101,11 +98,15 @@ class LevelProjections(nnx.Module):
         for i, inputs in enumerate(stage_widths):
             norm = layer_norm(inputs, epsilon=_EPSILON, dtype=dtype, rngs=rngs)
             setattr(self, f"stage_norm{i}", norm)
+        conv = functools.partial(
+            convolution, use_bias=True, kernel_init=XAVIER, dtype=dtype, rngs=rngs
+        )
         widths = [*stage_widths, stage_widths[-1], *(width,) * levels]
         for i in range(levels):
-            conv = _convolution(widths[i], width, 1 if i < self.stages else 3, dtype, rngs)
-            setattr(self, f"conv{i}", conv)
-            setattr(self, f"norm{i}", _group_norm(width, dtype, rngs))
+            # A projection of 1 x 1, or a convolution of 3 x 3 with stride 2.
+            size, stride = (1, 1) if i < self.stages else (3, 2)
+            setattr(self, f"conv{i}", conv(widths[i], width, size, stride))
+            setattr(self, f"norm{i}", group_norm(width, NUM_GROUPS, dtype=dtype, rngs=rngs))
 
     def __call__(
         self, stages: Sequence[Float[Array, "batch _rows _columns _channels"]]
@@ -118,32 +119,3 @@ class LevelProjections(nnx.Module):
             x = stages[i] if i < self.stages else further
             found.append(getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x)))
         return found
-
-
-def _convolution(inputs: int, width: int, side: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
-    """A projection of 1 x 1, or a convolution of 3 x 3 with stride 2."""
-    return nnx.Conv(
-        inputs,
-        width,
-        (side, side),
-        strides=1 if side == 1 else 2,
-        padding=side // 2,
-        kernel_init=_XAVIER,
-        kernel_metadata=metadata("conv_h", "conv_w", "channels", "embed"),
-        bias_metadata=metadata("embed", decay=False),
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def _group_norm(width: int, dtype: Any, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    return nnx.GroupNorm(
-        width,
-        NUM_GROUPS,
-        epsilon=_EPSILON,
-        use_fast_variance=False,
-        scale_metadata=metadata("embed", decay=False),
-        bias_metadata=metadata("embed", decay=False),
-        dtype=dtype,
-        rngs=rngs,
-    )

@@ -291,12 +291,6 @@ class GroundingDino(nnx.Module):
         Raises:
             UserError: more tokens than `text.context_length`.
         """
-        allowed = self.config.text.context_length
-        if tokens.shape[1] > allowed:
-            raise UserError(
-                f"found {tokens.shape[1]} tokens per caption: expected at most "
-                f"text.context_length={allowed}"
-            )
         mask, positions = phrase_layout(tokens)
         return self.text_projection(self.text(tokens, positions, mask))
 
@@ -304,14 +298,9 @@ class GroundingDino(nnx.Module):
         """Counts the layers between each part and the output."""
         encoder, decoder = self.config.encoder_depth, self.config.decoder_depth
         above = encoder + decoder
-        towers = nested("image", self.image) | nested("text", self.text)
         return {
-            **{
-                path: range(count.start + above, count.stop + above, -1)
-                if isinstance(count, range)
-                else count + above
-                for path, count in towers.items()
-            },
+            **nested("image", self.image, above),
+            **nested("text", self.text, above),
             "text_projection": above,
             "levels": above,
             "level_embed": above,

@@ -6,9 +6,9 @@ from vit_jax.errors import UserError
 from vit_jax.models.bert.model import BertConfig
 from vit_jax.models.bert.weights import bert_entries, bert_fields
 from vit_jax.models.grounding_dino.model import GroundingDinoConfig
-from vit_jax.models.grounding_dino.zoo import BACKBONE
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.models.swin.weights import stage_entries, swin_fields
+from vit_jax.models.swin.zoo import BACKBONE
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format

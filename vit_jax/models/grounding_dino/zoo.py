@@ -2,20 +2,11 @@
 
 from typing import Any
 
-from vit_jax.inputs import ImageInputs
 from vit_jax.models.bert.model import BertConfig
 from vit_jax.models.grounding_dino.model import GroundingDinoConfig
-from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from vit_jax.models.spec import DETECTION_INPUTS, ModelSpec
 from vit_jax.models.swin.model import SwinConfig
-from vit_jax.models.swin.zoo import BASE_HEADS, SMALL_DEPTHS
-
-# Fields of a backbone that is part of a detector. The size is that of the longest side.
-BACKBONE: dict[str, Any] = {
-    "image_size": 1333,
-    "fixed_windows": True,
-    "final_norm": False,
-    "position_resize": "bicubic",
-}
+from vit_jax.models.swin.zoo import BACKBONE, BASE_HEADS, SMALL_DEPTHS
 
 
 def _grounding_dino(**backbone: Any) -> ModelSpec:
@@ -23,13 +14,7 @@ def _grounding_dino(**backbone: Any) -> ModelSpec:
         architecture=GroundingDinoConfig(
             image=SwinConfig(**BACKBONE, **backbone), text=BertConfig(context_length=256)
         ),
-        inputs=ImageInputs(
-            resize="fit",
-            interpolation="bilinear",
-            shortest_edge=800,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-        ),
+        inputs=DETECTION_INPUTS,
         tokenizer="huggingface",
     )
 

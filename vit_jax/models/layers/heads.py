@@ -1,5 +1,6 @@
 """Heads: linear classifiers, and MLPs that predict boxes."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,6 +34,11 @@ def classifier_head(
         bias_metadata=metadata("classes", decay=False),
         rngs=rngs,
     )
+
+
+def logit(probability: float) -> float:
+    """Returns the logarithm of the odds of a probability."""
+    return math.log(probability / (1 - probability))
 
 
 def linear_layer(

@@ -5,8 +5,20 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32
 
 from vit_jax.models.sizes import Size
+
+
+def nearest(old: int, new: int) -> Int32[np.ndarray, " new"]:
+    """Finds the position that is nearest to each one of a resized axis, as torch's `interpolate`.
+
+    Args:
+        old: number of positions.
+        new: number of positions after resizing.
+    """
+    at = np.floor(np.arange(new, dtype=np.float32) * np.float32(old / new))
+    return np.minimum(at, old - 1).astype(np.int32)
 
 
 def flatten_maps(maps: Sequence[jax.Array]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Layer normalisation (Ba et al. 2016)."""
+"""Layer normalisation (Ba et al. 2016), and group normalisation."""
 
 from typing import Any
 
@@ -27,6 +27,27 @@ def split_branch(norm: nnx.LayerNorm, x: Tokens) -> tuple[Tokens, Tokens]:
     if platform() != "tpu" or x.ndim != 3 or norm.dtype != x.dtype or not scale or not bias:
         return norm(x), x
     return normalize_branch(x, scale[...], bias[...], norm.epsilon, interpret=interpret_kernels())
+
+
+def group_norm(width: int, groups: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """Builds a GroupNorm (Wu & He 2018) with torch's epsilon and float32 statistics.
+
+    Args:
+        width: number of features D.
+        groups: number of groups, which divides D.
+        dtype: compute type.
+        rngs: source of the parameters' keys.
+    """
+    return nnx.GroupNorm(
+        width,
+        groups,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        scale_metadata=metadata("embed", decay=False),
+        bias_metadata=metadata("embed", decay=False),
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 def layer_norm(

@@ -5,11 +5,14 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.nn import initializers
 
 from vit_jax.errors import UserError
 
 # Takes a key, a shape and a dtype, as those of `jax.nn.initializers`.
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+# torch's default for linear layers and convolutions: uniform in +-1 / sqrt(inputs).
+TORCH_INIT: Initializer = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # Path of a part of a model -> number of layers between it and the output. A stack of layers has one
 # number per layer.
 LayersAbove = dict[str, int | range]
@@ -28,14 +31,20 @@ def metadata(*axes: str, decay: bool = True) -> dict[str, Any]:
     return {"axes": axes, "decay": decay}
 
 
-def nested(name: str, module: Any) -> LayersAbove:
+def nested(name: str, module: Any, above: int = 0) -> LayersAbove:
     """Prefixes the paths of a submodule's `layers_above`.
 
     Args:
         name: attribute name of the submodule.
         module: submodule with a method `layers_above`.
+        above: layers between the submodule and the output.
     """
-    return {f"{name}/{path}": above for path, above in module.layers_above().items()}
+    return {
+        f"{name}/{path}": count + above
+        if isinstance(count, int)
+        else range(count.start + above, count.stop + above, count.step)
+        for path, count in module.layers_above().items()
+    }
 
 
 def check_layers(layers: Sequence[int], count: int, noun: str = "blocks") -> None:

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float
 
-from vit_jax.models.layers.heads import linear_layer
+from vit_jax.models.layers.heads import linear_layer, logit
 from vit_jax.models.sizes import Size
 
 _ZEROS = initializers.zeros
@@ -108,11 +108,6 @@ def box_bias(grid: Size) -> Float[np.ndarray, "boxes 4"]:
     ]
     values = np.stack([part.reshape(-1) for part in parts], axis=-1)
     return np.log(values + margin) - np.log1p(margin - values)
-
-
-def logit(probability: float) -> float:
-    """The logarithm of the odds of a probability."""
-    return math.log(probability / (1 - probability))
 
 
 def _normalized(x: jax.Array) -> jax.Array:

@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP, CLIPConfig
-from vit_jax.models.layers.heads import MlpHead
+from vit_jax.models.layers.heads import MlpHead, logit
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.owl.heads import ClassHead, box_bias, logit
+from vit_jax.models.owl.heads import ClassHead, box_bias
 from vit_jax.models.owl.one_shot import query_by_objectness, query_by_overlap
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import grid_of

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError, lookup
 from vit_jax.models.layers.batch_norm import BatchNorm
-from vit_jax.models.layers.parameters import Initializer, LayersAbove, check_layers, metadata
+from vit_jax.models.layers.convolution import convolution
+from vit_jax.models.layers.parameters import Initializer, LayersAbove, check_layers
 from vit_jax.models.layers.stacking import (
     REMAT_POLICIES,
     apply_stack,
@@ -49,41 +50,6 @@ def check_depths(depths: Sequence[int]) -> None:
     """
     if len(depths) != NUM_STAGES or min(depths) < 1:
         raise UserError(f"depths={tuple(depths)}: expected {NUM_STAGES} positive numbers")
-
-
-def convolution(
-    in_channels: int,
-    out_channels: int,
-    size: int,
-    stride: int = 1,
-    *,
-    kernel_init: Initializer,
-    dtype: Any,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """Builds a convolution without bias, padded equally on both sides as in torch; SAME is not.
-
-    Args:
-        in_channels: number of input channels.
-        out_channels: number of output channels.
-        size: side of the kernel.
-        stride: stride of both axes.
-        kernel_init: initializer of the kernel.
-        dtype: compute type.
-        rngs: source of the parameters' keys.
-    """
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        (size, size),
-        strides=stride,
-        padding=size // 2,
-        use_bias=False,
-        kernel_init=kernel_init,
-        kernel_metadata=metadata("kernel_h", "kernel_w", "channels", "embed"),
-        dtype=dtype,
-        rngs=rngs,
-    )
 
 
 def average_pool(

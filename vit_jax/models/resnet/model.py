@@ -10,6 +10,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Key
 
 from vit_jax.models.layers.batch_norm import BatchNorm
+from vit_jax.models.layers.convolution import convolution
 from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.resnet.blocks import (
     EXPANSION,
@@ -17,7 +18,6 @@ from vit_jax.models.resnet.blocks import (
     BottleneckStyle,
     StagedResNet,
     check_depths,
-    convolution,
 )
 from vit_jax.models.sizes import as_size
 

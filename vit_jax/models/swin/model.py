@@ -12,14 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.drop_path import drop_path_schedule
 from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import LayersAbove, check_layers
+from vit_jax.models.layers.parameters import TORCH_INIT, LayersAbove, check_layers
 from vit_jax.models.layers.patch_embedding import PatchEmbedding
 from vit_jax.models.sizes import as_size, grid_of
 from vit_jax.models.swin.stage import WEIGHT_INIT, Stage, StageConfig
@@ -173,7 +172,7 @@ class Swin(nnx.Module):
             config.patch_size,
             config.width,
             # torch's default for convolutions, which the original code keeps.
-            kernel_init=initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            kernel_init=TORCH_INIT,
             dtype=dtype,
             rngs=rngs,
         )

@@ -10,6 +10,13 @@ from vit_jax.models.swin.model import SwinConfig
 SMALL_DEPTHS = (2, 2, 18, 2)
 TINY_HEADS, BASE_HEADS, LARGE_HEADS = (3, 6, 12, 24), (4, 8, 16, 32), (6, 12, 24, 48)
 AT_384: dict[str, Any] = {"image_size": 384, "window_size": 12}
+# Fields of the backbone of a detector. The size is that of the longest side.
+BACKBONE: dict[str, Any] = {
+    "image_size": 1333,
+    "fixed_windows": True,
+    "final_norm": False,
+    "position_resize": "bicubic",
+}
 
 
 def _swin(width: int, num_heads: tuple[int, ...], **changes: Any) -> ModelSpec:
