@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from vit_jax.models.ops.boxes import box_iou
+
 _MARGIN = 0.01  # px by which the center of a positive lies within its box
 
 
@@ -37,7 +39,8 @@ def assign_boxes(
     Returns:
         Index of the box of each position, -1 for none, int32 (S,).
     """
-    overlap = _iou(boxes, anchors)
+    # The width of a box with inclusive corners is x1 - x0 + 1.
+    overlap = box_iou(*(x + jnp.asarray([0, 0, 1, 1], x.dtype) for x in (boxes, anchors)))
     centers = _center(anchors)
     distance = jnp.linalg.norm(_center(boxes)[:, None] - centers, axis=-1)
     chosen, start = [], 0
@@ -83,13 +86,3 @@ def _center(boxes: jax.Array) -> jax.Array:
 def _sides(points: jax.Array, boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Distances of points from the left and upper, and from the right and lower sides."""
     return points - boxes[..., :2], boxes[..., 2:] - points
-
-
-def _iou(boxes: jax.Array, others: jax.Array) -> Float[Array, "n m"]:
-    """Intersection over union of every pair, (N, M)."""
-    first, second = boxes[:, None], others[None]
-    low = jnp.maximum(first[..., :2], second[..., :2])
-    high = jnp.minimum(first[..., 2:], second[..., 2:])
-    shared = jnp.prod(jnp.maximum(high - low + 1, 0), axis=-1)
-    areas = [jnp.prod(x[..., 2:] - x[..., :2] + 1, axis=-1) for x in (first, second)]
-    return shared / (areas[0] + areas[1] - shared)

@@ -14,7 +14,7 @@ from vit_jax.models.glip.model import Predictions
 from vit_jax.models.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
 from vit_jax.objectives.atss import assign_boxes, centerness
 from vit_jax.objectives.base import Batch, Context, Metrics, Objective
-from vit_jax.objectives.focal import sigmoid_focal_loss
+from vit_jax.objectives.focal import FocalConfig
 
 
 class DenseGrounding(Objective):
@@ -34,23 +34,16 @@ class DenseGrounding(Objective):
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config(Objective.Config):
+    class Config(FocalConfig):
         """Keys of the objective; the defaults are those of the authors.
 
         Attributes:
-            class_weight: weight of the alignment.
-            giou_weight: weight of 1 - GIoU.
             centerness_weight: weight of the centerness.
-            focal_alpha: weight of targets 1; targets 0 have 1 - focal_alpha.
-            focal_gamma: exponent of the error by which the focal loss weighs a prediction.
             candidates: positions of each level that a box may be assigned to.
         """
 
-        class_weight: float = 1.0
         giou_weight: float = 2.0
         centerness_weight: float = 1.0
-        focal_alpha: float = 0.25
-        focal_gamma: float = 2.0
         candidates: int = 9
 
     fields = ("image", "sizes", "tokens", "boxes", "positive_map")
@@ -67,13 +60,7 @@ class DenseGrounding(Objective):
             UserError: another kind of model, or a number that is not in its range.
         """
         super().__init__(config, context)
-        for field in dataclasses.fields(config):
-            value, least = getattr(config, field.name), int(field.name == "candidates")
-            if value < least or (field.name == "focal_alpha" and value > 1):
-                raise UserError(
-                    f"config.objective.{field.name}={value}: expected a number of at least {least}"
-                    + (" and at most 1" if field.name == "focal_alpha" else "")
-                )
+        config.check()
         if not hasattr(context.module, "predicts_centerness"):
             raise UserError(
                 "config.objective.name='dense_grounding' needs a model that predicts a box and its "
@@ -102,8 +89,7 @@ class DenseGrounding(Objective):
         # The weights of no position add up to zero, as do their losses.
         giou = giou / jnp.where(weights > 0, weights, 1)
         losses = {"class": alignment / count, "giou": giou, "centerness": center / count}
-        terms = [getattr(self.config, f"{name}_weight") * x for name, x in losses.items()]
-        return sum(terms[1:], terms[0]), {
+        return self.config.total(losses), {
             **{f"{name}_loss": x for name, x in losses.items()},
             "iou": iou / count,
             "positions_per_box": positives / jnp.maximum(boxes, 1),
@@ -154,9 +140,7 @@ def position_losses(
     assigned = assign(boxes, valid)
     positive, at = assigned >= 0, jnp.maximum(assigned, 0)[..., None]
     targets = jnp.take_along_axis(positive_map, at, axis=1) & positive[..., None]
-    focal = sigmoid_focal_loss(
-        found.logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma
-    )
+    focal = config.focal(found.logits, targets)
     # Where nothing is assigned, the anchor stands for the box, so that all numbers are finite.
     box = jnp.take_along_axis(boxes, at, axis=1)
     box = jnp.where(positive[..., None], box, anchors)

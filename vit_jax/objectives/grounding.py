@@ -93,7 +93,7 @@ class Grounding(Objective):
             self.config,
         )
         by_layer = [jax.tree.map(lambda x, i=i: x[:, i], sums) for i in range(self._layers)]
-        totals = [self._weighted(each.means()[0]) for each in by_layer]
+        totals = [self.config.total(each.means()[0]) for each in by_layer]
         losses, metrics = by_layer[-1].means()
         metrics |= {f"{name}_loss": x for name, x in losses.items()}
         return sum(totals[1:], totals[0]), {**metrics, "selection_loss": totals[0]}
@@ -102,10 +102,6 @@ class Grounding(Objective):
     def _layers(self) -> int:
         """Number of predictions of a query: as a proposal, and after each layer of the decoder."""
         return 1 + self.context.spec.architecture.decoder_depth
-
-    def _weighted(self, losses: Metrics) -> jax.Array:
-        weighted = [getattr(self.config, f"{name}_weight") * x for name, x in losses.items()]
-        return sum(weighted[1:], weighted[0])
 
     def _predict(
         self,

@@ -91,8 +91,8 @@ class Owl(Objective):
         of_box = jax.nn.one_hot(batch["labels"], prompts, dtype=bool)
         exist = batch["tokens"][:, :, 0] != 0
         losses, metrics = set_losses(outputs, batch["boxes"], of_box, exist, self.config).means()
-        loss = sum(getattr(self.config, f"{name}_weight") * x for name, x in losses.items())
-        return loss, {**{f"{name}_loss": x for name, x in losses.items()}, **metrics}
+        metrics |= {f"{name}_loss": x for name, x in losses.items()}
+        return self.config.total(losses), metrics
 
     def _predict(
         self, model: Any, images: jax.Array, tokens: jax.Array, rng: jax.Array | None

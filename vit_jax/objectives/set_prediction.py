@@ -11,50 +11,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.errors import UserError
 from vit_jax.models.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
 from vit_jax.models.ops.matching import match_boxes
-from vit_jax.objectives.base import Metrics, Objective
-from vit_jax.objectives.focal import sigmoid_focal_loss
+from vit_jax.objectives.base import Metrics
+from vit_jax.objectives.focal import FocalConfig
 
 # Outputs of a detector, see "Other kinds of model" in models/README.md.
 Outputs = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SetConfig(Objective.Config):
+class SetConfig(FocalConfig):
     """Keys of objectives that match boxes with predictions.
 
     Attributes:
-        class_weight: weight of the classification loss.
         l1_weight: weight of the L1 distance.
-        giou_weight: weight of 1 - GIoU.
         class_cost: weight of classification in the matching. The other terms have the same weights
             there as in the loss.
-        focal_alpha: weight of targets 1; targets 0 have 1 - focal_alpha (Lin et al. 2017).
-        focal_gamma: exponent of the error by which the focal loss weighs a prediction.
     """
 
-    class_weight: float = 1.0
     l1_weight: float = 1.0
-    giou_weight: float = 1.0
     class_cost: float = 1.0
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-
-    def check(self) -> None:
-        """Checks the numbers.
-
-        Raises:
-            UserError: a negative one, or `focal_alpha` above 1.
-        """
-        for field in dataclasses.fields(self):
-            highest = 1.0 if field.name == "focal_alpha" else float("inf")
-            if not 0 <= (value := getattr(self, field.name)) <= highest:
-                raise UserError(
-                    f"config.objective.{field.name}={value}: expected a number of at least 0"
-                    + (" and at most 1" if highest == 1 else "")
-                )
 
 
 class Sums(NamedTuple):
@@ -128,12 +105,12 @@ def set_losses(
     # Words of the box of each query; sums of zeros and ones are exact in bfloat16.
     wanted = jnp.einsum("bnq,bnc->bqc", one_hot, targets.astype(jnp.bfloat16)) > 0
     losses = {
-        "class": jnp.sum(_focal(logits, wanted, config), axis=(1, 2), where=words[:, None]),
+        "class": jnp.sum(config.focal(logits, wanted), axis=(1, 2), where=words[:, None]),
         "l1": jnp.sum(l1, axis=1, where=matched),
         "giou": jnp.sum(giou, axis=1, where=matched),
     }
     if "objectness" in outputs:
-        objectness = _focal(outputs["objectness"], jnp.any(wanted, axis=2), config)
+        objectness = config.focal(outputs["objectness"], jnp.any(wanted, axis=2))
         losses["objectness"] = jnp.sum(objectness, axis=1)
     best = jnp.argmax(jnp.where(words[:, None], logits, -jnp.inf), axis=-1)
     best = jnp.take_along_axis(best, at[..., 0], axis=1)
@@ -152,14 +129,10 @@ def _cost(
 ) -> jax.Array:
     """Cost of each box with each query, (B, N, Q)."""
     positive = jnp.ones(logits.shape, bool)
-    difference = _focal(logits, positive, config) - _focal(logits, ~positive, config)
+    difference = config.focal(logits, positive) - config.focal(logits, ~positive)
     share = targets / jnp.maximum(jnp.sum(targets, axis=-1, keepdims=True), 1)
     highest = jax.lax.Precision.HIGHEST
     classes = jnp.einsum("bqc,bnc->bnq", difference, share, precision=highest)
     l1 = jnp.sum(jnp.abs(boxes[:, :, None] - found[:, None]), axis=-1)
     giou = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(found))
     return config.class_cost * classes + config.l1_weight * l1 - config.giou_weight * giou
-
-
-def _focal(logits: jax.Array, targets: jax.Array, config: SetConfig) -> jax.Array:
-    return sigmoid_focal_loss(logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma)
