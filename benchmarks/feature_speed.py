@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -53,7 +54,7 @@ def time_vit_jax(folder: str) -> float:
     """Returns the seconds in which the evaluators embed the images of a folder."""
     import vit_jax
     from vit_jax.data.sources import open_source
-    from vit_jax.evaluators.embedding import Embedder
+    from vit_jax.evaluators.embedding import Embedder, embed_images
     from vit_jax.parallel.mesh import make_mesh
 
     model = vit_jax.create_model(f"clip_{_MODEL.value}")
@@ -61,16 +62,17 @@ def time_vit_jax(folder: str) -> float:
         model.definition, inputs=model.spec.inputs, mesh=make_mesh(), batch_size=_BATCH.value
     )
     source = open_source(f"folder:{folder}")
-    embed = embedder.image_embeddings
-    if _ONLY_FILES.value:
-        # One number per image: reading, resizing and the transfer remain.
-        embed = lambda params, images: embedder.apply(  # noqa: E731
-            "mean", lambda _, x: x.mean(axis=(1, 2)), params, images
-        )
-    embed(model.params, [source[0]])
+    # With the mean of the pixels alone reading, resizing and the transfer remain.
+    function = _mean_color if _ONLY_FILES.value else embed_images
+    embedder.apply("images", function, model.params, [source[0]])
     start = time.perf_counter()
-    embed(model.params, source)
+    embedder.apply("images", function, model.params, source)
     return time.perf_counter() - start
+
+
+def _mean_color(model: Any, images: Any) -> Any:
+    del model
+    return images.mean(axis=(1, 2))
 
 
 def time_open_clip(folder: str) -> float:

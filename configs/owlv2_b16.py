@@ -17,24 +17,18 @@ highest objectness only, and uses larger mosaics; none of these is done here.
 
 from ml_collections import ConfigDict
 
-from vit_jax.config import default_config
-
 from . import owlvit_b32
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """OWL-ViT's recipe with OWLv2's size, schedule and objectness."""
-    config = default_config(model="owlv2_base_patch16", objective="owl", optimizer="adamw")
-    parent = owlvit_b32.get_config(arg)
-    config.init.update(parent.init, model="clip_vit_b16")
-    config.data.update(parent.data, train="coco:pseudo_labels.json?images=webli")
+    config = owlvit_b32.get_config(arg)
+    config.model = {"name": "owlv2_base_patch16"}
+    config.init.model = "clip_vit_b16"
+
+    config.data.train = "coco:pseudo_labels.json?images=webli"
     config.data.augment = "flip|random_crop(scale=(0.33, 1))|mosaic((0.4, 0.3, 0.3))"
-    config.batch_size = 256
     config.total_steps = 500_000
-    config.optim.update(lr=5e-5, schedule="rsqrt", warmup_steps=1000, cooldown_steps=20_000)
-    config.optim.update(grad_clip_norm=1.0, lr_factors=parent.optim.lr_factors)
-    config.compute.update(parent.compute)
+    config.optim.update(schedule="rsqrt", cooldown_steps=20_000)
     config.mesh.fsdp = 8
-    config.eval_batch_size = parent.eval_batch_size
-    config.evals.update(parent.evals)
     return config

@@ -121,7 +121,7 @@ def test_boxes():
 
 
 def test_checkpoints_of_the_authors(params, weights, tmp_path):
-    """Red and blue are exchanged; what is not used is left out."""
+    """The channels of images are reversed, and unused tensors are not written."""
     path, _ = weights
     assert format_of(path) == "glip"
     before = open_weights(path)

@@ -12,6 +12,8 @@ from vit_jax.models.spec import ModelSpec
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.objectives import OBJECTIVES, Context, Objective
 from vit_jax.objectives.microbatches import Microbatches
+from vit_jax.parallel.mesh import batch_sharding, make_mesh, to_devices
+from vit_jax.parallel.sharding import tracing_for
 
 # Height, width, patch size: images are not square.
 SIZE, PATCH = (8, 12), 2
@@ -52,3 +54,17 @@ def random_images(count: int = 6, seed: int = 0) -> tuple[jax.Array, np.ndarray]
     pixels = np.random.default_rng(seed).integers(0, 256, (count, *SIZE, 3)).astype(np.uint8)
     seen = (pixels.astype(np.float64) / 255 - np.asarray(MEAN)) / np.asarray(STD)
     return jnp.asarray(pixels.reshape(count, -1)), seen
+
+
+def step_on_devices(objective: Objective, params: Any, batch: Any, count: int) -> Any:
+    """Loss, metrics and gradients of a batch on a mesh of `count` devices."""
+    model, mesh = objective.context.model, make_mesh(devices=jax.devices()[:count])
+
+    @jax.jit
+    def step(params, batch):
+        with tracing_for(model, mesh):
+            return jax.value_and_grad(
+                lambda p: objective(model.bind(p), batch, jax.random.key(1)), has_aux=True
+            )(params)
+
+    return step(params, to_devices(batch, batch_sharding(mesh)))

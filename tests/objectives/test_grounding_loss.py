@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contexts import SIZE, build, context, random_images, small_vit
+from contexts import SIZE, build, context, random_images, small_vit, step_on_devices
 from flax import nnx
 from set_reference import set_means, set_sums
 
@@ -16,8 +16,6 @@ from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.spec import ModelSpec
-from vit_jax.parallel.mesh import batch_sharding, make_mesh, to_devices
-from vit_jax.parallel.sharding import tracing_for
 
 IMAGES, QUERIES, LENGTH, BOXES, LAYERS = 16, 5, 6, 6, 2
 
@@ -91,16 +89,7 @@ def params():
 def on_devices(params, count, microbatches):
     """Loss, metrics and gradients on a mesh of some devices."""
     objective = grounding(microbatches=(microbatches, count))
-    model, mesh = objective.context.model, make_mesh(devices=jax.devices()[:count])
-
-    @jax.jit
-    def step(params, batch):
-        with tracing_for(model, mesh):
-            return jax.value_and_grad(
-                lambda p: objective(model.bind(p), batch, jax.random.key(1)), has_aux=True
-            )(params)
-
-    return step(params, to_devices(make_batch(), batch_sharding(mesh)))
+    return step_on_devices(objective, params, make_batch(), count)
 
 
 def test_losses_of_all_layers_on_any_devices(params):

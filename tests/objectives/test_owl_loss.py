@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contexts import SIZE, build, context, random_images, small_vit
+from contexts import SIZE, build, context, random_images, small_vit, step_on_devices
 from flax import nnx
 from scipy.special import expit
 from set_reference import set_means, set_sums
@@ -19,8 +19,6 @@ from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.focal import sigmoid_focal_loss
 from vit_jax.objectives.owl import Owl
 from vit_jax.objectives.set_prediction import set_losses
-from vit_jax.parallel.mesh import batch_sharding, make_mesh, to_devices
-from vit_jax.parallel.sharding import tracing_for
 
 IMAGES, QUERIES, PROMPTS, BOXES = 16, 7, 4, 9
 LOSSES = ("class", "l1", "giou", "objectness")
@@ -172,16 +170,7 @@ def params():
 def on_devices(params, count, microbatches):
     """Loss, metrics and gradients on a mesh of some devices."""
     objective = owl(microbatches=(microbatches, count), l1_weight=5.0)
-    model, mesh = objective.context.model, make_mesh(devices=jax.devices()[:count])
-
-    @jax.jit
-    def step(params, batch):
-        with tracing_for(model, mesh):
-            return jax.value_and_grad(
-                lambda p: objective(model.bind(p), batch, jax.random.key(1)), has_aux=True
-            )(params)
-
-    return step(params, to_devices(make_batch(), batch_sharding(mesh)))
+    return step_on_devices(objective, params, make_batch(), count)
 
 
 def test_equal_on_any_devices_and_microbatches(params):

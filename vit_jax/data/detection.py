@@ -108,7 +108,7 @@ class DetectionTransform:
             batch["caption"] = self._caption(example, rng)
         return {**{name: batch[name] for name in self.fields}, LEFT_OUT: left_out}
 
-    def _another(self, rng: np.random.Generator) -> "Part":
+    def _another(self, rng: np.random.Generator) -> Part:
         """A random example. A broken one is passed over; it counts when its own turn comes."""
         for _ in range(MAX_IN_A_ROW):
             try:
@@ -136,7 +136,7 @@ class DetectionTransform:
         return [found[i] for i in np.sort(rng.permutation(len(found))[: self.config.max_queries])]
 
     def _negatives(
-        self, positives: Sequence[str], parts: Sequence["Part"], rng: np.random.Generator
+        self, positives: Sequence[str], parts: Sequence[Part], rng: np.random.Generator
     ) -> list[str]:
         """Names that the image does not show: verified ones, then others of the vocabulary."""
         count = min(self.config.negatives, self.config.max_queries - len(positives))
@@ -205,10 +205,13 @@ class DetectionTransform:
         assert self.tokenizer is not None  # see detection_transform
         positives = self._positives(shown, rng)
         names = [*positives, *self._negatives(positives, parts, rng)]
-        template = self.templates[int(rng.integers(len(self.templates)))]
+        template = self._template(rng)
         fitting = split_names([words_of(name) for name in names], self.tokenizer, template)[0][0]
         names = [names[i] for i in rng.permutation(len(fitting))]
         return names, join_names([words_of(name) for name in names], template)
+
+    def _template(self, rng: np.random.Generator) -> str:
+        return self.templates[int(rng.integers(len(self.templates)))]
 
     def _padded(self, corners: np.ndarray) -> np.ndarray:
         """Boxes (max_boxes, 4) as centre and size; rows of zeros as padding."""
@@ -220,7 +223,7 @@ class DetectionTransform:
     def _tokens(self, queries: Sequence[str], rng: np.random.Generator) -> np.ndarray:
         """Prompts of the queries in one random template, and rows of zeros."""
         assert self.tokenizer is not None  # see detection_transform
-        template = self.templates[int(rng.integers(len(self.templates)))]
+        template = self._template(rng)
         tokens = np.zeros((self.config.max_queries, self.tokenizer.context_length), np.int32)
         if queries:
             prompts = [template.format(words_of(name)) for name in queries]
@@ -231,7 +234,7 @@ class DetectionTransform:
         """A random caption in a random template."""
         captions = captions_of(example)
         caption = captions[int(rng.integers(len(captions)))]
-        template = self.templates[int(rng.integers(len(self.templates)))]
+        template = self._template(rng)
         assert self.tokenizer is not None  # see detection_transform
         return self.tokenizer(template.format(caption))[0]
 

@@ -57,10 +57,10 @@ def detect(
             detection, Minderer et al. 2022, section 4.4).
         threshold: score that a detection exceeds; None for 0.1, for 0.25 with Grounding DINO, and
             for 0 with a query image.
-        text_threshold: for Grounding DINO: probability that a token exceeds to be a word of the
-            name of a box. Names are then phrases that are read from the captions, scores the
-            highest probability of a token, and labels the positions of phrases in the order in
-            which they are found, as in transformers. None for the names that were given.
+        text_threshold: None for the names that were given. A number makes models that read
+            captions name each box by a phrase, as in transformers: the tokens whose probability
+            exceeds the number. The score is then the highest probability of a token, and labels are
+            the positions of phrases in the order in which they are found.
         templates: prompt templates with one `{}`, whose embeddings are averaged, or the name of a
             set of them, as "clip_imagenet". Grounding DINO takes one.
         nms_threshold: IoU above which the lower score of two boxes of a name is left out, 1 for
