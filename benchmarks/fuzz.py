@@ -2,8 +2,9 @@
 
     python -m benchmarks.fuzz [--count 500] [--seed 0] [--seconds 20] [--subjects table tar ...]
 
-Each input ends in success, in counted examples, or in a `UserError` of one line, within the limit
-of time. Everything else is a fault: its seed and traceback are printed, and the exit code is 1.
+Each input ends in success, in counted examples, or in a `UserError` of one line, within the limits
+of time and memory (`MEMORY`). Everything else is a fault: its seed and traceback are printed, and
+the exit code is 1.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from benchmarks import fuzz_boxes, fuzz_data, fuzz_models
 from benchmarks.mutation import check
 from vit_jax.errors import UserError
 
+MEMORY = 1024  # MiB by which one input may raise the peak
 SUBJECTS = {**fuzz_data.SUBJECTS, **fuzz_boxes.SUBJECTS, **fuzz_models.SUBJECTS}
 
 
@@ -45,6 +47,7 @@ def run(
         raise AssertionError(f"longer than {seconds} s")
 
     signal.signal(signal.SIGALRM, expire)
+    peak = _peak_memory()
     for number in range(seed, seed + count):
         rng = random.Random(number)
         subject = rng.choice(subjects)
@@ -66,7 +69,15 @@ def run(
             faults.append(f"seed {number}, {subject}:\n{traceback.format_exc(limit=-6)}")
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        before, peak = peak, _peak_memory()
+        if peak - before > MEMORY:
+            faults.append(f"seed {number}, {subject}: {peak - before:.0f} MiB of memory")
     return outcomes, faults
+
+
+def _peak_memory() -> float:
+    """Largest size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> int:
@@ -82,8 +93,7 @@ def main() -> int:
         print(fault, file=sys.stderr)
     for name, count in sorted(outcomes.items()):
         print(f"{name:<24} {count:>6}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{len(faults)} faults in {options.count} inputs, peak memory {peak:.0f} MiB")
+    print(f"{len(faults)} faults in {options.count} inputs, peak memory {_peak_memory():.0f} MiB")
     return 1 if faults else 0
 
 

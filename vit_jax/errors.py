@@ -19,6 +19,13 @@ class Interrupted(Exception):
     """The work was asked to stop and its state is saved; the message says how to continue."""
 
 
+def printable(text: str) -> str:
+    """Escapes characters that cannot be printed on one line, as bytes that are not UTF-8."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 _SHOWN = 50  # names in a message
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.components import describe_type
-from vit_jax.errors import UserError, unknown, unknown_key
+from vit_jax.errors import UserError, printable, unknown, unknown_key
 from vit_jax.paths import as_local_path
 
 UNITS = ("steps", "epochs", "examples", "percent")
@@ -102,6 +102,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
     """
     path, equals, text = override.partition("=")
     if not equals:
+        path = printable(path)
         raise UserError(f"--config.{path}: expected a value, as --config.{path}=VALUE")
     *blocks, key = path.split(".")
     block, is_open = config, False
@@ -155,8 +156,7 @@ def _cast(value: Any, wanted: type, text: str, path: str) -> Any:
     if wanted is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not wanted:
-        shown = text if text.isprintable() else repr(text)
-        raise UserError(f"{path}={shown}: expected {describe_type(wanted)}")
+        raise UserError(f"{path}={printable(text)}: expected {describe_type(wanted)}")
     return value
 
 

@@ -199,6 +199,9 @@ def test_damaged_torch_archives(tmp_path):
         open_weights(rewritten(source, path, byteorder=b"big"))
     with pytest.raises(UserError, match=r"data.pkl cannot be read"):
         open_weights(rewritten(source, path, data=b"\x80\x02}q"))
+    put = pickle.LONG_BINPUT + (50_000_000).to_bytes(4, "little")
+    with pytest.raises(UserError, match=r"cannot be read: memo index 50000000 in 9 bytes"):
+        open_weights(rewritten(source, path, data=b"\x80\x02}" + put + pickle.STOP))
 
 
 @pytest.mark.parametrize("fraction", [0.999, 0.5, 0.01])

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.transforms import Shape
@@ -131,7 +131,7 @@ def describe(
     lines = [f"missing: {k} {shape}{_near(k, surplus)}" for k, shape in _fold(missing).items()]
     lines += [f"unexpected: {key} {shape}" for key, shape in surplus.items()]
     lines += [f"another shape: {key}: {found}" for key, found in _fold(misshapen).items()]
-    lines = [x if x.isprintable() else x.encode("unicode_escape").decode() for x in lines]
+    lines = [printable(line) for line in lines]
     return (
         f"{file} does not fit the model, nothing was loaded; tensors missing: {len(missing)}, "
         f"unexpected: {len(unexpected)}, of another shape: {len(misshapen)}\n  "

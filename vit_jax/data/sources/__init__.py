@@ -25,10 +25,9 @@ import re
 
 from vit_jax.components import Registry
 from vit_jax.data.sources.base import Source, Subset, captions_of
-from vit_jax.data.sources.files import printable
 from vit_jax.data.sources.mixture import Mixture
 from vit_jax.data.specs import parse_options, parse_spec
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 __all__ = ["SOURCES", "Mixture", "Source", "captions_of", "open_source"]
 

@@ -21,8 +21,7 @@ import numpy as np
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files, manifest, patterns
 from vit_jax.data.sources.base import Source, check_captions, label_fields
-from vit_jax.data.sources.files import printable
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 WRITER_OPTIONS = "group_size:1"
 LABELS_NAME = "labels.npy"

@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 from vit_jax.paths import is_url
 
 logger = logging.getLogger(__name__)
@@ -119,13 +119,13 @@ class ImageFiles:
         if missing and len(missing) == len(found):
             raise UserError(
                 f"none of the {len(found):,} images of {self._annotations} is in {self.folder}, as "
-                f"{files.printable(missing[0])!r}: name their folder, as ?images=DIR"
+                f"{printable(missing[0])!r}: name their folder, as ?images=DIR"
             )
         if missing:
             logger.warning(
                 "%s: %d of %d images are not in %s (as %s): they are broken examples",
                 self._annotations, len(missing), len(found), self.folder,
-                files.printable(missing[0]),
+                printable(missing[0]),
             )  # fmt: skip
         return found
 
@@ -145,7 +145,7 @@ class ImageFiles:
 
     def key(self, name: str) -> str:
         """Name of an example in messages."""
-        return files.printable(self._path(name))
+        return printable(self._path(name))
 
     def _path(self, name: str) -> str:
         return name if is_url(name) else posixpath.join(self.folder, name)

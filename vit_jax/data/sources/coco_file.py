@@ -12,7 +12,7 @@ from vit_jax.data.sources import files
 from vit_jax.data.sources.base import brief
 from vit_jax.data.sources.boxes import TOLERANCE, Box, check_box, clip_box, overhang
 from vit_jax.data.sources.listing import LeftOut
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ def load(place: str) -> dict[str, list]:
             keys = ", ".join(map(str, content)) if isinstance(content, dict) else brief(content)
             raise UserError(
                 f"{place} has no {key}: expected images, annotations and categories, found "
-                f"{files.printable(keys)[:200] or 'nothing'}"
+                f"{printable(keys)[:200] or 'nothing'}"
             )
         if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
             raise UserError(
                 f"{place}: expected {key} as a list of objects, found "
-                f"{files.printable(reprlib.repr(value))}"
+                f"{printable(reprlib.repr(value))}"
             )
         found[key] = value
     if not found["images"]:
@@ -99,7 +99,7 @@ def read_classes(categories: list[dict[str, Any]], place: str) -> tuple[list[str
         if identifier is None or not isinstance(name, str) or not name.strip():
             raise UserError(
                 f"{place}: expected a category with an id and a name, found "
-                f"{files.printable(reprlib.repr(category))}"
+                f"{printable(reprlib.repr(category))}"
             )
         name = name.strip()
         if by_id.setdefault(identifier, name) != name:
@@ -178,7 +178,7 @@ def read_images(records: list[dict[str, Any]], place: str) -> dict[Id, ImageReco
         if identifier is None or not names or height is None or width is None:
             raise UserError(
                 f"{place}: expected an image with id, file_name, height and width (px), found "
-                f"{files.printable(reprlib.repr(record))}"
+                f"{printable(reprlib.repr(record))}"
             )
         if (known := found.get(identifier)) is not None:
             if known.files != names:

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 from vit_jax.paths import missing_package
 
 
@@ -75,13 +75,6 @@ def is_folder(fs: Any, path: str) -> bool:
     """
     with explained(fs, path):
         return fs.isdir(path)
-
-
-def printable(text: str) -> str:
-    """Escapes characters that cannot be printed on one line, as bytes that are not UTF-8."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def cannot_read(path: str, error: Exception) -> UserError:

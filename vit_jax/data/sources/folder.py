@@ -11,7 +11,7 @@ import numpy as np
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import classes, files, listing
 from vit_jax.data.sources.base import Source, decode_text
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ImageFolder(Source):
         )
         left_out.log(os.fspath(place))
         order, names = classes.order((name for _, name in found), class_file)
-        self.class_names: list[str] = [files.printable(name) for name in names]
+        self.class_names: list[str] = [printable(name) for name in names]
         index = {name: label for label, name in enumerate(order)}
         if not config.names_file:
             found.sort(key=lambda pair: (index[pair[1]], pair[0]))
@@ -95,7 +95,7 @@ class ImageFolder(Source):
         """See `Source`."""
         label = int(self._labels[index])
         name = self.class_names[label]
-        key = files.printable(self._paths[index])
+        key = printable(self._paths[index])
         return {"label": label, "name": name, "captions": [name], "key": key}
 
 
@@ -170,7 +170,7 @@ def _read_names(names_file: str, root: str, present: set[str]) -> list[tuple[str
         )
         if len(absent) == len(found):
             raise UserError(message)
-        logger.warning("%s; they count as broken examples", files.printable(message))
+        logger.warning("%s; they count as broken examples", printable(message))
     return list(found.items())
 
 

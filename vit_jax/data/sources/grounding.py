@@ -19,7 +19,7 @@ from vit_jax.data.sources.boxes import (
     clip_box,
     overhang,
 )
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Grounding(Source):
         index = check_index(index, len(self))
         row = self._rows[index]
         if "broken" in row:
-            raise UserError(files.printable(f"{self._place}, line {index + 1}: {row['broken']}"))
+            raise UserError(printable(f"{self._place}, line {index + 1}: {row['broken']}"))
         caption = row["caption"]
         return {
             "key": self._files.key(row["image"]),
@@ -111,11 +111,11 @@ def _survey(rows: list[dict[str, Any]], place: str) -> None:
     reasons = collections.Counter(row["broken"] for row in rows if "broken" in row)
     if reasons.total() == len(rows):
         reason = f", as {next(iter(reasons))}" if reasons else ""
-        raise UserError(files.printable(f"{place} has no line that can be used{reason}"))
+        raise UserError(printable(f"{place} has no line that can be used{reason}"))
     for reason, count in reasons.most_common(1):
         logger.warning(
             "%s: %d of %d lines are broken, %d of them: %s",
-            place, reasons.total(), len(rows), count, files.printable(reason),
+            place, reasons.total(), len(rows), count, printable(reason),
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vit_jax.data.sources import files
+from vit_jax.errors import printable
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class LeftOut:
         """
         if self.counts:
             parts = [f"{n:,} {reason} (as {name})" for reason, (n, name) in self.counts.items()]
-            logger.warning("%s", files.printable(f"{place}: {verb} {', '.join(parts)}"))
+            logger.warning("%s", printable(f"{place}: {verb} {', '.join(parts)}"))
 
 
 def is_hidden(path: str) -> bool:

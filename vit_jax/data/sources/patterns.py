@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_jax.data.sources import files
 from vit_jax.data.sources.listing import LeftOut, is_hidden
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -46,7 +46,7 @@ def expand(pattern: str, suffixes: Collection[str]) -> tuple[Any, list[str]]:
         if not found:
             path = posixpath.join(folder, each)
             hint = f", one of {pattern!r}" if each != rest else ""
-            raise UserError(f"no file {files.printable(path)!r}{hint}")
+            raise UserError(f"no file {printable(path)!r}{hint}")
         paths += found
     left_out.log(pattern)
     return fs, list(dict.fromkeys(paths))

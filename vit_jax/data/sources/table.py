@@ -20,7 +20,7 @@ from vit_jax.data.sources.base import (
     parse_label,
 )
 from vit_jax.data.sources.parquet import ParquetImages, ParquetTable
-from vit_jax.errors import UserError, check_name
+from vit_jax.errors import UserError, check_name, printable
 from vit_jax.paths import is_url
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Table(Source):
         for reason, count in reasons.most_common(1):
             logger.warning(
                 "%s: %d of %d rows are broken, %d of them: %s",
-                self._place, reasons.total(), len(self), count, files.printable(reason),
+                self._place, reasons.total(), len(self), count, printable(reason),
             )  # fmt: skip
         return labels - {None}
 
@@ -151,12 +151,12 @@ class Table(Source):
         number, row = self._find(index)
         stored, where = self._parts[number][row], f"{self._paths[number]}, row {row + 1}"
         if "broken" in stored:
-            raise UserError(files.printable(f"{where}: {stored['broken']}"))
+            raise UserError(printable(f"{where}: {stored['broken']}"))
         if (path := stored["image"]) is None:
             key = where
         else:
             key = f"{where}: {path}" if self._images else self._path(number, path)
-        example = {"key": files.printable(key)}
+        example = {"key": printable(key)}
         if stored["captions"]:
             example["captions"] = stored["captions"]
         if self.class_names is not None and (label := stored.get("label")) is not None:
@@ -235,7 +235,7 @@ def _choose(config: Table.Config, columns: list[str], path: str) -> _Columns:
             check_name(name, columns, f"column of {path}")
     if not found["image"]:
         raise UserError(
-            files.printable(f"{path} has the columns {', '.join(columns)[:400] or '(none)'}: ")
+            printable(f"{path} has the columns {', '.join(columns)[:400] or '(none)'}: ")
             + "name the column of the images' paths, as ?image=COLUMN"
         )
     return _Columns(found["image"][0], found["caption"], (*found["label"], None)[0])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vit_jax.data.sources import files
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def open_delimited(fs: Any, path: str, delimiter: str | None) -> TextTable:
     except csv.Error as error:
         raise UserError(f"{path}: the first line has no names of columns: {error}") from error
     if twice := [name for i, name in enumerate(header) if name and name in header[:i]]:
-        raise UserError(f"{path} has two columns {files.printable(twice[0])!r}")
+        raise UserError(f"{path} has two columns {printable(twice[0])!r}")
     return TextTable(header, _csv_rows(reader, header))
 
 

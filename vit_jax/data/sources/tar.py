@@ -20,11 +20,10 @@ from vit_jax.data.sources.base import (
     parse_label,
 )
 from vit_jax.data.sources.classes import numbered
-from vit_jax.data.sources.files import printable
 from vit_jax.data.sources.listing import is_hidden
 from vit_jax.data.sources.tar_index import DAMAGED, DAMAGES, NAMED, index_shards, read_index
 from vit_jax.data.sources.tar_members import Name, choose, split_name
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 
 class TarShards(Source):

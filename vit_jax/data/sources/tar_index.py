@@ -23,10 +23,10 @@ from vit_jax.data.cache import cache_dir, find_cached
 from vit_jax.data.progress import progress
 from vit_jax.data.sources import tar_members
 from vit_jax.data.sources.base import parse_label
-from vit_jax.data.sources.files import explained, is_local, printable
+from vit_jax.data.sources.files import explained, is_local
 from vit_jax.data.sources.listing import LeftOut, is_hidden
 from vit_jax.data.sources.tar_members import Member
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import io
 import math
 import pathlib
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -167,9 +168,18 @@ REBUILDERS: dict[tuple[str, str], Any] = {
 }
 
 
+def _check_memo(content: bytes) -> None:
+    """Refuses memo indices of damaged pickles, for which `pickle` would allocate gigabytes."""
+    for opcode, index, _ in pickletools.genops(content):
+        if opcode.name.endswith("PUT") and index is not None and index > len(content):
+            raise pickle.UnpicklingError(f"memo index {index} in {len(content)} bytes")
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, path: pathlib.Path, archive: zipfile.ZipFile, member: str) -> None:
-        super().__init__(io.BytesIO(archive.read(member)), encoding="utf-8")
+        content = archive.read(member)
+        _check_memo(content)
+        super().__init__(io.BytesIO(content), encoding="utf-8")
         self.path, self.archive = path, archive
         self.prefix = member.removesuffix("data.pkl")
 
