@@ -12,7 +12,7 @@ from benchmarks.fuzz_data import image
 from benchmarks.mutation import check, mutate
 from vit_jax.data.augment import parse_box_augmentation
 from vit_jax.data.broken import LEFT_OUT
-from vit_jax.data.detection import DetectionConfig, detection_transform
+from vit_jax.data.detection import FIELDS, DetectionConfig, detection_transform
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import open_source
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
@@ -63,7 +63,14 @@ def fuzz_coco(folder: pathlib.Path, rng: random.Random) -> str:
                 "bbox": box if rng.random() < 0.95 else rng.choice(([], None, "1,2,3,4", [box])),
                 "iscrowd": rng.choice((0, 1, None)),
                 "area": rng.choice(NUMBERS),
-                "segmentation": rng.choice((None, [[1, 2, 3, 4, 5, 6]], {"size": [1, 1]})),
+                "segmentation": rng.choice(
+                    (
+                        *(None, [[1, 2, 3, 4, 5, 6]], {"size": [1, 1]}, [[1, 2]], "x", [[[1, 2]]]),
+                        {"size": [images[0]["height"], images[0]["width"]], "counts": [2, 2]},
+                        {"size": [images[1]["height"], images[1]["width"]], "counts": "0P1\0z"},
+                        [[rng.choice(NUMBERS) for _ in range(6)]],
+                    )
+                ),
             }
         )
     content = {"images": images, "annotations": annotations, "categories": categories}
@@ -120,6 +127,7 @@ def read(spec: str, rng: random.Random) -> collections.Counter[str]:
         parse_box_augmentation(rng.choice(AUGMENTS), inputs),
         tokenizer(),
         config=DetectionConfig(max_boxes=4, max_queries=5, negatives=2),
+        fields=rng.choice((FIELDS, FIELDS if "grounding:" in spec else (*FIELDS, "masks"))),
     )
     found: collections.Counter[str] = collections.Counter()
     for row in range(len(source)):
@@ -135,6 +143,7 @@ def read(spec: str, rng: random.Random) -> collections.Counter[str]:
         assert (boxes >= 0).all(), boxes
         assert (boxes <= 1).all(), boxes
         assert example["tokens"][example["labels"][valid], 0].all()
+        assert "masks" not in example or (example["masks"].any(axis=(1, 2)) == valid).all()
         found["example"] += 1
     return found
 

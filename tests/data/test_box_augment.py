@@ -23,7 +23,7 @@ def painted(first_row=0, background=0):
     for (x0, y0, x1, y1), color in zip(BOXES.astype(int), COLORS, strict=True):
         image[y0:y1, x0:x1] = color
     rows = np.arange(first_row, first_row + len(BOXES))
-    return BoxedImage(image, BOXES, rows)
+    return BoxedImage.of(image, BOXES, rows)
 
 
 def colored(image, color):

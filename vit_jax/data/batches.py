@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.data.augment import parse_augmentation, parse_box_augmentation
 from vit_jax.data.broken import Transform
-from vit_jax.data.detection import DetectionConfig, detection_transform
+from vit_jax.data.detection import MASKS, DetectionConfig, detection_transform
 from vit_jax.data.examples import example_transform
 from vit_jax.data.images import MAX_PIXELS
 from vit_jax.data.sources.base import Source
@@ -31,7 +31,8 @@ def batch_transform(
     """Builds the transform from an example to the fields that an objective reads.
 
     Args:
-        fields: see `examples.example_transform`; with "boxes", see `detection.detection_transform`.
+        fields: see `examples.example_transform`; with boxes or masks, see
+            `detection.detection_transform`.
         source: source of the examples.
         augment: augmentation as text, see `augment`.
         inputs: the model's preprocessing.
@@ -42,9 +43,9 @@ def batch_transform(
 
     Raises:
         UserError: an unknown field, an augmentation that does not fit, a source without boxes, or
-            changed sizes of detection without "boxes".
+            changed sizes of detection without boxes or masks.
     """
-    if "boxes" in fields:
+    if {"boxes", *MASKS} & {*fields}:
         boxed = parse_box_augmentation(augment, inputs, max_pixels)
         return detection_transform(source, boxed, tokenizer, templates, detection, fields)
     if detection not in (None, DetectionConfig()):
@@ -83,7 +84,11 @@ def abstract_batch(
         "sizes": ((2,), np.int32),
         "positive_map": ((boxes, context_length), np.bool_),
     }
-    if "labels" in fields:
+    if {"valid", *MASKS} & {*fields}:
+        cells = detection.mask_size(*inputs.size)
+        shapes |= {"masks": ((boxes, *cells), np.bool_), "query_masks": ((names, *cells), np.bool_)}
+        shapes["valid"] = (cells, np.bool_)
+    if {"labels", "query_masks"} & {*fields}:
         shapes["tokens"] = ((names, context_length), np.int32)
     return {
         name: jax.ShapeDtypeStruct((batch_size, *shapes[name][0]), shapes[name][1])

@@ -19,6 +19,7 @@ class Part:
     """What a batch needs of an example, without crowds.
 
     Attributes:
+        key: name of the example in messages.
         image: image of any kind.
         boxes: x0, y0, x1, y1, px.
         names: name of each box.
@@ -27,8 +28,11 @@ class Part:
         negatives: names that are verified to be absent.
         vocabulary: names that may be asked.
         caption: caption with the phrase of each box, if the example has one.
+        masks: mask of each box as it is stored, see `data.masks`; None for an example without.
+        ignored: pixels of which is not said what they show, bool (H, W); None for no pixel.
     """
 
+    key: str
     image: Any
     boxes: np.ndarray
     names: list[str]
@@ -37,20 +41,26 @@ class Part:
     negatives: Sequence[str]
     vocabulary: Sequence[str]
     caption: Caption | None = None
+    masks: Sequence[Any] | None = None
+    ignored: np.ndarray | None = None
 
     @classmethod
-    def of(cls, example: dict[str, Any]) -> "Part":
+    def of(cls, example: dict[str, Any], *, with_crowds: bool = False) -> "Part":
         """Reads an example.
 
         Args:
             example: example of a source.
+            with_crowds: whether crowds are kept like single objects.
 
         Raises:
             UserError: the example has no boxes, or not one name for each of them.
         """
         boxes, names = check_boxes(example)
-        single = ~np.asarray(example.get("crowd", np.zeros(len(names))), np.bool_)
+        crowd = np.asarray(example.get("crowd", np.zeros(len(names))), np.bool_)
+        single = ~crowd | with_crowds
+        masks = example.get("segmentation")
         return cls(
+            key=str(example.get("key", "an example")),
             image=example["image"],
             boxes=boxes[single],
             names=[name for name, one in zip(names, single, strict=True) if one],
@@ -59,6 +69,8 @@ class Part:
             negatives=example.get("negatives", ()),
             vocabulary=example.get("vocabulary", ()),
             caption=_caption(example, np.flatnonzero(single)),
+            masks=None if masks is None else [masks[row] for row in np.flatnonzero(single)],
+            ignored=example.get("ignored"),
         )
 
 
@@ -89,6 +101,11 @@ def check_boxes(example: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
             "of boxes, as coco:FILE.json or emoji_scenes:train"
         )
     boxes, names = np.asarray(example["boxes"], np.float32), list(example["names"])
+    masks = example.get("segmentation", names)
+    if len(masks) != len(names):
+        raise UserError(
+            f"{where} has {len(masks)} masks, expected one for each of {len(names)} boxes"
+        )
     if boxes.shape != (len(names), 4) or not all(isinstance(name, str) for name in names):
         raise UserError(
             f"{where} has boxes of shape {boxes.shape} and {brief(names)} as names: expected "
@@ -97,14 +114,15 @@ def check_boxes(example: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     return boxes, names
 
 
-def check_source(source: Source) -> None:
+def check_source(source: Source, *, masks: bool = False) -> None:
     """Checks the boxes of the first example that can be read.
 
     Args:
         source: source of boxes.
+        masks: whether it has to have masks too.
 
     Raises:
-        UserError: see `check_boxes`.
+        UserError: see `check_boxes`; or there are no masks.
     """
     for index in range(min(len(source), MAX_IN_A_ROW)):
         try:
@@ -112,6 +130,11 @@ def check_source(source: Source) -> None:
         except (UserError, OSError):
             continue
         check_boxes(example)
+        if masks and "segmentation" not in example:
+            raise UserError(
+                f"{example.get('key', 'an example')} has no masks: expected a source of masks, as "
+                "coco:FILE.json, semantic:DIR, referring:FILE.jsonl or emoji_scenes:train"
+            )
         return
 
 

@@ -9,7 +9,9 @@ An example of a source of boxes has `image`, `key` and
   unless they are in `not_exhaustive`;
 - `negatives`, optional: names that are verified to be absent;
 - `not_exhaustive`, optional: names of which some objects may have no box;
-- `captions` and `spans`, optional: a caption, and the characters of the phrase of each box.
+- `captions` and `spans`, optional: a caption, and the characters of the phrase of each box;
+- `segmentation`, optional: the mask of each box, see `data.masks`, or None;
+- `ignored`, optional, bool (H, W): pixels of which is not said what they show.
 
 A training image is asked for the names of its boxes and for some that it does not show: verified
 ones first, then random ones of the vocabulary (Gupta et al. 2019, LVIS; Minderer et al. 2022). They
@@ -36,12 +38,16 @@ from vit_jax.data.boxed_examples import (
 from vit_jax.data.broken import LEFT_OUT
 from vit_jax.data.captions import Caption, join_names, split_names
 from vit_jax.data.examples import check_templates
+from vit_jax.data.masked_examples import PlacedMasks
 from vit_jax.data.sources.base import Source, captions_of
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 
 FIELDS = ("image", "tokens", "boxes", "labels")
 """Fields of a batch of class prompts. For others see `detection_transform`."""
+
+MASKS = {"masks", "query_masks"}
+"""Fields for which a source needs masks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,16 +59,38 @@ class DetectionConfig:
             taken, and the rest is counted in the log.
         max_queries: names that are asked per image, as text; smaller numbers are padded.
         negatives: names per image that it does not show, as far as `max_queries` has room.
+        mask_stride: pixels of the model's input per cell of a mask, along each axis.
     """
 
     max_boxes: int = 100
     max_queries: int = 100
     negatives: int = 50
+    mask_stride: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("max_boxes", 1), ("max_queries", 1), ("negatives", 0)):
-            if (value := getattr(self, name)) < least:
-                raise UserError(f"config.data.detection.{name}={value}: expected at least {least}")
+        for field in dataclasses.fields(self):
+            least = 0 if field.name == "negatives" else 1
+            if (value := getattr(self, field.name)) < least:
+                raise UserError(
+                    f"config.data.detection.{field.name}={value}: expected at least {least}"
+                )
+
+    def mask_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the numbers of rows and columns of a mask.
+
+        Args:
+            height: height of the model's input, px.
+            width: width of the model's input, px.
+
+        Raises:
+            UserError: `mask_stride` does not divide the size.
+        """
+        if height % self.mask_stride or width % self.mask_stride:
+            raise UserError(
+                f"config.data.detection.mask_stride={self.mask_stride}: expected a divisor of the "
+                f"model's image size {(height, width)}"
+            )
+        return height // self.mask_stride, width // self.mask_stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +115,28 @@ class DetectionTransform:
             UserError: the image cannot be decoded, or the example has no boxes.
         """
         more = self.augment.count(rng) - 1
-        parts = [Part.of(example), *(self._another(rng) for _ in range(more))]
+        parts = [self._part(example), *(self._another(rng) for _ in range(more))]
         images, names = [], list[str]()
         for part in parts:
             images.append(self.augment.read(part.image, part.boxes, len(names)))
             names += part.names
         image = self.augment(images, rng)
         left_out = collections.Counter({"crowds": sum(part.crowds for part in parts)})
-        image = self._at_most(image, rng, left_out)
-        shown = [names[row] for row in image.rows]
         batch: dict[str, Any] = {
             "image": self.augment.inputs.pack(image.image),
             "sizes": np.array(image.filled, np.int32),
         }
+        if MASKS & {*self.fields}:
+            sizes = [each.size for each in images]
+            masks = PlacedMasks(image, parts, sizes, self.augment.inputs.size, self._grid)
+            batch["valid"] = masks.valid()
+            if "query_masks" in self.fields:
+                batch |= self._masked_prompts(masks.by_name(left_out), parts, rng, left_out)
+                return {**{name: batch[name] for name in self.fields}, LEFT_OUT: left_out}
+            image = masks.attach(self._at_most(image, rng, left_out), left_out)
+        else:
+            image = self._at_most(image, rng, left_out)
+        shown = [names[row] for row in image.rows]
         if "positive_map" in self.fields:
             batch |= self._phrases(image, shown, parts, rng, left_out)
         else:
@@ -108,11 +145,15 @@ class DetectionTransform:
             batch["caption"] = self._caption(example, rng)
         return {**{name: batch[name] for name in self.fields}, LEFT_OUT: left_out}
 
+    def _part(self, example: dict[str, Any]) -> Part:
+        """An example; masks of prompts include crowds, which are objects of their name too."""
+        return Part.of(example, with_crowds="query_masks" in self.fields)
+
     def _another(self, rng: np.random.Generator) -> Part:
         """A random example. A broken one is passed over; it counts when its own turn comes."""
         for _ in range(MAX_IN_A_ROW):
             try:
-                return Part.of(self.source[self.source.draw_row(rng)])
+                return self._part(self.source[self.source.draw_row(rng)])
             except (UserError, OSError) as error:
                 last = error
         raise UserError(f"{MAX_IN_A_ROW} examples in a row cannot be read, the last: {last}")
@@ -125,8 +166,28 @@ class DetectionTransform:
         if count <= most:
             return image
         left_out["more than max_boxes"] += count - most
-        keep = np.sort(rng.permutation(count)[:most])
-        return dataclasses.replace(image, boxes=image.boxes[keep], rows=image.rows[keep])
+        return image.select(np.sort(rng.permutation(count)[:most]))
+
+    def _masked_prompts(
+        self,
+        masks: dict[str, np.ndarray],
+        parts: Sequence[Part],
+        rng: np.random.Generator,
+        left_out: collections.Counter[str],
+    ) -> dict[str, np.ndarray]:
+        """Prompts of names, and the mask of each; empty ones for negatives and padding."""
+        positives = self._positives(list(masks), rng)
+        left_out["names beyond max_queries"] += len(masks) - len(positives)
+        queries = [*positives, *self._negatives(positives, parts, rng)]
+        padded = np.zeros((self.config.max_queries, *self._grid), np.bool_)
+        for i, name in enumerate(positives):
+            padded[i] = masks[name]
+        return {"tokens": self._tokens(queries, rng), "query_masks": padded}
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of a mask."""
+        return self.config.mask_size(*self.augment.inputs.size)
 
     def _positives(self, shown: Sequence[str], rng: np.random.Generator) -> list[str]:
         """Distinct names of the boxes, a random choice where there are more than `max_queries`."""
@@ -170,7 +231,7 @@ class DetectionTransform:
             left_out["names beyond max_queries"] += len(shown) - len(keep)
         labels = np.full(self.config.max_boxes, -1, np.int32)
         labels[: len(keep)] = [index[shown[i]] for i in keep]
-        return {**found, "boxes": self._padded(image.boxes[keep]), "labels": labels}
+        return {**found, **self._padded(image.select(np.array(keep, np.int64))), "labels": labels}
 
     def _phrases(
         self,
@@ -195,8 +256,8 @@ class DetectionTransform:
         left_out["phrases beyond the context or max_queries"] += int(len(shown) - exist.sum())
         positive_map = np.zeros((self.config.max_boxes, len(tokens)), np.bool_)
         positive_map[: exist.sum()] = of_box[exist]
-        boxes = self._padded(image.boxes[keep][exist])
-        return {"tokens": tokens, "boxes": boxes, "positive_map": positive_map}
+        kept = image.select(np.array(keep, np.int64)[exist])
+        return {"tokens": tokens, "positive_map": positive_map, **self._padded(kept)}
 
     def _join(
         self, shown: Sequence[str], parts: Sequence[Part], rng: np.random.Generator
@@ -213,12 +274,17 @@ class DetectionTransform:
     def _template(self, rng: np.random.Generator) -> str:
         return self.templates[int(rng.integers(len(self.templates)))]
 
-    def _padded(self, corners: np.ndarray) -> np.ndarray:
-        """Boxes (max_boxes, 4) as centre and size; rows of zeros as padding."""
+    def _padded(self, image: BoxedImage) -> dict[str, np.ndarray]:
+        """Boxes (max_boxes, 4) as centre and size, and masks if there are; zeros as padding."""
+        count, corners = len(image.boxes), image.boxes
         boxes = np.zeros((self.config.max_boxes, 4), np.float32)
-        boxes[: len(corners), :2] = (corners[:, :2] + corners[:, 2:]) / 2
-        boxes[: len(corners), 2:] = corners[:, 2:] - corners[:, :2]
-        return boxes
+        boxes[:count, :2] = (corners[:, :2] + corners[:, 2:]) / 2
+        boxes[:count, 2:] = corners[:, 2:] - corners[:, :2]
+        if image.masks is None:
+            return {"boxes": boxes}
+        masks = np.zeros((self.config.max_boxes, *self._grid), np.bool_)
+        masks[:count] = image.masks
+        return {"boxes": boxes, "masks": masks}
 
     def _tokens(self, queries: Sequence[str], rng: np.random.Generator) -> np.ndarray:
         """Prompts of the queries in one random template, and rows of zeros."""
@@ -257,7 +323,13 @@ def detection_transform(
         "boxes": centre x, centre y, width, height, relative to the model's input without its
             padding, then rows of zeros, float32 (N, 4);
         "labels": row of `tokens` of each box, -1 for padding, int32 (N,);
-        "caption": a random caption of the image, int32 (T,).
+        "caption": a random caption of the image, int32 (T,);
+        "masks": visible part of each object, on a grid of h x w cells over the model's input, then
+            empty ones, bool (N, h, w); objects without a visible cell are left out;
+        "valid": cells that show the image and that are annotated, bool (h, w).
+    With "query_masks" instead of "boxes" and "labels" the prompts have masks:
+        "query_masks": all objects of each name in "tokens", with crowds, bool (C, h, w); empty for
+            names that the image does not show, and for padding.
     With "positive_map" instead of "labels" the image has one caption, its own one or the names in
     random order:
         "tokens": the caption, int32 (T,);
@@ -274,7 +346,8 @@ def detection_transform(
 
     Raises:
         UserError: there is no tokenizer or no template, the tokenizer does not report characters,
-            the first example has no boxes, or images with captions are to be joined.
+            the first example has no boxes or masks, `mask_stride` does not divide the model's image
+            size, or images with captions are to be joined.
     """
     if tokenizer is None and {"tokens", "caption"} & {*fields}:
         raise UserError("the objective reads tokens, but the model has no tokenizer")
@@ -286,7 +359,8 @@ def detection_transform(
     if tokenizer is not None and "positive_map" in fields:
         tokenizer.spans("")  # refuses a vocabulary that does not report characters
     check_templates(templates)
-    check_source(source)
-    return DetectionTransform(
-        source, augment, tokenizer, tuple(templates), config or DetectionConfig(), tuple(fields)
-    )
+    sizes = config or DetectionConfig()
+    if masks := bool(MASKS & {*fields}):
+        sizes.mask_size(*augment.inputs.size)  # refuses a stride that does not fit
+    check_source(source, masks=masks)
+    return DetectionTransform(source, augment, tokenizer, tuple(templates), sizes, tuple(fields))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from vit_jax.data import jpeg
@@ -150,6 +150,26 @@ def read_image(source: Any, where: str = "", *, max_pixels: int = MAX_PIXELS) ->
             "expected a path, the content of an image file, a file open in binary mode, a PIL "
             f"image or an array, found {type(source).__name__}"
         )
+
+
+def read_levels(image: EncodedImage) -> Int[np.ndarray, "height width"]:
+    """Reads an image whose pixels are numbers, as labels, not colors.
+
+    Args:
+        image: an image of one channel: positions in a palette, grey levels of any depth, or bits.
+
+    Raises:
+        UserError: the image cannot be read, or it has colors.
+    """
+    with (
+        _explained(image.where),
+        _open(io.BytesIO(image.data), image.where, image.max_pixels) as opened,
+    ):
+        if opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I"):
+            raise UserError(
+                f"expected one channel, a palette or grey levels; found the mode {opened.mode}"
+            )
+        return np.asarray(opened).astype(np.int32)
 
 
 def image_content(source: Any) -> bytes:

@@ -25,9 +25,9 @@ transform from outside this package is named by its module: `flip|my_project.aug
 All randomness comes from the generator, so results are the same for any number of workers.
 
 For images with boxes, a transform has the method `with_boxes(image, rng)`, which maps a
-`BoxedImage` to another one, or the class attribute `keeps_boxes = True`, where it does not move
-pixels. One that makes an image of several has `count(rng)`, their number, and
-`combine(images, rng)`:
+`BoxedImage` to another one by its method `moved`, so that masks follow, or the class attribute
+`keeps_boxes = True`, where it does not move pixels. One that makes an image of several has
+`count(rng)`, their number, and `combine(images, rng)`:
 
     flip|random_crop|mosaic|color_jitter(0.2, 0.2)
 """
@@ -149,7 +149,7 @@ class BoxAugmentation:
             UserError: the image cannot be decoded.
         """
         rows = np.arange(first_row, first_row + len(boxes), dtype=np.int64)
-        return BoxedImage(_read(self, image), boxes, rows)
+        return BoxedImage.of(_read(self, image), boxes, rows)
 
     def __call__(self, images: Sequence[BoxedImage], rng: np.random.Generator) -> BoxedImage:
         """Augments one image, or several into one.

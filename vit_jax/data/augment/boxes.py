@@ -146,8 +146,13 @@ class Mosaic:
                 _reduce(image.image, 2 * max(scale))
             )
             cells.append(image.moved(pixels, scale, (top, left)))
-        boxes = np.concatenate([cell.boxes for cell in cells])
-        return BoxedImage(pixels, boxes, np.concatenate([cell.rows for cell in cells]))
+        return BoxedImage(
+            pixels,
+            boxes=np.concatenate([cell.boxes for cell in cells]),
+            rows=np.concatenate([cell.rows for cell in cells]),
+            frames=np.concatenate([cell.frames for cell in cells]),
+            windows=np.concatenate([cell.windows for cell in cells]),
+        )
 
 
 def _reduce(image: Pixels, scale: float) -> Pixels:

@@ -133,9 +133,7 @@ class Flip:
         """Mirrors an image and its boxes, or returns it unchanged."""
         if rng.random() >= self.probability:
             return image
-        boxes = image.boxes.copy()
-        boxes[:, [0, 2]] = image.size[1] - image.boxes[:, [2, 0]]
-        return dataclasses.replace(image, image=cv2.flip(image.image, 1), boxes=boxes)
+        return image.moved(cv2.flip(image.image, 1), (1, -1), (0, image.size[1]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from vit_jax.data.masks import boxes_of
+
 MAX_DRAWINGS = 6  # default of the largest number of drawings per scene
 SCALES = (0.18, 0.45)  # default range of a drawing's longer side, as a fraction of the scene's
 MIN_VISIBLE = 0.4  # fraction of a drawing that others leave uncovered
@@ -85,23 +87,6 @@ def draw(
     stacked = np.stack(masks) if masks else np.zeros((0, size, size), np.bool_)
     pixels = np.rint(image * 255).clip(0, 255).astype(np.uint8)
     return Scene(pixels, tuple(shown), stacked, boxes_of(stacked))
-
-
-def boxes_of(
-    masks: Bool[np.ndarray, "masks height width"],
-) -> Float32[np.ndarray, "masks 4"]:
-    """Smallest boxes around masks, x0, y0, x1, y1, px.
-
-    Args:
-        masks: masks, none of them empty.
-    """
-    ends = []
-    for axis in (1, 2):  # along the columns, then along the rows
-        filled = np.any(masks, axis=axis)
-        length = filled.shape[1]
-        ends.append((filled.argmax(axis=1), length - filled[:, ::-1].argmax(axis=1)))
-    (x0, x1), (y0, y1) = ends
-    return np.stack([x0, y0, x1, y1], axis=1).astype(np.float32)
 
 
 def _shows_enough(visible: Sequence[Mask], wholes: Sequence[int]) -> bool:

@@ -10,6 +10,8 @@
     tfds:NAME/CONFIG:SPLIT[?data_dir=DIR&image=FEATURE&...]  prepared by TFDS as ArrayRecord
     coco:FILE.json[?images=DIR]                              boxes of COCO, LVIS or your own data
     grounding:FILE.jsonl[?images=DIR]                        captions, and boxes of their phrases
+    semantic:DIR?labels=DIR&classes=FILE                     images, and label maps as PNG
+    referring:FILE.jsonl[?images=DIR&masks=DIR]              phrases, and the mask of each
     package.module:Name:PLACE[?option=value&...]             a `Source` of your own
 
 A pattern has `*`, `?` and braces: /data/{00000..00099}.tar, gs://bucket/*.tar. A slice may follow,
@@ -46,6 +48,8 @@ SOURCES = Registry(
         "tfds": "vit_jax.data.sources.tfds:TfdsSource",
         "coco": "vit_jax.data.sources.coco:Coco",
         "grounding": "vit_jax.data.sources.grounding:Grounding",
+        "semantic": "vit_jax.data.sources.semantic:Semantic",
+        "referring": "vit_jax.data.sources.referring:Referring",
     },
 )
 

@@ -1,8 +1,6 @@
 """Captions whose phrases have boxes, in JSON lines."""
 
-import collections
 import dataclasses
-import logging
 import posixpath
 import re
 from typing import Any
@@ -19,9 +17,8 @@ from vit_jax.data.sources.boxes import (
     clip_box,
     overhang,
 )
+from vit_jax.data.sources.listing import log_broken_lines
 from vit_jax.errors import UserError, printable
-
-logger = logging.getLogger(__name__)
 
 Span = list[int]
 
@@ -66,7 +63,7 @@ class Grounding(Source):
         fs, path = files.file_system(place)
         table = table_files.open_json_lines(fs, path)
         rows = [_parse(line) for line in table.rows((), "")]
-        _survey(rows, place)
+        log_broken_lines([row.get("broken") for row in rows], place)
         self._files = ImageFiles(config.images or posixpath.dirname(place) or ".", place)
         self._files.locate([(row["image"],) for row in rows if "image" in row])
         self._rows = Rows(rows)
@@ -104,19 +101,6 @@ class Grounding(Source):
             "names": [" ".join(caption[i:j] for i, j in spans) for spans in row["spans"]],
             "crowd": np.zeros(len(row["boxes"]), np.bool_),
         }
-
-
-def _survey(rows: list[dict[str, Any]], place: str) -> None:
-    """Logs how many lines are broken."""
-    reasons = collections.Counter(row["broken"] for row in rows if "broken" in row)
-    if reasons.total() == len(rows):
-        reason = f", as {next(iter(reasons))}" if reasons else ""
-        raise UserError(printable(f"{place} has no line that can be used{reason}"))
-    for reason, count in reasons.most_common(1):
-        logger.warning(
-            "%s: %d of %d lines are broken, %d of them: %s",
-            place, reasons.total(), len(rows), count, printable(reason),
-        )  # fmt: skip
 
 
 def _parse(line: table_files.Row) -> dict[str, Any]:
