@@ -14,7 +14,7 @@ from vit_jax.models.glip.model import Predictions
 from vit_jax.models.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
 from vit_jax.objectives.atss import assign_boxes, centerness
 from vit_jax.objectives.base import Batch, Context, Metrics, Objective
-from vit_jax.objectives.focal import FocalConfig
+from vit_jax.objectives.focal import BoxConfig
 
 
 class DenseGrounding(Objective):
@@ -34,7 +34,7 @@ class DenseGrounding(Objective):
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config(FocalConfig):
+    class Config(BoxConfig):
         """Keys of the objective; the defaults are those of the authors.
 
         Attributes:

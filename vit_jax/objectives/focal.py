@@ -39,17 +39,13 @@ def sigmoid_focal_loss(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FocalConfig(Objective.Config):
-    """Keys of objectives that learn classes by the focal loss, and boxes.
+    """Keys of objectives that add up a focal loss and others.
 
     Attributes:
-        class_weight: weight of the classification loss.
-        giou_weight: weight of 1 - GIoU.
         focal_alpha: weight of targets 1; targets 0 have 1 - focal_alpha (Lin et al. 2017).
         focal_gamma: exponent of the error by which the focal loss weighs a prediction.
     """
 
-    class_weight: float = 1.0
-    giou_weight: float = 1.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
 
@@ -78,3 +74,16 @@ class FocalConfig(Objective.Config):
         """Adds up losses, each multiplied by its weight, the key `NAME_weight`."""
         terms = [getattr(self, f"{name}_weight") * x for name, x in losses.items()]
         return sum(terms[1:], terms[0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoxConfig(FocalConfig):
+    """Keys of objectives that learn classes by the focal loss, and boxes.
+
+    Attributes:
+        class_weight: weight of the classification loss.
+        giou_weight: weight of 1 - GIoU.
+    """
+
+    class_weight: float = 1.0
+    giou_weight: float = 1.0

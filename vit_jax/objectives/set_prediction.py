@@ -14,14 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 from vit_jax.models.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_box_iou
 from vit_jax.models.ops.matching import match_boxes
 from vit_jax.objectives.base import Metrics
-from vit_jax.objectives.focal import FocalConfig
+from vit_jax.objectives.focal import BoxConfig
 
 # Outputs of a detector, see "Other kinds of model" in models/README.md.
 Outputs = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SetConfig(FocalConfig):
+class SetConfig(BoxConfig):
     """Keys of objectives that match boxes with predictions.
 
     Attributes:
