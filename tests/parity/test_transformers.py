@@ -1,5 +1,6 @@
 """Hugging Face's transformers at published sizes (pytest -m parity; needs the extra `parity`)."""
 
+import functools
 import shutil
 from collections.abc import Callable
 
@@ -27,9 +28,14 @@ pytestmark = pytest.mark.parity
 T = transformers
 INPUTS = ("images", "tokens", "sizes", "noise")
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
+CLIPSEG = functools.partial(T.CLIPSegConfig, vision_config={"patch_size": 16})
 # The library's default sizes are those of the base models.
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "clip": lambda: T.CLIPModel(T.CLIPConfig()),  # ViT-B/32
+    "clipseg": lambda: T.CLIPSegForImageSegmentation(CLIPSEG()),  # rd64
+    "clipseg_refined": lambda: T.CLIPSegForImageSegmentation(
+        CLIPSEG(use_complex_transposed_convolution=True)
+    ),
     "siglip": lambda: T.SiglipModel(T.SiglipConfig()),  # B/16
     "vit": lambda: T.ViTForImageClassification(T.ViTConfig(num_labels=1000)),
     "deit": lambda: T.DeiTForImageClassificationWithTeacher(T.DeiTConfig(num_labels=1000)),

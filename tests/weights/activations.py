@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models.clip.model import CLIP
+from vit_jax.models.clipseg.model import CLIPSeg
 from vit_jax.models.grounding_dino.model import GroundingDino
 from vit_jax.models.mae.model import MAE
 from vit_jax.models.owl.model import Owl
@@ -28,6 +29,8 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
         return grounding(module, images, given["tokens"], given["sizes"])
     if isinstance(module, Owl):
         return detector(module, images, given["tokens"])
+    if isinstance(module, CLIPSeg):
+        return segmenter(module, images, given["tokens"])
     if isinstance(module, CLIP):
         return pair(module, images, given["tokens"])
     found = {"pooled": module.encode_image(images)}
@@ -74,6 +77,24 @@ def detector(module: Owl, images: jax.Array, tokens: jax.Array) -> dict[str, jax
     image = module.features(images, range(module.image.config.depth))
     text = module.text.features(flat, range(module.text.config.depth))
     return found | numbered("image_block", image) | numbered("text_block", text)
+
+
+def segmenter(module: CLIPSeg, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:
+    """Computes the outputs of towers and decoder, by texts and by the other image."""
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    by_text = module.encode_text(flat).reshape(*tokens.shape[:2], -1)
+    by_image = module.encode_image(images[::-1])
+    blocks = module.features(images, module.config.layers)
+    image = module.features(images, range(module.image.config.depth))
+    found = {
+        "masks": module(images, tokens)["masks"],
+        "masks_by_image": module.masks_of(images, by_image[:, None])["masks"][:, 0],
+        "text_conditions": by_text,
+        "image_conditions": by_image,
+    }
+    text = module.text.features(flat, range(module.text.config.depth))
+    found |= numbered("image_block", image) | numbered("text_block", text)
+    return found | numbered("decoder_block", module.decoder.states(blocks, by_text))
 
 
 def grounding(

@@ -9,6 +9,7 @@ import math
 from vit_jax.models.bert.model import BertConfig
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.clipseg.model import CLIPSegConfig
 from vit_jax.models.grounding_dino.model import GroundingDinoConfig
 from vit_jax.models.mae.model import MAEConfig
 from vit_jax.models.owl.model import OwlConfig
@@ -83,6 +84,15 @@ SWIN = SwinConfig(
 OWLVIT = OwlConfig(
     image=CLIP.image, text=TextConfig(**TEXT, position_resize="cut"), embed_dim=TEXT["width"]
 )
+CLIPSEG = CLIPSegConfig(
+    image=CLIP.image,
+    text=CLIP.text,
+    embed_dim=10,
+    layers=(0, 2),
+    reduced_width=8,
+    decoder_heads=2,
+    decoder_mlp_dim=24,
+)
 GROUNDING_DINO = GroundingDinoConfig(
     image=SwinConfig(
         image_size=1333,
@@ -111,6 +121,13 @@ ARCHITECTURES = {
     "owlvit": OWLVIT,
     "owlv2": dataclasses.replace(OWLVIT, objectness=True),
     "clip": CLIP,
+    "clipseg": CLIPSEG,
+    "clipseg_refined": dataclasses.replace(
+        CLIPSEG,
+        image=dataclasses.replace(CLIP.image, image_size=32, patch_size=16),
+        condition_block=1,
+        refined=True,
+    ),
     "siglip": SIGLIP,
     "vit": VIT,
     "vit_bare": dataclasses.replace(VIT, num_classes=0),

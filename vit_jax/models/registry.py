@@ -36,6 +36,7 @@ ARCHITECTURES: dict[str, str] = {
     "regionclip": "vit_jax.models.regionclip",
     "grounding_dino": "vit_jax.models.grounding_dino",
     "glip": "vit_jax.models.glip",
+    "clipseg": "vit_jax.models.clipseg",
 }
 
 

@@ -23,6 +23,7 @@ _CLEANING_CLASSES = {"SiglipTokenizer": "canonicalize"}
 # Classes of the model types, for folders that do not name one.
 _CLASSES = {
     "clip": "CLIPTokenizer",
+    "clipseg": "CLIPTokenizer",
     "owlvit": "CLIPTokenizer",
     "owlv2": "CLIPTokenizer",
     "grounding-dino": "BertTokenizer",

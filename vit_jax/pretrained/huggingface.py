@@ -59,6 +59,7 @@ _OF_MODELS = {
     "owlvit": "OwlViT",
     "owlv2": "Owlv2",
     "grounding-dino": "GroundingDino",
+    "clipseg": "ViT",
     "dinov2_with_registers": "Bit",
 }
 # Settings that have the same default in all image processors, and their only value here.

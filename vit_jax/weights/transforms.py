@@ -61,6 +61,8 @@ LINEAR = linear()
 ATTENTION_OUT = linear(in_dims=2)
 # (out, in, height, width) <-> (height, width, in, out).
 CONV = one_to_one(lambda x, shape: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+# (in, out, height, width) of a transposed convolution <-> (height, width, in, out).
+ENLARGING = one_to_one(lambda x, shape: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
 # A flat tensor and a parameter of any shape: biases (3 D,) <-> (3, H, hd).
 FLAT = one_to_one(lambda x, shape: x.reshape(shape), lambda x: x.reshape(-1))
 # The tensor has a leading dimension of one: positions (1, N, D) <-> (N, D).

@@ -51,18 +51,19 @@ class PostNormBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length width"],
-        mask: Bool[Array, "batch length length"],
+        mask: Bool[Array, "batch length length"] | None,
         positions: Float[Array, "batch length width"] | None = None,
     ) -> Float[Array, "batch length width"]:
         """Applies the block.
 
         Args:
             x: tokens (B, N, D).
-            mask: True where a token attends to another, (B, N, N).
+            mask: True where a token attends to another, (B, N, N); None for everywhere.
             positions: added to the inputs of queries and keys, (B, N, D); None for nothing.
         """
         x = constrain(x, "batch", "length", "embed")
         queries = x if positions is None else x + positions
-        x = self.norm1(x + self.attention(queries, queries, x, mask[:, None]))
+        allowed = None if mask is None else mask[:, None]
+        x = self.norm1(x + self.attention(queries, queries, x, allowed))
         x = self.norm2(x + self.mlp(x))
         return constrain(x, "batch", "length", "embed")

@@ -51,7 +51,14 @@ def linear(
     return entries
 
 
-def conv(path: str, key: str, layers: Layers = None, *, bias: bool = True) -> list[Entry]:
+def conv(
+    path: str,
+    key: str,
+    layers: Layers = None,
+    *,
+    bias: bool = True,
+    kernel: Transform = CONV,
+) -> list[Entry]:
     """Returns the entries of a convolution.
 
     Args:
@@ -59,8 +66,9 @@ def conv(path: str, key: str, layers: Layers = None, *, bias: bool = True) -> li
         key: name of the layer in the file.
         layers: layer numbers of stacked parameters, see `Entry`.
         bias: whether the layer has a bias.
+        kernel: transform of the kernel; ENLARGING for a transposed convolution.
     """
-    entries = [Entry(f"{path}/kernel", f"{key}.weight", CONV, layers)]
+    entries = [Entry(f"{path}/kernel", f"{key}.weight", kernel, layers)]
     if bias:
         entries.append(Entry(f"{path}/bias", f"{key}.bias", layers=layers))
     return entries

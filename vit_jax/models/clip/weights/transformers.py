@@ -84,7 +84,7 @@ class TransformersCLIP(Format):
         layers.check_settings(config)
         kind = config.get("model_type")
         if kind == "clip":
-            _check_end_of_text(config)
+            check_end_of_text(config)
             return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT))
         if kind == "siglip":
             return _siglip_config(config)
@@ -200,8 +200,15 @@ def _text_config(settings: layers.Settings, **changes: Any) -> TextConfig:
     )
 
 
-def _check_end_of_text(config: layers.Settings) -> None:
-    """Refuses a text tower of CLIP that is not pooled at the largest id."""
+def check_end_of_text(config: layers.Settings) -> None:
+    """Refuses a text tower of CLIP that is not pooled at the largest id.
+
+    Args:
+        config: content of `config.json`.
+
+    Raises:
+        UserError: another end of text.
+    """
     text = _tower_settings(config, "text_config", CLIP_TEXT)
     last = text["vocab_size"] - 1
     # 2 stands for the largest id in files from before version 4.31.
