@@ -41,6 +41,7 @@ from vit_jax.models.vit.model import ViTConfig
         ("facebook/vit-mae-base", "mae_vit_b16"),
         ("microsoft/swin-large-patch4-window12-384", "swin_l_384"),
         ("microsoft/resnet-50", "resnet50"),
+        ("CIDAS/clipseg-rd64-refined", "clipseg_rd64_refined"),
         # big_vision and the authors of DINOv2 and MAE
         ("webli_en_so400m_384", "siglip_so400m14_384"),
         ("dinov2_vitl14_reg", "dinov2_l14_registers"),

@@ -71,6 +71,11 @@ PARAMETER_COUNTS = {
     "siglip_so400m14": 877_360_306,
     "siglip_so400m14_384": 877_960_498,
     # transformers.
+    # transformers, with positions of 352 px.
+    "clipseg_rd16": 150_105_602,
+    "clipseg_rd64": 150_915_074,
+    "clipseg_rd64_refined": 150_968_930,
+    "clipseg_emoji": None,  # towers of clip_vit_emoji
     # transformers, without the norm after the backbone, which is not used.
     "grounding_dino_tiny": 172_250_626 - 2 * 768,
     "grounding_dino_base": 232_315_264 - 2 * 1024,

@@ -147,27 +147,42 @@ class EmbeddingRunner:
         prompts = {name: tuple(t.format(name) for t in templates) for name in names}
         missing = [each for each in prompts.values() if each not in self._kept]
         if missing:
-            embedded = self._embed([text for each in missing for text in each], model)
+            texts = [text for each in missing for text in each]
+            embedded = embed_texts(texts, model, "embed_queries")
             mean = embedded.reshape(len(missing), len(templates), -1).mean(axis=1)
             mean /= np.linalg.norm(mean, axis=1, keepdims=True)
             self._kept.update(zip(missing, mean, strict=True))
         return np.stack([self._kept[each] for each in prompts.values()])
 
-    def _embed(self, texts: list[str], model: PretrainedModel) -> Float32[np.ndarray, "texts dim"]:
-        tokenizer = model.tokenize
-        for text, length in zip(texts, tokenizer.lengths(texts), strict=True):
-            if length > tokenizer.context_length:
-                raise UserError(
-                    f"the prompt {text!r} has {length} tokens: expected at most "
-                    f"{tokenizer.context_length}, the context of the model"
-                )
-        tokens, rows = tokenizer(texts), []
-        for start in range(0, len(texts), _MAX_PROMPTS):
-            part = tokens[start : start + _MAX_PROMPTS]
-            padding = padded_size(len(part), 1) - len(part)
-            padded = np.pad(part, ((0, padding), (0, 0)), mode="edge")
-            rows.append(np.asarray(model.apply("embed_queries", padded))[: len(part)])
-        return np.concatenate(rows)
+
+def embed_texts(
+    texts: Sequence[str], model: PretrainedModel, method: str, **options: Any
+) -> Float32[np.ndarray, "texts dim"]:
+    """Computes embeddings of prompts in few compiled sizes.
+
+    Args:
+        texts: prompts.
+        model: model with a text tower.
+        method: name of its method, from tokens (B, T) to embeddings.
+        **options: keyword arguments of the method.
+
+    Raises:
+        UserError: a prompt that is longer than the model's context.
+    """
+    tokenizer = model.tokenize
+    for text, length in zip(texts, tokenizer.lengths(texts), strict=True):
+        if length > tokenizer.context_length:
+            raise UserError(
+                f"the prompt {text!r} has {length} tokens: expected at most "
+                f"{tokenizer.context_length}, the context of the model"
+            )
+    tokens, rows = tokenizer(texts), []
+    for start in range(0, len(texts), _MAX_PROMPTS):
+        part = tokens[start : start + _MAX_PROMPTS]
+        padding = padded_size(len(part), 1) - len(part)
+        padded = np.pad(part, ((0, padding), (0, 0)), mode="edge")
+        rows.append(np.asarray(model.apply(method, padded, **options))[: len(part)])
+    return np.concatenate(rows)
 
 
 def _padded_classes(queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

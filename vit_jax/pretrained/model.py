@@ -76,17 +76,17 @@ class PretrainedModel:
         images: Float[Array, "batch height width 3"],
         tokens: Int[Array, "batch ..."] | None = None,
     ) -> Any:
-        """Computes logits, features of a model without a head, or the boxes of a detector.
+        """Computes logits, features of a model without a head, boxes of a detector, or masks.
 
         Args:
             images: preprocessed images.
-            tokens: class prompts of each image (B, C, T), or a caption of each image (B, T) for
-                Grounding DINO and GLIP. `vit_jax.detect` takes words instead.
+            tokens: class prompts of each image (B, C, T), also for CLIPSeg, or a caption of each
+                image (B, T) for Grounding DINO and GLIP. `vit_jax.detect` takes words instead.
 
         Returns:
             Logits (B, num_classes), float32, or features (B, D); of a detector a dict of boxes
             (B, Q, 4), logits (B, Q, C or T) and, with OWLv2, objectness (B, Q), or, with GLIP,
-            centerness (B, Q).
+            centerness (B, Q); of CLIPSeg a dict of masks, logits (B, C, H, W), and scores (B, C).
 
         Raises:
             UserError: the model does not classify images, or `tokens` do not suit it.

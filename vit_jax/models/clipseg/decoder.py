@@ -113,9 +113,12 @@ class MaskDecoder(nnx.Module):
             )
 
         self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), depth))
-        film: tuple[Any, ...] = (condition_width, reduced_width, ("joint", "reduced"), TORCH_INIT)
-        self.film_scale = linear_layer(*film, dtype, rngs)
-        self.film_shift = linear_layer(*film, dtype, rngs)
+
+        def make_film() -> nnx.Linear:
+            axes = ("joint", "reduced")
+            return linear_layer(condition_width, reduced_width, axes, TORCH_INIT, dtype, rngs)
+
+        self.film_scale, self.film_shift = make_film(), make_film()
         if refined:
             first, last = REFINED_SCALES
             self.convolution = convolution(
