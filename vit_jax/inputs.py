@@ -15,7 +15,7 @@ from PIL import Image
 
 from vit_jax.errors import UserError, check_name
 
-RESIZES = ("crop", "squash", "pad", "corner", "fit")
+RESIZES = ("crop", "squash", "pad", "corner", "fit", "longest")
 # An image that would be enlarged to more pixels than both of these is cropped first.
 _MAX_ENLARGED = 1 << 23
 _MAX_ENLARGED_SIZES = 16  # multiple of the pixels of the size
@@ -48,6 +48,7 @@ class ImageInputs:
             "fit": scale it until its shorter side is `shortest_edge`, or its longer side that of
             the size if that is smaller, keeping the aspect ratio, and place it in the upper left
             corner on the mean colour, as DETR does. `scaled_size` is the size of the scaled image.
+            "longest": the same with a scale at which the image just fits into the size, as SAM.
         crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop" and
             "squash".
         shortest_edge: shorter side of a scaled image, px; for "fit".
@@ -102,7 +103,13 @@ class ImageInputs:
         image = composite(image)
         if self.resize == "corner":
             return _corner(image, self.size)
-        resize = {"crop": self._crop, "squash": self._squash, "pad": self._pad, "fit": self._fit}
+        resize = {
+            "crop": self._crop,
+            "squash": self._squash,
+            "pad": self._pad,
+            "fit": self._fit,
+            "longest": self._fit,
+        }
         return np.asarray(resize[self.resize](Image.fromarray(image)))
 
     def extent(self, height: int, width: int) -> tuple[int, int]:
@@ -116,32 +123,36 @@ class ImageInputs:
             width: width of the image, px.
 
         Returns:
-            Height and width: those of the image for "squash", and for "fit", where the padding does
-            not count as part of the input; for "corner", both its longer side.
+            Height and width: those of the image for "squash", and for "fit" and "longest", where
+            the padding does not count as part of the input; for "corner", both its longer side.
 
         Raises:
             UserError: the input shows a part of the image, or the image on a larger canvas.
         """
         if self.resize == "corner":
             return (max(height, width),) * 2
-        if self.resize == "fit" or (self.resize == "squash" and self.crop_fraction == 1):
+        whole = self.resize == "squash" and self.crop_fraction == 1
+        if whole or self.resize in ("fit", "longest"):
             return height, width
         raise UserError(
             "boxes need inputs that show the whole image from its upper left corner: expected "
-            "inputs.resize='squash' with crop_fraction=1, 'corner' or 'fit'; found "
+            "inputs.resize='squash' with crop_fraction=1, 'corner', 'fit' or 'longest'; found "
             f"resize={self.resize!r}, crop_fraction={self.crop_fraction}"
         )
 
     def scaled_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the size of the part of the input that is not padding, px.
 
-        For "fit" it is the size of the scaled image, in the upper left corner, with the rounding of
-        DETR and of transformers; otherwise that of the whole input.
+        For "fit" and "longest" it is the size of the scaled image, in the upper left corner, with
+        the rounding of DETR and of SAM; otherwise that of the whole input.
 
         Args:
             height: height of the image, px.
             width: width of the image, px.
         """
+        if self.resize == "longest":
+            scale = min(self.size[0] / height, self.size[1] / width)
+            return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
         if self.resize != "fit":
             return self.size
         shorter, longer = sorted((height, width))

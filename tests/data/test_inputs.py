@@ -186,6 +186,22 @@ def test_inputs_of_grounding_dino_equal_transformers():
         ImageInputs(resize="fit")
 
 
+def test_inputs_of_sam_equal_transformers():
+    """Image processors without padding."""
+    fixture = np.load(DATA / "detection_inputs.npz")
+    inputs = ImageInputs(size=(40, 40), resize="longest", interpolation="bilinear")
+    for name in (name for name in fixture if name.startswith("image_")):
+        image, expected = fixture[name], fixture[name.replace("image_", "longest_")]
+        rows, columns = inputs.scaled_size(*image.shape[:2])
+        assert (rows, columns, 3) == expected.shape
+        assert np.abs(inputs(image)[:rows, :columns] - expected).max() <= 1.001
+    published = ImageInputs(size=(1024, 1024), resize="longest")
+    # SamImageProcessor._get_preprocess_shape
+    assert published.scaled_size(427, 640) == (683, 1024)
+    assert published.scaled_size(1999, 333) == (1024, 171)
+    assert published.extent(427, 640) == (427, 640)
+
+
 def test_extent_is_the_area_of_the_input():
     """A bright pixel is found at its place in the image divided by the extent."""
     image = np.zeros((30, 50, 3), np.uint8)
@@ -203,7 +219,9 @@ def test_extent_is_the_area_of_the_input():
         {"resize": "pad"},
         {"resize": "squash", "crop_fraction": 0.9},
     ):
-        with pytest.raises(UserError, match=r"with crop_fraction=1, 'corner' or 'fit'; found"):
+        with pytest.raises(
+            UserError, match=r"with crop_fraction=1, 'corner', 'fit' or 'longest'; found"
+        ):
             ImageInputs(**fields).extent(30, 50)
 
 

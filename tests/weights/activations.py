@@ -11,9 +11,13 @@ from vit_jax.models.clipseg.model import CLIPSeg
 from vit_jax.models.grounding_dino.model import GroundingDino
 from vit_jax.models.mae.model import MAE
 from vit_jax.models.owl.model import Owl
+from vit_jax.models.sam.model import Sam
+from vit_jax.models.sam.prompts import join_prompts
 from vit_jax.models.swin.model import Swin
 
 Arrays = Mapping[str, Any]
+# First parts of the names of what a model is given.
+INPUTS = ("images", "tokens", "sizes", "noise", "prompts")
 
 
 def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
@@ -21,10 +25,12 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
 
     Args:
         module: bound model.
-        given: `images`, with `tokens` for dual encoders and detectors, `sizes` for Grounding DINO
-            and `noise` for autoencoders.
+        given: `images`, with `tokens` for dual encoders and detectors, `sizes` for Grounding DINO,
+            `noise` for autoencoders and `prompts` for SAM.
     """
     images = given["images"]
+    if isinstance(module, Sam):
+        return prompted(module, images, given)
     if isinstance(module, GroundingDino):
         return grounding(module, images, given["tokens"], given["sizes"])
     if isinstance(module, Owl):
@@ -115,6 +121,36 @@ def grounding(
         **numbered("text_block", list(found.enhanced_text)),
         **numbered("query_block", list(found.queries)),
     }
+
+
+def prompted(module: Sam, images: jax.Array, given: Arrays) -> dict[str, jax.Array]:
+    """Computes the results of all parts of SAM for prompts of all kinds."""
+    points, labels, boxes = (given[f"prompts.{name}"] for name in ("points", "labels", "boxes"))
+    masks = given["prompts.masks"]
+    embedded = module.embed_image(images)
+    found = {
+        "embedded": embedded,
+        "positions": module.prompts.embed_grid(embedded.shape[1:3]),
+        "masks_embedded": module.prompts.embed_masks(masks[:, 0]),
+    }
+    for kind, prompts in {
+        "points": (points, labels, None),
+        "boxes": (None, None, boxes),
+        "both": (points, labels, boxes),
+        "masks": (None, None, boxes),
+    }.items():
+        joined = join_prompts(*prompts)
+        given_masks = masks if kind == "masks" else None
+        inputs = module.embed_prompts(embedded, *joined, given_masks)
+        if kind == "both":
+            for i, (tokens, pixels) in enumerate(module.decoder.attend(*inputs)):
+                found[f"tokens_{i}"] = tokens.reshape(*joined[1].shape[:2], *tokens.shape[1:])
+                found[f"pixels_{i}"] = pixels[:, None]
+        found[f"{kind}_tokens"] = inputs[2].reshape(*joined[1].shape, -1)
+        result = module.predict_masks(embedded, *joined, given_masks, multimask=kind != "boxes")
+        found |= {f"{kind}_logits": result["masks"], f"{kind}_scores": result["scores"]}
+    blocks = module.features(images, range(module.config.image.depth))
+    return found | numbered("image_block", blocks)
 
 
 def numbered(name: str, arrays: list[jax.Array]) -> dict[str, jax.Array]:

@@ -13,6 +13,8 @@ from vit_jax.models.clipseg.model import CLIPSegConfig
 from vit_jax.models.grounding_dino.model import GroundingDinoConfig
 from vit_jax.models.mae.model import MAEConfig
 from vit_jax.models.owl.model import OwlConfig
+from vit_jax.models.sam.encoder import SamEncoderConfig
+from vit_jax.models.sam.model import SamConfig
 from vit_jax.models.swin.model import SwinConfig
 from vit_jax.models.vit.model import ViTConfig
 
@@ -116,7 +118,24 @@ GROUNDING_DINO = GroundingDinoConfig(
     encoder_samples=2,
     decoder_samples=3,
 )
+SAM = SamConfig(
+    image=SamEncoderConfig(
+        image_size=28,
+        patch_size=4,
+        width=16,
+        depth=6,
+        num_heads=2,
+        mlp_dim=24,
+        num_global=2,
+        window_size=3,
+        out_width=16,
+    ),
+    mask_width=8,
+    num_heads=2,
+    mlp_dim=24,
+)
 ARCHITECTURES = {
+    "sam": SAM,
     "grounding_dino": GROUNDING_DINO,
     "owlvit": OWLVIT,
     "owlv2": dataclasses.replace(OWLVIT, objectness=True),

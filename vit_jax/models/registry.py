@@ -37,6 +37,7 @@ ARCHITECTURES: dict[str, str] = {
     "grounding_dino": "vit_jax.models.grounding_dino",
     "glip": "vit_jax.models.glip",
     "clipseg": "vit_jax.models.clipseg",
+    "sam": "vit_jax.models.sam",
 }
 
 

@@ -46,6 +46,15 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
         "resample": 2,
         "do_pad": True,
     },
+    "Sam": {
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
+        "do_center_crop": False,
+        "size": {"longest_edge": 1024},
+        "pad_size": {"height": 1024, "width": 1024},
+        "resample": 2,
+        "do_pad": True,
+    },
 }
 # Image processors of the model types.
 _OF_MODELS = {
@@ -61,6 +70,7 @@ _OF_MODELS = {
     "grounding-dino": "GroundingDino",
     "clipseg": "ViT",
     "dinov2_with_registers": "Bit",
+    "sam": "Sam",
 }
 # Settings that have the same default in all image processors, and their only value here.
 _FIXED = {"do_resize": True, "do_rescale": True, "do_pad": False}
@@ -185,6 +195,11 @@ def _geometry(settings: _Settings) -> dict[str, Any]:
             "shortest_edge": size["shortest_edge"],
             "size": (size["longest_edge"],) * 2,
         }
+    if size.keys() == {"longest_edge"} and not has_crop:
+        square = {"height": size["longest_edge"], "width": size["longest_edge"]}
+        if (padded := settings["pad_size"]) != square:
+            raise UserError(f"{settings.path}: expected pad_size={square}; found {padded}")
+        return {"resize": "longest", "size": (size["longest_edge"],) * 2}
     if size.keys() == {"shortest_edge"} and crop and crop["height"] == crop["width"]:
         side = crop["height"]
         return _crop(settings, "crop", (side, side), (size["shortest_edge"],) * 2)

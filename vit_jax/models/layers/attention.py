@@ -132,22 +132,32 @@ class CrossAttention(nnx.Module):
     """Multi-head attention of queries to keys and values that may differ in their inputs."""
 
     def __init__(
-        self, width: int, num_heads: int, *, init: Initializer, dtype: Any, rngs: nnx.Rngs
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        inner_width: int | None = None,
+        init: Initializer,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ) -> None:
         """Builds the layer.
 
         Args:
             width: number of features D.
-            num_heads: number of heads H; divides D.
+            num_heads: number of heads H; divides `inner_width`.
+            inner_width: number of features of all heads; by default D.
             init: initializer of all projections.
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
+        inner = inner_width or width
         execution: dict[str, Any] = {"init": init, "dtype": dtype, "rngs": rngs}
-        self.query = heads_projection(width, num_heads, **execution)
-        self.key = heads_projection(width, num_heads, **execution)
-        self.value = heads_projection(width, num_heads, **execution)
-        self.out = output_projection(width, num_heads, **execution)
+        heads = {"out_width": inner, **execution}
+        self.query = heads_projection(width, num_heads, **heads)
+        self.key = heads_projection(width, num_heads, **heads)
+        self.value = heads_projection(width, num_heads, **heads)
+        self.out = output_projection(inner, num_heads, out_width=width, **execution)
 
     def __call__(
         self,

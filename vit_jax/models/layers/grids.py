@@ -121,7 +121,19 @@ def fit_text_positions(
         length: number of positions of the result.
         rule: "cut" keeps the first ones; "linear" interpolates between the centres, as open_clip.
     """
-    if rule != "linear" or len(table) == length:
-        return table[:length]
+    return resize_line(table, length) if rule == "linear" else table[:length]
+
+
+def resize_line(
+    table: Float[Array, "old_length width"], length: int
+) -> Float[Array, "length width"]:
+    """Interpolates a table linearly between the centres of its rows, in float32.
+
+    Args:
+        table: values on a line; a table of the right length is returned as it is.
+        length: number of rows of the result.
+    """
+    if len(table) == length:
+        return table
     matrix = _bilinear(len(table), length).astype(np.float32)
     return jnp.dot(matrix, table.astype(jnp.float32), precision="highest").astype(table.dtype)

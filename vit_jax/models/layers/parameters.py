@@ -15,7 +15,7 @@ Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 TORCH_INIT: Initializer = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # Path of a part of a model -> number of layers between it and the output. A stack of layers has one
 # number per layer.
-LayersAbove = dict[str, int | range]
+LayersAbove = dict[str, int | Sequence[int]]
 
 
 def metadata(*axes: str, decay: bool = True) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def nested(name: str, module: Any, above: int = 0) -> LayersAbove:
     return {
         f"{name}/{path}": count + above
         if isinstance(count, int)
-        else range(count.start + above, count.stop + above, count.step)
+        else [each + above for each in count]
         for path, count in module.layers_above().items()
     }
 
