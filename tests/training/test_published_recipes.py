@@ -12,8 +12,8 @@ from vit_jax.recipes import load_recipe
 RECIPES = sorted(
     path.stem for path in (ROOT / "configs").glob("*.py") if "--topology" in path.read_text()
 )
-# A smaller recipe traces the same code; of the last one, other tests run the parts.
-LARGER = ("clip_vit_l14", "mae_vit_l16", "swin_b", "regionclip_rn50")
+# A smaller recipe traces the same code; of the last two, other tests run the parts.
+LARGER = ("clip_vit_l14", "mae_vit_l16", "swin_b", "regionclip_rn50", "clipseg")
 STAGES = [
     *(pytest.param(r, marks=[pytest.mark.release] if r in LARGER else []) for r in RECIPES),
     "vit_b16_augreg:finetune",

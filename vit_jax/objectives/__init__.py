@@ -8,6 +8,7 @@ OBJECTIVES = Registry(
     {
         "contrastive": "vit_jax.objectives.contrastive:Contrastive",
         "classification": "vit_jax.objectives.classification:Classification",
+        "clipseg": "vit_jax.objectives.clipseg:CLIPSeg",
         "dense_grounding": "vit_jax.objectives.dense_grounding:DenseGrounding",
         "distillation": "vit_jax.objectives.distillation:Distillation",
         "masked_reconstruction": "vit_jax.objectives.masked_reconstruction:MaskedReconstruction",
