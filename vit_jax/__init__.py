@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     )
     from vit_jax.pretrained.listing import list_models
     from vit_jax.pretrained.model import create_model
+    from vit_jax.segmentation.automatic import generate_masks
+    from vit_jax.segmentation.segment import embed_image, segment
 
 __version__ = "0.2.0"
 __all__ = [
     "classify_boxes",
     "create_model",
     "detect",
+    "embed_image",
+    "generate_masks",
     "list_models",
     "llava_features",
     "qwen_vl_features",
     "sdxl_states",
+    "segment",
     "stable_diffusion_states",
 ]
 
@@ -32,10 +37,13 @@ _MODULES = {
     "classify_boxes": "vit_jax.detection.regions",
     "create_model": "vit_jax.pretrained.model",
     "detect": "vit_jax.detection.detect",
+    "embed_image": "vit_jax.segmentation.segment",
+    "generate_masks": "vit_jax.segmentation.automatic",
     "list_models": "vit_jax.pretrained.listing",
     "llava_features": _CONSUMERS,
     "qwen_vl_features": _CONSUMERS,
     "sdxl_states": _CONSUMERS,
+    "segment": "vit_jax.segmentation.segment",
     "stable_diffusion_states": _CONSUMERS,
 }
 

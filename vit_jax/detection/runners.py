@@ -8,7 +8,7 @@ from vit_jax.detection.runner import EmbeddingRunner
 from vit_jax.errors import UserError
 from vit_jax.pretrained.model import PretrainedModel
 
-_runners: weakref.WeakKeyDictionary[PretrainedModel, Any] = weakref.WeakKeyDictionary()
+_runners: weakref.WeakKeyDictionary[PretrainedModel, dict[type, Any]] = weakref.WeakKeyDictionary()
 
 
 def runner_of(model: Any) -> EmbeddingRunner | CaptionRunner:
@@ -21,10 +21,10 @@ def runner_of(model: Any) -> EmbeddingRunner | CaptionRunner:
         UserError: another kind of model.
     """
     if isinstance(model, PretrainedModel) and model.is_detector:
-        return _kept(model, EmbeddingRunner)
+        return kept(model, EmbeddingRunner)
     if isinstance(model, PretrainedModel) and model.reads_captions:
-        return _kept(model, CaptionRunner)
-    raise _unsuitable(model, "a detector", "owlv2_base_patch16")
+        return kept(model, CaptionRunner)
+    raise unsuitable(model, "a detector", "owlv2_base_patch16")
 
 
 def box_runner_of(model: Any) -> EmbeddingRunner:
@@ -37,16 +37,30 @@ def box_runner_of(model: Any) -> EmbeddingRunner:
         UserError: another kind of model.
     """
     if isinstance(model, PretrainedModel) and model.classifies_regions:
-        return _kept(model, EmbeddingRunner)
-    raise _unsuitable(model, "a model that classifies boxes", "regionclip_rn50")
+        return kept(model, EmbeddingRunner)
+    raise unsuitable(model, "a model that classifies boxes", "regionclip_rn50")
 
 
-def _kept(model: PretrainedModel, kind: type) -> Any:
-    if model not in _runners:
-        _runners[model] = kind(model)
-    return _runners[model]
+def kept(model: PretrainedModel, kind: type) -> Any:
+    """Returns the runner of a kind that was made for a model, or makes it.
+
+    Args:
+        model: model.
+        kind: class of runners, whose argument is the model.
+    """
+    runners = _runners.setdefault(model, {})
+    if kind not in runners:
+        runners[kind] = kind(model)
+    return runners[kind]
 
 
-def _unsuitable(model: Any, kind: str, name: str) -> UserError:
+def unsuitable(model: Any, kind: str, name: str) -> UserError:
+    """Builds the error for a model of another kind.
+
+    Args:
+        model: model that was given, of any type.
+        kind: kind of model that was expected.
+        name: name of a model of this kind.
+    """
     found = model.kind if isinstance(model, PretrainedModel) else type(model).__name__
     return UserError(f"expected {kind}, as vit_jax.create_model({name!r}); found {found}")

@@ -78,7 +78,7 @@ def select(found: Boxes, threshold: float, nms_threshold: float) -> Boxes:
     """
     found = found[np.flatnonzero(found.scores > threshold)]
     found = found[np.argsort(-found.scores, kind="stable")]
-    return found[_not_suppressed(found, nms_threshold)]
+    return found[not_suppressed(found, nms_threshold)]
 
 
 def select_relative(found: Boxes, threshold: float, nms_threshold: float) -> Boxes:
@@ -105,8 +105,15 @@ def select_relative(found: Boxes, threshold: float, nms_threshold: float) -> Box
 _nms = jax.jit(nms, static_argnames="iou_threshold")
 
 
-def _not_suppressed(found: Boxes, threshold: float) -> Bool[np.ndarray, " n"]:
-    """Whether each box is kept. The number of boxes is padded, so that few sizes are compiled."""
+def not_suppressed(found: Boxes, threshold: float) -> Bool[np.ndarray, " n"]:
+    """Returns whether no box of the same class and of a higher score overlaps each box.
+
+    The number of boxes is padded, so that few sizes are compiled.
+
+    Args:
+        found: boxes.
+        threshold: IoU above which the lower score of two boxes is left out; 1 for none.
+    """
     count = len(found.scores)
     if threshold >= 1 or count < 2:
         return np.ones(count, bool)

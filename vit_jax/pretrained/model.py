@@ -93,6 +93,11 @@ class PretrainedModel:
         """
         if not callable(self._module):
             raise UserError(f"{self.kind} models do not classify images; call encode_image")
+        if self.takes_prompts:
+            raise UserError(
+                f"{self.kind} models take prompts: use vit_jax.segment, or with arrays "
+                "apply('__call__', images, points, labels)"
+            )
         takes_tokens = "tokens" in inspect.signature(self._module.__call__).parameters
         if takes_tokens is (tokens is None):
             expected = "images and tokens" if takes_tokens else "images alone"
@@ -113,6 +118,11 @@ class PretrainedModel:
     def predicts_centerness(self) -> bool:
         """Whether a detector predicts a box at each position, with its centerness."""
         return hasattr(self._module, "predicts_centerness")
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the model finds masks by points, boxes and masks, see `vit_jax.segment`."""
+        return hasattr(self._module, "predict_masks")
 
     @property
     def classifies_regions(self) -> bool:

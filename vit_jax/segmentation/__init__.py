@@ -1,0 +1,13 @@
+"""Masks by points, boxes, masks or words: files in, masks in pixels out. See `vit_jax.segment`.
+
+| module | content |
+| --- | --- |
+| `segment` | the public function |
+| `automatic` | all objects of an image, see `vit_jax.generate_masks` |
+| `crops` | parts of an image and grids of points |
+| `prompts` | checks of prompts, and their conversion to inputs of a model |
+| `sam_runner` | compiled calls of SAM |
+| `runners` | the runner of a model |
+| `upscaling` | masks of a model in pixels of the image |
+| `results` | masks of an image |
+"""
