@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from vit_jax.detection.regions import classify_boxes
     from vit_jax.models.clip.consumers import (
         llava_features,
-        qwen_vl_features,
         sdxl_states,
         stable_diffusion_states,
     )
@@ -26,7 +25,6 @@ __all__ = [
     "generate_masks",
     "list_models",
     "llava_features",
-    "qwen_vl_features",
     "sdxl_states",
     "segment",
     "stable_diffusion_states",
@@ -41,7 +39,6 @@ _MODULES = {
     "generate_masks": "vit_jax.segmentation.automatic",
     "list_models": "vit_jax.pretrained.listing",
     "llava_features": _CONSUMERS,
-    "qwen_vl_features": _CONSUMERS,
     "sdxl_states": _CONSUMERS,
     "segment": "vit_jax.segmentation.segment",
     "stable_diffusion_states": _CONSUMERS,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vit_jax.errors import UserError, check_name
 
-RESIZES = ("crop", "squash", "pad", "corner", "fit", "longest")
+RESIZES = ("crop", "squash", "pad", "square", "corner", "fit", "longest")
 # An image that would be enlarged to more pixels than both of these is cropped first.
 _MAX_ENLARGED = 1 << 23
 _MAX_ENLARGED_SIZES = 16  # multiple of the pixels of the size
@@ -42,6 +42,8 @@ class ImageInputs:
             centre.
             "pad": scale it until it fits into the size, keeping the aspect ratio, and centre it on
             white.
+            "square": place it in the centre of a square of the mean colour, and crop that, as
+            LLaVA's authors do.
             "corner": place it in the upper left corner of a black square, and scale the square to
             the size, as OWLv2 does. The interpolation is bilinear, after a Gaussian blur if the
             square is made smaller.
@@ -49,8 +51,8 @@ class ImageInputs:
             the size if that is smaller, keeping the aspect ratio, and place it in the upper left
             corner on the mean colour, as DETR does. `scaled_size` is the size of the scaled image.
             "longest": the same with a scale at which the image just fits into the size, as SAM.
-        crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop" and
-            "squash".
+        crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop",
+            "square" and "squash".
         shortest_edge: shorter side of a scaled image, px; for "fit".
         interpolation: "bicubic" or "bilinear", with antialiasing; "bilinear" for "corner".
         mean: value subtracted from each channel, for pixels in [0, 1].
@@ -107,6 +109,7 @@ class ImageInputs:
             "crop": self._crop,
             "squash": self._squash,
             "pad": self._pad,
+            "square": self._square,
             "fit": self._fit,
             "longest": self._fit,
         }
@@ -214,6 +217,12 @@ class ImageInputs:
 
     def _crop(self, image: Image.Image) -> Image.Image:
         return self._centre(image, *self._covering(image.height, image.width))
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        side, mean = max(image.size), tuple(int(255 * value) for value in self.mean)
+        canvas = Image.new("RGB", (side, side), mean)
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return self._crop(canvas)
 
     def _centre(self, image: Image.Image, scaled_height: int, scaled_width: int) -> Image.Image:
         """The centre of an image that is scaled to a height and width."""

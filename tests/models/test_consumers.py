@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import vit_jax
 from tests.weights.reference import relative_error, split_reference
 from tests.weights.transformers_models import CLIP
 from vit_jax.models.clip import consumers
@@ -52,11 +51,3 @@ def test_sdxl(reference):
     assert relative_error(np.asarray(states), both) < 1e-5
     normalized = pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
     assert relative_error(np.asarray(normalized), computed["text_normalized"]) < 1e-5
-
-
-def test_qwen_vl():
-    """Patches of images of twice the resolution of the positions."""
-    sizes = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 2, "num_heads": 2}
-    model = vit_jax.create_model("qwen_vl_bigg14", **sizes, mlp_dim=48)
-    module = model.definition.bind(model.params)
-    assert consumers.qwen_vl_features(module, jnp.zeros((2, 64, 64, 3))).shape == (2, 64, 24)

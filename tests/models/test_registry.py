@@ -103,9 +103,19 @@ PARAMETER_COUNTS = {
     "owlv2_base_patch16": 154_966_792,
     "owlv2_large_patch14": 437_610_760,
     "owl_emoji": None,  # towers of clip_vit_emoji
-    # 48 blocks, patches, positions, two norms.
-    "qwen_vl_bigg14": 48 * (4 * 1664**2 + 2 * 1664 * 8192 + 8192 + 9 * 1664)
-    + (14 * 14 * 3 + 256 + 4) * 1664,
+    # CLIP's tower without its projection of 1024 x 768, and two linear layers.
+    "llava_1_5_7b": 303_507_456 + (1024 + 1) * 4096 + (4096 + 1) * 4096,
+    "llava_1_5_13b": 303_507_456 + (1024 + 1) * 5120 + (5120 + 1) * 5120,
+    # 48 blocks, patches, positions, a norm; queries and positions, attention, three norms, two
+    # projections.
+    "qwen_vl": 48 * (4 * 1664**2 + 2 * 1664 * 8192 + 8192 + 9 * 1664)
+    + (14 * 14 * 3 + 256 + 2) * 1664
+    + (2 * 256 + 1664 + 4 * (4096 + 1) + 3 * 2 + 4096) * 4096,
+    # CLIP's text towers, the second one without its last block, the last one with a projection.
+    "stable_diffusion_1_text": (49408 + 77) * 768 + 12 * 12 * 768**2 + 12 * 13 * 768 + 2 * 768,
+    "stable_diffusion_2_text": (49408 + 77) * 1024 + 23 * (12 * 1024**2 + 13 * 1024) + 2 * 1024,
+    "stable_diffusion_xl_text": 123_060_480,
+    "stable_diffusion_xl_text_2": 694_659_840,
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
     "swin_t": 28_288_354,

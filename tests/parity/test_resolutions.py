@@ -23,7 +23,7 @@ import torch
 import transformers as T
 from safetensors.torch import save_file
 
-from tests.fixtures.generators.make_transformers import randomise
+from tests.fixtures.generators.transformers_outputs import randomise
 from tests.parity.live import check, random_images
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef

@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.fixtures.generators.make_transformers import compute, randomise
+from tests.fixtures.generators.transformers_outputs import compute, randomise
 from tests.parity.live import TOLERANCE, check
 from tests.weights.activations import INPUTS, activations
 from tests.weights.reference import relative_error

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models.clip.model import CLIP
+from vit_jax.models.clip_text.model import CLIPText
 from vit_jax.models.clipseg.model import CLIPSeg
 from vit_jax.models.grounding_dino.model import GroundingDino
+from vit_jax.models.llava.model import Llava
 from vit_jax.models.mae.model import MAE
 from vit_jax.models.owl.model import Owl
 from vit_jax.models.sam.model import Sam
@@ -28,9 +30,15 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
         given: `images`, with `tokens` for dual encoders and detectors, `sizes` for Grounding DINO,
             `noise` for autoencoders and `prompts` for SAM.
     """
+    if isinstance(module, CLIPText):
+        return text_encoder(module, given["tokens"])
     images = given["images"]
     if isinstance(module, Sam):
         return prompted(module, images, given)
+    if isinstance(module, Llava):
+        found = {"embeddings": module(images)}
+        blocks = module.features(images, range(module.image.config.depth))
+        return found | numbered("image_block", blocks)
     if isinstance(module, GroundingDino):
         return grounding(module, images, given["tokens"], given["sizes"])
     if isinstance(module, Owl):
@@ -52,6 +60,14 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
     if config.num_classes and config.distillation:
         found["by_class"], found["by_distillation"] = module.both_logits(images)
     return found | numbered("block", module.features(images, range(config.depth)))
+
+
+def text_encoder(module: CLIPText, tokens: jax.Array) -> dict[str, jax.Array]:
+    """Computes pooled features, and the states with all blocks and without the last one."""
+    found = {"pooled": module.encode_text(tokens), "states": module.text_states(tokens)}
+    found["states_1"] = module.text_states(tokens, clip_skip=1)
+    blocks = module.text.features(tokens, range(module.text.config.depth))
+    return found | numbered("text_block", blocks)
 
 
 def pair(module: CLIP, images: jax.Array, tokens: jax.Array) -> dict[str, jax.Array]:

@@ -207,12 +207,16 @@ def test_a_config_that_contradicts_the_tensors(folder):
     path = folder("vit", id2label={"0": "cat", "1": "dog"})
     with pytest.raises(UserError, match=r"expected id2label with the 5 classes .* found 2"):
         identify(path)
-    path = folder("clip")
-    config = json.loads((path / "config.json").read_text())
-    config["text_config"]["eos_token_id"] = 7
-    write(path / "config.json", config)
-    with pytest.raises(UserError, match=r"text_config.eos_token_id=49; found 7"):
-        identify(path)
+
+
+def test_the_end_of_text(folder):
+    """2 stands for the largest id of a text, as the last id of the vocabulary is."""
+    for end, expected in ((2, None), (49, None), (7, 7)):
+        path = folder("clip")
+        config = json.loads((path / "config.json").read_text())
+        config["text_config"]["eos_token_id"] = end
+        write(path / "config.json", config)
+        assert identify(path).architecture.text.end_id == expected
 
 
 def test_several_sets_of_weights_are_asked_for(tmp_path):

@@ -9,8 +9,10 @@ import math
 from vit_jax.models.bert.model import BertConfig
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
+from vit_jax.models.clip_text.model import CLIPTextConfig
 from vit_jax.models.clipseg.model import CLIPSegConfig
 from vit_jax.models.grounding_dino.model import GroundingDinoConfig
+from vit_jax.models.llava.model import LlavaConfig
 from vit_jax.models.mae.model import MAEConfig
 from vit_jax.models.owl.model import OwlConfig
 from vit_jax.models.sam.encoder import SamEncoderConfig
@@ -60,6 +62,8 @@ SIGLIP = CLIPConfig(
     init_logit_scale=math.log(10.0),
     init_logit_bias=-10.0,
 )
+CLIP_TEXT = CLIPTextConfig(text=CLIP.text)
+LLAVA = LlavaConfig(image=CLIP.image, width=12)
 MAE = MAEConfig(
     image=dataclasses.replace(
         VIT,
@@ -147,6 +151,11 @@ ARCHITECTURES = {
         condition_block=1,
         refined=True,
     ),
+    "clip_text": CLIP_TEXT,
+    "clip_text_projection": CLIPTextConfig(
+        text=dataclasses.replace(CLIP.text, end_id=40), embed_dim=10
+    ),
+    "llava": LLAVA,
     "siglip": SIGLIP,
     "vit": VIT,
     "vit_bare": dataclasses.replace(VIT, num_classes=0),

@@ -17,7 +17,7 @@ from vit_jax.errors import UserError, unknown
 # Owners on the Hugging Face hub that publish weights of registered models.
 ORGANISATIONS = (
     "apple", "cidas", "facebook", "facebookresearch", "google", "idea-research", "laion",
-    "microsoft", "openai", "qwen", "timm", "torchvision",
+    "liuhaotian", "llava-hf", "microsoft", "openai", "qwen", "timm", "torchvision",
 )  # fmt: skip
 _PREFIX = re.compile(rf"^(hf[-_]hub:)?({'|'.join(ORGANISATIONS)})/", re.IGNORECASE)
 _SUFFIX = re.compile(r"[-_.]hf$", re.IGNORECASE)

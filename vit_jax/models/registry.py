@@ -38,6 +38,9 @@ ARCHITECTURES: dict[str, str] = {
     "glip": "vit_jax.models.glip",
     "clipseg": "vit_jax.models.clipseg",
     "sam": "vit_jax.models.sam",
+    "llava": "vit_jax.models.llava",
+    "qwen_vl": "vit_jax.models.qwen_vl",
+    "clip_text": "vit_jax.models.clip_text",
 }
 
 

@@ -24,7 +24,8 @@ class ModelSpec:
 
     Attributes:
         architecture: dataclass of an architecture, see `registry.ARCHITECTURES`.
-        inputs: image preprocessing; its size is set from the architecture.
+        inputs: image preprocessing; its size is set from the architecture, and is (0, 0) for models
+            that read no images.
         tokenizer: spec of the tokenizer, see `data.tokenizers`: "trained" for one trained on the
             captions of the run, "clip" for OpenAI's, None for models without text.
     """
@@ -43,6 +44,7 @@ def image_size(architecture: Any) -> Size:
     """Returns the (height, width) of the images that an architecture is made for, px.
 
     Args:
-        architecture: dataclass with `image_size`, or with an image tower `image`.
+        architecture: dataclass with `image_size`, or with an image tower `image`; (0, 0) without.
     """
-    return as_size(getattr(architecture, "image", architecture).image_size)
+    tower = getattr(architecture, "image", architecture)
+    return as_size(tower.image_size) if hasattr(tower, "image_size") else (0, 0)

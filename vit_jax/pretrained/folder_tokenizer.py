@@ -24,18 +24,23 @@ _CLEANING_CLASSES = {"SiglipTokenizer": "canonicalize"}
 _CLASSES = {
     "clip": "CLIPTokenizer",
     "clipseg": "CLIPTokenizer",
+    "clip_text_model": "CLIPTokenizer",
     "owlvit": "CLIPTokenizer",
     "owlv2": "CLIPTokenizer",
     "grounding-dino": "BertTokenizer",
     "siglip": "SiglipTokenizer",
 }
 
+# Ids of the tokens that fill a row. They matter where all tokens are read, by diffusion models.
+_CLIP_PADS = {"<|endoftext|>": 49407, "!": 0}
+_TEXT_ENCODER = "clip_text_model"
+
 Json = Mapping[str, Any]
 
 
 def folder_tokenizer(
     folder: pathlib.Path, model_type: str, vocab_size: int, clean: str | None = None
-) -> str:
+) -> str | None:
     """Returns the spec of the tokenizer in a folder.
 
     Args:
@@ -47,11 +52,14 @@ def folder_tokenizer(
 
     Returns:
         A spec for `open_tokenizer`. It is only the name of a kind if the folder does not state its
-        tokenizer completely; opening it raises an error that asks for the rest.
+        tokenizer completely; opening it raises an error that asks for the rest. None for a text
+        encoder without tokenizer.
 
     Raises:
         UserError: a file that cannot be read.
     """
+    if model_type == _TEXT_ENCODER:
+        return _of_text_encoder(folder, vocab_size)
     settings = _settings(folder)
     kind = str(settings.get("tokenizer_class", _CLASSES.get(model_type, ""))).removesuffix("Fast")
     pieces = next((folder / n for n in _SENTENCEPIECE_FILES if (folder / n).is_file()), None)
@@ -66,6 +74,23 @@ def folder_tokenizer(
     ):
         return "clip"
     return SENTENCEPIECE if kind == "SiglipTokenizer" else HUGGINGFACE
+
+
+def _of_text_encoder(folder: pathlib.Path, vocab_size: int) -> str | None:
+    """Spec of CLIP's tokenizer with the padding that a folder states.
+
+    Diffusion models have `tokenizer` and `tokenizer_2` beside `text_encoder` and `text_encoder_2`.
+    """
+    beside = folder.with_name(folder.name.replace("text_encoder", "tokenizer"))
+    settings = _settings(place := beside if beside.is_dir() else folder)
+    if not settings:
+        return None
+    spec = folder_tokenizer(place, "clip", vocab_size)
+    if spec != "clip":
+        return spec
+    if (pad := _token(settings.get("pad_token"))) not in _CLIP_PADS:
+        return _incomplete(place, HUGGINGFACE, f"expected pad_token {' or '.join(_CLIP_PADS)}")
+    return _spec("clip", "", {"pad": str(_CLIP_PADS[pad])}) if _CLIP_PADS[pad] else spec
 
 
 def _settings(folder: pathlib.Path) -> Json:
@@ -145,7 +170,7 @@ def _token(value: Any) -> str | None:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def _spec(kind: str, path: pathlib.Path, options: Mapping[str, str]) -> str:
+def _spec(kind: str, path: pathlib.Path | str, options: Mapping[str, str]) -> str:
     query = "&".join(f"{name}={value}" for name, value in options.items())
     return f"{kind}:{path}" + (f"?{query}" if query else "")
 

@@ -33,6 +33,7 @@ _DETECTION = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "do_center_crop": 
 PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "CLIP": _CROPPED,
     "Bit": _CROPPED,
+    "Llava": _CROPPED,
     "ViT": {**_SQUARE, "resample": 2},
     "Siglip": {**_SQUARE, "resample": 3},
     "DeiT": {**_CROPPED, **_HALF, "size": {"height": 256, "width": 256}},
@@ -59,6 +60,7 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 # Image processors of the model types.
 _OF_MODELS = {
     "clip": "CLIP",
+    "llava": "Llava",
     "siglip": "Siglip",
     "vit": "ViT",
     "vit_mae": "ViT",
@@ -123,6 +125,8 @@ def read_inputs(folder: pathlib.Path, model_type: str) -> ImageInputs | None:
         return None
     for key, default in _FIXED.items():
         expected = settings.defaults.get(key, default)
+        if key == "do_pad" and settings.kind == "Llava":
+            continue
         if settings.stated.get(key, expected) is not expected:
             raise UserError(
                 f"{settings.path}: expected {key}={expected}; found {settings.stated[key]!r}"
@@ -202,7 +206,9 @@ def _geometry(settings: _Settings) -> dict[str, Any]:
         return {"resize": "longest", "size": (size["longest_edge"],) * 2}
     if size.keys() == {"shortest_edge"} and crop and crop["height"] == crop["width"]:
         side = crop["height"]
-        return _crop(settings, "crop", (side, side), (size["shortest_edge"],) * 2)
+        padded = settings.kind == "Llava" and settings.stated.get("do_pad")
+        resize = "square" if padded else "crop"
+        return _crop(settings, resize, (side, side), (size["shortest_edge"],) * 2)
     raise UserError(
         f"{settings.path}: expected a size with height and width, or a size with shortest_edge and "
         f"a square center crop; found size={size}, crop_size={crop}"

@@ -34,6 +34,7 @@ SILENT = frozenset(
         "num_heads",
         "pool",
         "causal",
+        "end_id",
         "image_size",
         "context_length",
     )
@@ -166,6 +167,8 @@ def _read_folder(file: TensorFile, known: Format) -> FileModel:
     elif known.name == TRANSFORMERS:
         model_type = str((config or {}).get("model_type", ""))
         inputs = huggingface.read_inputs(folder, model_type)
+        if architecture is not None and image_size(architecture) == (0, 0):
+            inputs = ImageInputs()  # the model reads no images
         if text := getattr(architecture, "text", None):
             tokenizer = folder_tokenizer(folder, model_type, text.vocab_size)
     return FileModel(Source(architecture, architecture is not None), inputs, tokenizer)

@@ -21,7 +21,7 @@ class ModelInfo:
     Attributes:
         name: name of the model, as `create_model` accepts it.
         architecture: name of its architecture, as "vit".
-        image_size: height and width of its images, px.
+        image_size: height and width of its images, px; (0, 0) if it reads none.
     """
 
     name: str
@@ -44,12 +44,15 @@ class ModelInfo:
 
         def forward(params: Params, images: jax.Array) -> Any:
             model = definition.bind(params)
+            encode = getattr(model, "encode_image", model)  # LLaVA and Qwen-VL pool nothing
             if not hasattr(model, "text"):
-                return model.encode_image(images)
+                return encode(images)
             tokens = jnp.zeros((1, model.text.config.context_length), jnp.int32)
             if hasattr(model, "detect"):
                 return model(images, tokens[None])
-            return model.encode_image(images), model.encode_text(tokens)
+            if not hasattr(model, "image"):
+                return model.encode_text(tokens)
+            return encode(images), model.encode_text(tokens)
 
         return traced_flops(jax.make_jaxpr(forward)(definition.shapes(), images)) / 1e9
 

@@ -11,7 +11,7 @@ t = clip.encode_text(clip.tokenize(["a cat", "a dog"]), normalize=True)
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vit_jax.compilation_cache import options_to_run_once
+from vit_jax.components import parse
 from vit_jax.data.images import MAX_PIXELS, check_max_pixels, read_image
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
+from vit_jax.inputs import ImageInputs
 from vit_jax.models import registry
 from vit_jax.models import spec as spec_lib
 from vit_jax.models.definition import ModelDef, Params
@@ -84,7 +86,8 @@ class PretrainedModel:
                 image (B, T) for Grounding DINO and GLIP. `vit_jax.detect` takes words instead.
 
         Returns:
-            Logits (B, num_classes), float32, or features (B, D); of a detector a dict of boxes
+            Logits (B, num_classes), float32, or features (B, D); of LLaVA and Qwen-VL embeddings
+            (B, N, D) for their language model; of a detector a dict of boxes
             (B, Q, 4), logits (B, Q, C or T) and, with OWLv2, objectness (B, Q), or, with GLIP,
             centerness (B, Q); of CLIPSeg a dict of masks, logits (B, C, H, W), and scores (B, C).
 
@@ -92,7 +95,8 @@ class PretrainedModel:
             UserError: the model does not classify images, or `tokens` do not suit it.
         """
         if not callable(self._module):
-            raise UserError(f"{self.kind} models do not classify images; call encode_image")
+            other = "encode_image" if hasattr(self._module, "encode_image") else "encode_text"
+            raise UserError(f"{self.kind} models do not classify images; call {other}")
         if self.takes_prompts:
             raise UserError(
                 f"{self.kind} models take prompts: use vit_jax.segment, or with arrays "
@@ -137,7 +141,12 @@ class PretrainedModel:
         Args:
             images: preprocessed images.
             normalize: whether embeddings are scaled to length 1; for dual encoders only.
+
+        Raises:
+            UserError: the model does not pool images, as LLaVA, or reads none.
         """
+        if not hasattr(self._module, "encode_image"):
+            raise UserError(f"{self.kind} models have no pooled features of images")
         return self.apply("encode_image", images, **({"normalize": True} if normalize else {}))
 
     def encode_text(
@@ -155,6 +164,22 @@ class PretrainedModel:
         if not hasattr(self._module, "encode_text"):
             raise UserError(f"{self.kind} models have no text tower")
         return self.apply("encode_text", tokens, normalize=normalize)
+
+    def text_states(
+        self, tokens: Int[Array, "batch length"], *, clip_skip: int = 0
+    ) -> Float[jax.Array, "batch length dim"]:
+        """Computes the features of all tokens that a diffusion model reads.
+
+        Args:
+            tokens: token ids, as returned by `tokenize`.
+            clip_skip: number of further last blocks that are left out.
+
+        Raises:
+            UserError: the model is not a text encoder of a diffusion model.
+        """
+        if not hasattr(self._module, "text_states"):
+            raise UserError(f"{self.kind} models are not text encoders of diffusion models")
+        return self.apply("text_states", tokens, clip_skip=clip_skip)
 
     def features(
         self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
@@ -185,6 +210,8 @@ class PretrainedModel:
             UserError: the image cannot be read, or has too many pixels.
         """
         inputs = self.spec.inputs
+        if 0 in inputs.size:
+            raise UserError(f"{self.kind} models read no images")
         pixels = inputs(read_image(image, max_pixels=self.max_image_pixels))
         return np.asarray(inputs.normalize(pixels[None])[0])
 
@@ -193,11 +220,13 @@ class PretrainedModel:
         """The tokenizer: `tokenize(texts)` returns int32 token ids (B, context_length).
 
         Raises:
-            UserError: the model reads no text.
+            UserError: the model reads no text, or its tokenizer is unknown.
         """
-        if self.spec.tokenizer is None:
+        text = getattr(self.spec.architecture, "text", None)
+        if text is None:
             raise UserError(f"{self.kind} models read no text")
-        text = self.spec.architecture.text
+        if self.spec.tokenizer is None:
+            raise UserError("the tokenizer is unknown; name the model, or set tokenizer=SPEC")
         return open_tokenizer(
             self.spec.tokenizer, vocab_size=text.vocab_size, context_length=text.context_length
         )
@@ -235,6 +264,7 @@ def create_model(
     dtype: str = "float32",
     seed: int = 0,
     tokenizer: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
     shardings: Any = None,
     max_image_pixels: int = MAX_PIXELS,
     **changes: Any,
@@ -259,6 +289,8 @@ def create_model(
         seed: PRNG seed for fresh parameters, those of a fresh head included.
         tokenizer: spec of the tokenizer, for models whose own one needs a file, as
             "sentencepiece:/path/model".
+        inputs: fields of the image preprocessing that differ, as `{"resize": "square"}`; its size
+            is `image_size`.
         shardings: tree of shardings like the parameters; None for the default device.
         max_image_pixels: number of pixels above which `preprocess` refuses an image; 0 for none.
         **changes: further fields of the architecture, as `drop_path=0.1`. Fields of a tower are
@@ -273,8 +305,12 @@ def create_model(
     check_max_pixels(max_image_pixels, "max_image_pixels")
     weights = None if weights is None else fetch_weights(weights)
     if weights is not None and is_run(weights):
-        given = {"num_classes": num_classes, "image_size": image_size, "format": format}
-        given |= {"weights_size": weights_size, **changes}
+        given: dict[str, Any] = {
+            "num_classes": num_classes,
+            "image_size": image_size,
+            "format": format,
+        }
+        given |= {"weights_size": weights_size, "inputs": inputs, **changes}
         given = {key: value for key, value in {"name": name, **given}.items() if value is not None}
         spec = _run_spec(weights, given)
         spec = dataclasses.replace(spec, tokenizer=tokenizer or spec.tokenizer)
@@ -287,7 +323,7 @@ def create_model(
         assert named is not None
         if num_classes is not None:
             changes["num_classes"] = num_classes
-        spec = _changed(named, changes, image_size, tokenizer, title)
+        spec = _changed(named, changes, image_size, tokenizer, inputs, title)
         definition = ModelDef(spec.architecture, dtype=dtype)
         init = jax.jit(
             definition.init, out_shardings=shardings, compiler_options=options_to_run_once()
@@ -301,7 +337,7 @@ def create_model(
     source = _source(found, changes, weights_size, title)
     if num_classes is not None:
         changes["num_classes"] = num_classes
-    spec = _changed(found.spec(title), changes, image_size, tokenizer, title)
+    spec = _changed(found.spec(title), changes, image_size, tokenizer, inputs, title)
     definition = ModelDef(spec.architecture, dtype=dtype)
     params = load_pretrained(
         weights, definition, source, format=format, seed=seed, shardings=shardings
@@ -325,14 +361,20 @@ def _changed(
     changes: dict[str, Any],
     image_size: int | tuple[int, int] | None,
     tokenizer: str | None,
+    inputs: Mapping[str, Any] | None,
     title: str,
 ) -> ModelSpec:
     """A spec with the changes of the user."""
+    if "size" in (inputs or {}):
+        raise UserError("inputs.size is that of the model: set image_size instead")
     architecture = registry.parse_architecture(changes, title, base=spec.architecture)
     if image_size is not None:
         architecture = with_image_size(architecture, image_size, title)
     return dataclasses.replace(
-        spec, architecture=architecture, tokenizer=tokenizer or spec.tokenizer
+        spec,
+        architecture=architecture,
+        tokenizer=tokenizer or spec.tokenizer,
+        inputs=parse(ImageInputs, dict(inputs or {}), "inputs", base=spec.inputs),
     )
 
 

@@ -54,7 +54,7 @@ def check(
     unexpected = {
         key: file.shape(key)
         for key in file
-        if key not in expected and key not in file.beside and not _matches(key, ignored)
+        if key not in expected and key not in file.beside and not matches(key, ignored)
     }
     if missing or unexpected or misshapen:
         raise UserError(describe(file, missing, unexpected, misshapen))
@@ -74,7 +74,7 @@ def check_constants(
         UserError: a tensor has other values.
     """
     for key, value in constants.items():
-        if key not in file or _matches(key, ignored):
+        if key not in file or matches(key, ignored):
             continue
         found = f"shape {file.shape(key)}"
         if file.shape(key) == value.shape:
@@ -88,7 +88,13 @@ def check_constants(
         )
 
 
-def _matches(key: str, patterns: Sequence[str]) -> bool:
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    """Returns whether a name matches one of several patterns (`fnmatch`).
+
+    Args:
+        key: name of a tensor.
+        patterns: patterns, as "*.position_ids".
+    """
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 

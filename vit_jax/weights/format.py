@@ -27,6 +27,8 @@ class Format(abc.ABC):
         name: name of the library, as users type it.
         architectures: config dataclasses of the models that the format can hold.
         ignored: patterns (`fnmatch`) of tensors that are not parameters: buffers and settings.
+        unrelated: patterns of tensors that belong to another model in the same file, as the
+            language model that reads the features of a tower. They stay unread.
         description: name of the JSON file beside the weights that describes the architecture.
         position_resize: rule by which the library resizes tables of positions for other images,
             see `models.layers.grids`.
@@ -39,6 +41,7 @@ class Format(abc.ABC):
     name: ClassVar[str]
     architectures: ClassVar[tuple[type, ...]]
     ignored: ClassVar[tuple[str, ...]] = ()
+    unrelated: ClassVar[tuple[str, ...]] = ()
     description: ClassVar[str] = "config.json"
     heads: ClassVar[tuple[str, ...]] = ()
     position_resize: ClassVar[str] = ""

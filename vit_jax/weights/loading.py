@@ -1,8 +1,8 @@
 """Loading and saving the parameters of a model in a given format."""
 
 import dataclasses
-import fnmatch
 import logging
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from flax import traverse_util
 from vit_jax.errors import UserError
 from vit_jax.paths import StrPath
 from vit_jax.weights import mapping
-from vit_jax.weights.checks import check, check_complete, check_constants
+from vit_jax.weights.checks import check, check_complete, check_constants, matches
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.containers.writing import write_tensors
 from vit_jax.weights.entry import Entry, Resize
@@ -66,6 +66,7 @@ def load(
         UserError: the file does not fit the model, or contradicts it; nothing is loaded.
     """
     entries, file, known = _prepare(file, model, format, source, headless=headless)
+    _log_unrelated(file, format.unrelated)
     return mapping.load(entries, file, model.shapes(), shardings, known)
 
 
@@ -155,14 +156,23 @@ def _prepare(
     file = format.view(file, model.architecture)
     constants = format.constants(source.architecture)
     check_constants(file, constants, format.ignored)
-    known = (*format.ignored, *constants)
+    known = (*format.ignored, *format.unrelated, *constants)
     if headless:
         known = (*known, *format.heads)
-        if any(fnmatch.fnmatchcase(key, head) for key in file for head in format.heads):
+        if any(matches(key, format.heads) for key in file):
             logger.info("%s: its classification head is left out", file)
     if source.exact:
         _check_exact(file, model, format, source, known)
     return entries, file, known
+
+
+def _log_unrelated(file: TensorFile, patterns: Sequence[str]) -> None:
+    """States the number and the size of the tensors of another model, which stay unread."""
+    left = [file.tensor(key) for key in file if matches(key, patterns)]
+    if left:
+        size = sum(math.prod(x.shape) * x.dtype.itemsize for x in left)
+        logger.info("%s: %d tensors of another model (%s) are left out: %s bytes",
+                    file, len(left), ", ".join(patterns), f"{size:,}")  # fmt: skip
 
 
 def _check_exact(

@@ -4,6 +4,7 @@ Radford et al. 2021, section 2.4: byte-pair encoding of lower-cased text, 49152 
 equal those of open_clip's `SimpleTokenizer` with its default cleaning.
 """
 
+import dataclasses
 import functools
 import gzip
 import importlib.resources
@@ -34,16 +35,38 @@ _PIECES = (
 class ClipEncoder(Encoder):
     """Byte-pair encoding with OpenAI's merges."""
 
-    def __init__(self) -> None:
-        """Loads the merges."""
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the spec.
+
+        Attributes:
+            pad: id that fills a row: 0, or 49407, the end of text, for Stable Diffusion 1.x.
+        """
+
+        pad: int = 0
+
+    def __init__(self, config: Config | None = None) -> None:
+        """Loads the merges.
+
+        Args:
+            config: options of the spec; None for the defaults.
+
+        Raises:
+            UserError: an id that is not in the vocabulary.
+        """
+        self._config = config or self.Config()
+        if not 0 <= self._config.pad < VOCAB_SIZE:
+            raise UserError(
+                f"pad={self._config.pad}: expected an id below {VOCAB_SIZE}, as 0 or 49407"
+            )
         self._words = _Words(_model())
 
     @classmethod
-    def open(cls, place: str, config: Encoder.Config) -> Self:
+    def open(cls, place: str, config: Config) -> Self:
         """See `Encoder`."""
         if place:
-            raise UserError(f"tokenizer 'clip:{place}': expected clip")
-        return cls()
+            raise UserError(f"tokenizer 'clip:{place}': expected clip, or clip:?pad=ID")
+        return cls(config)
 
     def size(self) -> int:
         """See `Encoder`."""
@@ -52,7 +75,8 @@ class ClipEncoder(Encoder):
     def layout(self, vocab_size: int) -> Layout:
         """See `Encoder`."""
         del vocab_size  # the ids are OpenAI's
-        return Layout(start=SPECIAL["<start_of_text>"], end=SPECIAL["<end_of_text>"], pad=0)
+        start, end = SPECIAL["<start_of_text>"], SPECIAL["<end_of_text>"]
+        return Layout(start=start, end=end, pad=self._config.pad)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """See `Encoder`."""
@@ -62,13 +86,12 @@ class ClipEncoder(Encoder):
 
     def state(self) -> dict[str, Any]:
         """See `Encoder`."""
-        return {}
+        return dataclasses.asdict(self._config)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """See `Encoder`."""
-        del state
-        return cls()
+        return cls(cls.Config(**state))
 
 
 def has_clip_ids(vocabulary: Mapping[str, int]) -> bool:

@@ -1,6 +1,7 @@
 """Opens tokenizers by a short spec, as in configs and in the model registry.
 
-clip
+clip                                                       CLIP
+clip:?pad=49407                                            filled with the end of text
 sentencepiece:/models/c4_en.model                          SigLIP
 sentencepiece:/models/gemma.model?pad=<pad>                SigLIP 2
 sentencepiece:/models/t5.model?clean=none&pad=<pad>        T5

@@ -3,12 +3,13 @@
 | function | system | model |
 | --- | --- | --- |
 | `llava_features` | LLaVA 1.5 | clip_vit_l14_336 |
-| `qwen_vl_features` | Qwen-VL | qwen_vl_bigg14 |
 | `stable_diffusion_states` | Stable Diffusion 1.x | clip_vit_l14 |
 | `stable_diffusion_states` | Stable Diffusion 2.x, `clip_skip=1` | openclip_vit_h14 |
 | `sdxl_states` | SDXL | clip_vit_l14 and openclip_vit_bigg14 |
 
-The functions take a bound module and return arrays. They call the towers' own forward pass:
+The models `llava_1_5_7b` and `stable_diffusion_1_text` and their like are these systems' own
+weights, see docs/feeding.md. The functions here take a bound dual encoder and return arrays. They
+call the towers' own forward pass:
 
     clip = vit_jax.create_model("clip_vit_l14_336", weights="ViT-L-14-336px.pt")
     module = clip.definition.bind(clip.params)
@@ -23,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP
-from vit_jax.models.vit.model import ViT, ViTConfig
+from vit_jax.models.vit.model import ViTConfig
 
 
 def llava_features(
@@ -51,24 +52,6 @@ def llava_features(
     return states[:, model.config.image.num_prefix :]
 
 
-def qwen_vl_features(
-    model: ViT, images: Float[Array, "batch height width 3"]
-) -> Float[Array, "batch patches dim"]:
-    """Computes the input of Qwen-VL's resampler (Bai et al. 2023, section 2.1).
-
-    The patches of the last block, without a norm.
-
-    Args:
-        model: qwen_vl_bigg14.
-        images: (B, 448, 448, 3), normalised; positions are resized from 224 px.
-
-    Returns:
-        (B, 1024, 1664), compute type.
-    """
-    [states] = model.features(images, layers=(-1,))
-    return states[:, model.config.num_prefix :]
-
-
 def stable_diffusion_states(
     model: CLIP,
     tokens: Int[Array, "batch length"],
@@ -91,12 +74,9 @@ def stable_diffusion_states(
         (B, context_length, D), compute type.
 
     Raises:
-        UserError: a negative `clip_skip`.
+        UserError: a negative `clip_skip`, or one that leaves out all blocks.
     """
-    if clip_skip < 0:
-        raise UserError(f"clip_skip={clip_skip}: expected 0 or more")
-    [states] = model.text.features(tokens, layers=(-1 - clip_skip,))
-    return model.text.norm(states) if final_norm else states
+    return model.text.states(tokens, clip_skip=clip_skip, final_norm=final_norm)
 
 
 def sdxl_states(

@@ -80,14 +80,20 @@ class CLIP(nnx.Module):
         self.image = config.image.make(**execution)
         self.text = TextTransformer(config.text, **execution)
         if config.image_projection:
-            self.image_projection = self._projection(self.image.embed_dim, False, rngs)
+            self.image_projection = projection(
+                self.image.embed_dim, config.embed_dim, dtype=dtype, rngs=rngs
+            )
         elif self.image.embed_dim != config.embed_dim:
             raise UserError(
                 f"without image_projection the image tower's width {self.image.embed_dim} must be "
                 f"embed_dim={config.embed_dim}"
             )
-        self.text_projection = self._projection(
-            self.text.embed_dim, config.text_projection_bias, rngs
+        self.text_projection = projection(
+            self.text.embed_dim,
+            config.embed_dim,
+            use_bias=config.text_projection_bias,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.logit_scale = nnx.Param(
             jnp.asarray(config.init_logit_scale, jnp.float32),
@@ -98,18 +104,6 @@ class CLIP(nnx.Module):
             self.logit_bias = nnx.Param(
                 jnp.asarray(config.init_logit_bias, jnp.float32), **metadata(decay=False)
             )
-
-    def _projection(self, width: int, use_bias: bool, rngs: nnx.Rngs) -> nnx.Linear:
-        return nnx.Linear(
-            width,
-            self.config.embed_dim,
-            use_bias=use_bias,
-            kernel_init=initializers.normal(width**-0.5),
-            kernel_metadata=metadata("embed", "joint"),
-            bias_metadata=metadata("joint", decay=False),
-            dtype=self.dtype,
-            rngs=rngs,
-        )
 
     def encode_image(
         self,
@@ -173,6 +167,30 @@ class CLIP(nnx.Module):
         """Returns the scale and the bias of the logits, scalars; the bias is None for CLIP."""
         has_bias = self.config.init_logit_bias is not None
         return jnp.exp(self.logit_scale[...]), (self.logit_bias[...] if has_bias else None)
+
+
+def projection(
+    width: int, embed_dim: int, *, use_bias: bool = False, dtype: Any, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Builds the projection of a tower into the shared embedding space.
+
+    Args:
+        width: number of features of the tower.
+        embed_dim: size of the embedding space.
+        use_bias: whether there is a bias.
+        dtype: compute type.
+        rngs: source of the parameters' keys.
+    """
+    return nnx.Linear(
+        width,
+        embed_dim,
+        use_bias=use_bias,
+        kernel_init=initializers.normal(width**-0.5),
+        kernel_metadata=metadata("embed", "joint"),
+        bias_metadata=metadata("joint", decay=False),
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 def as_embedding(x: Float[Array, "*batch dim"], normalize: bool) -> Float[Array, "*batch dim"]:

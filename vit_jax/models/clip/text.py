@@ -33,8 +33,10 @@ class TextConfig:
         activation: key of `layers.mlp.ACTIVATIONS`.
         norm_epsilon: epsilon of LayerNorm.
         causal: whether a token attends only to those before it and to itself.
-        pool: token that features are taken from: "eot" (the first token of the largest id, which is
-            the end of text, CLIP) or "last" (the last one, padding or not, SigLIP).
+        pool: token that features are taken from: "eot" (the end of text, CLIP) or "last" (the last
+            one, padding or not, SigLIP).
+        end_id: id of the end of text, whose first occurrence is pooled with "eot"; None for the
+            largest id of a text.
         weight_init: key of `layers.block_init.BLOCK_INITS`.
         position_resize: how positions of another context length are fitted: "cut" (the first ones
             are kept), "linear" (interpolated, as in open_clip), or "" to refuse them.
@@ -50,6 +52,7 @@ class TextConfig:
     norm_epsilon: float = 1e-5
     causal: bool = True
     pool: str = "eot"
+    end_id: int | None = None
     weight_init: str = "clip"
     position_resize: str = ""
 
@@ -177,6 +180,27 @@ class TextTransformer(nnx.Module):
         assert blocks is not None
         return [blocks[layer] for layer in layers]
 
+    def states(
+        self, tokens: Int[Array, "batch length"], *, clip_skip: int = 0, final_norm: bool = True
+    ) -> Float[Array, "batch length dim"]:
+        """Computes the features of all tokens, which diffusion models read.
+
+        Args:
+            tokens: ids (B, context_length).
+            clip_skip: number of last blocks that are left out.
+            final_norm: whether to apply the tower's final norm.
+
+        Returns:
+            (B, context_length, D), compute type.
+
+        Raises:
+            UserError: a negative `clip_skip`, or one that leaves out all blocks.
+        """
+        if clip_skip < 0:
+            raise UserError(f"clip_skip={clip_skip}: expected 0 or more")
+        [states] = self.features(tokens, layers=(-1 - clip_skip,))
+        return self.norm(states) if final_norm else states
+
     def pool(
         self, x: Float[Array, "batch length dim"], tokens: Int[Array, "batch length"]
     ) -> Float[Array, "batch dim"]:
@@ -191,8 +215,9 @@ class TextTransformer(nnx.Module):
         """
         if self.config.pool == "last":
             return self.norm(x[:, -1])
-        # The end of text has the largest id: argmax finds its first occurrence.
-        end = jnp.argmax(tokens, axis=-1)
+        # Without its id, the end of text has the largest one. argmax finds the first occurrence.
+        end_id = self.config.end_id
+        end = jnp.argmax(tokens if end_id is None else tokens == end_id, axis=-1)
         return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
 
     def layers_above(self) -> LayersAbove:

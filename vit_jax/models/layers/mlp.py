@@ -32,6 +32,7 @@ class Mlp(nnx.Module):
         width: int,
         mlp_dim: int,
         *,
+        out_width: int | None = None,
         activation: str,
         in_init: Initializer,
         out_init: Initializer,
@@ -41,11 +42,12 @@ class Mlp(nnx.Module):
         """Builds the layer.
 
         Args:
-            width: number of input and output features D.
+            width: number of input features D.
             mlp_dim: number of hidden units M.
+            out_width: number of output features; by default D.
             activation: key of `ACTIVATIONS`.
             in_init: initializer of the first kernel (D, M).
-            out_init: initializer of the second kernel (M, D).
+            out_init: initializer of the second kernel (M, out_width).
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
@@ -61,7 +63,7 @@ class Mlp(nnx.Module):
         )
         self.fc2 = nnx.Linear(
             mlp_dim,
-            width,
+            out_width or width,
             kernel_init=out_init,
             kernel_metadata=metadata("mlp", "embed"),
             bias_metadata=metadata("embed", decay=False),
@@ -69,7 +71,7 @@ class Mlp(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch out_width"]:
         """Transforms the features of each token.
 
         Args:

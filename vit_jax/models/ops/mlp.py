@@ -19,18 +19,18 @@ def mlp(
     activation: Activation,
     *,
     implementation: str | None = None,
-) -> Float[Array, "*batch width"]:
+) -> Float[Array, "*batch out_width"]:
     """Computes fc2(activation(fc1(x))).
 
     Args:
         x: (..., D), with the batch first.
         fc1: kernel (D, M) and bias (M,).
-        fc2: kernel (M, D) and bias (D,).
+        fc2: kernel (M, E) and bias (E,); E is D in a transformer.
         activation: elementwise function.
         implementation: key of `MLP`; by default "flat" on CPUs, "batched" elsewhere.
 
     Returns:
-        (..., D), dtype of `x`.
+        (..., E), dtype of `x`.
     """
     implementation = implementation or ("flat" if platform() == "cpu" else "batched")
     return lookup(MLP, implementation, "implementation of the MLP")(x, fc1, fc2, activation)
@@ -49,7 +49,7 @@ def _flat(x: jax.Array, fc1: Weights, fc2: Weights, activation: Activation) -> j
     the time of a ViT-B block without attention.
     """
     hidden = constrain(linear(x.reshape(-1, x.shape[-1]), fc1), "batch", "mlp")
-    return linear(activation(hidden), fc2).reshape(x.shape)
+    return linear(activation(hidden), fc2).reshape(*x.shape[:-1], -1)
 
 
 def _batched(x: jax.Array, fc1: Weights, fc2: Weights, activation: Activation) -> jax.Array:

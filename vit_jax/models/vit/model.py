@@ -24,7 +24,7 @@ from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, as_size, grid_of
 from vit_jax.models.vit.tokens import PatchTokens
 
-POOLS = ("class", "mean", "mean_norm", "map")
+POOLS = ("class", "mean", "mean_norm", "map", "none")
 POSITION_INITS = ("normal", "sincos", "fixed_sincos")
 
 
@@ -45,18 +45,17 @@ class ViTConfig:
         activation: key of `layers.mlp.ACTIVATIONS`.
         norm_epsilon: epsilon of LayerNorm; 1e-6 for ViT, 1e-5 for CLIP.
         class_token: whether there is a class token.
-        distillation: whether there is a distillation token with its own head (DeiT, Touvron et al.
-            2021).
+        distillation: whether there is a distillation token with its own head (Touvron et al. 2021).
         num_registers: number of learned tokens without a position (Darcet et al. 2024).
         pool: "class" (normalised class token), "mean" (mean of the normalised patches), "mean_norm"
-            (norm of the mean of the patches, as in MAE's fine-tuning) or "map" (attention pooling
-            of the normalised tokens, as in SigLIP).
-        position_init: initial values of the learned positions, "normal" or "sincos"; or
-            "fixed_sincos" for fixed positions.
+            (norm of the mean of the patches, as in MAE's fine-tuning), "map" (attention pooling of
+            the normalised tokens, as in SigLIP), or "none" for `features` alone, without a norm.
+        position_init: "normal" or "sincos" for learned positions, "fixed_sincos" for fixed ones.
         position_resize: rule by which positions are resized for another grid, a name in
             `layers.grids.RESIZE_RULES`. Weights bring the rule of their format.
-        position_grid: (rows, columns) of fixed positions that are resized for other grids, as MAE's
-            authors and transformers do; None if they are computed for each grid.
+        position_grid: (rows, columns) of the table of positions where it is not that of the images:
+            of learned ones (Qwen-VL), or of fixed ones that are resized for other grids, as MAE's
+            authors and transformers do; fixed ones are otherwise computed for each grid.
         prefix_positions: whether class and distillation tokens have positions; not in DeiT III.
         pre_norm: whether a LayerNorm precedes the first block (CLIP).
         patch_bias: whether the patch embedding has a bias; not in CLIP.
@@ -120,10 +119,13 @@ class ViTConfig:
     @property
     def grid(self) -> Size:
         """Rows and columns of patches of a training image."""
-        size = as_size(self.image_size)
-        return grid_of(
-            size, self.patch_size, f"image_size={size}", drop_remainder=self.drop_remainder
-        )
+        size, drop = as_size(self.image_size), self.drop_remainder
+        return grid_of(size, self.patch_size, f"image_size={size}", drop_remainder=drop)
+
+    @property
+    def table_grid(self) -> Size:
+        """Rows and columns of the table of positions."""
+        return self.position_grid or self.grid
 
     @property
     def num_special(self) -> int:
@@ -150,8 +152,7 @@ class ViTConfig:
         """Makes the parameter `path` from that of another configuration, for fine-tuning.
 
         `value` is the source's parameter, None if it has none. Positions are resized to the grid of
-        this model. Fixed positions initialise learned ones, with zeros for class and distillation
-        token. Returns None if the value applies unchanged.
+        this model; fixed ones initialise learned ones. None if the value applies unchanged.
         """
         if path != "positions" or not isinstance(source, ViTConfig):
             return None
@@ -159,10 +160,12 @@ class ViTConfig:
         if source.width != self.width or rows != self.num_position_rows:
             return None
         if value is None and source.position_init == "fixed_sincos":
-            value = jnp.pad(source.fixed_positions(source.grid, source.width), ((rows, 0), (0, 0)))
+            table = source.fixed_positions(source.table_grid, source.width)
+            value = jnp.pad(table, ((rows, 0), (0, 0)))  # zeros for class and distillation token
         if value is None:
             return None
-        return resize_positions(value, source.grid, self.grid, rows, source.position_resize)
+        grids = source.table_grid, self.table_grid
+        return resize_positions(value, *grids, rows, source.position_resize)
 
     def fixed_positions(self, grid: Size, width: int) -> jax.Array:
         """Returns fixed sine-cosine positions of patches.
@@ -200,8 +203,7 @@ class ViT(PatchTokens):
             scan: whether to scan the blocks or to unroll them.
             remat: key of `layers.stacking.REMAT_POLICIES`.
         """
-        self.config, self.dtype = config, dtype
-        width = config.width
+        self.config, self.dtype, width = config, dtype, config.width
         self.patch_embed = PatchEmbedding(
             config.patch_size,
             width,
@@ -223,7 +225,8 @@ class ViT(PatchTokens):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = layer_norm(width, **norm)
+        if config.pool != "none":
+            self.norm = layer_norm(width, **norm)
         if config.pool == "map":
             self.map_head = MAPHead(config.block, dtype=dtype, rngs=rngs)
         if config.num_classes:
@@ -386,6 +389,8 @@ class ViT(PatchTokens):
 
     def _pool(self, tokens: jax.Array) -> jax.Array:
         pool, split = self.config.pool, self.config.num_prefix
+        if pool == "none":
+            raise UserError("this tower has no pooled features (pool='none'); call `features`")
         if pool == "class":
             return self.norm(tokens[:, 0])
         if pool == "mean":

@@ -46,11 +46,11 @@ class PatchTokens(nnx.Module):
             self.registers = tokens(config.num_registers)
         if config.position_init == "fixed_sincos":
             return
-        rows, columns = config.grid
+        rows, columns = config.table_grid
         prefix = config.num_special if config.prefix_positions else 0
         positions = init(rngs.params(), (prefix + rows * columns, width))
         if config.position_init == "sincos":
-            positions = positions.at[prefix:].set(sincos_positions(config.grid, width))
+            positions = positions.at[prefix:].set(sincos_positions(config.table_grid, width))
         self.positions = nnx.Param(positions, **metadata("length", "embed", decay=False))
 
     def _embed(self, images: jax.Array) -> jax.Array:
@@ -82,5 +82,7 @@ class PatchTokens(nnx.Module):
         if self.config.position_init == "fixed_sincos":
             return self.config.fixed_positions(grid, self.config.width).astype(self.dtype)
         rule = self.config.position_resize
-        table = resize_positions(self.positions[...], self.config.grid, grid, num_prefix, rule)
+        table = resize_positions(
+            self.positions[...], self.config.table_grid, grid, num_prefix, rule
+        )
         return table.astype(self.dtype)

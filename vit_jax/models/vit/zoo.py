@@ -1,11 +1,11 @@
-"""Vision Transformers: ViT, DeiT, DeiT III, DINOv2, and Qwen-VL's image tower."""
+"""Vision Transformers: ViT, DeiT, DeiT III and DINOv2."""
 
 import dataclasses
 from typing import Any
 
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.names import with_tags
-from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from vit_jax.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from vit_jax.models.vit.model import ViTConfig
 
 # Width, depth, heads.
@@ -69,27 +69,6 @@ def _dinov2(sizes: Sizes, **changes: Any) -> ModelSpec:
     )
 
 
-def _qwen_vl() -> ModelSpec:
-    """Qwen-VL's image tower (Bai et al. 2023): bigG without class token, used at 448 px.
-
-    The positions are those of 224 px, resized. The language model reads the tokens of the last
-    block, before the final norm.
-    """
-    config = vit(
-        GIGANTIC,
-        14,
-        mlp_dim=GIGANTIC_MLP,
-        class_token=False,
-        pool="mean",
-        pre_norm=True,
-        patch_bias=False,
-    )
-    return ModelSpec(
-        architecture=config,
-        inputs=ImageInputs(resize="squash", mean=CLIP_MEAN, std=CLIP_STD),
-    )
-
-
 MODELS: dict[str, ModelSpec] = {
     # Dosovitskiy et al. 2021, table 1; Steiner et al. 2022 (Ti and S); Zhai et al. 2022, table 2.
     "vit_ti16": _vit(TINY, 16),
@@ -109,8 +88,6 @@ MODELS: dict[str, ModelSpec] = {
     "vit_so400m14": _vit(SO400M, 14, mlp_dim=SO400M_MLP, class_token=False, pool="map"),
     "vit_giant14": _vit(GIANT, 14, mlp_dim=GIANT_MLP),
     "vit_gigantic14": _vit(GIGANTIC, 14, mlp_dim=GIGANTIC_MLP),
-    # Bai et al. 2023, section 2.1.
-    "qwen_vl_bigg14": _qwen_vl(),
     # Touvron et al. 2021, table 1.
     "deit_ti16": _deit(TINY, 16),
     "deit_s16": _deit(SMALL, 16),

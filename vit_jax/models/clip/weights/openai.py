@@ -109,7 +109,7 @@ def transformer(path: str, key: str, depth: int) -> list[Entry]:
 
 def _image_vit(config: ViTConfig) -> list[Entry]:
     """ViT image tower and its projection."""
-    resize = ResizePositions(config.grid, 1, config.position_resize)
+    resize = ResizePositions(config.table_grid, 1, config.position_resize)
     return [
         # The projections multiply from the right, as in the model: no transpose.
         Entry("image_projection/kernel", "visual.proj"),

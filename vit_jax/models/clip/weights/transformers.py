@@ -69,7 +69,7 @@ class TransformersCLIP(Format):
             return clip_entries(architecture, "", pre_norm="pre_layrnorm")  # sic
         return [
             *_image_tower(architecture.image, ""),
-            *_text_tower(architecture.text, ""),
+            *text_entries(architecture.text, ""),
             *_map_head("image/map_head", "vision_model.head"),
             *linear("text_projection", "text_model.head"),
             Entry("logit_scale", "logit_scale", LEADING_ONE),
@@ -84,7 +84,6 @@ class TransformersCLIP(Format):
         layers.check_settings(config)
         kind = config.get("model_type")
         if kind == "clip":
-            check_end_of_text(config)
             return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT))
         if kind == "siglip":
             return _siglip_config(config)
@@ -99,15 +98,28 @@ def clip_entries(config: CLIPConfig, prefix: str, *, pre_norm: str) -> list[Entr
         prefix: prefix of the names in the file.
         pre_norm: name of the norm before the blocks.
     """
-    class_token = f"{prefix}vision_model.embeddings.class_embedding"
     return [
-        *_image_tower(config.image, prefix),
-        *_text_tower(config.text, prefix),
-        Entry("image/class_token", class_token, NO_LEADING_ONE),
-        *norm("image/pre_norm", f"{prefix}vision_model.{pre_norm}"),
+        *image_entries(config.image, prefix, pre_norm=pre_norm),
+        *text_entries(config.text, prefix),
         *linear("image_projection", f"{prefix}visual_projection", bias=False),
         *linear("text_projection", f"{prefix}text_projection", bias=False),
         Entry("logit_scale", f"{prefix}logit_scale"),
+    ]
+
+
+def image_entries(config: ViTConfig, prefix: str, *, pre_norm: str) -> list[Entry]:
+    """Returns the entries of CLIP's image tower without its projection.
+
+    Args:
+        config: architecture with a class token.
+        prefix: prefix of the names in the file.
+        pre_norm: name of the norm before the blocks.
+    """
+    class_token = f"{prefix}vision_model.embeddings.class_embedding"
+    return [
+        *_image_tower(config, prefix),
+        Entry("image/class_token", class_token, NO_LEADING_ONE),
+        *norm("image/pre_norm", f"{prefix}vision_model.{pre_norm}"),
     ]
 
 
@@ -144,7 +156,7 @@ def _image_tower(config: ViTConfig, prefix: str) -> list[Entry]:
     """Entries of the image tower that CLIP and SigLIP have in common."""
     embeddings = f"{prefix}vision_model.embeddings"
     path, encoder = "image/transformer/blocks", f"{prefix}vision_model.encoder.layers"
-    resize = ResizePositions(config.grid, config.num_special, config.position_resize)
+    resize = ResizePositions(config.table_grid, config.num_special, config.position_resize)
     return [
         *conv("image/patch_embed", f"{embeddings}.patch_embedding", bias=config.patch_bias),
         Entry("image/positions", f"{embeddings}.position_embedding.weight", resize=resize),
@@ -153,8 +165,13 @@ def _image_tower(config: ViTConfig, prefix: str) -> list[Entry]:
     ]
 
 
-def _text_tower(text: TextConfig, prefix: str) -> list[Entry]:
-    """Entries of the text tower without its projection."""
+def text_entries(text: TextConfig, prefix: str) -> list[Entry]:
+    """Returns the entries of a text tower without its projection.
+
+    Args:
+        text: architecture.
+        prefix: prefix of the names in the file.
+    """
     embeddings = f"{prefix}text_model.embeddings"
     path, encoder = "text/transformer/blocks", f"{prefix}text_model.encoder.layers"
     return [
@@ -191,7 +208,13 @@ def _tower_settings(
     return {**defaults, **config.get(name, {}), **overrides}
 
 
-def _text_config(settings: layers.Settings, **changes: Any) -> TextConfig:
+def text_config(settings: layers.Settings, **changes: Any) -> TextConfig:
+    """Returns the architecture of a text tower.
+
+    Args:
+        settings: content of `config.json`, or of its part for the tower, with defaults.
+        **changes: fields of the architecture that `settings` does not determine.
+    """
     return TextConfig(
         vocab_size=settings["vocab_size"],
         context_length=settings["max_position_embeddings"],
@@ -200,23 +223,24 @@ def _text_config(settings: layers.Settings, **changes: Any) -> TextConfig:
     )
 
 
-def check_end_of_text(config: layers.Settings) -> None:
-    """Refuses a text tower of CLIP that is not pooled at the largest id.
+def end_of_text(settings: layers.Settings) -> int | None:
+    """Returns the id at which a text tower is pooled; None for the largest id of a text.
 
     Args:
-        config: content of `config.json`.
-
-    Raises:
-        UserError: another end of text.
+        settings: settings of the text tower with defaults.
     """
-    text = _tower_settings(config, "text_config", CLIP_TEXT)
-    last = text["vocab_size"] - 1
+    end = settings.get("eos_token_id", 2)
     # 2 stands for the largest id in files from before version 4.31.
-    if (end := text.get("eos_token_id", last)) not in (2, last):
-        raise UserError(
-            "config.json: expected the last id as end of text, at which the features are pooled: "
-            f"text_config.eos_token_id={last}; found {end}"
-        )
+    return None if end in (2, settings["vocab_size"] - 1) else end
+
+
+def image_config(settings: layers.Settings) -> ViTConfig:
+    """Returns the architecture of CLIP's image tower.
+
+    Args:
+        settings: settings of the tower with defaults.
+    """
+    return vit_config(settings, pre_norm=True, patch_bias=False, weight_init="clip")
 
 
 def clip_fields(
@@ -231,7 +255,7 @@ def clip_fields(
         config: content of `config.json`.
         image_defaults: settings of the image tower that `config` may leave out.
         text_defaults: settings of the text tower that `config` may leave out.
-        **text_changes: fields of the text tower that settings do not determine.
+        **text_changes: fields of the text tower that settings do not determine, or that precede.
 
     Returns:
         Field of `CLIPConfig` -> value.
@@ -239,8 +263,8 @@ def clip_fields(
     image = _tower_settings(config, "vision_config", image_defaults)
     text = _tower_settings(config, "text_config", text_defaults)
     return {
-        "image": vit_config(image, pre_norm=True, patch_bias=False, weight_init="clip"),
-        "text": _text_config(text, **text_changes),
+        "image": image_config(image),
+        "text": text_config(text, **{"end_id": end_of_text(text), **text_changes}),
         "embed_dim": config.get("projection_dim", 512),
     }
 
@@ -250,7 +274,7 @@ def _siglip_config(config: layers.Settings) -> CLIPConfig:
     text = _tower_settings(config, "text_config", SIGLIP_TEXT)
     return CLIPConfig(
         image=vit_config(image, class_token=False, pool="map", weight_init="xavier"),
-        text=_text_config(text, causal=False, pool="last", weight_init="xavier"),
+        text=text_config(text, causal=False, pool="last", weight_init="xavier"),
         embed_dim=text.get("projection_size", text["hidden_size"]),
         image_projection=False,
         text_projection_bias=True,

@@ -56,7 +56,6 @@ class TransformersCLIPSeg(Format):
         layers.check_settings(config)
         if (kind := config.get("model_type")) != "clipseg":
             raise UserError(f"config.json: expected model_type 'clipseg'; found {kind!r}")
-        clip.check_end_of_text(config)
         decoder = {**_DECODER, **config}
         return CLIPSegConfig(
             **clip.clip_fields(config, clip.CLIP_IMAGE, clip.CLIP_TEXT),

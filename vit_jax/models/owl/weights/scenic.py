@@ -62,7 +62,7 @@ class ScenicOwl(Format):
                 "the format scenic holds detectors with (image.pool, image.patch_bias, "
                 f"head_activation)=('class', False, 'gelu_tanh'); found {found}"
             )
-        resize = ResizePositions(image.grid, image.num_special, image.position_resize)
+        resize = ResizePositions(image.table_grid, image.num_special, image.position_resize)
         fit = FitText(text.position_resize)
         return [
             Entry("image/patch_embed/kernel", f"{_CLIP}/visual/conv1/kernel"),

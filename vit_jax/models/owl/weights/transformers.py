@@ -53,7 +53,8 @@ class TransformersOwl(Format):
         if kind not in _IMAGE:
             raise UserError(f"config.json: expected model_type 'owlvit' or 'owlv2'; found {kind!r}")
         return OwlConfig(
-            **clip.clip_fields(config, _IMAGE[kind], _TEXT, position_resize="cut"),
+            # The largest id is pooled, whatever the end of text in the config.
+            **clip.clip_fields(config, _IMAGE[kind], _TEXT, position_resize="cut", end_id=None),
             objectness=kind == "owlv2",
         )
 

@@ -141,9 +141,9 @@ def fixed_positions(grid: tuple[int, int], width: int) -> np.ndarray:
 def _positions(config: ViTConfig, path: str, key: str) -> list[Entry]:
     paths, keys = (f"{path}class_token", f"{path}positions"), (f"{key}cls", f"{key}pos_embedding")
     if config.class_token and config.prefix_positions:
-        resize = ResizePositions(config.grid, 1, config.position_resize)
+        resize = ResizePositions(config.table_grid, 1, config.position_resize)
         return [Entry(paths, keys, FOLDED_CLASS_POSITION, resize=resize)]
-    resize = ResizePositions(config.grid, 0, config.position_resize)
+    resize = ResizePositions(config.table_grid, 0, config.position_resize)
     entries = [Entry(paths[1], keys[1], LEADING_ONE, resize=resize)]
     if config.class_token:
         entries.append(Entry(paths[0], keys[0], LEADING_ONE))

@@ -108,7 +108,7 @@ def _tokens(config: ViTConfig, path: str, key: str) -> list[Entry]:
         entries.append(Entry(f"{path}registers", f"{key}reg_token", LEADING_ONE))
     learned = config.position_init != "fixed_sincos"
     num_prefix = config.num_special if config.prefix_positions else 0
-    resize = ResizePositions(config.grid, num_prefix, config.position_resize)
+    resize = ResizePositions(config.table_grid, num_prefix, config.position_resize)
     if learned and num_prefix and config.num_registers:
         paths = (f"{path}class_token", f"{path}positions")
         keys = (f"{key}cls_token", f"{key}pos_embed")

@@ -136,7 +136,7 @@ def tower(config: ViTConfig, path: str, prefix: str) -> list[Entry]:
     if config.num_registers:
         entries.append(Entry(f"{path}registers", f"{embeddings}.register_tokens", LEADING_ONE))
     if config.position_init != "fixed_sincos":
-        resize = ResizePositions(config.grid, config.num_special, config.position_resize)
+        resize = ResizePositions(config.table_grid, config.num_special, config.position_resize)
         key = f"{embeddings}.position_embeddings"
         entries.append(Entry(f"{path}positions", key, LEADING_ONE, resize=resize))
     return entries + _blocks(config, f"{path}transformer/blocks", f"{prefix}encoder.layer")

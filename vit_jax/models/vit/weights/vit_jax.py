@@ -56,7 +56,7 @@ class ViTJaxNpz(Format):
                 "prefix_positions=True; found False"
             )
         position = "Transformer/posembed_input/pos_embedding"
-        resize = ResizePositions(config.grid, config.num_special, config.position_resize)
+        resize = ResizePositions(config.table_grid, config.num_special, config.position_resize)
         encoder = "Transformer/encoderblock"
         entries = [
             *linear("patch_embed", "embedding"),
