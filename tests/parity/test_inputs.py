@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.inputs import ImageInputs
+from vit_jax.models.registry import model_spec
 
 pytestmark = pytest.mark.parity
 
@@ -52,3 +53,27 @@ def test_detectors_equal_transformers(resize, side):
         image = smooth_image(*shape)
         error = np.abs(inputs(image) - processed(resize, image, side))
         assert error.max() <= (0.501 if resize == "corner" else 2.001)
+
+
+@pytest.mark.parametrize("backend", ["torchvision", "pil"])
+def test_clipseg_equals_its_processor(backend):
+    """Images and image prompts at 352 px; torchvision differs by at most one level from Pillow."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    from tests.fixtures.generators.make_detection_inputs import smooth_image
+
+    inputs = model_spec("clipseg_rd64_refined").inputs
+    kind = {"torchvision": transformers.ViTImageProcessor, "pil": ViTImageProcessorPil}[backend]
+    resize = kind(size={"height": 352, "width": 352}, image_mean=inputs.mean, image_std=inputs.std)
+    processor = transformers.CLIPSegProcessor(resize, transformers.CLIPTokenizer())
+    for shape in SHAPES:
+        image = smooth_image(*shape)
+        given = processor(
+            images=image, visual_prompt=image, return_tensors="pt", input_data_format="channels_last"
+        )
+        found = np.asarray(inputs.normalize(inputs(image)[None])[0])
+        for key in ("pixel_values", "conditional_pixel_values"):
+            theirs = np.asarray(given[key][0]).transpose(1, 2, 0)
+            levels = np.abs(found - theirs) * np.float32(255) * np.float32(inputs.std)
+            assert levels.max() <= (1.01 if backend == "torchvision" else 0.01), (shape, levels.max())

@@ -16,6 +16,7 @@ from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.registry import model_spec
 from vit_jax.models.swin.windows import resize_bias_table
+from vit_jax.pretrained.identification import identify
 from vit_jax.pretrained.weight_files import load_weights, read_architecture, save_weights
 from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
@@ -68,6 +69,20 @@ def test_published_configs_of_detectors(kind, name, image_size, tmp_path):
     config = {"model_type": kind, "vision_config": {"image_size": image_size}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert read_architecture(tmp_path) == model_spec(name).architecture
+
+
+def test_published_config_of_clipseg(tmp_path):
+    """Positions are those of 224 px; the preprocessing of the folder has 352 px."""
+    write_tensors(tmp_path / "model.safetensors", {
+        "decoder.film_mul.weight": np.zeros(1), "clip.text_projection.weight": np.zeros(1)
+    })  # fmt: skip
+    config = {"model_type": "clipseg", "vision_config": {"patch_size": 16}}
+    config["use_complex_transposed_convolution"] = True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 352}))
+    found = identify(tmp_path)
+    assert found.source.architecture.image.image_size == (224, 224)
+    assert found.architecture == model_spec("clipseg_rd64_refined").architecture
 
 
 def test_recognised(name, folders):

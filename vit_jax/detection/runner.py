@@ -18,7 +18,7 @@ from vit_jax.pretrained.model import PretrainedModel
 
 _MAX_PROMPTS = 64  # rows of the largest compiled call of the text tower
 _FEWEST_CLASSES = 8  # smallest number of classes that is compiled
-_QUERY = "query image"  # name of the class of a query image
+QUERY = "query image"  # name of the class of a query image
 
 
 class EmbeddingRunner:
@@ -90,7 +90,7 @@ class EmbeddingRunner:
         """
         pixels = model.preprocess(query_image)[None]
         queries = np.asarray(model.apply("embed_image_query", pixels)[0])
-        return self._finder(model, queries, [_QUERY], 0.0, 0.3, selection.select_relative)
+        return self._finder(model, queries, [QUERY], 0.0, 0.3, selection.select_relative)
 
     def _finder(
         self, model: PretrainedModel, queries: np.ndarray, classes: Sequence[str], *defaults: Any
