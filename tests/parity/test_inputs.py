@@ -70,10 +70,16 @@ def test_clipseg_equals_its_processor(backend):
     for shape in SHAPES:
         image = smooth_image(*shape)
         given = processor(
-            images=image, visual_prompt=image, return_tensors="pt", input_data_format="channels_last"
+            images=image,
+            visual_prompt=image,
+            return_tensors="pt",
+            input_data_format="channels_last",
         )
         found = np.asarray(inputs.normalize(inputs(image)[None])[0])
         for key in ("pixel_values", "conditional_pixel_values"):
             theirs = np.asarray(given[key][0]).transpose(1, 2, 0)
             levels = np.abs(found - theirs) * np.float32(255) * np.float32(inputs.std)
-            assert levels.max() <= (1.01 if backend == "torchvision" else 0.01), (shape, levels.max())
+            assert levels.max() <= (1.01 if backend == "torchvision" else 0.01), (
+                shape,
+                levels.max(),
+            )

@@ -159,7 +159,8 @@ def test_words_by_a_detector(sam, monkeypatch, tmp_path):
     detector = sam  # is not called
     names = ["cat", "dog", "car"]
     result = vit_jax.segment(sam, tmp_path, names, detector=detector, threshold=0.3)
-    assert calls == [(detector, names, {"threshold": 0.3, "templates": ("{}",)})]
+    options = {"query_image": None, "threshold": 0.3, "templates": ("{}",)}
+    assert calls == [(detector, names, options)]
     first, second = result
     assert (first.key, first.names, first.labels.tolist()) == ("a.png", ["cat", "car"], [0, 2])
     np.testing.assert_array_equal(first.scores, np.float32([0.9, 0.7]))

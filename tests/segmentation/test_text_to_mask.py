@@ -10,6 +10,7 @@ from PIL import Image
 import vit_jax
 from tests.weights.reference import DATA, split_reference
 from vit_jax.errors import UserError
+from vit_jax.segmentation.runners import word_runner_of
 
 # As in tests/fixtures/generators/make_word_masks.py.
 SHAPES, SIDE = [(37, 53), (91, 40)], 24
@@ -126,7 +127,7 @@ def test_errors(models, images):
         vit_jax.segment(clipseg, images[0], ["cat"], threshold=1.5)
     with pytest.raises(UserError, match="expected names; found a query_image, which CLIPSeg"):
         vit_jax.segment(clip, images[0], query_image=images[0])
-    with pytest.raises(UserError, match="number 0.*cannot be read|cannot read"):
+    with pytest.raises(UserError, match="number 0"):
         vit_jax.segment(clipseg, b"nothing", ["cat"])
     with pytest.raises(UserError, match=r"'clipseg_rd64_refined'.*found str"):
-        vit_jax.segment("clipseg", images[0], ["cat"])
+        word_runner_of("clipseg")

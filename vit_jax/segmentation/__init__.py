@@ -7,6 +7,7 @@
 | `crops` | parts of an image and grids of points |
 | `prompts` | checks of prompts, and their conversion to inputs of a model |
 | `sam_runner` | compiled calls of SAM |
+| `text_to_mask` | masks by words of CLIPSeg and of dual encoders |
 | `runners` | the runner of a model |
 | `upscaling` | masks of a model in pixels of the image |
 | `results` | masks of an image |

@@ -3,6 +3,7 @@
 sam = vit_jax.create_model("sam_vit_b", weights="sam_vit_b.safetensors")
 found = vit_jax.segment(sam, "street.jpg", points=[[420, 310]])
 found = vit_jax.segment(sam, "street.jpg", ["a cat"], detector=detector)
+found = vit_jax.segment(clipseg, "street.jpg", ["a cat"])
 for mask, score, name in zip(found.masks, found.scores, found.names):  # mask: bool (H, W)
     ...
 """
@@ -36,6 +37,7 @@ def segment(
     labels: Any = None,
     boxes: Any = None,
     masks: Any = None,
+    query_image: Any = None,
     detector: PretrainedModel | None = None,
     threshold: float | None = None,
     templates: str | Sequence[str] = ("{}",),
@@ -50,16 +52,21 @@ def segment(
     Args:
         model: model from `create_model`.
         images: an image (path, bytes, PIL image or array, see `data.images.read_image`), or its
-            features from `embed_image`; with `names` also a list of images, or a folder.
-        names: names or phrases to look for, as "a red car". SAM needs a `detector` for them.
+            features from `embed_image`; with `names` or a `query_image` also a list of images, or a
+            folder.
+        names: names or phrases to look for, as "a red car". SAM needs a `detector` for them;
+            CLIPSeg and dual encoders do not, see `text_to_mask`.
         points: x and y of a point for each prompt (P, 2), or of N points (P, N, 2), px.
         labels: 1 for a point of the object, 0 for one of the background, (P,) or (P, N); None
             for 1.
         boxes: x0, y0, x1, y1 of a box for each prompt (P, 4), px.
         masks: a mask for each prompt: bool (P, H, W) in pixels of the image, or the logits of an
             earlier result (P, h, w).
+        query_image: image that shows an object to look for, instead of `names`, for CLIPSeg or a
+            detector.
         detector: model that finds boxes by `names`, which are then the prompts, see `detect`.
-        threshold: score that a box or a mask exceeds; None for the default of the model.
+        threshold: score that a box exceeds, or without a detector the probability that a pixel
+            exceeds; None for the default of the model.
         templates: prompt templates of names, see `detect`.
         multimask: whether a prompt has the three masks of ambiguous prompts (whole, part, subpart),
             from which `scores` choose, or the one of unambiguous prompts. None for the best of
@@ -76,13 +83,16 @@ def segment(
     """
     check_positive(batch_size, "batch_size")
     prompted = any(each is not None for each in (points, labels, boxes, masks))
-    if names is not None:
+    if names is not None or query_image is not None:
         if prompted:
             raise UserError("expected names, or points, boxes and masks; found both")
+        if names is not None and query_image is not None:
+            raise UserError("expected names or query_image; found both")
+        wanted = {"query_image": query_image, "threshold": threshold, "templates": templates}
         if detector is None:
-            return word_runner_of(model).segment(images, names, threshold, templates)
+            return word_runner_of(model).segment(model, images, names, **wanted)
         runner = prompt_runner_of(model)
-        found = detect(detector, images, names, threshold=threshold, templates=templates)
+        found = detect(detector, images, names, **wanted)
         listed = list_images(images)
         each = [
             _segment_boxes(model, runner, image, boxes, batch_size)

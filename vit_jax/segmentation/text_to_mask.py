@@ -166,7 +166,9 @@ class PromptRunner(WordRunner):
         blocks = self._embed(model.params, self.inputs(pixels)[None])
         for start in range(0, len(conditions), _MAX_PROMPTS):
             part = conditions[start : start + _MAX_PROMPTS]
-            for logits in np.asarray(self._decode(model.params, blocks, _padded(part)))[: len(part)]:
+            for logits in np.asarray(self._decode(model.params, blocks, _padded(part)))[
+                : len(part)
+            ]:
                 probability = 1 / (1 + np.exp(-enlarge(logits, *pixels.shape[:2])))
                 yield probability > threshold, probability, logits
 
