@@ -18,9 +18,13 @@ The evaluations:
                                        class, or a names file with lines `file.png<TAB>label`
     --image FILE --labels "a cat,a dog"  probability of each label for one image
     --image FILE --detect "a cat,a dog"  boxes of these names, also in a folder of images
+    --image FILE --segment "a cat,a dog" [--detector MODEL]
+                                       masks of these names, also in a folder of images; SAM needs a
+                                       detector: a file or a folder of weights, or a name
 
 Drawings, with --draw DIR: images with their detections, those of --detect or those in the first
-images of evaluations of the type `detection`. --threshold is the score of a detection.
+images of evaluations of the type `detection`; images with their masks, and the masks of --segment.
+--threshold is the score of a detection or of a mask.
 
 The devices:
     (none of the following)            all at hand, whatever the run was trained on: a run keeps
@@ -47,6 +51,7 @@ from vit_jax.paths import as_local_path
 
 if TYPE_CHECKING:
     from vit_jax.evaluation import Evaluation
+    from vit_jax.pretrained.model import PretrainedModel
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: newest.", 0)
@@ -65,10 +70,14 @@ _DATASETS = flags.DEFINE_list("datasets", None, "Data sets by name, NAME or NAME
 _EVALUATORS = flags.DEFINE_list("evaluators", None, "Evaluators of --datasets: zeroshot, probe ...")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images to classify.")
 _NAMES = flags.DEFINE_string("names", None, "Names file of a flat --images folder.")
-_IMAGE = flags.DEFINE_string("image", None, "Image file to classify, or to detect objects in.")
+_IMAGE = flags.DEFINE_string(
+    "image", None, "Image file, or a folder of images for --detect and --segment."
+)
 _DETECT = flags.DEFINE_string("detect", None, "Names to detect in --image, separated by commas.")
-_DRAW = flags.DEFINE_string("draw", None, "Folder for images with their detections.")
-_THRESHOLD = flags.DEFINE_float("threshold", None, "Score of a detection; default: 0.1.", 0, 1)
+_SEGMENT = flags.DEFINE_string("segment", None, "Names of masks in --image, with commas.")
+_DETECTOR = flags.DEFINE_string("detector", None, "Weights or name of a detector, for --segment.")
+_DRAW = flags.DEFINE_string("draw", None, "Folder for images with their detections or masks.")
+_THRESHOLD = flags.DEFINE_float("threshold", None, "Score of a detection or of a mask.", 0, 1)
 _LABELS = flags.DEFINE_string("labels", None, "Labels for --image, separated by commas.")
 _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
     "max_image_pixels",
@@ -99,6 +108,9 @@ def main() -> None:
     opened = _open()
     if _DETECT.value is not None:
         _detect(opened, names)
+        return
+    if _SEGMENT.value is not None:
+        _segment(opened, names)
         return
     if _IMAGE.value:
         metrics = opened.classify(_IMAGE.value, names)
@@ -139,20 +151,43 @@ def _open() -> "Evaluation":
 
 def _detect(opened: "Evaluation", names: list[str]) -> None:
     from vit_jax.detection import command
-    from vit_jax.pretrained.model import PretrainedModel
 
-    embedder = opened.embedder
-    detector = PretrainedModel(
-        opened.spec, embedder.model, opened.params, embedder.max_image_pixels
-    )
     command.run(
-        detector,
+        _model(opened),
         str(_IMAGE.value),
         names,
         threshold=_THRESHOLD.value,
         draw=_DRAW.value,
         as_json=_JSON.value,
     )
+
+
+def _segment(opened: "Evaluation", names: list[str]) -> None:
+    from vit_jax.models.registry import model_names
+    from vit_jax.pretrained.model import create_model
+    from vit_jax.segmentation import command
+
+    detector = None
+    if named := _DETECTOR.value:
+        name, weights = (named, None) if named in model_names() else (None, named)
+        limit = opened.embedder.max_image_pixels
+        detector = create_model(name, weights, max_image_pixels=limit)
+    command.run(
+        _model(opened),
+        str(_IMAGE.value),
+        names,
+        detector=detector,
+        threshold=_THRESHOLD.value,
+        draw=_DRAW.value,
+        as_json=_JSON.value,
+    )
+
+
+def _model(opened: "Evaluation") -> "PretrainedModel":
+    from vit_jax.pretrained.model import PretrainedModel
+
+    embedder = opened.embedder
+    return PretrainedModel(opened.spec, embedder.model, opened.params, embedder.max_image_pixels)
 
 
 def _drawn(evals: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -221,7 +256,7 @@ def _read_evals(path: str) -> dict[str, Any]:
 
 
 def _check_flags() -> list[str]:
-    """Refuses flags that do not apply together; returns the names of --labels or --detect."""
+    """Refuses flags that do not apply together; returns the names in --image."""
     if _WORKDIR.value and (_WEIGHTS.value or _MODEL.value):
         raise UserError("--workdir excludes --weights and --model: give one of them")
     if not (_WORKDIR.value or _WEIGHTS.value or _MODEL.value):
@@ -232,23 +267,29 @@ def _check_flags() -> list[str]:
     if len(given) > 1:
         subjects = " and ".join(f"--{flag.name}" for flag in given)
         raise UserError(f"{subjects} exclude each other: give one of them")
-    words = _LABELS if _DETECT.value is None else _DETECT
+    chosen = [flag for flag in (_LABELS, _DETECT, _SEGMENT) if flag.value is not None]
+    words = chosen[0] if chosen else _LABELS
     if not (given or _WORKDIR.value or words.value is not None or _NAMES.value):
         raise UserError("weights come without evaluations: give --datasets or --evals")
     if _EVALUATORS.value and not _DATASETS.value:
         raise UserError("--evaluators applies to --datasets")
     if _NAMES.value and not _IMAGES.value:
         raise UserError("--names applies to --images")
-    if _LABELS.value is not None and _DETECT.value is not None:
-        raise UserError("--labels and --detect exclude each other: give one of them")
-    if bool(_IMAGE.value) != (words.value is not None):
+    if len(chosen) > 1:
+        subjects = " and ".join(f"--{flag.name}" for flag in chosen)
+        raise UserError(f"{subjects} exclude each other: give one of them")
+    if bool(_IMAGE.value) != bool(chosen):
         raise UserError(
-            '--image needs --labels or --detect and vice versa: --image cat.png --labels "cat,dog"'
+            "--image needs --labels, --detect or --segment and vice versa: --image cat.png "
+            '--labels "cat,dog"'
         )
-    if _THRESHOLD.value is not None and _DETECT.value is None and _DRAW.value is None:
-        raise UserError("--threshold applies to --detect and to --draw")
+    found = words is not _LABELS  # boxes or masks
+    if _THRESHOLD.value is not None and not found and _DRAW.value is None:
+        raise UserError("--threshold applies to --detect, --segment and --draw")
     if _DRAW.value and _LABELS.value is not None:
-        raise UserError("--draw applies to --detect and to evaluations of detectors")
+        raise UserError("--draw applies to --detect, --segment and to evaluations of detectors")
+    if _DETECTOR.value is not None and _SEGMENT.value is None:
+        raise UserError("--detector applies to --segment")
     names = [name.strip() for name in (words.value or "").split(",") if name.strip()]
     if _IMAGE.value and not names:
         raise UserError(

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from vit_jax.evaluators.drawing import draw_boxes, save_drawing
+from vit_jax.evaluators.drawing import draw_boxes, draw_masks, save_drawing
 
 BOXES = np.array([[100, 200, 300, 400], [500, -50, 900, 90], [350, 450, 340, 440]], np.float32)
 
@@ -33,3 +33,19 @@ def test_small_images_are_enlarged():
     )
     assert drawing.size == (40 * 13, 20 * 13)
     assert np.asarray(drawing).min() == 255  # transparent on white
+
+
+def test_masks_are_half_transparent():
+    """Pixels of a mask are between the image and a colour; the others are unchanged."""
+    grey = np.full((600, 700, 3), 100, np.uint8)
+    masks = np.zeros((2, 600, 700), bool)
+    masks[0, 100:500, 100:400], masks[1, 200:400, 200:600] = True, True
+    boxes = np.float32([(100, 100, 400, 500), (200, 200, 600, 400)])
+    found = np.asarray(draw_masks(grey, masks, boxes, ["cat", "dog"], np.array([0.5, 0.9])))
+    first, both, second = (found[y, x] for y, x in ((450, 250), (300, 300), (300, 500)))
+    for color in (first, both, second):
+        assert color.max() == (100 + 255) // 2 or color is both
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(both, second)
+    assert (found[550, 650] == 100).all()
+    assert (grey == 100).all()

@@ -1,6 +1,7 @@
 """`vit_jax.segment` against transformers' SamProcessor, with a detector, and its errors."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 from vit_jax.models.sam.prompts import FOREGROUND, LOWER_RIGHT, NO_POINT, UPPER_LEFT
 from vit_jax.pretrained.model import PretrainedModel
+from vit_jax.segmentation import command
 from vit_jax.segmentation import segment as segment_module
 from vit_jax.segmentation.prompts import make_prompts
 from vit_jax.segmentation.results import Segmentation
@@ -170,6 +172,51 @@ def test_words_by_a_detector(sam, monkeypatch, tmp_path):
     assert second.boxes.shape == (0, 4)
     single = vit_jax.segment(sam, tmp_path / "a.png", names, detector=detector)
     np.testing.assert_array_equal(single.masks, first.masks)
+
+
+def test_the_command_prints_writes_and_draws(sam, monkeypatch, tmp_path, capsys):
+    """Masks and overlays of a folder, and of an image in JSON."""
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        Image.fromarray(IMAGE).save(folder / name)
+    masks = np.zeros((2, 24, 30), bool)
+    masks[0, 2:9, 3:13] = masks[1, 10:20, 4:24] = True
+    scores, labels = np.float32([0.75, 0.5]), np.arange(2, dtype=np.int32)
+    logits = np.zeros((2, 0, 0), np.float32)
+    calls = []
+
+    def segment(model, images, names, **options):
+        calls.append((images, names, options))
+        keys = ["a.png", "sub/b.png"] if images == str(folder) else [images]
+        found = [
+            Segmentation(key, 24, 30, masks, scores, labels, ["cat", "red car"], logits)
+            for key in keys
+        ]
+        return found if images == str(folder) else found[0]
+
+    monkeypatch.setattr(command, "segment", segment)
+    names = ["cat", "red car"]
+    command.run(sam, str(folder), names, threshold=0.3, draw=str(tmp_path / "drawn"))
+    assert calls == [(str(folder), names, {"detector": None, "threshold": 0.3})]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == [
+        ["0.7500", "70", "px", "3", "2", "13", "9", "cat", "a.png"],
+        ["0.5000", "200", "px", "4", "10", "24", "20", "red", "car", "a.png"],
+    ]
+    assert len(lines) == 4
+    for name in ("a", "sub/b"):
+        for number, mask in enumerate(masks):
+            with Image.open(tmp_path / "drawn" / name / f"{number}.png") as file:
+                np.testing.assert_array_equal(np.asarray(file), mask)
+        with Image.open(tmp_path / "drawn" / f"{name}.png") as drawing:
+            assert drawing.size == (30 * 18, 24 * 18)
+
+    command.run(sam, str(folder / "a.png"), names, as_json=True)
+    rows = json.loads(capsys.readouterr().out)["masks"]
+    assert [row["pixels"] for row in rows] == [70, 200]
+    assert rows[0]["box"] == [3, 2, 13, 9]
+    assert rows[0].keys() == {"image", "name", "score", "pixels", "box"}
 
 
 def test_boxes_around_masks():

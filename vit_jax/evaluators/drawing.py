@@ -1,11 +1,11 @@
-"""Detections drawn onto an image."""
+"""Detections and masks drawn onto an image."""
 
 import colorsys
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vit_jax.inputs import composite
@@ -54,6 +54,33 @@ def draw_boxes(
         draw.rectangle((x + left, y, x + right, y + bottom), fill=_color(numbers[names[i]]))
         draw.text((x, y), text, fill="black", font=font)
     return canvas
+
+
+def draw_masks(
+    image: UInt8[np.ndarray, "height width channels"],
+    masks: Bool[np.ndarray, "n height width"],
+    boxes: Float[np.ndarray, "n 4"],
+    names: Sequence[str],
+    scores: Float[np.ndarray, " n"],
+) -> Image.Image:
+    """Draws masks, half transparent, with their boxes, names and scores.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W, 4), whose alpha is composited on white.
+        masks: pixels of each mask.
+        boxes: x0, y0, x1, y1 in pixels of the image.
+        names: name of each mask. Masks of equal names have the same colour.
+        scores: score of each mask; the highest one is drawn on top.
+
+    Returns:
+        See `draw_boxes`.
+    """
+    canvas = composite(image).copy()
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    for i in np.argsort(scores, kind="stable").tolist():
+        color = np.array(_color(numbers[names[i]]), np.uint16)
+        canvas[masks[i]] = (canvas[masks[i]] + color) // 2
+    return draw_boxes(canvas, boxes, names, scores)
 
 
 def save_drawing(folder: StrPath, name: str, drawing: Image.Image) -> None:

@@ -11,4 +11,5 @@
 | `runners` | the runner of a model |
 | `upscaling` | masks of a model in pixels of the image |
 | `results` | masks of an image |
+| `command` | masks as `vit-jax evaluate --segment` prints, writes and draws them |
 """
