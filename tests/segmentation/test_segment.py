@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import vit_jax
-from tests.weights.reference import relative_error
+from tests.fixtures.tokenizers.wordpiece import make_wordpiece
+from tests.weights.reference import DATA, relative_error, split_reference
 from tests.weights.transformers_models import VIT
 from vit_jax.detection.selection import Detections
 from vit_jax.errors import UserError
@@ -172,6 +174,42 @@ def test_words_by_a_detector(sam, monkeypatch, tmp_path):
     assert second.boxes.shape == (0, 4)
     single = vit_jax.segment(sam, tmp_path / "a.png", names, detector=detector)
     np.testing.assert_array_equal(single.masks, first.masks)
+
+
+@pytest.mark.release
+def test_words_by_grounding_dino(sam, tmp_path):
+    """The whole chain, with random weights: masks are those of the boxes that are found."""
+    path, _ = split_reference("transformers_grounding_dino.safetensors", tmp_path)
+    path.rename(tmp_path / "model.safetensors")
+    shutil.copy(DATA / "transformers_grounding_dino.json", tmp_path / "config.json")
+    size = {"shortest_edge": 24, "longest_edge": 40}
+    settings = {"image_processor_type": "GroundingDinoImageProcessor", "size": size}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    make_wordpiece().save(str(tmp_path / "tokenizer.json"))
+    detector = vit_jax.create_model(weights=tmp_path)
+    names = ["cat", "red car"]
+    boxes = vit_jax.detect(detector, IMAGE, names, threshold=0.0)
+    found = vit_jax.segment(sam, IMAGE, names, detector=detector, threshold=0.0)
+    clipped = boxes.boxes.clip(0, [30, 24, 30, 24])
+    kept = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    assert kept.any()
+    expected = vit_jax.segment(sam, IMAGE, boxes=clipped[kept])
+    np.testing.assert_array_equal(found.masks, expected.masks)
+    np.testing.assert_array_equal(found.scores, boxes.scores[kept])
+    assert found.names == [name for name, each in zip(boxes.names, kept, strict=True) if each]
+
+
+@pytest.mark.release
+def test_sixty_megapixels(sam):
+    """A mask of a large image is that of the small one, pixel by pixel repeated, except borders."""
+    small = np.repeat(np.repeat(IMAGE[:20, :28], 5, 0), 5, 1)
+    large = np.repeat(np.repeat(small, 65, 0), 65, 1)  # 6,500 x 9,100 px
+    assert large.shape[0] * large.shape[1] > 59e6
+    one, other = (vit_jax.segment(sam, x, points=[[x.shape[1] / 2, x.shape[0] / 3]])
+                  for x in (small, large))  # fmt: skip
+    assert other.masks.shape == (1, *large.shape[:2])
+    assert (other.masks[0, 32::65, 32::65] == one.masks[0]).mean() > 0.98
 
 
 def test_the_command_prints_writes_and_draws(sam, monkeypatch, tmp_path, capsys):
