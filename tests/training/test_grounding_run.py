@@ -13,7 +13,7 @@ from vit_jax.config import default_config
 from vit_jax.data.sources import open_source
 
 SCENES = "emoji_scenes:heldout_base?size=64&count=256"
-# Model -> objective, number of steps, learning rate, fraction of the first losses that the last ones
+# Model -> objective, steps, learning rate, and the fraction of the first losses that the last ones
 # fall below. The entropy of centerness is a lower bound of GLIP's.
 RUNS = {
     "grounding_dino_tiny": ("grounding", 40, 1e-3, 0.6),

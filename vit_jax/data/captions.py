@@ -43,12 +43,13 @@ class Caption:
         Returns:
             Ids (T,), and whether each token is one of each phrase (P, T): none beyond the context.
         """
-        first, last = tokenizer.spans(self.text).T
+        tokens, characters = tokenizer.with_spans(self.text)
+        first, last = characters.T
         of_phrase = np.zeros((len(self.spans), len(first)), np.bool_)
         for row, spans in zip(of_phrase, self.spans, strict=True):
             for start, end in spans:
                 row |= (first < end) & (last > start)
-        return tokenizer(self.text)[0], of_phrase
+        return tokens, of_phrase
 
 
 def end_phrase(text: str) -> str:

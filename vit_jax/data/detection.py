@@ -357,7 +357,7 @@ def detection_transform(
             "augmentation without mosaic"
         )
     if tokenizer is not None and "positive_map" in fields:
-        tokenizer.spans("")  # refuses a vocabulary that does not report characters
+        tokenizer.with_spans("")  # refuses a vocabulary that does not report characters
     check_templates(templates)
     sizes = config or DetectionConfig()
     if masks := bool(MASKS & {*fields}):

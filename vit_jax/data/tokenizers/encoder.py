@@ -51,8 +51,8 @@ class Encoder(abc.ABC):
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, without start, end and padding."""
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """First character, and the one after the last, of each token of a text.
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text; first character, and the one after the last, of each of them.
 
         Raises:
             UserError: the vocabulary does not report them.

@@ -90,7 +90,7 @@ class HuggingFaceEncoder(Encoder):
         texts = [self._clean(text) for text in texts]
         return [e.ids for e in self._model.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """See `Encoder`."""
         cleaned = self._clean(text)
         if len(cleaned) != len(text):
@@ -98,7 +98,8 @@ class HuggingFaceEncoder(Encoder):
                 f"the cleaning {self._config.clean!r} changes the length of {text!r}: its "
                 "characters cannot be found again"
             )
-        return self._model.encode(cleaned, add_special_tokens=False).offsets
+        found = self._model.encode(cleaned, add_special_tokens=False)
+        return found.ids, found.offsets
 
     def decode(self, ids: list[int]) -> str:
         """See `Encoder`."""

@@ -75,23 +75,26 @@ class Tokenizer:
         """
         return [len(ids) + self._layout.marks for ids in self._encoder.encode(list(texts))]
 
-    def spans(self, text: str) -> Int32[np.ndarray, "length 2"]:
-        """Finds the characters of each token of a row.
+    def with_spans(
+        self, text: str
+    ) -> tuple[Int32[np.ndarray, " length"], Int32[np.ndarray, "length 2"]]:
+        """Tokenizes a text and finds the characters of each token.
 
         Args:
             text: text.
 
         Returns:
-            First character, and the one after the last, of each token of `self(text)[0]`; 0 and 0
-            for start, end and padding.
+            Token ids, `self(text)[0]`, and the first character, and the one after the last, of each
+            of them; 0 and 0 for start, end and padding.
 
         Raises:
             UserError: the vocabulary does not report characters.
         """
-        spans = self._encoder.spans(text)[: self.context_length - self._layout.marks]
+        ids, spans = self._encoder.encode_with_spans(text)
+        spans = spans[: self.context_length - self._layout.marks]
         row, first = np.zeros((self.context_length, 2), np.int32), self._layout.marks - 1
         row[first : first + len(spans)] = np.asarray(spans, np.int32).reshape(-1, 2)
-        return row
+        return self._layout.rows([ids], self.context_length)[0], row
 
     def decode(self, ids: Sequence[int]) -> str:
         """Converts token ids to text, special tokens included.

@@ -3,23 +3,17 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.errors import UserError, check_name, lookup
+from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.mlp import ACTIVATIONS
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import LayersAbove, metadata
 from vit_jax.models.layers.post_norm import PostNormBlock
-from vit_jax.models.layers.stacking import (
-    REMAT_POLICIES,
-    apply_stack,
-    rematerialize,
-    stack_blocks,
-)
+from vit_jax.models.layers.stacking import Stack
 
 _INIT = initializers.normal(0.02)
 
@@ -64,7 +58,7 @@ class BertConfig:
             )
 
 
-class Bert(nnx.Module):
+class Bert(Stack):
     """Tokens (B, T) to features (B, T, D)."""
 
     def __init__(
@@ -85,8 +79,7 @@ class Bert(nnx.Module):
             scan: whether to scan the blocks or to unroll them.
             remat: key of `layers.stacking.REMAT_POLICIES`.
         """
-        self.config, self.dtype, self.scan = config, dtype, scan
-        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
+        self.config, self.dtype = config, dtype
         self.token_embed = nnx.Embed(
             config.vocab_size,
             config.width,
@@ -116,7 +109,7 @@ class Bert(nnx.Module):
                 rngs=rngs,
             )
 
-        self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), config.depth))
+        super().__init__(make_block, config.depth, scan=scan, remat=remat, rngs=rngs)
 
     def __call__(
         self,
@@ -143,15 +136,7 @@ class Bert(nnx.Module):
                 f"found {length} tokens per caption: expected at most text.context_length={allowed}"
             )
         x = self.token_embed(tokens) + self.segments[0] + self.positions[...][positions]
-        x = self.norm(x)
-        graphdef, params = nnx.split(self.blocks)
-
-        def apply_block(x: jax.Array, params: Any) -> tuple[jax.Array, None]:
-            return nnx.merge(graphdef, params)(x, mask), None
-
-        apply = rematerialize(apply_block, self.remat_policy, scanned=self.scan)
-        x, _ = apply_stack(apply, x, params, depth=self.config.depth, scan=self.scan)
-        return x
+        return self.apply_blocks(lambda block, x: (block(x, mask), None), self.norm(x))[0]
 
     def layers_above(self) -> LayersAbove:
         """Counts the blocks between each part and the output."""

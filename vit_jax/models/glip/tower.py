@@ -7,19 +7,13 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from vit_jax.errors import lookup
 from vit_jax.models.bert.model import BertConfig
 from vit_jax.models.glip.dynamic import DynamicBlock
 from vit_jax.models.layers.fusion import Fusion, FusionConfig
 from vit_jax.models.layers.maps import flatten_maps, split_maps
 from vit_jax.models.layers.parameters import TORCH_INIT
 from vit_jax.models.layers.post_norm import PostNormBlock
-from vit_jax.models.layers.stacking import (
-    REMAT_POLICIES,
-    apply_stack,
-    rematerialize,
-    stack_blocks,
-)
+from vit_jax.models.layers.stacking import Stack
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import Size
 
@@ -91,7 +85,7 @@ class TowerLayer(nnx.Module):
         return constrain(image, "batch", "length", "embed"), text
 
 
-class Tower(nnx.Module):
+class Tower(Stack):
     """Stack of `TowerLayer`."""
 
     def __init__(
@@ -106,13 +100,11 @@ class Tower(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        self.depth, self.scan = config.depth, scan
-        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
 
         def make_layer(rngs: nnx.Rngs) -> TowerLayer:
             return TowerLayer(config, dtype=dtype, rngs=rngs)
 
-        self.blocks = stack_blocks(make_layer, jax.random.split(rngs.params(), config.depth))
+        super().__init__(make_layer, config.depth, scan=scan, remat=remat, rngs=rngs)
 
     def __call__(
         self,
@@ -131,15 +123,12 @@ class Tower(nnx.Module):
             text_mask: whether a token exists (B, T).
             sizes: rows and columns of each level.
         """
-        graphdef, params = nnx.split(self.blocks)
 
-        def apply_layer(x: Pair, layer: Any) -> tuple[Pair, Pair]:
-            x = nnx.merge(graphdef, layer)(*x, text_mask, sizes)
+        def apply_layer(layer: TowerLayer, x: Pair) -> tuple[Pair, Pair]:
+            x = layer(*x, text_mask, sizes)
             return x, x
 
-        apply = rematerialize(apply_layer, self.remat_policy, scanned=self.scan)
-        _, outputs = apply_stack(apply, (image, text), params, depth=self.depth, scan=self.scan)
-        found: Pair = outputs
+        found: Pair = self.apply_blocks(apply_layer, (image, text))[1]
         return found
 
 

@@ -10,9 +10,9 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.errors import UserError, lookup
+from vit_jax.errors import UserError
 from vit_jax.models.grounding_dino.deformable import DeformableAttention
-from vit_jax.models.grounding_dino.encoder import ACTIVATION, LayerConfig
+from vit_jax.models.grounding_dino.encoder import ACTIVATION, LayerConfig, Pair
 from vit_jax.models.grounding_dino.levels import Levels
 from vit_jax.models.grounding_dino.positions import box_positions
 from vit_jax.models.layers.attention import CrossAttention
@@ -20,12 +20,7 @@ from vit_jax.models.layers.fusion import XAVIER
 from vit_jax.models.layers.heads import MlpHead, linear_layer
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import metadata
-from vit_jax.models.layers.stacking import (
-    REMAT_POLICIES,
-    apply_stack,
-    rematerialize,
-    stack_blocks,
-)
+from vit_jax.models.layers.stacking import Stack
 from vit_jax.models.partitioning import constrain
 
 _MARGIN = 1e-5  # keeps logits of boxes finite at the border of the image
@@ -166,7 +161,7 @@ class DecoderLayer(nnx.Module):
         return constrain(x, "batch", "length", "embed")
 
 
-class Decoder(nnx.Module):
+class Decoder(Stack):
     """Queries to boxes, which each layer refines."""
 
     def __init__(
@@ -191,8 +186,7 @@ class Decoder(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        self.depth, self.scan, self.dtype, self.width = depth, scan, dtype, config.width
-        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
+        self.dtype, self.width = dtype, config.width
         width = config.width
         self.queries = nnx.Param(
             initializers.normal(1.0)(rngs.params(), (num_queries, width)),
@@ -206,7 +200,7 @@ class Decoder(nnx.Module):
         def make_layer(rngs: nnx.Rngs) -> DecoderLayer:
             return DecoderLayer(config, dtype=dtype, rngs=rngs)
 
-        self.blocks = stack_blocks(make_layer, jax.random.split(rngs.params(), depth))
+        super().__init__(make_layer, depth, scan=scan, remat=remat, rngs=rngs)
 
     def select(self, logits: Float[Array, "batch positions length"]) -> Int[Array, "batch queries"]:
         """Selects the positions that are most similar to any token, the most similar ones first.
@@ -238,26 +232,20 @@ class Decoder(nnx.Module):
             Normalised features of the queries after each layer, and the boxes that each layer
             predicts, center x, center y, width and height in [0, 1], float32.
         """
-        graphdef, params = nnx.split(self.blocks)
         boxes = jax.lax.stop_gradient(boxes)
         ratios = jnp.tile(memory.levels.ratios, 2)[:, None]
 
-        def apply_layer(
-            state: tuple[jax.Array, jax.Array], params: Any
-        ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+        def apply_layer(layer: DecoderLayer, state: Pair) -> tuple[Pair, Pair]:
             x, boxes = state
             references = boxes[:, :, None] * ratios
             positions = self._positions(references[:, :, 0])
-            x = nnx.merge(graphdef, params)(x, positions, references, memory)
+            x = layer(x, positions, references, memory)
             refined = jax.nn.sigmoid(self.box_head(x) + logit(boxes))
             return (x, jax.lax.stop_gradient(refined)), (x, boxes)
 
         queries = self.queries[...].astype(self.dtype)
         queries = jnp.broadcast_to(queries, (len(boxes), *queries.shape))
-        apply = rematerialize(apply_layer, self.remat_policy, scanned=self.scan)
-        _, (x, before) = apply_stack(
-            apply, (queries, boxes), params, depth=self.depth, scan=self.scan
-        )
+        _, (x, before) = self.apply_blocks(apply_layer, (queries, boxes))
         x = self.norm(x)
         return x, jax.nn.sigmoid(self.box_head(x) + logit(before))
 

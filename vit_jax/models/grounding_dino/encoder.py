@@ -7,19 +7,13 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from vit_jax.errors import lookup
 from vit_jax.models.grounding_dino.deformable import DeformableAttention
 from vit_jax.models.grounding_dino.levels import Levels
 from vit_jax.models.layers.fusion import XAVIER, Fusion, FusionConfig
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.post_norm import PostNormBlock
-from vit_jax.models.layers.stacking import (
-    REMAT_POLICIES,
-    apply_stack,
-    rematerialize,
-    stack_blocks,
-)
+from vit_jax.models.layers.stacking import Stack
 from vit_jax.models.partitioning import constrain
 
 ACTIVATION = "relu"
@@ -147,7 +141,7 @@ class EncoderLayer(nnx.Module):
         return constrain(image, "batch", "length", "embed"), text
 
 
-class Encoder(nnx.Module):
+class Encoder(Stack):
     """Stack of `EncoderLayer`."""
 
     def __init__(
@@ -170,13 +164,11 @@ class Encoder(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        self.depth, self.scan = depth, scan
-        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
 
         def make_layer(rngs: nnx.Rngs) -> EncoderLayer:
             return EncoderLayer(config, dtype=dtype, rngs=rngs)
 
-        self.blocks = stack_blocks(make_layer, jax.random.split(rngs.params(), depth))
+        super().__init__(make_layer, depth, scan=scan, remat=remat, rngs=rngs)
 
     def __call__(
         self,
@@ -195,17 +187,11 @@ class Encoder(nnx.Module):
             inputs: masks, positions and reference points.
             rng: PRNG key for stochastic depth, or None for evaluation.
         """
-        graphdef, params = nnx.split(self.blocks)
         keys = None if rng is None else jax.random.split(rng, self.depth)
 
-        def apply_layer(x: Pair, layer: Any) -> tuple[Pair, Pair]:
-            layer_params, key = layer
-            x = nnx.merge(graphdef, layer_params)(*x, inputs, key)
+        def apply_layer(layer: EncoderLayer, x: Pair, key: jax.Array | None) -> tuple[Pair, Pair]:
+            x = layer(*x, inputs, key)
             return x, x
 
-        apply = rematerialize(apply_layer, self.remat_policy, scanned=self.scan)
-        _, outputs = apply_stack(
-            apply, (image, text), (params, keys), depth=self.depth, scan=self.scan
-        )
-        found: Pair = outputs
+        found: Pair = self.apply_blocks(apply_layer, (image, text), keys)[1]
         return found

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vit_jax.errors import lookup
 from vit_jax.models.layers.keys import parameter_rngs
 
 Block = TypeVar("Block", bound=nnx.Module)
@@ -105,3 +106,74 @@ def apply_stack(
         x, output = function(x, layer_of(layers, i))
         outputs.append(output)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+class Stack(nnx.Module):
+    """Stack of equal blocks whose parameters have a leading `layers` axis.
+
+    With `scan` one block is traced regardless of the depth; without it the blocks are unrolled.
+    Both compute the same from the same parameters.
+
+    Attributes:
+        blocks: the blocks, as one module.
+        depth: number of blocks.
+    """
+
+    def __init__(
+        self,
+        make_block: Callable[[nnx.Rngs], nnx.Module],
+        depth: int,
+        *,
+        scan: bool,
+        remat: str,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Builds the blocks.
+
+        Args:
+            make_block: builds one block from a source of keys.
+            depth: number of blocks.
+            scan: whether to scan the blocks.
+            remat: key of `REMAT_POLICIES`.
+            rngs: source of the parameters' keys.
+        """
+        self.depth, self.scan = depth, scan
+        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
+        self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), depth))
+
+    def apply_blocks(
+        self,
+        function: Callable[..., tuple[Activation, Any]],
+        x: Activation,
+        *layers: Any,
+        dtype: Any = None,
+    ) -> tuple[Activation, Any]:
+        """Applies the blocks one after the other.
+
+        Args:
+            function: maps (block, activation, *layer) to (activation, output).
+            x: input of the first block, an array or a pytree of arrays.
+            *layers: pytrees of arrays with a leading `layers` axis, or None.
+            dtype: compute type to which the matrices of all blocks are cast at once, or None.
+                The gradients of a layer then have this type, and are not kept in float32 until
+                those of the first layer are computed. Vectors, such as those of norms, stay
+                float32.
+
+        Returns:
+            The last activation, and the outputs stacked along a leading axis.
+        """
+        graphdef, params = nnx.split(self.blocks)
+        if dtype is not None:
+            params = jax.tree.map(lambda p: p.astype(dtype) if p.ndim > 2 else p, params)
+
+        def apply_block(x: Activation, layer: Any) -> tuple[Activation, Any]:
+            own, *rest = layer
+            return function(nnx.merge(graphdef, own), x, *rest)
+
+        return apply_stack(
+            rematerialize(apply_block, self.remat_policy, scanned=self.scan),
+            x,
+            (params, *layers),
+            depth=self.depth,
+            scan=self.scan,
+        )

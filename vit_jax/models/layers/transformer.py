@@ -15,12 +15,7 @@ from vit_jax.models.layers.drop_path import drop_path, drop_path_schedule
 from vit_jax.models.layers.mlp import Mlp, mlp_branch
 from vit_jax.models.layers.norm import layer_norm, split_branch
 from vit_jax.models.layers.parameters import metadata
-from vit_jax.models.layers.stacking import (
-    REMAT_POLICIES,
-    apply_stack,
-    rematerialize,
-    stack_blocks,
-)
+from vit_jax.models.layers.stacking import Stack
 from vit_jax.models.partitioning import constrain, laid_out
 
 
@@ -150,12 +145,8 @@ class Block(nnx.Module):
         return laid_out(constrain(x, "batch", "length", "embed"))
 
 
-class Transformer(nnx.Module):
-    """Stack of equal blocks whose parameters have a leading `layers` axis.
-
-    With `scan` one block is traced regardless of the depth; without it the blocks are unrolled.
-    Both compute the same from the same parameters.
-    """
+class Transformer(Stack):
+    """Stack of `Block`."""
 
     def __init__(
         self,
@@ -179,9 +170,7 @@ class Transformer(nnx.Module):
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        self.depth, self.scan, self.dtype = depth, scan, dtype
-        self.remat_policy = lookup(REMAT_POLICIES, remat, "remat policy")
-        self.max_drop_path = max_drop_path
+        self.dtype, self.max_drop_path = dtype, max_drop_path
 
         def make_block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -192,7 +181,7 @@ class Transformer(nnx.Module):
                 rngs=rngs,
             )
 
-        self.blocks = stack_blocks(make_block, jax.random.split(rngs.params(), depth))
+        super().__init__(make_block, depth, scan=scan, remat=remat, rngs=rngs)
 
     def __call__(
         self,
@@ -211,22 +200,12 @@ class Transformer(nnx.Module):
         Returns:
             Tokens (B, N, D), and the outputs of all blocks (depth, B, N, D) or None.
         """
-        graphdef, params = nnx.split(self.blocks)
-        # One cast for the whole stack: the gradients of a layer then have the compute type, and are
-        # not kept in float32 until those of the first layer are computed. Vectors, such as those of
-        # norms, stay float32.
-        params = jax.tree.map(lambda p: p.astype(self.dtype) if p.ndim > 2 else p, params)
         rates, keys = drop_path_schedule(self.max_drop_path, self.depth, rng)
 
-        def apply_block(x: jax.Array, layer: Any) -> tuple[jax.Array, jax.Array | None]:
-            layer_params, rate, key = layer
-            x = nnx.merge(graphdef, layer_params)(x, rate, key)
+        def apply_block(
+            block: Block, x: jax.Array, rate: jax.Array, key: jax.Array | None
+        ) -> tuple[jax.Array, jax.Array | None]:
+            x = block(x, rate, key)
             return x, (x if intermediates else None)
 
-        return apply_stack(
-            rematerialize(apply_block, self.remat_policy, scanned=self.scan),
-            x,
-            (params, rates, keys),
-            depth=self.depth,
-            scan=self.scan,
-        )
+        return self.apply_blocks(apply_block, x, rates, keys, dtype=self.dtype)
