@@ -148,6 +148,8 @@ class Block(nnx.Module):
 class Transformer(Stack):
     """Stack of `Block`."""
 
+    blocks: Block
+
     def __init__(
         self,
         config: BlockConfig,
