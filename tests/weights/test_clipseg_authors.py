@@ -49,6 +49,7 @@ def test_same_weights_as_transformers(tmp_path):
 
     tensors = {key: written.read(key) for key in written}
     unused = {"reduce.weight": np.zeros((8, 16), np.float32)}
+    unused["clip_model.vocab_size"] = np.array(50)
     unused["model.conv1.weight"] = tensors["clip_model.visual.conv1.weight"]
     write_tensors(tmp_path / "whole.safetensors", tensors | unused)
     again = load_weights(tmp_path / "whole.safetensors", model)

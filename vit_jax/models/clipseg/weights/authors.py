@@ -7,7 +7,7 @@ under `model.`, and a layer that is not used. The published files, as rd64-uni.p
 import dataclasses
 
 from vit_jax.errors import UserError
-from vit_jax.models.clip.weights.openai import OpenAIClip
+from vit_jax.models.clip.weights.openai import SETTINGS, OpenAIClip
 from vit_jax.models.clipseg.model import CLIPSegConfig
 from vit_jax.models.clipseg.weights.transformers import output_entries
 from vit_jax.weights.containers.tensors import TensorFile
@@ -24,7 +24,7 @@ class AuthorsCLIPSeg(Format):
 
     name = "clipseg"
     architectures = (CLIPSegConfig,)
-    ignored = ("model.*", "reduce.*")
+    ignored = ("model.*", "reduce.*", *(_TOWERS + name for name in SETTINGS))
     position_resize = "bicubic"
 
     def matches(self, file: TensorFile) -> bool:
