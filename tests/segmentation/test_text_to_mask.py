@@ -131,3 +131,18 @@ def test_errors(models, images):
         vit_jax.segment(clipseg, b"nothing", ["cat"])
     with pytest.raises(UserError, match=r"'clipseg_rd64_refined'.*found str"):
         word_runner_of("clipseg")
+
+
+@pytest.mark.release
+@pytest.mark.parametrize(("side", "count"), [(7760, 3), (60, 500)])
+def test_large_images_and_many_names(side, count, models):
+    """60 megapixels, and 500 names: each pixel belongs to one name of a dual encoder."""
+    block = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+    image = block.repeat(side // 20, axis=0).repeat(side // 20, axis=1)
+    names = [f"{'a' * (i % 37)} {i}" for i in range(count)]
+    found = vit_jax.segment(models["clip"], image, names)
+    assert found.masks.shape[1:] == (side, side)
+    np.testing.assert_array_equal(found.masks.sum(axis=0), 1)
+    every = vit_jax.segment(models["clipseg"], image, names, threshold=0.0)
+    assert every.labels.tolist() == list(range(count))
+    assert every.masks.all()
