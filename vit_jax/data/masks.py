@@ -78,8 +78,20 @@ def _polygon(values: Any, farthest: float) -> list[float]:
     return [float(value) for value in values]
 
 
-def _decode_coco(stored: Any, height: int = 0, width: int = 0) -> Mask:
-    """Decodes polygons or run lengths with COCO's rules."""
+def encode_mask(mask: Mask) -> dict[str, Any]:
+    """Encodes a mask as COCO's run lengths: `size`, and `counts` as bytes.
+
+    Args:
+        mask: a mask.
+
+    Raises:
+        MissingPackageError: the package faster-coco-eval is not installed.
+    """
+    return _coco_masks().encode(np.asfortranarray(mask[..., None], np.uint8))[0]
+
+
+def _coco_masks() -> Any:
+    """The module of faster-coco-eval."""
     if importlib.util.find_spec("faster_coco_eval") is None:
         raise MissingPackageError(
             "masks as polygons or run lengths need the package faster-coco-eval: "
@@ -87,6 +99,12 @@ def _decode_coco(stored: Any, height: int = 0, width: int = 0) -> Mask:
         )
     from faster_coco_eval.core import mask
 
+    return mask
+
+
+def _decode_coco(stored: Any, height: int = 0, width: int = 0) -> Mask:
+    """Decodes polygons or run lengths with COCO's rules."""
+    mask = _coco_masks()
     try:
         if isinstance(stored, dict):
             height, width = stored["size"]

@@ -30,6 +30,7 @@ class Annotated:
         areas: area of each object, px^2, which may be smaller than that of its box.
         absent: classes that are verified to be absent; None where all objects are annotated.
         not_exhaustive: classes of which some objects have no box.
+        masks: run lengths of each object, see `data.masks.encode_mask`; None to compare boxes.
     """
 
     boxes: Float[np.ndarray, "n 4"]
@@ -38,6 +39,7 @@ class Annotated:
     areas: Float[np.ndarray, " n"]
     absent: tuple[int, ...] | None = None
     not_exhaustive: tuple[int, ...] = ()
+    masks: Sequence[dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Detected:
         boxes: x0, y0, x1, y1 in pixels of the image.
         classes: class of each box.
         scores: score of each box.
+        masks: run lengths of each object; None to compare boxes.
     """
 
     boxes: Float[np.ndarray, "n 4"]
     classes: Int[np.ndarray, " n"]
     scores: Float[np.ndarray, " n"]
+    masks: Sequence[dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,8 @@ def compute_curves(
 ) -> Curves:
     """Matches detections with objects at IoU thresholds from 0.5 to 0.95.
 
+    The overlap is that of masks where all images have them, else that of boxes.
+
     Args:
         annotated: objects of each image.
         detected: detections in each image.
@@ -108,8 +114,10 @@ def compute_curves(
 
     truth = COCO(_coco_json(annotated, num_classes))
     found = truth.loadRes(_coco_results(detected))
+    images: tuple[Annotated | Detected, ...] = (*annotated, *detected)
+    kind = "segm" if all(image.masks is not None for image in images) else "bbox"
     evaluation = COCOeval_faster(
-        truth, found, iouType="bbox", lvis_style=federated, print_function=_ignore
+        truth, found, iouType=kind, lvis_style=federated, print_function=_ignore
     )
     evaluation.params.maxDets = list(counts)
     evaluation.evaluate()
@@ -173,15 +181,18 @@ def _coco_json(annotated: Sequence[Annotated], num_classes: int) -> dict[str, li
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(annotated, start=1):
+        height, width = image.masks[0]["size"] if image.masks else (0, 0)
         images.append(
             {
                 "id": number,
+                "height": height,
+                "width": width,
                 "neg_category_ids": [i + 1 for i in image.absent or ()],
                 "not_exhaustive_category_ids": [i + 1 for i in image.not_exhaustive],
             }
         )
-        for box, label, crowd, area in zip(
-            _xywh(image.boxes),
+        for shape, label, crowd, area in zip(
+            _shapes(image),
             image.classes.tolist(),
             image.crowd.tolist(),
             image.areas.tolist(),
@@ -192,7 +203,7 @@ def _coco_json(annotated: Sequence[Annotated], num_classes: int) -> dict[str, li
                     "id": len(annotations) + 1,
                     "image_id": number,
                     "category_id": label + 1,
-                    "bbox": box,
+                    **shape,
                     "area": area,
                     "iscrowd": int(crowd),
                 }
@@ -204,12 +215,19 @@ def _coco_json(annotated: Sequence[Annotated], num_classes: int) -> dict[str, li
 
 def _coco_results(detected: Sequence[Detected]) -> list[dict[str, Any]]:
     return [
-        {"image_id": number, "category_id": label + 1, "bbox": box, "score": score}
+        {"image_id": number, "category_id": label + 1, **shape, "score": score}
         for number, image in enumerate(detected, start=1)
-        for box, label, score in zip(
-            _xywh(image.boxes), image.classes.tolist(), image.scores.tolist(), strict=True
+        for shape, label, score in zip(
+            _shapes(image), image.classes.tolist(), image.scores.tolist(), strict=True
         )
     ]
+
+
+def _shapes(image: Annotated | Detected) -> list[dict[str, Any]]:
+    """What is compared: the masks of an image, or its boxes."""
+    if image.masks is not None:
+        return [{"segmentation": mask} for mask in image.masks]
+    return [{"bbox": box} for box in _xywh(image.boxes)]
 
 
 def _xywh(boxes: np.ndarray) -> list[list[float]]:
