@@ -14,6 +14,7 @@ OBJECTIVES = Registry(
         "masked_reconstruction": "vit_jax.objectives.masked_reconstruction:MaskedReconstruction",
         "grounding": "vit_jax.objectives.grounding:Grounding",
         "owl": "vit_jax.objectives.owl:Owl",
+        "sam": "vit_jax.objectives.sam:Sam",
         "region_text": "vit_jax.objectives.region_text:RegionText",
     },
 )
