@@ -11,6 +11,10 @@ EVALUATORS = Registry(
     {
         "classification": "vit_jax.evaluators.classification:Classification",
         "detection": "vit_jax.evaluators.detection:Detection",
+        "instance_segmentation": "vit_jax.evaluators.instance_segmentation:InstanceSegmentation",
+        "interactive_segmentation": (
+            "vit_jax.evaluators.interactive_segmentation:InteractiveSegmentation"
+        ),
         "fewshot": "vit_jax.evaluators.few_shot:FewShot",
         "knn": "vit_jax.evaluators.knn:NearestNeighbors",
         "multilabel": "vit_jax.evaluators.multilabel:MultiLabel",

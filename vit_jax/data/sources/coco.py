@@ -22,6 +22,7 @@ class Coco(Source):
     - `crowd`, bool (n,), whether a box surrounds a group of objects;
     - `areas`, float32 (n,), the area of each object as in the file, px^2, or else of its box;
     - `segmentation`, polygons or RLE of each box as in the file, or None;
+    - `scores`, float32 (n,), where the file has one for each box, as a file of detections;
     - `vocabulary`, the names of all classes, and `frequencies`, "r", "c" or "f" for each of them,
       where the file has LVIS's;
     - `negatives` and `not_exhaustive`, names, where the file has LVIS's `neg_category_ids` and
@@ -97,6 +98,8 @@ class Coco(Source):
             "segmentation": row["segmentation"],
             "vocabulary": names,
         }
+        if row["scores"] and None not in row["scores"]:
+            example["scores"] = np.array(row["scores"], np.float32)
         if self._frequencies:
             example["frequencies"] = self._frequencies
         for field in coco_file.FEDERATED:

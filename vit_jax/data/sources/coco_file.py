@@ -129,7 +129,8 @@ class ImageRecord:
         files: its possible file names, the likeliest first.
         height: height, px.
         width: width, px.
-        fields: `boxes`, `classes`, `crowd`, `areas` and `segmentation` of its annotations.
+        fields: `boxes`, `classes`, `crowd`, `areas`, `segmentation` and `scores` of its
+            annotations.
         federated: category ids by key of `FEDERATED`.
     """
 
@@ -188,7 +189,7 @@ def read_images(records: list[dict[str, Any]], place: str) -> dict[Id, ImageReco
                 )
             left_out.add("images that are listed twice", names[0])
             continue
-        keys = ("boxes", "classes", "crowd", "areas", "segmentation")
+        keys = ("boxes", "classes", "crowd", "areas", "segmentation", "scores")
         fields: dict[str, list] = {key: [] for key in keys}
         federated = {
             field: record[key]
@@ -284,6 +285,7 @@ class Annotations:
         image.fields["crowd"].append(bool(record.get("iscrowd")))
         image.fields["areas"].append(_area(record.get("area"), inside))
         image.fields["segmentation"].append(record.get("segmentation"))
+        image.fields["scores"].append(_finite(record.get("score")))
         return None
 
     def _is_repeat(self, record: dict[str, Any], label: int, box: Any, name: str) -> bool:
@@ -328,10 +330,16 @@ def _key(value: Any) -> Id:
 
 def _area(value: Any, box: Box) -> float:
     """Area of an object, px^2; that of its box where the file has none."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and 0 < value < math.inf:
-        return value
+    number = _finite(value)
+    if number is not None and number > 0:
+        return number
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _finite(value: Any) -> float | None:
+    """A finite number of JSON; None for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -math.inf < value < math.inf else None
 
 
 def _corners(values: Any) -> Any:
