@@ -23,6 +23,7 @@ EVALUATORS = Registry(
         "region_classification": "vit_jax.evaluators.region_classification:RegionClassification",
         "retrieval": "vit_jax.evaluators.retrieval:Retrieval",
         "sgd_probe": "vit_jax.evaluators.sgd_probe:SgdProbe",
+        "text_segmentation": "vit_jax.evaluators.text_segmentation:TextSegmentation",
         "validation_loss": "vit_jax.evaluators.validation_loss:ValidationLoss",
         "zeroshot": "vit_jax.evaluators.zeroshot:ZeroShot",
     },
