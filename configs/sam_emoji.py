@@ -1,6 +1,15 @@
 """A small SAM on scenes of emoji, by points and boxes.
 
-python -m vit_jax.train --config configs/sam_emoji.py --workdir runs/sam_emoji
+    python -m vit_jax.train --config configs/sam_emoji.py --workdir runs/sam_emoji
+
+Result: not measured at this length. After 350 steps with one seed the training metric `first_iou`,
+after one point or one box with noise, was 63%, and `last_iou`, after two more points, 66%.
+Time: estimated at ten minutes on two otherwise idle CPU cores; the 350 steps took 5.7 minutes on
+two that other programs used as well. Needs the extras [samples] and [detection].
+
+Scenes have 64 x 64 px, that is, 8 x 8 patches and masks of 32 x 32 cells. Parameters start at
+random. The weight of the focal loss is a quarter of SAM's: with the published one the model
+predicted no mask at all for the first 300 steps. `heldout_names` has drawings of other names.
 """
 
 from ml_collections import ConfigDict
@@ -12,22 +21,28 @@ SCENES = f"size={SIZE}&max_drawings=4&min_scale=0.3&max_scale=0.6"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Fresh parameters; 8 x 8 patches, masks of 32 x 32 cells."""
-    config = default_config(model="sam_vit_b", objective="sam")
+    """An encoder of four blocks, two of which attend to the whole map."""
+    config = default_config(model="sam_vit_b", objective="sam", optimizer="muon")
     config.model.image.update(
         image_size=SIZE, patch_size=8, width=128, depth=4, num_heads=4, mlp_dim=512
     )
     config.model.image.update(num_global=2, window_size=4, out_width=64)
     config.model.update(num_heads=4, mlp_dim=256)
-    config.objective.update(points=4)
+    config.objective.update(points=2, focal_weight=5.0)
 
     config.data.train = f"emoji_scenes:train?{SCENES}&count=100000"
     config.data.augment = (
-        "color_shift(hue=0.12, saturation=0.35, brightness=0.1, contrast=0.2, shade=0.1)"
+        "flip|color_shift(hue=0.12, saturation=0.35, brightness=0.1, contrast=0.2, shade=0.1)"
     )
     config.data.detection.update(max_boxes=4, mask_stride=2)
     config.batch_size, config.total_steps = 16, 1500
     config.compute.scan = False  # unrolled blocks run faster on a CPU
 
-    config.optim.update(lr=1e-3, warmup_percent=5.0, weight_decay=0.05, grad_clip_norm=1.0)
+    config.optim.update(lr=4e-3, warmup_percent=5.0, weight_decay=0.05, b2=0.98, grad_clip_norm=1.0)
+
+    config.evals.interactive_segmentation = {
+        name: {"data": f"emoji_scenes:{split}?{SCENES}&count=500", "max_objects": 4}
+        for name, split in (("seen", "test"), ("heldout_names", "heldout_names"))
+    }
+    config.eval_batch_size = 200
     return config

@@ -43,7 +43,6 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg == "all":
         config.optim.freeze = ()
         config.optim.layer_decay = 0.8
-        config.optim.lr_factors = (("image/.*", 0.1),)
         config.model.image.drop_path = 0.4
         config.data.augment = "flip|scale_jitter((0.1, 2.0))"
 

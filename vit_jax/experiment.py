@@ -245,6 +245,7 @@ class Experiment:
                     open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
                 ),
                 tokenize=lambda texts: self.embedder().tokenize(texts),
+                detection=config_lib.detection(self.config),
             ),
         )
 

@@ -85,6 +85,7 @@ class ValidationLoss:
             tokenizer=embedder.tokenizer,
             templates=prompts.templates(config.templates),
             max_pixels=embedder.max_image_pixels,
+            detection=objective.context.detection,
         )
         self._rows = self._choose_rows()
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from vit_jax.data.detection import DetectionConfig
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
@@ -67,6 +68,7 @@ class Context:
         open_model: opens another model, as a teacher, from a path of weights and the name of a
             registered model; either may be empty.
         tokenize: converts texts to token ids of the trained model.
+        detection: sizes of a training batch of images with boxes or masks.
     """
 
     spec: ModelSpec
@@ -76,6 +78,7 @@ class Context:
     microbatches: Microbatches = dataclasses.field(default_factory=Microbatches)
     open_model: Callable[[str, str], FrozenModel] = _no_models
     tokenize: Callable[[Sequence[str]], Int[np.ndarray, "texts length"]] = _no_tokenizer
+    detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
 
     @property
     def num_classes(self) -> int | None:
