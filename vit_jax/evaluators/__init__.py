@@ -10,6 +10,8 @@ EVALUATORS = Registry(
     "evaluator",
     {
         "classification": "vit_jax.evaluators.classification:Classification",
+        "dense_knn": "vit_jax.evaluators.dense_probe:DenseKnn",
+        "dense_probe": "vit_jax.evaluators.dense_probe:DenseProbe",
         "detection": "vit_jax.evaluators.detection:Detection",
         "instance_segmentation": "vit_jax.evaluators.instance_segmentation:InstanceSegmentation",
         "interactive_segmentation": (
