@@ -7,7 +7,7 @@ from vit_jax.planning.collectives import bytes_by_kind, find_collectives, group_
 from vit_jax.planning.estimates import estimate
 
 # TPU: no trip counts; one collective is distributed over fusions; a reduce-scatter is a fusion; a
-# collective may run on the SparseCores.
+# collective may run on the SparseCores. The metadata of a kernel may have several lines.
 TPU = """\
 HloModule jit_step, is_scheduled=true
 
@@ -55,7 +55,9 @@ HloModule jit_step, is_scheduled=true
   %worked = bf16[1,32,64]{2,1,0} fusion(%x.1), kind=kOutput, calls=%step, metadata={op_name="jit(step)/dot_general"}, backend_config={"window_config":{"estimated_cycles":"1000"}}
   %aside = ((bf16[32]{0}), bf16[128]{0}) custom-call-start(%x.1), async_execution_thread="sparsecore", called_computations={%offloaded}
   %asided = bf16[128]{0} custom-call-done(%aside), called_computations={%offloaded}
-  %kernel = bf16[64,64]{1,0} custom-call(%x.1), custom_call_target="tpu_custom_call"
+  %kernel = bf16[64,64]{1,0} custom-call(%x.1), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step)/kernel"}
   ROOT %tuple = (s32[]{:T(128)}, bf16[1,16,64]{2,1,0}) tuple(%next, %x.1)
 }
 

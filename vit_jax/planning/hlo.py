@@ -6,10 +6,11 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_END = re.compile(r"\}(,|$)")  # of a computation
 # In types a capital letter precedes a parenthesis (tiling); opcodes are lower-case.
 _OPCODE = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(")
 # Type, dimensions and layout of an array. In layouts, S(1) is VMEM.
@@ -128,7 +129,7 @@ class Module:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry, self.unknown_loops = "", 0
         current: dict[str, Instruction] | None = None
-        for line in text.splitlines():
+        for line in _joined(text.splitlines()):
             if current is not None and (found := _INSTRUCTION.match(line)):
                 instruction = _parse(found[2], found[3])
                 if instruction:
@@ -136,7 +137,7 @@ class Module:
             elif header := _COMPUTATION.match(line):
                 current = self.computations.setdefault(header[2], {})
                 self.entry = header[2] if header[1] else self.entry
-            elif line.startswith("}"):
+            elif _END.match(line):
                 current = None
 
     def visits(self) -> Iterator[Visit]:
@@ -208,6 +209,25 @@ def source(instruction: Instruction) -> str:
 def is_collective(opcode: str) -> bool:
     """Whether an opcode starts communication between devices."""
     return opcode.removesuffix("-start") in _COLLECTIVES
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Joins the lines of an instruction, whose attributes may contain line breaks.
+
+    Instructions are indented, as their further lines are not.
+    """
+    pending = ""
+    for line in lines:
+        if pending and line and not line[0].isspace() and not _END.match(line):
+            pending += line
+            continue
+        if pending:
+            yield pending
+        pending = line if line[:1].isspace() else ""
+        if not pending:
+            yield line
+    if pending:
+        yield pending
 
 
 def _parse(name: str, text: str) -> Instruction | None:
