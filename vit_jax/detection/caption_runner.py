@@ -1,5 +1,6 @@
 """Compiled calls of a detector that reads captions, and the names or phrases of its boxes."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ _THRESHOLD = 0.25  # default of transformers
 # Of GLIP, whose boxes overlap (MODEL.ATSS in the authors' code). The number is the largest before
 # the suppression, there of each level.
 _NMS_THRESHOLD, _MOST_BOXES = 0.6, 1000
+# Of boxes of several captions, each of which finds the same objects under its own names.
+_NMS_OF_CAPTIONS = 0.7
 _FEWEST_TOKENS = 16  # shortest caption that is compiled
 # Spaces that transformers removes from the text of tokens.
 _SPACES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -64,7 +67,8 @@ class CaptionRunner:
         """Returns the search for names, or for phrases of them.
 
         Names that exceed the context of the model are divided into several captions, whose boxes
-        are joined.
+        are joined. Boxes then compete whatever their names are, because a box of one caption counts
+        for one name.
 
         Args:
             model: detector.
@@ -111,7 +115,10 @@ class CaptionRunner:
             return _dense(joined) if model.predicts_centerness else joined
 
         suppressed = _NMS_THRESHOLD if model.predicts_centerness else 1.0
-        return Finder(find, classes, _THRESHOLD, suppressed, selection.select)
+        if len(parts) == 1:
+            return Finder(find, classes, _THRESHOLD, suppressed, selection.select)
+        select = functools.partial(selection.select, by_label=False)
+        return Finder(find, classes, _THRESHOLD, min(suppressed, _NMS_OF_CAPTIONS), select)
 
     def find_like(self, model: PretrainedModel, query_image: Any) -> Finder:
         """Refuses a query image.

@@ -64,7 +64,8 @@ def detect(
         templates: prompt templates with one `{}`, whose embeddings are averaged, or the name of a
             set of them, as "clip_imagenet". Grounding DINO takes one.
         nms_threshold: IoU above which the lower score of two boxes of a name is left out, 1 for
-            none; None for 1, for 0.3 with a query image, and for 0.5 with tiles.
+            none; None for 1, for 0.3 with a query image, and for 0.5 with tiles. Names that take
+            several captions compete with each other; None is then at most 0.7.
         batch_size: images or tiles per batch.
         tile_size: side of overlapping tiles, px, in which objects are looked for besides the whole
             image; 0 for none. Small objects in large images need it.

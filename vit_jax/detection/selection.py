@@ -64,7 +64,9 @@ def join(parts: list[Boxes]) -> Boxes:
     )
 
 
-def select(found: Boxes, threshold: float, nms_threshold: float) -> Boxes:
+def select(
+    found: Boxes, threshold: float, nms_threshold: float, *, by_label: bool = True
+) -> Boxes:
     """Selects detections by words.
 
     Args:
@@ -72,13 +74,15 @@ def select(found: Boxes, threshold: float, nms_threshold: float) -> Boxes:
         threshold: score that a detection exceeds.
         nms_threshold: IoU above which the lower score of two boxes of a class is left out; 1 for
             none.
+        by_label: whether only boxes of the same class compete.
 
     Returns:
         The detections, from the highest score to the lowest.
     """
     found = found[np.flatnonzero(found.scores > threshold)]
     found = found[np.argsort(-found.scores, kind="stable")]
-    return found[not_suppressed(found, nms_threshold)]
+    labels = found.labels if by_label else np.zeros_like(found.labels)
+    return found[not_suppressed(dataclasses.replace(found, labels=labels), nms_threshold)]
 
 
 def select_relative(found: Boxes, threshold: float, nms_threshold: float) -> Boxes:
