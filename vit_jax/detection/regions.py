@@ -29,7 +29,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
 from vit_jax.evaluators.batching import padded_batches, progress_bar
 from vit_jax.evaluators.embedding import check_positive
-from vit_jax.evaluators.regions import in_parts, relative_boxes
+from vit_jax.evaluators.regions import in_parts, join_parts, relative_boxes
 from vit_jax.paths import StrPath
 from vit_jax.pretrained.model import PretrainedModel
 
@@ -122,24 +122,19 @@ def _classify(
             "size": np.asarray(pixels.shape[:2]),
         }
 
-    size, done = min(batch_size, len(parts)), 0
-    scores, labels = [], []
-    for batch in padded_batches(read, start=0, stop=len(parts), batch_size=size, part=range(size)):
-        outputs = runner.classes_of_boxes(model, batch["image"], batch["boxes"], queries)
-        for shape, score, label in zip(batch["size"], *outputs, strict=True):
-            if done == len(parts):
-                return
-            position, start, stop = parts[done]
-            done += 1
-            scores.append(score[: stop - start])
-            labels.append(label[: stop - start])
-            row = rows[position]
-            if stop >= len(given[row]):
-                height, width = map(int, shape)
-                number = len(given[row])
-                found, best = (np.concatenate(x)[:number] for x in (scores, labels))
-                yield row, (height, width), found, best
-                scores, labels = [], []
+    def outputs() -> Iterator[tuple[np.ndarray, ...]]:
+        size = min(batch_size, len(parts))
+        for batch in padded_batches(
+            read, start=0, stop=len(parts), batch_size=size, part=range(size)
+        ):
+            found = runner.classes_of_boxes(model, batch["image"], batch["boxes"], queries)
+            yield from zip(*found, batch["size"][:, None], strict=True)
+
+    for position, (scores, labels, shape) in join_parts(parts, outputs()):
+        row = rows[position]
+        height, width = map(int, shape[0])
+        number = len(given[row])
+        yield row, (height, width), scores[:number], labels[:number]
 
 
 def _boxes_of(listed: Images, boxes: Any) -> dict[int, np.ndarray]:

@@ -64,9 +64,7 @@ def join(parts: list[Boxes]) -> Boxes:
     )
 
 
-def select(
-    found: Boxes, threshold: float, nms_threshold: float, *, by_label: bool = True
-) -> Boxes:
+def select(found: Boxes, threshold: float, nms_threshold: float, *, by_label: bool = True) -> Boxes:
     """Selects detections by words.
 
     Args:

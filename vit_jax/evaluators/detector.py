@@ -22,20 +22,24 @@ Selection = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]
 
 
 def require_detector(embedder: Embedder) -> None:
-    """Checks that a model finds boxes by words.
+    """Checks that a model finds boxes by words, see `require_method`."""
+    require_method(embedder, "detect", "a detector, as owlvit_base_patch32")
+
+
+def require_method(embedder: Embedder, method: str, kind: str) -> None:
+    """Checks that a model has a method that reads boxes and words.
 
     Args:
         embedder: gives the model, its inputs and its tokenizer.
+        method: name of the method.
+        kind: models that have it, for messages.
 
     Raises:
-        UserError: the model does not detect, its tokenizer is missing, or its inputs show a part
+        UserError: the model does not have it, its tokenizer is missing, or its inputs show a part
             of the image.
     """
-    if not hasattr(embedder.model.bind(embedder.model.shapes()), "detect"):
-        raise UserError(
-            "boxes need a detector, as owlvit_base_patch32; found "
-            f"{type(embedder.model.architecture).__name__}"
-        )
+    if not hasattr(embedder.model.bind(embedder.model.shapes()), method):
+        raise UserError(f"boxes need {kind}; found {type(embedder.model.architecture).__name__}")
     embedder.require_text()
     embedder.inputs.extent(*embedder.inputs.size)
 

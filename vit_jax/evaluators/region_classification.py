@@ -14,8 +14,9 @@ from vit_jax.data.images import read_image
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics, prompts
 from vit_jax.evaluators.batching import device_batches
+from vit_jax.evaluators.detector import require_method
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.regions import in_parts, relative_boxes
+from vit_jax.evaluators.regions import in_parts, join_parts, relative_boxes
 from vit_jax.models.definition import Params
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,9 @@ class RegionClassification:
             UserError: a model that does not classify boxes, a source without boxes or classes, or
                 a key with an invalid value.
         """
-        if not hasattr(embedder.model.bind(embedder.model.shapes()), "classify_regions"):
-            raise UserError(
-                "region_classification needs a model that classifies boxes, as regionclip_rn50; "
-                f"found {type(embedder.model.architecture).__name__}"
-            )
-        embedder.require_text()
-        embedder.inputs.extent(*embedder.inputs.size)
+        require_method(
+            embedder, "classify_regions", "a model that classifies them, as regionclip_rn50"
+        )
         if config.max_boxes < 1:
             raise UserError(f"max_boxes={config.max_boxes}: expected 1 or more")
         self._config, self._embedder = config, embedder
@@ -83,16 +80,14 @@ class RegionClassification:
         queries = self._embedder.class_embeddings(params, self._names, self._templates)
         contents = [metrics.text_content(name) for name in self._names]
         ranks, targets = [], np.concatenate(self._labels)
-        for part, logits in zip(self._parts, self._logits(params, queries), strict=True):
-            image, start, stop = part
-            scores = logits[: stop - start]
+        outputs = ((logits,) for logits in self._logits(params, queries))
+        for image, (scores,) in join_parts(self._parts, outputs):
             if not np.isfinite(scores).all():
                 raise UserError(
                     f"logits of the boxes of image {image} are NaN or infinite: the weights are "
                     "damaged, or they overflow in compute.dtype"
                 )
-            labels = self._labels[image][start:stop]
-            ranks.append(metrics.rank_of_target(scores, labels, contents))
+            ranks.append(metrics.rank_of_target(scores, self._labels[image], contents))
         rank = np.concatenate(ranks)
         yield "top1", float(np.mean(rank < 1))
         yield "top5", float(np.mean(rank < 5))

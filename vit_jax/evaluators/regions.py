@@ -1,6 +1,7 @@
 """Boxes of images as arrays of one shape, for models that classify regions."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -24,6 +25,26 @@ def in_parts(counts: Sequence[int], size: int) -> list[Part]:
         for image, count in enumerate(counts)
         for start in range(0, count, size)
     ]
+
+
+def join_parts(
+    parts: Sequence[Part], outputs: Iterable[Sequence[np.ndarray]]
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Joins what a model computes for the parts of each image.
+
+    Args:
+        parts: parts, see `in_parts`.
+        outputs: arrays of each part, whose rows are its boxes, then padding. Those after the last
+            part are not read.
+
+    Yields:
+        Index of an image, and the arrays of all its boxes.
+    """
+    for image, group in itertools.groupby(
+        zip(parts, outputs, strict=False), key=lambda pair: pair[0][0]
+    ):
+        rows = [[x[: stop - start] for x in arrays] for (_, start, stop), arrays in group]
+        yield image, [np.concatenate(each) for each in zip(*rows, strict=True)]
 
 
 def relative_boxes(

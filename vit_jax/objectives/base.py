@@ -179,3 +179,22 @@ def mean_over_examples(
     if weight is None:
         return jnp.mean(values)
     return jnp.sum(values * weight) / jnp.sum(weight)
+
+
+def check_range(key: str, value: float, least: float = 0, highest: float = float("inf")) -> None:
+    """Refuses a number of `config.objective` outside a range.
+
+    Args:
+        key: name of the key.
+        value: its value.
+        least: smallest number.
+        highest: largest number.
+
+    Raises:
+        UserError: the number is not in the range.
+    """
+    if not least <= value <= highest:
+        upper = f" and at most {highest:g}" if highest < float("inf") else ""
+        raise UserError(
+            f"config.objective.{key}={value}: expected a number of at least {least}{upper}"
+        )

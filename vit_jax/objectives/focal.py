@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vit_jax.errors import UserError
-from vit_jax.objectives.base import Metrics, Objective
+from vit_jax.objectives.base import Metrics, Objective, check_range
 
 
 def sigmoid_focal_loss(
@@ -58,11 +57,7 @@ class FocalConfig(Objective.Config):
         for field in dataclasses.fields(self):
             least = 1 if field.type is int else 0
             highest = 1.0 if field.name == "focal_alpha" else float("inf")
-            if not least <= (value := getattr(self, field.name)) <= highest:
-                raise UserError(
-                    f"config.objective.{field.name}={value}: expected a number of at least {least}"
-                    + (" and at most 1" if highest == 1 else "")
-                )
+            check_range(field.name, getattr(self, field.name), least, highest)
 
     def focal(
         self, logits: Float[Array, "*shape"], targets: Bool[Array, "*shape"]

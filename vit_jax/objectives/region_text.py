@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
-from vit_jax.objectives.base import Batch, Context, Metrics, Objective
+from vit_jax.objectives.base import Batch, Context, Metrics, Objective, check_range
 from vit_jax.objectives.contrastive.loss import contrastive_loss
 from vit_jax.parallel.mesh import replicated
 from vit_jax.parallel.sharding import tracing_for
@@ -291,8 +291,7 @@ def read_concepts(path: str) -> list[str]:
 
 def _check_config(config: RegionText.Config) -> None:
     for name in ("contrastive_weight", "distillation_weight", "image_text_weight"):
-        if (value := getattr(config, name)) < 0:
-            raise UserError(f"config.objective.{name}={value}: expected a number of at least 0")
+        check_range(name, getattr(config, name))
     if config.temperature <= 0:
         raise UserError(
             f"config.objective.temperature={config.temperature}: expected a positive number"

@@ -22,7 +22,7 @@ from vit_jax.models.glip.dynamic import NUM_GROUPS
 from vit_jax.models.glip.head import Head
 from vit_jax.models.glip.pyramid import EXTRA_LEVELS, FeaturePyramid
 from vit_jax.models.glip.tower import Tower, TowerConfig, attend_to
-from vit_jax.models.layers.maps import flatten_maps
+from vit_jax.models.layers.maps import flatten_maps, full_sizes
 from vit_jax.models.layers.parameters import LayersAbove, nested
 from vit_jax.models.swin.model import Swin, SwinConfig
 
@@ -208,9 +208,8 @@ class Glip(nnx.Module):
         Raises:
             UserError: a caption that is too long.
         """
-        if sizes is None:
-            sizes = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (len(images), 2))
-        return self.predict(images, tokens, rng=rng).detections(tokens, sizes)
+        found = self.predict(images, tokens, rng=rng)
+        return found.detections(tokens, full_sizes(images, sizes))
 
     def predict(
         self,

@@ -26,7 +26,7 @@ from vit_jax.models.grounding_dino.levels import (
 from vit_jax.models.grounding_dino.positions import map_positions, sine_positions
 from vit_jax.models.layers.fusion import XAVIER
 from vit_jax.models.layers.heads import linear_layer
-from vit_jax.models.layers.maps import flatten_maps
+from vit_jax.models.layers.maps import flatten_maps, full_sizes
 from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
 from vit_jax.models.swin.model import Swin, SwinConfig
 
@@ -241,11 +241,12 @@ class GroundingDino(nnx.Module):
         text = self.embed_caption(tokens)
         text_mask = tokens > 0
 
-        padded = images.shape[1], images.shape[2]
-        if sizes is None:
-            sizes = jnp.broadcast_to(jnp.asarray(padded), (len(images), 2))
         maps = self.levels(self.image.features(images, config.stages, rng=image_rng))
-        levels = level_geometry([(x.shape[1], x.shape[2]) for x in maps], sizes, padded)
+        levels = level_geometry(
+            [(x.shape[1], x.shape[2]) for x in maps],
+            full_sizes(images, sizes),
+            (images.shape[1], images.shape[2]),
+        )
         inputs = EncoderInputs(
             levels=levels,
             image_positions=self._level_positions(levels.split(levels.mask)),

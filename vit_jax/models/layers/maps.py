@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Array, Float, Int, Int32
 
 from vit_jax.models.sizes import Size
 
@@ -19,6 +19,20 @@ def nearest(old: int, new: int) -> Int32[np.ndarray, " new"]:
     """
     at = np.floor(np.arange(new, dtype=np.float32) * np.float32(old / new))
     return np.minimum(at, old - 1).astype(np.int32)
+
+
+def full_sizes(
+    images: Float[Array, "batch height width 3"], sizes: Int[Array, "batch 2"] | None
+) -> Int[Array, "batch 2"]:
+    """Returns the sizes of images without their padding, those of the inputs if there is none.
+
+    Args:
+        images: inputs (B, H, W, 3).
+        sizes: height and width of each image, px (B, 2), or None.
+    """
+    if sizes is not None:
+        return sizes
+    return jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (len(images), 2))
 
 
 def flatten_maps(maps: Sequence[jax.Array]) -> jax.Array:
