@@ -10,7 +10,7 @@ import math
 import cv2
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 from PIL import Image
 
 from vit_jax.errors import UserError, check_name
@@ -167,6 +167,31 @@ class ImageInputs:
             return height, width
         long = max(short, int(edge * longer / shorter))
         return (short, long) if height <= width else (long, short)
+
+    def restore(
+        self, logits: Float[np.ndarray, "rows columns"], height: int, width: int
+    ) -> Float32[np.ndarray, "height width"]:
+        """Interpolates a map of the model's input to the pixels of an image.
+
+        It is enlarged to the input, cut to the part that is not padding, and resized to the image,
+        as transformers' `post_process_masks` of SAM. Both steps are bilinear without antialias.
+
+        Args:
+            logits: a value per cell of a grid over the input, as the logits of a mask.
+            height: height of the image, px.
+            width: width of the image, px.
+
+        Raises:
+            UserError: the input shows a part of the image, see `extent`.
+        """
+        whole = cv2.resize(
+            logits.astype(np.float32), self.size[::-1], interpolation=cv2.INTER_LINEAR
+        )
+        rows, columns = self.scaled_size(height, width)
+        part = np.ascontiguousarray(whole[:rows, :columns])
+        extent = self.extent(height, width)
+        shown = cv2.resize(part, extent[::-1], interpolation=cv2.INTER_LINEAR)
+        return shown[:height, :width]
 
     def pack(self, pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, " packed"]:
         """Flattens an image for the transfer to the devices."""

@@ -16,7 +16,6 @@ from vit_jax.evaluators import average_precision as ap
 from vit_jax.evaluators import mask_metrics as mm
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.interactive_segmentation import next_click
-from vit_jax.evaluators.prompted import restore_logits
 from vit_jax.evaluators.suite import Suite
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef
@@ -227,7 +226,7 @@ def test_logits_return_to_the_pixels_of_the_image(resize, size):
         middle = size[axis] / 2 / extent * cells  # cells
         ramp = np.arange(cells) + 0.5 - middle
         logits = np.broadcast_to(ramp[:, None] if axis == 0 else ramp, (cells, cells))
-        found = restore_logits(np.float32(logits), inputs, size)
+        found = inputs.restore(np.float32(logits), *size)
         assert found.shape == size
         expected = np.arange(size[axis]) >= size[axis] // 2
         line = (found > 0).all(axis=1 - axis)

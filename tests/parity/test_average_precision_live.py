@@ -5,9 +5,11 @@ import dataclasses
 import io
 import json
 
+import cv2
 import numpy as np
 import pytest
 
+from vit_jax.data.masks import encode_mask
 from vit_jax.evaluators import average_precision as ap
 
 pytestmark = pytest.mark.parity
@@ -41,7 +43,34 @@ def random_scenes(seed, images=300, classes=20):
     return annotated, detected
 
 
-def stats_of_pycocotools(annotated, detected, classes):
+def random_masks(seed):
+    """Ellipses in boxes of an image of 100 x 80 px, with crowds; predictions are shifted."""
+    rng = np.random.default_rng(seed)
+
+    def mask(box):
+        found = np.zeros((80, 100), np.uint8)
+        (x, y), axes = np.split(box, 2)
+        cv2.ellipse(found, (int(x), int(y)), tuple(axes.astype(int)), 0, 0, 360, 1, -1)
+        return encode_mask(found > 0)
+
+    annotated, detected = [], []
+    scores = rng.permutation(60 * 30) / (60 * 30)
+    for image in range(60):
+        n = int(rng.integers(0, 8))
+        shapes = np.concatenate([rng.uniform(10, 70, (n, 2)), rng.uniform(2, 30, (n, 2))], axis=1)
+        labels, crowd = rng.integers(0, 3, n), rng.random(n) < 0.1
+        copies = np.repeat(np.arange(n), 3)
+        near = np.maximum(shapes[copies] + rng.normal(size=(3 * n, 4)) * 2, 1)
+        areas = np.prod(shapes[:, 2:], axis=1) * np.pi
+        masks = [mask(shape) for shape in shapes]
+        annotated.append(ap.Annotated(shapes, labels, crowd, areas, masks=masks))
+        own = scores[image * 30 :][: 3 * n]
+        found = [mask(shape) for shape in near]
+        detected.append(ap.Detected(near, labels[copies], own, masks=found))
+    return annotated, detected
+
+
+def stats_of_pycocotools(annotated, detected, classes, kind="bbox"):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -49,7 +78,7 @@ def stats_of_pycocotools(annotated, detected, classes):
         truth = COCO()
         truth.dataset = ap._coco_json(annotated, classes)
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(ap._coco_results(detected)), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(ap._coco_results(detected)), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -69,6 +98,16 @@ def test_coco(seed):
     found += [ap.average_recall(curves, area=area) for area in ap.AREAS[1:]]
     np.testing.assert_allclose(found, judge.stats, rtol=1e-12)
     print("AP, AP50, AP75, ...:", np.round(found, 4))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_masks():
+    annotated, detected = random_masks(0)
+    judge = stats_of_pycocotools(annotated, detected, 3, "segm")
+    curves = ap.compute_curves(annotated, detected, 3)
+    assert 0.1 < judge.stats[0] < 0.9
+    np.testing.assert_allclose(curves.precision, judge.eval["precision"], rtol=1e-12)
+    np.testing.assert_allclose(curves.recall, judge.eval["recall"], rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

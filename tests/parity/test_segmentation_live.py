@@ -16,7 +16,6 @@ from vit_jax.segmentation.automatic import Thresholds, _is_cut, _is_stable
 from vit_jax.segmentation.crops import crop_windows, point_grid
 from vit_jax.segmentation.prompts import make_prompts
 from vit_jax.segmentation.results import box_around
-from vit_jax.segmentation.upscaling import upscale
 
 pytestmark = pytest.mark.parity
 
@@ -68,7 +67,7 @@ def test_pixels_prompts_and_masks(shape):
         binarize=False,
     )  # fmt: skip
     large = large[0].numpy()
-    found = np.stack([upscale(each, INPUTS, height, width) for each in logits])
+    found = np.stack([INPUTS.restore(each, height, width) for each in logits])
     assert relative_error(found, large) < 1e-5
 
 
@@ -88,7 +87,7 @@ def test_parts_points_and_filters(shape):
         at = point_grid(5) * np.array([w, h], np.float32)
         at = at * np.array([columns / w, rows / h], np.float32)
         np.testing.assert_allclose(at, points[0, :, number].numpy(), rtol=1e-5)
-        logits = np.stack([upscale(each, INPUTS, h, w) for each in discs(40, number)])
+        logits = np.stack([INPUTS.restore(each, h, w) for each in discs(40, number)])
         scores = np.random.default_rng(number).uniform(0.5, 1, 40).astype(np.float32)
         expected, quality, around = processor.filter_masks(
             torch.tensor(logits)[:, None], torch.tensor(scores)[:, None], shape, boxes[number],

@@ -21,10 +21,10 @@ from vit_jax.models.sam.prompts import FOREGROUND, LOWER_RIGHT, NO_POINT, UPPER_
 from vit_jax.pretrained.model import PretrainedModel
 from vit_jax.segmentation import command
 from vit_jax.segmentation import segment as segment_module
+from vit_jax.segmentation.downscaling import downscale
 from vit_jax.segmentation.prompts import make_prompts
 from vit_jax.segmentation.results import Segmentation
 from vit_jax.segmentation.runners import prompt_runner_of
-from vit_jax.segmentation.upscaling import downscale, upscale
 
 SHAPES = ["28x20", "37x53", "17x23"]
 SAME = "28x20"  # not resized: other sizes differ by the rounding of pixels to 8 bits
@@ -37,7 +37,7 @@ def test_masks_in_pixels_equal_transformers(shape, sam, reference):
         low, large = (reference[f"{shape}_{kind}_{name}"] for name in ("low", "large"))
         height, width = large.shape[2:]
         found = np.stack([
-            upscale(each, sam.spec.inputs, height, width) for each in low.reshape(-1, 28, 28)
+            sam.spec.inputs.restore(each, height, width) for each in low.reshape(-1, 28, 28)
         ])  # fmt: skip
         assert relative_error(found, large.reshape(found.shape)) < 1e-5
 

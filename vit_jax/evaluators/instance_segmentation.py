@@ -16,7 +16,6 @@ from vit_jax.evaluators.prompted import (
     count_objects,
     image_size,
     require_prompts,
-    restore_logits,
 )
 from vit_jax.models.definition import Params
 
@@ -84,7 +83,7 @@ class InstanceSegmentation:
             logits, scores = self._pass.predict(params, embedded, *prompts)
             for (image, start, end), own, predicted in zip(parts, logits, scores, strict=True):
                 for x in own[: end - start, 0]:
-                    masks[image].append(encode_mask(restore_logits(x, inputs, sizes[image]) > 0))
+                    masks[image].append(encode_mask(inputs.restore(x, *sizes[image]) > 0))
                 quality[image] += predicted[: end - start, 0].tolist()
         detected = [
             ap.Detected(

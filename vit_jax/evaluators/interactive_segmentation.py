@@ -17,7 +17,6 @@ from vit_jax.evaluators.prompted import (
     count_objects,
     read_objects,
     require_prompts,
-    restore_logits,
     to_input,
 )
 from vit_jax.models.definition import Params
@@ -118,7 +117,7 @@ class InteractiveSegmentation:
                 found["best_iou@1"].append(best)
 
     def _restore(self, logits: np.ndarray, objects: Objects) -> Mask:
-        restored = restore_logits(logits, self._embedder.inputs, objects.size)
+        restored = self._embedder.inputs.restore(logits, *objects.size)
         return (restored > 0) & objects.valid
 
 
@@ -159,7 +158,7 @@ class _Clicks:
             for n, target in enumerate(objects.masks):
                 found = np.zeros_like(target)
                 if self._logits is not None:
-                    restored = restore_logits(self._logits[image, n], self._inputs, objects.size)
+                    restored = self._inputs.restore(self._logits[image, n], *objects.size)
                     found = (restored > 0) & objects.valid
                 (x, y), inside = next_click(found, target)
                 place = to_input(np.array([[x + 0.5, y + 0.5]]), self._inputs, objects.size)

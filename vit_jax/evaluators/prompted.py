@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -112,25 +111,6 @@ def read_objects(source: Source, row: int) -> Objects:
     masks = {i: mask & valid for i, mask in enumerate(decoded) if mask is not None}
     shown = [i for i, mask in masks.items() if mask.any()]
     return Objects([masks[i] for i in shown], [part.names[i] for i in shown], valid)
-
-
-def restore_logits(
-    logits: Float[np.ndarray, "rows columns"], inputs: ImageInputs, size: tuple[int, int]
-) -> Float32[np.ndarray, "height width"]:
-    """Interpolates logits that cover the model's input to the pixels of an image.
-
-    As SAM: first to the pixels of the input, then, without its padding, to those of the image.
-
-    Args:
-        logits: logits of a mask.
-        inputs: the model's preprocessing.
-        size: height and width of the image, px.
-    """
-    whole = cv2.resize(logits.astype(np.float32), inputs.size[::-1], interpolation=cv2.INTER_LINEAR)
-    down, across = inputs.scaled_size(*size)
-    height, width = inputs.extent(*size)
-    shown = cv2.resize(whole[:down, :across], (width, height), interpolation=cv2.INTER_LINEAR)
-    return shown[: size[0], : size[1]]
 
 
 def to_input(

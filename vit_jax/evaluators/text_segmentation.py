@@ -15,7 +15,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators import mask_metrics, prompts
 from vit_jax.evaluators.batching import device_batches
 from vit_jax.evaluators.embedding import Embedder
-from vit_jax.evaluators.prompted import image_size, restore_logits
+from vit_jax.evaluators.prompted import image_size
 from vit_jax.evaluators.regions import in_parts
 from vit_jax.models.definition import Params
 
@@ -116,7 +116,7 @@ class TextSegmentation:
                     )
                 targets, valid = self._targets(row)
                 for name, x in zip(self._names[row][start:end], own, strict=False):
-                    found = restore_logits(x, embedder.inputs, valid.shape) > limit
+                    found = embedder.inputs.restore(x, *valid.shape) > limit
                     found &= valid
                     pair = mask_metrics.overlap(found, targets[name])
                     pairs.append(pair)

@@ -9,7 +9,7 @@
 | `sam_runner` | compiled calls of SAM |
 | `text_to_mask` | masks by words of CLIPSeg and of dual encoders |
 | `runners` | the runner of a model |
-| `upscaling` | masks of a model in pixels of the image |
+| `downscaling` | masks of an image as prompts of a model |
 | `results` | masks of an image |
 | `command` | masks as `vit-jax evaluate --segment` prints, writes and draws them |
 """

@@ -24,7 +24,6 @@ from vit_jax.segmentation.prompts import Prompts
 from vit_jax.segmentation.results import Mask, Segmentation, box_around
 from vit_jax.segmentation.runners import prompt_runner_of
 from vit_jax.segmentation.sam_runner import SamRunner
-from vit_jax.segmentation.upscaling import upscale
 
 _EDGE = 20.0  # distance at which a box counts as cut by the border of a part, px
 
@@ -170,7 +169,7 @@ def _search(
         for low, score in zip(flat, quality.reshape(-1), strict=True):
             if thresholds.iou > 0 and not score > thresholds.iou:
                 continue
-            large = upscale(low, model.spec.inputs, height, width)
+            large = model.spec.inputs.restore(low, height, width)
             if not _is_stable(large, thresholds):
                 continue
             mask = large > 0

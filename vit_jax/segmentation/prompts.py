@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.sam.prompts import join_prompts
-from vit_jax.segmentation.upscaling import downscale
+from vit_jax.segmentation.downscaling import downscale
 
 
 @dataclasses.dataclass(frozen=True)

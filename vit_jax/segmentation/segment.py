@@ -25,7 +25,6 @@ from vit_jax.segmentation.prompts import Prompts, make_prompts
 from vit_jax.segmentation.results import Segmentation
 from vit_jax.segmentation.runners import prompt_runner_of, word_runner_of
 from vit_jax.segmentation.sam_runner import EmbeddedImage, SamRunner
-from vit_jax.segmentation.upscaling import upscale
 
 
 def segment(
@@ -206,7 +205,7 @@ def _segment_prompts(
         for each, quality in zip(logits, scores, strict=True):
             best = [int(quality.argmax())] if multimask is None else range(len(quality))
             for index in best:
-                large = upscale(each[index], model.spec.inputs, image.height, image.width)
+                large = model.spec.inputs.restore(each[index], image.height, image.width)
                 masks.append(large > 0)
                 kept_logits.append(each[index])
                 kept_scores.append(quality[index])

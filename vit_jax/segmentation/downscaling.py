@@ -1,4 +1,4 @@
-"""Masks of a model in pixels of the image."""
+"""Masks of an image as prompts of a model."""
 
 import cv2
 import numpy as np
@@ -6,28 +6,7 @@ from jaxtyping import Float32
 
 from vit_jax.inputs import ImageInputs
 
-Logits = Float32[np.ndarray, "rows columns"]
 _LIMIT = 10.0  # logit of a pixel of a mask
-
-
-def upscale(
-    logits: Logits, inputs: ImageInputs, height: int, width: int
-) -> Float32[np.ndarray, "height width"]:
-    """Interpolates logits to the pixels of an image, as transformers' `post_process_masks`.
-
-    They are enlarged to the model's input, cut to the part that is not padding, and resized to the
-    image. Both steps are bilinear without antialias.
-
-    Args:
-        logits: logits of a mask in the model's input (h, w).
-        inputs: preprocessing of the model.
-        height: height of the image, px.
-        width: width of the image, px.
-    """
-    rows, columns = inputs.scaled_size(height, width)
-    whole = cv2.resize(logits, inputs.size[::-1], interpolation=cv2.INTER_LINEAR)
-    part = np.ascontiguousarray(whole[:rows, :columns])
-    return cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def downscale(
