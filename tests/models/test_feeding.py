@@ -178,6 +178,32 @@ def test_shards_of_the_language_model_are_not_read(shards, monkeypatch):
     assert {key for key in file if not key.startswith("language_model.")} == set(read)
 
 
+def test_names_of_llavas_authors(shards, tmp_path):
+    """Files with a tower, both ways; those without are refused with what to do."""
+    model = ModelDef(LLAVA)
+    params = load_weights(shards[0]["safetensors"], model)
+    save_weights(params, model, tmp_path / "x.safetensors", "llava")
+    tensors = read_all(tmp_path / "x.safetensors")
+    published = read_all(shards[0]["safetensors"])
+    for ours, theirs in (
+        ("model.mm_projector.0.weight", "multi_modal_projector.linear_1.weight"),
+        ("model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"),
+        (
+            "model.vision_tower.vision_tower.vision_model.encoder.layers.1.mlp.fc1.bias",
+            "vision_tower.vision_model.encoder.layers.1.mlp.fc1.bias",
+        ),
+    ):
+        np.testing.assert_array_equal(tensors[ours], published[theirs])
+    language = {"model.layers.0.mlp.up_proj.weight": np.ones(2), "lm_head.weight": np.ones(3)}
+    write_tensors(tmp_path / "x.safetensors", tensors | language)
+    again = load_weights(tmp_path / "x.safetensors", model)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    projector = {key: value for key, value in tensors.items() if "mm_projector" in key}
+    write_tensors(tmp_path / "x.safetensors", projector | language)
+    with pytest.raises(UserError, match=r"found a projector alone.*Folders of transformers"):
+        load_weights(tmp_path / "x.safetensors", model)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

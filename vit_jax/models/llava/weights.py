@@ -1,4 +1,8 @@
-"""LLaVA of Hugging Face's transformers (LlavaForConditionalGeneration), without language model."""
+"""LLaVA without its language model.
+
+Of Hugging Face's transformers (LlavaForConditionalGeneration), and of the authors. The names of the
+authors' files are those of their code and of the scripts that convert them.
+"""
 
 import re
 from typing import Any
@@ -13,6 +17,7 @@ from vit_jax.weights.layers import transformers as layers
 from vit_jax.weights.layers.torch import linear
 
 TOWER, PROJECTOR = "vision_tower.vision_model.", "multi_modal_projector."
+AUTHORS_TOWER, AUTHORS_PROJECTOR = "model.vision_tower.vision_tower.", "model.mm_projector."
 # Names in memory since version 4.52, and of towers since version 5.
 _IN_MEMORY = re.compile(r"^model\.(?=(vision_tower|multi_modal_projector|language_model)\.)")
 _BARE_TOWER = re.compile(r"^vision_tower\.(?!vision_model\.)")
@@ -51,11 +56,7 @@ class TransformersLlava(Format):
     def entries(self, architecture: LlavaConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
         prefix = TOWER.removesuffix("vision_model.")
-        return [
-            *clip.image_entries(architecture.image, prefix, pre_norm="pre_layrnorm"),
-            *linear("projector/fc1", f"{PROJECTOR}linear_1"),
-            *linear("projector/fc2", f"{PROJECTOR}linear_2"),
-        ]
+        return _entries(architecture, prefix, f"{PROJECTOR}linear_1", f"{PROJECTOR}linear_2")
 
     def architecture(self, file: TensorFile, config: layers.Settings | None) -> LlavaConfig | None:
         """Returns the architecture described by `config.json`; see `Format.architecture`."""
@@ -86,7 +87,45 @@ class TransformersLlava(Format):
         )
 
 
-FORMATS: tuple[Format, ...] = (TransformersLlava(),)
+class AuthorsLlava(Format):
+    """The same under the authors' names. Files may lack the tower, which they take from CLIP's."""
+
+    name = "llava"
+    architectures = (LlavaConfig,)
+    ignored = ("*.position_ids",)
+    unrelated = ("model.layers.*", "model.embed_tokens.*", "model.norm.*", "lm_head.*")
+    position_resize = "bicubic"
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has a projector under the authors' name."""
+        return f"{AUTHORS_PROJECTOR}2.weight" in file
+
+    def view(self, file: TensorFile, architecture: LlavaConfig) -> TensorFile:
+        """Refuses a file without a tower; see `Format.view`."""
+        del architecture
+        if not any(key.startswith(AUTHORS_TOWER) for key in file):
+            raise UserError(
+                f"{file}: expected a tower, {AUTHORS_TOWER}*; found a projector alone. Folders "
+                "of transformers (llava-hf) have both"
+            )
+        return file
+
+    def entries(self, architecture: LlavaConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
+        first, second = (f"{AUTHORS_PROJECTOR}{i}" for i in (0, 2))
+        return _entries(architecture, AUTHORS_TOWER, first, second)
+
+
+FORMATS: tuple[Format, ...] = (TransformersLlava(), AuthorsLlava())
+
+
+def _entries(config: LlavaConfig, tower: str, first: str, second: str) -> list[Entry]:
+    """The entries, by the prefix of the tower and the names of the projector's layers."""
+    return [
+        *clip.image_entries(config.image, tower, pre_norm="pre_layrnorm"),
+        *linear("projector/fc1", first),
+        *linear("projector/fc2", second),
+    ]
 
 
 def _feature_layer(stated: Any) -> int:
