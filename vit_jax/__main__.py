@@ -12,6 +12,7 @@ from vit_jax.errors import unknown
 # Command -> its module and a summary.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vit_jax.train", "Train a model with a recipe."),
+    "sweep": ("vit_jax.sweep", "Train the variants of a recipe, here or on a cluster."),
     "evaluate": ("vit_jax.evaluate", "Evaluate a run, weights or a registered model."),
     "plan": ("vit_jax.plan", "Estimate memory and time of a training step on a TPU slice."),
     "convert": ("vit_jax.convert", "Convert weights between formats."),

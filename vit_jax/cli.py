@@ -69,6 +69,11 @@ def load_config(recipe: str) -> "ConfigDict":
     return load_recipe(recipe, _overrides)
 
 
+def config_overrides() -> list[str]:
+    """The changes of config keys on the command line, as "optim.lr=0.003"."""
+    return list(_overrides)
+
+
 _STOPPED = "stopped; the same command starts again"
 
 

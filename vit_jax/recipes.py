@@ -33,9 +33,8 @@ def load_recipe(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
         UserError: no such file, no `get_config` in it, or an unknown key.
     """
-    argument = str(as_local_path(argument, "recipes are imported"))
-    name, _, arg = argument.partition(":")
-    module = load_module(_find(name))
+    name, arg = _split(argument)
+    module = recipe_module(argument)
     if not hasattr(module, "get_config"):
         raise UserError(f"{name} has no function get_config(arg)")
     config = module.get_config(arg) if arg else module.get_config()
@@ -44,6 +43,24 @@ def load_recipe(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for override in overrides:
         apply_override(config, override)
     return config
+
+
+def recipe_module(argument: str) -> types.ModuleType:
+    """Imports the file of a recipe.
+
+    Args:
+        argument: see `load_recipe`.
+
+    Raises:
+        UserError: no such file.
+    """
+    return load_module(_find(_split(argument)[0]))
+
+
+def _split(argument: str) -> tuple[str, str]:
+    """Name of the file, and the argument of its functions."""
+    name, _, arg = str(as_local_path(argument, "recipes are imported")).partition(":")
+    return name, arg
 
 
 def load_module(path: pathlib.Path) -> types.ModuleType:

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from etils import epath
@@ -21,6 +21,7 @@ from vit_jax.errors import UserError
 from vit_jax.paths import StrPath, as_path, is_url
 
 CONFIG_FILE = "config.json"
+RESULT_FILE = "result.json"
 LOCK_FILE = ".lock"
 
 # Keys of logging, evaluation and placement: changing them does not change the computation.
@@ -46,6 +47,18 @@ _FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 def save_config(workdir: StrPath, config: ConfigDict) -> None:
     """Writes `config.json` atomically."""
     write_text(as_path(workdir) / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def save_result(workdir: StrPath, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes `result.json` atomically: the run is complete.
+
+    Args:
+        workdir: folder of the run.
+        step: last training step.
+        metrics: metrics of the last evaluation.
+    """
+    result = {"step": step, "metrics": dict(metrics)}
+    write_text(as_path(workdir) / RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
 
 def workdir_path(workdir: StrPath) -> epath.Path:

@@ -27,7 +27,7 @@ def metric_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
     names = dict.fromkeys(name for run in runs for name in run.curves)
     last = [run.last_values for run in runs]
     return [
-        [name, *(_format(values[name]) if name in values else _ABSENT for values in last)]
+        [name, *(format_value(values[name]) if name in values else _ABSENT for values in last)]
         for name in names
     ]
 
@@ -40,7 +40,15 @@ def format_table(title: str, runs: Sequence[RunRecord], rows: Sequence[Sequence[
         runs: runs, whose names are the headers of the other columns.
         rows: cells, as `config_rows` and `metric_rows` return them.
     """
-    cells = [[title, *(run.name for run in runs)], *rows]
+    return format_rows([[title, *(run.name for run in runs)], *rows])
+
+
+def format_rows(cells: Sequence[Sequence[str]]) -> str:
+    """Formats cells as text with aligned columns.
+
+    Args:
+        cells: rows of cells, the first one the header.
+    """
     first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
     return "\n".join(
         "  ".join(
@@ -50,5 +58,6 @@ def format_table(title: str, runs: Sequence[RunRecord], rows: Sequence[Sequence[
     )
 
 
-def _format(value: float) -> str:
+def format_value(value: float) -> str:
+    """Formats a metric."""
     return f"{value:.4g}" if value and abs(value) < 1e-3 else f"{value:.4f}"

@@ -10,7 +10,7 @@ import jax
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import Checkpoints, Retention, set_damaged_aside
 from vit_jax.parallel import processes
-from vit_jax.paths import StrPath
+from vit_jax.paths import StrPath, as_path
 from vit_jax.tracking import Trackers
 from vit_jax.training.hooks import build_hooks
 from vit_jax.training.hooks.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
     Args:
         experiment: objects of the run.
         workdir: folder of the run, local or gs://, for `config.json`, `tokenizer.json`,
-            `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
+            `metrics.jsonl`, `tensorboard/` and `checkpoints/`, and at the end `result.json`.
 
     Returns:
         Metrics of the last evaluation.
@@ -73,6 +73,8 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
                 break
             except Rollback:
                 continue
+        if jax.process_index() == 0:
+            workdir_lib.save_result(workdir, run.step, run.evaluation)
     logger.info("Done in %.0f s.", time.monotonic() - started)
     return run.evaluation
 
@@ -116,6 +118,7 @@ def _open_workdir(experiment: "Experiment", workdir: StrPath, stack: contextlib.
         if jax.process_index() == 0:
             stack.enter_context(workdir_lib.locked(workdir))
             set_damaged_aside(workdir)
+            (as_path(workdir) / workdir_lib.RESULT_FILE).unlink(missing_ok=True)
             workdir_lib.save_config(workdir, experiment.resolved_config)
             if experiment.tokenizer is not None:
                 experiment.tokenizer.save(workdir)
