@@ -4,6 +4,9 @@
 
 The model:
     --workdir DIR [--step N]           checkpoint of a run; by default the newest
+    --workdir DIR --follow             each checkpoint as it appears, until the run is complete; the
+                                       run may train elsewhere, and its own config.evals be empty.
+                                       Steps that the log of --output has are left out
     --weights FILE [--model NAME]      weights in any format that `convert` reads; --model for
                                        weights that come without a description
     --model NAME                       registered model with fresh parameters, as a baseline
@@ -40,7 +43,7 @@ evaluations of the same weights and data start from them.
 
 import contextlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: newest.", 0)
+_FOLLOW = flags.DEFINE_bool("follow", False, "Evaluate each checkpoint of the run as it appears.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "Weight file.")
 _MODEL = flags.DEFINE_string("model", None, "Name of a registered model.")
 _FORMAT = flags.DEFINE_string("format", None, "Format of --weights; default: recognized.")
@@ -100,42 +104,63 @@ def main() -> None:
     evals = _read_evals(_EVALS.value) if _EVALS.value else None
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
     from vit_jax import compilation_cache
-    from vit_jax.evaluators.results import EvaluationLog
     from vit_jax.parallel import processes
 
     processes.start()
     compilation_cache.use_default()
+    show = cli.print_json if _JSON.value else cli.print_metrics
+    if _FOLLOW.value:
+        for opened in _follow():
+            show({"step": opened.step, **_evaluate(opened, evals)})
+        return
     opened = _open()
     if _DETECT.value is not None:
         _detect(opened, names)
-        return
-    if _SEGMENT.value is not None:
+    elif _SEGMENT.value is not None:
         _segment(opened, names)
-        return
-    if _IMAGE.value:
-        metrics = opened.classify(_IMAGE.value, names)
+    elif _IMAGE.value:
+        show(opened.classify(_IMAGE.value, names))
     else:
-        metrics = {}
-        title = str(_WORKDIR.value or _WEIGHTS.value or _MODEL.value)
-        log = EvaluationLog(_OUTPUT.value, title, opened.step)
-        with contextlib.closing(log):
-            for found in opened.run_each(_drawn(evals if evals is not None else _blocks(opened))):
-                log.write(found)
-                metrics |= found
-    (cli.print_json if _JSON.value else cli.print_metrics)(metrics)
+        show(_evaluate(opened, evals))
+
+
+def _evaluate(opened: "Evaluation", evals: Mapping[str, Any] | None) -> dict[str, float]:
+    """Runs evaluations, those of the flags if none are given, and logs each."""
+    from vit_jax.evaluators.results import EvaluationLog
+
+    metrics: dict[str, float] = {}
+    with contextlib.closing(EvaluationLog(_OUTPUT.value, _title(), opened.step)) as log:
+        for found in opened.run_each(_drawn(evals if evals is not None else _blocks(opened))):
+            log.write(found)
+            metrics |= found
+    return metrics
+
+
+def _title() -> str:
+    return str(_WORKDIR.value or _WEIGHTS.value or _MODEL.value)
+
+
+def _follow() -> Iterator["Evaluation"]:
+    from vit_jax.evaluation import follow
+    from vit_jax.evaluators.results import evaluated_steps
+
+    done = evaluated_steps(_OUTPUT.value, _title())
+    return follow(str(_WORKDIR.value), done=done, **_run_options())
+
+
+def _run_options() -> dict[str, Any]:
+    return {
+        "cache": _CACHE.value,
+        "mesh": _mesh(),
+        "max_image_pixels": _MAX_IMAGE_PIXELS.value,
+    }
 
 
 def _open() -> "Evaluation":
     from vit_jax.evaluation import open_run, open_weights
 
     if _WORKDIR.value:
-        return open_run(
-            _WORKDIR.value,
-            step=_STEP.value,
-            cache=_CACHE.value,
-            mesh=_mesh(),
-            max_image_pixels=_MAX_IMAGE_PIXELS.value,
-        )
+        return open_run(_WORKDIR.value, step=_STEP.value, **_run_options())
     return open_weights(
         _MODEL.value,
         _WEIGHTS.value,
@@ -263,6 +288,8 @@ def _check_flags() -> list[str]:
         raise UserError("no model to evaluate: give --workdir DIR, --weights FILE or --model NAME")
     if _STEP.value is not None and not _WORKDIR.value:
         raise UserError("--step applies to --workdir")
+    if _FOLLOW.value and (not _WORKDIR.value or _STEP.value is not None or _IMAGE.value):
+        raise UserError("--follow applies to --workdir, without --step and --image")
     given = [flag for flag in _SUBJECTS if flag.value]
     if len(given) > 1:
         subjects = " and ".join(f"--{flag.name}" for flag in given)

@@ -1,9 +1,11 @@
 """Models with parameters, opened for evaluation: a run, a weight file, or a registered name."""
 
 import dataclasses
+import functools
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from vit_jax import workdir as workdir_lib
-from vit_jax.checkpoint.manager import read_params, with_sharding
+from vit_jax.checkpoint.manager import DIRECTORY, read_params, step_numbers, with_sharding
 from vit_jax.data.images import MAX_PIXELS, read_image
 from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
@@ -45,6 +47,7 @@ class Evaluation:
         step: training step of the parameters; 0 for weights without a run.
         evals: evaluation blocks of the run; empty for weights without a run.
         build_objective: returns the objective of the run; None for weights without a run.
+        read_step: reads the parameters of another checkpoint; None for weights without a run.
     """
 
     spec: ModelSpec
@@ -54,6 +57,20 @@ class Evaluation:
     step: int = 0
     evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     build_objective: Callable[[], Objective] | None = None
+    read_step: Callable[[int], Params] | None = None
+
+    def at_step(self, step: int) -> "Evaluation":
+        """The same model with the parameters of another checkpoint of its run.
+
+        Args:
+            step: step of the checkpoint.
+
+        Raises:
+            UserError: no such checkpoint, or a damaged one.
+        """
+        if self.read_step is None:
+            raise UserError("weights without a run have no steps")
+        return dataclasses.replace(self, params=self.read_step(step), step=step)
 
     def run(self, evals: Mapping[str, Any]) -> dict[str, float]:
         """Runs evaluation blocks.
@@ -153,12 +170,11 @@ def open_run(
         check_tokenizer(tokenizer, str(spec.tokenizer), spec, str(workdir))
         spec = dataclasses.replace(spec, tokenizer=f"saved:{absolute(workdir)}")
     model = experiment.model
-    params, found_step = read_params(
-        workdir,
-        with_sharding(model.shapes(), parameter_shardings(model, experiment.mesh)),
-        ema=experiment.optim.shared.ema_decay > 0,
-        step=step,
+    abstract = with_sharding(model.shapes(), parameter_shardings(model, experiment.mesh))
+    read = functools.partial(
+        read_params, workdir, abstract, ema=experiment.optim.shared.ema_decay > 0
     )
+    params, found_step = read(step=step)
     return Evaluation(
         spec=spec,
         embedder=experiment.embedder(cache),
@@ -167,7 +183,47 @@ def open_run(
         step=found_step,
         evals=saved.evals.to_dict(),
         build_objective=lambda: experiment.objective,
+        read_step=lambda step: read(step=step)[0],
     )
+
+
+def follow(
+    workdir: StrPath, *, done: Collection[int] = (), poll_seconds: float = 5.0, **options: Any
+) -> Iterator[Evaluation]:
+    """Opens the checkpoints of a run in order of their steps as they appear, until it is complete.
+
+    Reads only, so that the run may train elsewhere. A checkpoint that the run deletes before it is
+    read is left out with a warning.
+
+    Args:
+        workdir: folder of the run, local or gs://.
+        done: steps that are left out.
+        poll_seconds: seconds between two looks at the folder.
+        **options: further arguments of `open_run`.
+
+    Raises:
+        UserError: not the folder of a run.
+    """
+    folder, last = workdir_lib.workdir_path(workdir) / DIRECTORY, -1
+    workdir_lib.load_config(workdir)
+    opened: Evaluation | None = None
+    while True:
+        complete = workdir_lib.is_complete(workdir)  # before the look at the steps
+        for step in [step for step in sorted(step_numbers(folder)) if step > last]:
+            last = step
+            if step in done:
+                continue
+            try:
+                opened = opened.at_step(step) if opened else open_run(workdir, step=step, **options)
+            except Exception:  # a folder that vanishes can raise almost anything
+                if step in step_numbers(folder):
+                    raise
+                logger.warning("Step %d is left out: the run has deleted its checkpoint.", step)
+                continue
+            yield opened
+        if complete:
+            return
+        time.sleep(poll_seconds)
 
 
 def open_weights(

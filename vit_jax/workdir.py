@@ -61,6 +61,11 @@ def save_result(workdir: StrPath, step: int, metrics: Mapping[str, float]) -> No
     write_text(as_path(workdir) / RESULT_FILE, json.dumps(result, indent=2) + "\n")
 
 
+def is_complete(workdir: StrPath) -> bool:
+    """Whether a run has reached its last step and its last evaluation."""
+    return (as_path(workdir) / RESULT_FILE).exists()
+
+
 def workdir_path(workdir: StrPath) -> epath.Path:
     """Returns the folder of a run: local, or in a bucket of Google Cloud.
 

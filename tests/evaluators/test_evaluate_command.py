@@ -2,15 +2,17 @@
 
 import contextlib
 import json
+import shutil
+import time
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from tests.helpers import tiny_clip
+from tests.helpers import assert_trees_equal, tiny_clip
 from vit_jax import evaluate, experiment
 from vit_jax.errors import UserError
-from vit_jax.evaluation import check_tokenizer, open_run, open_weights
+from vit_jax.evaluation import check_tokenizer, follow, open_run, open_weights
 from vit_jax.evaluators.results import EvaluationLog
 from vit_jax.pretrained import native
 
@@ -59,10 +61,55 @@ def test_a_run_has_the_metrics_of_its_training(run, capsys, tmp_path):
     assert len(list(tmp_path.glob("*.npy"))) == 4
 
 
+def test_checkpoints_are_followed_until_the_run_is_complete(run, tmp_path, monkeypatch):
+    """The run trains elsewhere: what it writes appears between two looks at its folder."""
+    folder, saved = tmp_path / "run", run[0] / "checkpoints" / "10"
+    shutil.copytree(run[0], folder, ignore=shutil.ignore_patterns("checkpoints", "result.json"))
+    folder.joinpath("checkpoints").mkdir()
+
+    def save(step):
+        shutil.copytree(saved, tmp_path / "partial")
+        (tmp_path / "partial").rename(folder / "checkpoints" / step)
+
+    def finish():
+        save("30")
+        shutil.copy(run[0] / "result.json", folder)
+
+    events = iter([lambda: None, lambda: save("10"), lambda: save("20"), finish])
+    monkeypatch.setattr(time, "sleep", lambda seconds: next(events)())
+    opened = list(follow(folder, done=[20]))
+    assert [each.step for each in opened] == [10, 30]
+    assert opened[0].embedder is opened[1].embedder
+    assert_trees_equal(opened[1].params, open_run(run[0]).params)
+
+
+def test_a_followed_checkpoint_that_the_run_deletes_is_left_out(run, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    shutil.copytree(folder / "checkpoints" / "10", folder / "checkpoints" / "20")
+    followed = follow(folder)
+    assert next(followed).step == 10
+    shutil.rmtree(folder / "checkpoints" / "20")
+    with caplog.at_level("WARNING"):
+        assert list(followed) == []
+    assert "Step 20 is left out: the run has deleted its checkpoint." in caplog.text
+
+
+def test_followed_steps_are_logged_once(run, capsys, tmp_path):
+    evals = tmp_path / "evals.py"
+    evals.write_text(
+        "def get_evals():\n    return {'zeroshot': {'digits': {'data': 'digits:test'}}}\n"
+    )
+    values = {"workdir": str(run[0]), "evals": str(evals), "output": str(tmp_path), "follow": True}
+    assert evaluated(capsys, **values)["step"] == 10
+    with flagsaver.flagsaver(json=True, **values):
+        evaluate.main()
+    assert capsys.readouterr().out == ""
+    assert len((tmp_path / "evaluations.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_run_whose_training_batch_does_not_fit_the_devices(run, tmp_path):
     """As a run of other hardware: evaluation has no training batches."""
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(run[0], copy)
     config = json.loads((copy / "config.json").read_text())
@@ -111,6 +158,8 @@ def test_data_sets_by_name(weights, capsys):
         ({"workdir": "x", "weights": "y"}, "give one of them"),
         ({"weights": "y"}, "give --datasets or --evals"),
         ({"weights": "y", "step": 3}, "--step applies to --workdir"),
+        ({"weights": "y", "follow": True}, "--follow applies to --workdir"),
+        ({"workdir": "x", "step": 3, "follow": True}, "without --step and --image"),
         ({"weights": "y", "evals": "e.py", "datasets": ["pets"]}, "--evals and --datasets exclude"),
         ({"workdir": "x", "evaluators": ["probe"]}, "--evaluators applies to --datasets"),
         ({"workdir": "x", "names": "n.tsv"}, "--names applies to --images"),

@@ -16,6 +16,20 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "evaluations.jsonl"
 
 
+def evaluated_steps(folder: str | None, weights: str) -> set[int]:
+    """Training steps of a model that the log of a folder has.
+
+    Args:
+        folder: folder of `evaluations.jsonl`; None for none.
+        weights: name of the model.
+    """
+    path = None if folder is None else as_path(folder) / FILE_NAME
+    if path is None or not path.exists():
+        return set()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["step"] for line in lines if line["weights"] == weights}
+
+
 class EvaluationLog:
     """Appends the metrics of each evaluation to JSON lines and TensorBoard, as soon as it is done.
 

@@ -54,7 +54,8 @@ def train_command(variant: Variant, workdir: str) -> list[str]:
 
 def _train(variant: Variant, workdir: str) -> int:
     """Trains a variant and passes a signal on to it. Returns the exit code."""
-    process = subprocess.Popen(train_command(variant, workdir))
+    # Its metrics go to stderr, because the table of the sweep is the output of this command.
+    process = subprocess.Popen(train_command(variant, workdir), stdout=sys.stderr)
     told = False
     while True:
         try:

@@ -54,7 +54,7 @@ class Variant:
             UserError: the variant is finished with another config.
         """
         folder = as_path(workdir) / self.name
-        if not (folder / workdir_lib.RESULT_FILE).exists():
+        if not workdir_lib.is_complete(folder):
             return STARTED if (folder / workdir_lib.CONFIG_FILE).exists() else NEW
         changed = workdir_lib.changes(folder, self.resolved_config)
         relevant = {k: c for k, c in changed.items() if not k.startswith(workdir_lib.FREE_KEYS)}
