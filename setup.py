@@ -19,5 +19,6 @@ setuptools.setup(
         "vit_jax.data.tokenizers": ["clip_merges.txt.gz", "CLIP_MERGES.md"],
         "vit_jax.evaluators.prompts": ["*.json", "ORIGIN.md"],
         "vit_jax.models": ["README.md"],
+        "vit_jax.reporting": ["report.html.jinja"],
     },
 )

@@ -1,11 +1,18 @@
 """Compares runs.
 
-    python -m vit_jax.report RUN [RUN ...] [--plots DIR]
+    python -m vit_jax.report RUN [RUN ...] [--html FILE] [--plots DIR] [--baseline RUN]
 
-Prints the config keys that differ and the last value of each metric, one column per run. --plots
-also plots each metric over training steps to DIR/curves.png; it needs the extra [report].
+Prints the config keys that differ and the last value of each metric, one column per run.
+
+    --html FILE      write one page that needs no network: config differences, metrics with mean and
+                     standard deviation over seeds, differences to the first variant with confidence
+                     intervals, curves, cost. Needs the extra [report]
+    --plots DIR      plot each metric over steps to DIR/curves.png. Needs the extra [report]
+    --baseline RUN   compare with this run, and with those that differ from it by their seed alone:
+                     the exit code is 3 if a metric of an evaluation is worse by more than noise
 """
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -14,23 +21,45 @@ from vit_jax import cli
 from vit_jax.errors import UserError
 from vit_jax.paths import as_path
 
+EXIT_REGRESSION = 3
+
+_HTML = flags.DEFINE_string("html", None, "File for a page of the comparison; default: no page.")
+_BASELINE = flags.DEFINE_multi_string(
+    "baseline", [], "Run to compare with; repeated for further seeds."
+)
 _PLOTS = flags.DEFINE_string("plots", None, "Folder for plots; default: no plots.")
 
 
-def report(workdirs: Sequence[str], plots: str | None) -> None:
-    """Prints the tables and draws the plots.
+def report(
+    workdirs: Sequence[str],
+    plots: str | None = None,
+    html: str | None = None,
+    baseline: Sequence[str] = (),
+) -> list[str]:
+    """Prints the tables, draws the plots and writes the page.
 
     Args:
         workdirs: folders of the runs.
         plots: folder for `curves.png`; None for no plots.
+        html: file for the page; None for none.
+        baseline: folders of runs of one config with different seeds, the first group of the page.
+
+    Returns:
+        Metrics that are worse than those of the baseline by more than noise, a line each.
     """
     if not workdirs:
         raise UserError("no run: expected one or more folders of runs")
     # These modules import JAX, which a command without a run does not need.
+    from vit_jax.reporting.comparison import regressions
+    from vit_jax.reporting.groups import group_seeds
     from vit_jax.reporting.runs import read_run
     from vit_jax.reporting.tables import config_rows, format_table, metric_rows
 
     runs = [read_run(workdir) for workdir in workdirs]
+    reference = group_seeds([read_run(workdir) for workdir in baseline])
+    if len(reference) > 1:
+        names = ", ".join(group.name for group in reference)
+        raise UserError(f"--baseline: expected runs that differ by their seed alone; found {names}")
     if len(runs) > 1:
         print(format_table("config", runs, config_rows(runs)), end="\n\n")
     print(format_table("last metrics", runs, metric_rows(runs)))
@@ -40,7 +69,23 @@ def report(workdirs: Sequence[str], plots: str | None) -> None:
         path = as_path(plots) / "curves.png"
         plot_curves(runs, path)
         print(f"\n{path}")
+    groups = group_seeds(runs)
+    if html is not None:
+        from vit_jax.reporting.page import write_page
+
+        write_page([*reference, *groups], html, "Comparison of runs")
+        print(f"\n{html}")
+    return regressions(groups, reference[0]) if reference else []
+
+
+def main(workdirs: Sequence[str]) -> None:
+    """Reports the runs and exits with 3 if the baseline is better."""
+    worse = report(workdirs, _PLOTS.value, _HTML.value, _BASELINE.value)
+    for line in worse:
+        print(line, file=sys.stderr)
+    if worse:
+        sys.exit(EXIT_REGRESSION)
 
 
 if __name__ == "__main__":
-    cli.run_with_arguments(lambda workdirs: report(workdirs, _PLOTS.value))
+    cli.run_with_arguments(main)

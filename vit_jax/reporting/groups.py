@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from vit_jax.reporting.runs import RunRecord
 from vit_jax.reporting.tables import format_value
@@ -25,6 +26,24 @@ class Group:
     def values(self, metric: str) -> list[float]:
         """Last values of a metric, of the runs that have it."""
         return [run.last_values[metric] for run in self.runs if metric in run.curves]
+
+    def by_seed(self, metric: str) -> dict[Any, float]:
+        """Last value of a metric by seed, of the runs that have it; of equal seeds the last run."""
+        return {
+            run.config.get(SEED): run.last_values[metric]
+            for run in self.runs
+            if metric in run.curves
+        }
+
+    def describe(self, metric: str) -> str:
+        """Mean of a metric, with its standard deviation where there are several seeds."""
+        values = self.values(metric)
+        if not values:
+            return "-"
+        if len(values) == 1:
+            return format_value(values[0])
+        deviation = statistics.stdev(values)
+        return f"{format_value(statistics.fmean(values))} +- {format_value(deviation)}"
 
 
 def group_seeds(runs: Sequence[RunRecord]) -> list[Group]:
@@ -57,17 +76,8 @@ def group_rows(groups: Sequence[Group]) -> list[list[str]]:
     if all(len(group.runs) == 1 for group in groups):
         header = [group.name for group in groups]
     metrics = dict.fromkeys(name for group in groups for run in group.runs for name in run.curves)
-    rows = [[name, *(_cell(group.values(name)) for group in groups)] for name in metrics]
+    rows = [[name, *(group.describe(name) for group in groups)] for name in metrics]
     return [["last metrics", *header], *rows]
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    if len(values) == 1:
-        return format_value(values[0])
-    deviation = statistics.stdev(values)
-    return f"{format_value(statistics.fmean(values))} +- {format_value(deviation)}"
 
 
 def _without_seed(run: RunRecord) -> dict:
