@@ -27,6 +27,7 @@ from absl import flags
 
 from vit_jax import cli
 from vit_jax.errors import UserError
+from vit_jax.paths import as_local_path
 
 if TYPE_CHECKING:
     from vit_jax.sweeping.variants import Variant
@@ -115,7 +116,7 @@ def _submit(
     if _EXECUTOR.value == "gke":
         from vit_jax.sweeping import gke
 
-        template = pathlib.Path(_TEMPLATE.value or gke.MANIFEST)
+        template = _template(gke.MANIFEST)
         name = pathlib.PurePath(workdir).name.lower().replace("_", "-")
         jobset = gke.manifest(template, _ACCELERATOR.value, name, count, chosen)
         if _DRY_RUN.value:
@@ -125,13 +126,20 @@ def _submit(
         return False
     from vit_jax.sweeping import slurm
 
-    script = pathlib.Path(_TEMPLATE.value or slurm.SCRIPT)
+    script = _template(slurm.SCRIPT)
     command = slurm.submit_command(left, chosen, options, script)
     if _DRY_RUN.value:
         print(shlex.join(command))
         return False
     slurm.submit(command)
     return "--wait" in options
+
+
+def _template(default: pathlib.Path) -> pathlib.Path:
+    """The script or manifest of --template."""
+    if _TEMPLATE.value is None:
+        return default
+    return as_local_path(_TEMPLATE.value, "it is read by another program")
 
 
 def _print_list(variants: Sequence["Variant"], states: Sequence[str]) -> None:

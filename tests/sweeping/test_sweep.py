@@ -167,7 +167,7 @@ def test_jobset_has_one_index_per_variant(accelerator):
 
 
 def test_wrong_manifests(tmp_path):
-    with pytest.raises(UserError, match=r"no manifest .*: give the path"):
+    with pytest.raises(UserError, match=r"no manifest .*: give that of launch/gke_jobset.yaml"):
         gke.manifest(tmp_path / "x", "tpu", "a", 1, [])
     with pytest.raises(UserError, match=r"no JobSet with the label accelerator=cpu"):
         gke.manifest(gke.MANIFEST, "cpu", "a", 1, [])

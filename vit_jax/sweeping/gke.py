@@ -35,7 +35,9 @@ def manifest(
         UserError: no such file, or no JobSet with this label in it.
     """
     if not template.is_file():
-        raise UserError(f"no manifest {template}: give the path of launch/gke_jobset.yaml")
+        raise UserError(
+            f"no manifest {template}: give that of launch/gke_jobset.yaml with --template"
+        )
     documents = [x for x in yaml.safe_load_all(template.read_text("utf-8")) if x]
     labels = [x["metadata"].get("labels", {}).get("accelerator") for x in documents]
     if accelerator not in labels:

@@ -25,7 +25,7 @@ def submit_command(
         UserError: no such script.
     """
     if not script.is_file():
-        raise UserError(f"no script {script}: give the path of launch/slurm.sbatch with --script")
+        raise UserError(f"no script {script}: give the path of launch/slurm.sbatch with --template")
     array = ",".join(map(str, indices))
     export = "--export=ALL,VIT_JAX_SWEEP=1"
     return ["sbatch", f"--array={array}", export, *options, str(script), *arguments]
