@@ -21,8 +21,14 @@ from vit_jax.pretrained.weight_files import load_weights, read_architecture, sav
 from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
 
+# The refined one has the same layers and more; the other is compared in tests/segmentation.
+RELEASE = {"clipseg": pytest.mark.release}
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=RELEASE.get(name, ())) for name in ARCHITECTURES],
+)
 def name(request):
     return request.param
 
