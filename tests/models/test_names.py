@@ -42,6 +42,12 @@ from vit_jax.models.vit.model import ViTConfig
         ("microsoft/swin-large-patch4-window12-384", "swin_l_384"),
         ("microsoft/resnet-50", "resnet50"),
         ("CIDAS/clipseg-rd64-refined", "clipseg_rd64_refined"),
+        # language and diffusion models
+        ("llava-hf/llava-1.5-7b-hf", "llava_1_5_7b"),
+        ("liuhaotian/llava-v1.5-13b", "llava_1_5_13b"),
+        ("Qwen/Qwen-VL-Chat", "qwen_vl"),
+        ("stable-diffusion-v1-5-text", "stable_diffusion_1_text"),
+        ("sdxl_text_2", "stable_diffusion_xl_text_2"),
         # big_vision and the authors of DINOv2 and MAE
         ("webli_en_so400m_384", "siglip_so400m14_384"),
         ("dinov2_vitl14_reg", "dinov2_l14_registers"),
