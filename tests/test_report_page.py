@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.test_report import write_run
+from vit_jax import provenance
 from vit_jax.errors import UserError
 from vit_jax.report import report
 from vit_jax.reporting.comparison import difference, lower_is_better
@@ -101,6 +102,7 @@ class Links(html.parser.HTMLParser):
 
 def test_the_page_tells_the_difference_and_loads_nothing(runs, tmp_path, capsys):
     path = tmp_path / "report.html"
+    provenance.record(runs[0])
     assert report(runs, html=str(path)) == []
     assert str(path) in capsys.readouterr().out
     page = path.read_text()
@@ -111,6 +113,7 @@ def test_the_page_tells_the_difference_and_loads_nothing(runs, tmp_path, capsys)
     assert "8 runs in 2 variants" in page
     assert "&lt;b&gt;good" in page
     assert "<b>good" not in page.partition("<body>")[2].partition("<h2>Curves")[0]
+    assert "8 x cpu" in page
     mean = np.mean(GOOD) - np.mean(BAD)
     assert f'<span class="better">{mean:+.4f} [' in page
 

@@ -17,6 +17,7 @@ from vit_jax.reporting.comparison import (
     lower_is_better,
 )
 from vit_jax.reporting.groups import Group
+from vit_jax.reporting.runs import RunRecord
 from vit_jax.reporting.tables import config_rows
 
 try:
@@ -70,6 +71,7 @@ def write_page(groups: Sequence[Group], path: StrPath, title: str) -> None:
         else [],
         plots=plots,
         cost_rows=[_cost(group) for group in groups],
+        start_rows=[_start(run) for group in groups for run in group.runs if run.starts],
         other_rows=[[name, *(group.describe(name) for group in groups)] for name in training],
     )
     write_text(path, page)
@@ -98,6 +100,14 @@ def _cell(found: Difference | None, metric: str) -> Cell:
         return markupsafe.Markup('<span class="noise">%s noise</span>') % text
     kind = "worse" if (found.mean > 0) == lower_is_better(metric) else "better"
     return markupsafe.Markup(f'<span class="{kind}">%s</span>') % text
+
+
+def _start(run: RunRecord) -> list[Cell]:
+    """The last start of a run."""
+    start = run.starts[-1]
+    commit = (start["commit"] or "none")[:10] + (" and changes" if "changes" in start else "")
+    versions = ", ".join(f"{name} {version}" for name, version in start["packages"].items())
+    return [run.name, start["time"], start["devices"], commit, versions]
 
 
 def _cost(group: Group) -> list[Cell]:

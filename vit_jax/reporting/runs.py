@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flax import traverse_util
 
+from vit_jax import provenance
 from vit_jax.errors import UserError
 from vit_jax.paths import StrPath, as_path
 from vit_jax.workdir import saved_config
@@ -37,11 +38,13 @@ class RunRecord:
         name: name of the folder.
         config: value of each config key; nested keys are joined by ".".
         curves: values of each metric.
+        starts: what each start of the run recorded, see `provenance`.
     """
 
     name: str
     config: dict[str, Any]
     curves: dict[str, Curve]
+    starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def last_values(self) -> dict[str, float]:
@@ -60,7 +63,16 @@ def read_run(workdir: StrPath) -> RunRecord:
     """
     path = as_path(workdir)
     config = traverse_util.flatten_dict(saved_config(path), sep=".")
-    return RunRecord(path.resolve().name, config, _read_curves(path / METRICS_FILE))
+    curves = _read_curves(path / METRICS_FILE)
+    return RunRecord(path.resolve().name, config, curves, _read_starts(path))
+
+
+def _read_starts(workdir: "epath.Path") -> list[dict[str, Any]]:
+    """Recorded starts; none for runs of earlier versions."""
+    path = workdir / provenance.FOLDER / provenance.FILE_NAME
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _read_curves(path: "epath.Path") -> dict[str, Curve]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from vit_jax import provenance
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import Checkpoints, Retention, set_damaged_aside
 from vit_jax.parallel import processes
@@ -34,7 +35,8 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
     Args:
         experiment: objects of the run.
         workdir: folder of the run, local or gs://, for `config.json`, `tokenizer.json`,
-            `metrics.jsonl`, `tensorboard/` and `checkpoints/`, and at the end `result.json`.
+            `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `provenance/`, and at the end
+            `result.json`.
 
     Returns:
         Metrics of the last evaluation.
@@ -120,5 +122,6 @@ def _open_workdir(experiment: "Experiment", workdir: StrPath, stack: contextlib.
             set_damaged_aside(workdir)
             (as_path(workdir) / workdir_lib.RESULT_FILE).unlink(missing_ok=True)
             workdir_lib.save_config(workdir, experiment.resolved_config)
+            provenance.record(workdir)
             if experiment.tokenizer is not None:
                 experiment.tokenizer.save(workdir)
