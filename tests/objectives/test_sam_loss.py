@@ -152,20 +152,26 @@ def reference(objective, params, batch, rng):
     }
 
 
-def test_rounds_on_any_devices(params):
-    """One device and the reference; then eight devices with rematerialisation."""
-    batch = make_batch()
-    (loss, metrics), gradients = step_on_devices(sam(), params, batch, 1)
-    expected = reference(sam(), params, batch, jax.random.key(1))
+def on_devices(params, count, remat):
+    objective = sam(microbatches=(1, count), remat=remat)
+    return step_on_devices(objective, params, make_batch(), count)
+
+
+def test_rounds_on_eight_devices(params):
+    (loss, metrics), gradients = on_devices(params, 8, "full")
+    expected = reference(sam(), params, make_batch(), jax.random.key(1))
     assert expected.keys() == {"loss", *metrics}
     for name, value in {"loss": loss, **metrics}.items():
         np.testing.assert_allclose(value, expected[name], rtol=2e-4, err_msg=name)
     assert all(np.isfinite(x).all() and np.any(x) for x in jax.tree.leaves(gradients))
-    again = step_on_devices(sam(microbatches=(1, 8), remat="full"), params, batch, 8)
+
+
+@pytest.mark.release
+def test_one_device_and_no_rematerialization(params):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        again,
-        ((loss, metrics), gradients),
+        on_devices(params, 8, "full"),
+        on_devices(params, 1, "none"),
     )
 
 
