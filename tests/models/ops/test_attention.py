@@ -11,10 +11,16 @@ from scipy.special import softmax as scipy_softmax
 from vit_jax.errors import UserError
 from vit_jax.models import partitioning
 from vit_jax.models.definition import ModelDef
-from vit_jax.models.ops.attention import ATTENTION, attention, self_attention
+from vit_jax.models.ops.attention import (
+    ATTENTION,
+    attention,
+    relative_attention,
+    self_attention,
+)
 from vit_jax.models.ops.attention.dot_product import choose
 from vit_jax.models.ops.attention.plain import MASKED, softmax
 from vit_jax.models.ops.attention.projected import SELF_ATTENTION
+from vit_jax.models.ops.attention.relative import RELATIVE_ATTENTION
 from vit_jax.models.ops.attention.whole_sequence import Options, whole_sequence_attention
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.parallel.mesh import make_mesh
@@ -249,6 +255,38 @@ def test_self_attention(implementation, causal, normalized):
     )
     expected = expected_self_attention(x, qkv, out, causal, normalized)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "kernel"),
+    [
+        *((name, "reference") for name in RELATIVE_ATTENTION),
+        pytest.param("features", "splash", marks=pytest.mark.release),
+    ],
+)
+def test_relative_attention(implementation, kernel):
+    """Biases for the rows and the columns of a map of 3 x 5, as one bias; gradients too."""
+    rows, columns = 3, 5
+    shape = (2, rows * columns, 3, 8)
+    query, key, value, dout = (random(*shape, seed=i) for i in range(4))
+    by_row, by_column = random(*shape[:3], rows, seed=4), random(*shape[:3], columns, seed=5)
+    index = np.arange(rows * columns)
+    bias = by_row[..., index // columns] + by_column[..., index % columns]
+    expected = reference(query, key, value, dout, bias=jnp.swapaxes(bias, 1, 2))
+
+    def run(*arguments):
+        with partitioning.use(None, attention=kernel, interpret=True):
+            out = relative_attention(*arguments, implementation=implementation)
+        return jnp.sum(out * dout), out
+
+    arguments = (query, key, value, by_row, by_column)
+    gradients, out = jax.jit(jax.grad(run, argnums=range(5), has_aux=True))(*arguments)
+    found = dict(zip(("query", "key", "value"), gradients, strict=False)) | {"out": out}
+    bias_gradient = np.swapaxes(expected.pop("bias"), 1, 2)
+    check(found, expected, 1e-5)
+    grid = bias_gradient.reshape(*shape[:3], rows, columns)
+    np.testing.assert_allclose(gradients[3], grid.sum(axis=-1), atol=1e-5)
+    np.testing.assert_allclose(gradients[4], grid.sum(axis=-2), atol=1e-5)
 
 
 def test_softmax_in_bfloat16_is_as_exact_as_its_scores():

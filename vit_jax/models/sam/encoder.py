@@ -32,7 +32,7 @@ from vit_jax.models.layers.stacking import (
     rematerialize,
     stack_blocks,
 )
-from vit_jax.models.ops.attention import attention
+from vit_jax.models.ops.attention import relative_attention
 from vit_jax.models.ops.linear import linear
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import Size, as_size, grid_of
@@ -152,20 +152,17 @@ class RelativeAttention(nnx.Module):
         heads = constrain(heads.reshape(batch, length, *heads.shape[1:]),
                           "batch", "length", None, "heads", None)  # fmt: skip
         query, key, value = jnp.moveaxis(heads, 2, 0)
-        x = attention(query, key, value, bias=self._bias(query, size))
+        x = relative_attention(query, key, value, *self._biases(query, size))
         x = linear(x.reshape(batch * length, *x.shape[2:]), weights(self.out, x.dtype), 2)
         return x.reshape(batch, length, width)
 
-    def _bias(self, query: jax.Array, size: Size) -> jax.Array:
-        """Products of each query, which is not scaled, and the offsets of keys: (B, H, N, N)."""
+    def _biases(self, query: jax.Array, size: Size) -> tuple[jax.Array, jax.Array]:
+        """Products of each query, which is not scaled, and the offsets of rows and of columns."""
         rows, columns = size
         grid = query.reshape(len(query), rows, columns, *query.shape[2:]).astype(jnp.float32)
-        down = _offsets(self.rows[...], rows)
-        right = _offsets(self.columns[...], columns)
-        by_row = jnp.einsum("bijhk,imk->bhijm", grid, down)
-        by_column = jnp.einsum("bijhk,jnk->bhijn", grid, right)
-        bias = by_row[..., :, None] + by_column[..., None, :]
-        return bias.reshape(*bias.shape[:2], rows * columns, rows * columns)
+        by_row = jnp.einsum("bijhk,imk->bijhm", grid, _offsets(self.rows[...], rows))
+        by_column = jnp.einsum("bijhk,jnk->bijhn", grid, _offsets(self.columns[...], columns))
+        return by_row.reshape(*query.shape[:3], rows), by_column.reshape(*query.shape[:3], columns)
 
 
 def _offsets(
