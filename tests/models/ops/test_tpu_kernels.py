@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from vit_jax.models import partitioning
-from vit_jax.models.ops.attention import attention
+from vit_jax.models.ops.attention import attention, relative_attention
 from vit_jax.models.ops.attention.dot_product import choose
 from vit_jax.models.ops.layer_norm import normalize_branch
 
@@ -61,6 +61,28 @@ def test_attention_and_its_gradient_compile(device_of, topology, name):
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3) if examples else (0, 1, 2)))
     text = gradient.lower(*[array(shape, dtype)] * 3, bias).compile().as_text()
     assert text.count("tpu_custom_call") >= 1
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_relative_attention_and_its_gradient_compile(device_of, topology):
+    """SAM ViT-H, the whole map, of which no array of 4096 x 4096 is in memory."""
+    device, side = device_of(topology), 64
+    shape = (1, side**2, 16, 80)
+
+    def loss(*arguments):
+        with partitioning.use(platform="tpu", device_kind=device.device_kind):
+            out = relative_attention(*arguments)
+        return jnp.sum(out.astype(jnp.float32) ** 2)
+
+    def array(width, dtype):
+        sharding = SingleDeviceSharding(device)
+        return jax.ShapeDtypeStruct((*shape[:3], width), dtype, sharding=sharding)
+
+    gradient = jax.jit(jax.grad(loss, argnums=range(5)))
+    operands = [array(80, jnp.bfloat16)] * 3 + [array(side, jnp.float32)] * 2
+    text = gradient.lower(*operands).compile().as_text()
+    assert text.count("tpu_custom_call") >= 1
+    assert f"{side**2},{side**2}" not in text
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
