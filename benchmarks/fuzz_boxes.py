@@ -109,6 +109,40 @@ def fuzz_grounding(folder: pathlib.Path, rng: random.Random) -> str:
     return f"grounding:{folder}/g.jsonl"
 
 
+def fuzz_referring(folder: pathlib.Path, rng: random.Random) -> str:
+    """JSON lines with phrases and masks of all kinds, sometimes mutated; returns its spec."""
+    lines = []
+    for i in range(5):
+        data = image(rng)
+        (folder / f"{i}.img").write_bytes(data)
+        (folder / f"{i}_mask.img").write_bytes(image(rng))
+        height, width = EncodedImage(data).shape
+        polygon = [rng.choice((rng.uniform(-3, 9), *NUMBERS[:3])) for _ in range(8)]
+        runs = {"size": [height, width], "counts": [2, 3, height * width - 5]}
+        lines.append(
+            {
+                "image": rng.choice((f"{i}.img", "absent.jpg", 3)) if i == 0 else f"{i}.img",
+                "phrase": rng.choice(("a cat", ["a cat", "left one"], "", None, 3)),
+                **rng.choice(
+                    (
+                        {"segmentation": [polygon]},
+                        {"segmentation": [[rng.choice(NUMBERS) for _ in range(6)]]},
+                        {"segmentation": runs},
+                        {"segmentation": runs | {"counts": rng.choice(("0P1", [-1], None))}},
+                        {"segmentation": runs | {"size": rng.choice(([10**6] * 2, [1], None))}},
+                        {"mask": f"{i}_mask.img"},
+                        {"mask": "absent.png"},
+                        {},
+                    )
+                ),
+                **rng.choice(({}, {}, {"box": [0, 0, 5, rng.choice((5, *NUMBERS))]})),
+            }
+        )
+    data = "\n".join(map(json.dumps, lines)).encode()
+    (folder / "r.jsonl").write_bytes(mutate(data, rng) if rng.random() < 0.3 else data)
+    return f"referring:{folder}/r.jsonl"
+
+
 @functools.cache
 def tokenizer() -> Tokenizer:
     """A tokenizer."""
@@ -151,4 +185,5 @@ def read(spec: str, rng: random.Random) -> collections.Counter[str]:
 SUBJECTS = {
     "coco": lambda folder, rng: read(fuzz_coco(folder, rng), rng),
     "grounding": lambda folder, rng: read(fuzz_grounding(folder, rng), rng),
+    "referring": lambda folder, rng: read(fuzz_referring(folder, rng), rng),
 }
