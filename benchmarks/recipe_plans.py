@@ -22,7 +22,7 @@ from vit_jax.planning.units import GIB
 
 TABLE = pathlib.Path(__file__).with_suffix(".json")
 
-# Name -> recipe, slice with 128 examples per chip, and changes of the config.
+# Name -> recipe, slice, and changes of the config: 128 images per chip; of detectors 8, 4 and 1.
 PLANS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "siglip_b16": (
         "siglip_b16",
@@ -38,6 +38,9 @@ PLANS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "vit_b16_augreg": ("vit_b16_augreg", "v5e:4x8", ()),
     "mae_vit_b16": ("mae_vit_b16", "v5e:4x8", ()),
     "swin_t": ("swin_t", "v5e:2x4", ()),
+    "owlvit_b32": ("owlvit_b32", "v5e:4x8", ()),
+    "owlv2_b16": ("owlv2_b16", "v5e:8x8", ()),
+    "grounding_dino_tiny": ("grounding_dino_tiny", "v5e:4x8", ()),
 }
 
 _ONLY = flags.DEFINE_enum("only", None, sorted(PLANS), "Plan one recipe.")

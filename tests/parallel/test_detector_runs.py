@@ -8,8 +8,11 @@ import pytest
 from detector_recipe import get_config
 from test_processes import finish, metrics, start
 
+import vit_jax
 from tests.helpers import run_command
+from tests.training.test_grounding_run import RUNS, SCENES, small_config
 from vit_jax import experiment
+from vit_jax.data.sources import open_source
 
 RECIPE = pathlib.Path(__file__).parent / "detector_recipe.py"
 pytestmark = pytest.mark.release
@@ -51,3 +54,25 @@ def test_evaluate_has_the_metrics_of_training(one_device):
     found = json.loads(run_command("evaluate", "--workdir", one_device, "--json").stdout)
     last = metrics(one_device)[-1]
     assert {"step": 4, **found} == last
+
+
+@pytest.mark.parametrize("model", RUNS)
+def test_models_that_read_captions(model, tmp_path):
+    """Losses of each step, and then detections, on one device and on eight in another layout."""
+    names, found = open_source(SCENES).class_names[:20], []
+    for mesh in ({"data": 1}, {"data": 2, "fsdp": 2, "tensor": 2}):
+        workdir = tmp_path / str(len(found))
+        config = small_config(model, tmp_path)
+        config.total_steps, config.log_steps, config.optim.warmup_steps = 3, 1, 0
+        config.mesh.update(mesh)
+        experiment.train(config, workdir)
+        detector = vit_jax.create_model(weights=workdir)
+        image = open_source(SCENES)[0]["image"]
+        boxes = vit_jax.detect(detector, image, names, threshold=0.0, nms_threshold=1.0)
+        found.append((metrics(workdir), boxes))
+    (one, expected), (other, boxes) = found
+    assert len(one) == len(other) == 3
+    for name in ("loss", "class_loss", "giou_loss", "iou"):
+        values = [[line[name] for line in lines] for lines in (one, other)]
+        np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(boxes.scores, expected.scores, rtol=1e-3)
