@@ -13,6 +13,11 @@ how to fix it, 75 interrupted.
                         -- --nodes=1 --gpus-per-node=8 --wait
     --executor gke      submit a JobSet with kubectl, made of launch/gke_jobset.yaml
     --dry_run           print what would be submitted or run
+
+    --search METRIC --trials N [--sampler tpe|random]
+                        search with Optuna instead: `get_search(trial)` of the recipe returns the
+                        changes of a trial, and unpromising trials are stopped early; see
+                        docs/sweeps.md. Needs the extra [search]
 """
 
 import logging
@@ -47,6 +52,9 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "Slice for --list, as v5e:4x4:
 _INDEX = flags.DEFINE_integer(
     "index", None, "Train this variant alone, in this process: for tasks of arrays.", lower_bound=0
 )
+_SEARCH = flags.DEFINE_string("search", None, "Metric to search for, as zeroshot/NAME/top1.")
+_TRIALS = flags.DEFINE_integer("trials", 20, "Trials of --search.", lower_bound=1)
+_SAMPLER = flags.DEFINE_string("sampler", "tpe", "Sampler of --search: tpe or random.")
 _TEMPLATE = flags.DEFINE_string(
     "template", None, "Script or manifest to submit, by default that of the folder launch."
 )
@@ -62,6 +70,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"unexpected argument {arguments[0]!r}: every option starts with --")
     workdir = str(workdir_path(str(_WORKDIR.value)))
     recipe = str(_CONFIG.value)
+    if _SEARCH.value is not None:
+        _search(recipe, workdir)
+        return
     variants = load_variants(recipe, cli.config_overrides())
     states = [variant.state(workdir) for variant in variants]
     if _INDEX.value is not None:
@@ -72,6 +83,24 @@ def main(arguments: Sequence[str]) -> None:
         left = [i for i, state in enumerate(states) if state != FINISHED]
         logger.info("%d of %d variants are finished", len(variants) - len(left), len(variants))
         _train(variants, left, workdir, arguments)
+
+
+def _search(recipe: str, workdir: str) -> None:
+    """Searches and prints the trials."""
+    from vit_jax.reporting.tables import format_rows
+    from vit_jax.sweeping import search
+
+    if _EXECUTOR.value != "local" or _LIST.value or _DRY_RUN.value or _INDEX.value is not None:
+        raise UserError("--search trains on this machine: it excludes --executor, --list, --index")
+    study = search.search(
+        recipe,
+        cli.config_overrides(),
+        workdir,
+        metric=str(_SEARCH.value),
+        trials=_TRIALS.value,
+        sampler=_SAMPLER.value,
+    )
+    print(format_rows(search.table(study)))
 
 
 def _become(variants: Sequence["Variant"], states: Sequence[str], index: int, workdir: str) -> None:

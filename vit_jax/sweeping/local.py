@@ -4,7 +4,8 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from vit_jax import interruption
 from vit_jax.errors import Interrupted
@@ -34,9 +35,7 @@ def train_all(variants: Sequence[Variant], workdir: str) -> dict[str, int]:
         if interruption.requested():
             raise _interrupted(workdir)
         logger.info("%d of %d: %s", number, len(variants), variant.name)
-        code = _train(variant, workdir)
-        if code == interruption.RESUMABLE:
-            raise _interrupted(workdir)
+        code = train_one(variant, workdir)
         if code:
             failed[variant.name] = code
     return failed
@@ -52,18 +51,39 @@ def train_command(variant: Variant, workdir: str) -> list[str]:
     return [sys.executable, "-m", "vit_jax.train", *variant.train_arguments(workdir)]
 
 
-def _train(variant: Variant, workdir: str) -> int:
-    """Trains a variant and passes a signal on to it. Returns the exit code."""
+def train_one(
+    variant: Variant, workdir: str, should_stop: Callable[[], bool] = lambda: False
+) -> int:
+    """Trains a variant.
+
+    Args:
+        variant: variant of a sweep.
+        workdir: folder of the sweep.
+        should_stop: asked while it trains whether to stop it early.
+
+    Returns:
+        The exit code: 0 for one that is complete, `interruption.RESUMABLE` for one stopped early.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM, of this process or of the variant; its state is saved.
+    """
     # Its metrics go to stderr, because the table of the sweep is the output of this command.
-    process = subprocess.Popen(train_command(variant, workdir), stdout=sys.stderr)
-    told = False
-    while True:
+    with subprocess.Popen(train_command(variant, workdir), stdout=sys.stderr) as process:
+        stopping = early = False
         try:
-            return process.wait(_POLL)
-        except subprocess.TimeoutExpired:
-            if interruption.requested() and not told:
-                process.send_signal(signal.SIGTERM)
-                told = True
+            while process.poll() is None:
+                early = early or should_stop()
+                if not stopping and (early or interruption.requested()):
+                    process.send_signal(signal.SIGTERM)
+                    stopping = True
+                time.sleep(_POLL)
+        except BaseException:
+            process.terminate()
+            raise
+    code = process.returncode
+    if interruption.requested() or (code == interruption.RESUMABLE and not early):
+        raise _interrupted(workdir)
+    return code
 
 
 def _interrupted(workdir: str) -> Interrupted:

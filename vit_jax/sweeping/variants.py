@@ -96,10 +96,23 @@ def load_variants(recipe: str, overrides: Sequence[str] = ()) -> list[Variant]:
             f"{recipe}: get_sweep returned {found!r:.80}, expected a dict of variants by name, "
             "each a dict of config keys and values"
         )
-    return [_variant(name, changes, recipe, overrides) for name, changes in found.items()]
+    return [make_variant(name, changes, recipe, overrides) for name, changes in found.items()]
 
 
-def _variant(name: str, changes: dict[str, Any], recipe: str, overrides: Sequence[str]) -> Variant:
+def make_variant(
+    name: str, changes: dict[str, Any], recipe: str, overrides: Sequence[str] = ()
+) -> Variant:
+    """Builds a variant and checks its config.
+
+    Args:
+        name: name of its folder.
+        changes: value of each config key that it changes.
+        recipe: value of `--config`.
+        overrides: changes for all variants.
+
+    Raises:
+        UserError: see `load_variants`.
+    """
     if not _NAME.fullmatch(name) or name.startswith("."):
         raise UserError(
             f"{recipe}: the variant {name!r} is no folder name: expected letters, digits and "
