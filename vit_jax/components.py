@@ -17,6 +17,7 @@ Names are those of a registry, or `package.module:Name` for a component from out
 """
 
 import dataclasses
+import difflib
 import functools
 import importlib
 import inspect
@@ -94,8 +95,10 @@ class Registry:
         ]
         if not owners:
             return unknown_key(key, path, keys)
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+        hint = f" (did you mean {f'{path}.{near[0]}'!r}?)" if near else ""
         return UserError(
-            f"{path}.{key} does not apply to the {self.kind} {name!r}: it is a key of "
+            f"{path}.{key} does not apply to the {self.kind} {name!r}{hint}: it is a key of "
             f"{', '.join(owners)}; keys of {name}: {', '.join(keys) or 'none'}"
         )
 
