@@ -12,7 +12,7 @@ from vit_jax.models.layers.convolution import Enlarging, convolution
 from vit_jax.models.layers.heads import linear_layer
 from vit_jax.models.layers.parameters import TORCH_INIT
 from vit_jax.models.layers.post_norm import PostNormBlock
-from vit_jax.models.layers.stacking import layer_of, stack_blocks
+from vit_jax.models.layers.stacking import stack_blocks, unstack
 from vit_jax.models.partitioning import constrain
 
 # Sides of the two enlargements of the refined decoder. Their product is the patch size.
@@ -171,8 +171,9 @@ class MaskDecoder(nnx.Module):
         scale, shift = self.film_scale(flat)[:, None], self.film_shift(flat)[:, None]
         graphdef, params = nnx.split(self.blocks)
         states: list[jax.Array] = []
-        for i, activation in enumerate(reversed(activations)):
-            layer = nnx.merge(graphdef, layer_of(params, i))
+        layers = unstack(params, self.depth)
+        for i, (activation, own) in enumerate(zip(reversed(activations), layers, strict=True)):
+            layer = nnx.merge(graphdef, own)
             x = jnp.repeat(layer.reduce(activation), prompts, axis=0)
             x = x + states[-1] if states else x
             if i == self.condition_block:

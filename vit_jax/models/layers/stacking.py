@@ -79,11 +79,15 @@ def layer_of(layers: Any, index: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], layers)
 
 
-def _unstack(layers: Any, depth: int) -> list[Any]:
+def unstack(layers: Any, depth: int) -> list[Any]:
     """Splits a pytree of arrays with a leading `layers` axis into its layers.
 
     The gradient of a split is one concatenation. That of indexing would be an array of all layers
-    per layer, zero except for one, and their sum: a quarter of a training step on a CPU.
+    per layer, zero except for one, and their sum: 18% of a training step of CLIP on a CPU.
+
+    Args:
+        layers: pytree of arrays with a leading `layers` axis.
+        depth: number of layers.
     """
 
     def split(leaf: jax.Array) -> list[jax.Array]:
@@ -119,7 +123,7 @@ def apply_stack(
     if scan:
         return jax.lax.scan(function, x, layers)
     outputs = []
-    for layer in _unstack(layers, depth):
+    for layer in unstack(layers, depth):
         x, output = function(x, layer)
         outputs.append(output)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)

@@ -14,7 +14,7 @@ from vit_jax.models.layers.heads import MlpHead
 from vit_jax.models.layers.mlp import ACTIVATIONS, Mlp
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import metadata
-from vit_jax.models.layers.stacking import layer_of, stack_blocks
+from vit_jax.models.layers.stacking import stack_blocks, unstack
 from vit_jax.models.partitioning import constrain
 
 _NORMAL = initializers.normal(1.0)
@@ -201,8 +201,8 @@ class MaskDecoder(nnx.Module):
         places = image_positions.reshape(1, rows * columns, width).astype(self.dtype)
         tokens, states = positions, []
         graphdef, params = nnx.split(self.blocks)
-        for i in range(self.depth):
-            block = nnx.merge(graphdef, layer_of(params, i))
+        for i, layer in enumerate(unstack(params, self.depth)):
+            block = nnx.merge(graphdef, layer)
             tokens, pixels = block(tokens, pixels, positions, places, first=i == 0)
             states.append((tokens, pixels))
         tokens = self.norm(tokens + self.to_image(tokens + positions, pixels + places, pixels))

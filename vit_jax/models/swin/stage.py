@@ -20,9 +20,9 @@ from vit_jax.models.layers.parameters import metadata, weights
 from vit_jax.models.layers.stacking import (
     REMAT_POLICIES,
     apply_stack,
-    layer_of,
     rematerialize,
     stack_blocks,
+    unstack,
 )
 from vit_jax.models.ops.attention import self_attention
 from vit_jax.models.partitioning import constrain
@@ -302,8 +302,8 @@ class Stage(nnx.Module):
         layers = (params, rates, keys)
 
         def apply_pair(x: jax.Array, pair: Any) -> tuple[jax.Array, None]:
-            for i in range(2):
-                x = apply[i](x, layer_of(pair, i))
+            for block, layer in zip(apply, unstack(pair, 2), strict=True):
+                x = block(x, layer)
             return x, None
 
         depth = self.config.depth
@@ -311,8 +311,10 @@ class Stage(nnx.Module):
         if scanned:
             pairs = jax.tree.map(lambda p: p[:scanned].reshape(-1, 2, *p.shape[1:]), layers)
             x, _ = apply_stack(apply_pair, x, pairs, depth=scanned // 2, scan=True)
-        for i in range(scanned, depth):
-            x = apply[i % 2](x, layer_of(layers, i))
+        if scanned < depth:
+            rest = jax.tree.map(lambda p: p[scanned:], layers)
+            for i, layer in enumerate(unstack(rest, depth - scanned)):
+                x = apply[i % 2](x, layer)
         return x
 
     def _block_functions(self, graphdef: Any, map_size: Size) -> list[Callable[..., jax.Array]]:
