@@ -194,11 +194,12 @@ def _print_result(variants: Sequence["Variant"], failed: dict[str, int], workdir
     from vit_jax.reporting.tables import format_rows
     from vit_jax.sweeping.variants import FINISHED
 
-    finished = [v for v in variants if v.state(workdir) == FINISHED]
+    states = {v.name: v.state(workdir) for v in variants}
+    finished = [v for v in variants if states[v.name] == FINISHED]
     if finished:
         groups = group_seeds([read_run(f"{workdir}/{v.name}") for v in finished])
         print(format_rows(group_rows(groups)))
-    missing = [v.name for v in variants if v not in finished]
+    missing = [name for name, state in states.items() if state != FINISHED]
     for name in missing:
         code = f"exit code {failed[name]}" if name in failed else "not finished"
         print(f"{name}: {code}", file=sys.stderr)

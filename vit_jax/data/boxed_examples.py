@@ -119,7 +119,7 @@ def check_source(source: Source, *, masks: bool = False) -> None:
 
     Args:
         source: source of boxes.
-        masks: whether it has to have masks too.
+        masks: whether masks are required as well.
 
     Raises:
         UserError: see `check_boxes`; or there are no masks.

@@ -177,8 +177,8 @@ def place_mask(
 
     Args:
         mask: mask of an image.
-        frame: where the corners of the image are on the grid, x0, y0, x1, y1 in cells; x0 > x1 for
-            a mirrored image.
+        frame: corners of the image on the grid, x0, y0, x1, y1 in cells; a mirrored image has
+            x0 > x1.
         window: part of the grid that shows the image, x0, y0, x1, y1 in cells.
         size: numbers of rows and columns of the grid.
     """

@@ -10,10 +10,22 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from vit_jax.errors import UserError
 from vit_jax.parallel.mesh import batch_sharding, batch_shards, to_devices
 
 _READERS = min(16, os.cpu_count() or 1)  # threads that decode the next batch
 _LOG_SECONDS = 30.0  # interval of progress lines where stderr is not a terminal
+
+
+def not_finite(outputs: str) -> UserError:
+    """Builds the error for outputs of a model that are NaN or infinite.
+
+    Args:
+        outputs: what they are, as "boxes of image 3".
+    """
+    return UserError(
+        f"{outputs} are NaN or infinite: the weights are damaged, or they overflow in compute.dtype"
+    )
 
 
 def local_part(batch_size: int, shards: int) -> range:

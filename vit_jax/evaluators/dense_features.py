@@ -13,7 +13,7 @@ from vit_jax.data.images import read_image
 from vit_jax.data.masks import decode_mask, paint_labels
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
-from vit_jax.evaluators.batching import device_batches
+from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.prompted import image_size
 from vit_jax.inputs import ImageInputs
@@ -117,10 +117,7 @@ class DenseSource:
             found = np.asarray(compute(params, batch["image"]), np.float32)
             for row, features in zip(rows, found, strict=False):
                 if not np.isfinite(features).all():
-                    raise UserError(
-                        f"features of image {row} are NaN or infinite: the weights are damaged, or "
-                        "they overflow in compute.dtype"
-                    )
+                    raise not_finite(f"features of image {row}")
                 yield features, self._labels(row)
 
     def _read(self, row: int) -> dict[str, np.ndarray]:

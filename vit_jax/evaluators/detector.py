@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from vit_jax.data.images import read_image
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
-from vit_jax.evaluators.batching import device_batches
+from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
 from vit_jax.models.ops.boxes import cxcywh_to_xyxy
@@ -101,10 +101,7 @@ class DetectorPass:
             outputs = jax.device_get(detect(params, batch, queries))
             finite, *found = (x[: len(rows)] for x in outputs)
             if not finite.all():
-                raise UserError(
-                    f"boxes of image {rows[int(np.argmin(finite))]} are NaN or infinite: the "
-                    "weights are damaged, or they overflow in compute.dtype"
-                )
+                raise not_finite(f"boxes of image {rows[int(np.argmin(finite))]}")
             yield from zip(*found, strict=True)
 
     def _read(self, row: int) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluators import cache as cache_lib
 from vit_jax.evaluators import metrics
-from vit_jax.evaluators.batching import device_batches
+from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.parallel.mesh import replicated
@@ -344,8 +344,5 @@ def _logit_parameters(model: Any) -> Any:
 def _check_finite(rows: np.ndarray, name: str, first: int) -> None:
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
-        raise UserError(
-            f"{name} of row {first + int(np.argmin(finite))} (and {np.sum(~finite) - 1} more of "
-            "its batch) are NaN or infinite: the weights are damaged, or they overflow in "
-            "compute.dtype"
-        )
+        row = first + int(np.argmin(finite))
+        raise not_finite(f"{name} of row {row} (and {np.sum(~finite) - 1} more of its batch)")

@@ -14,7 +14,7 @@ from vit_jax.data.images import EncodedImage, read_image
 from vit_jax.data.masks import boxes_of, decode_mask
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
-from vit_jax.evaluators.batching import device_batches
+from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.regions import Part, in_parts
 from vit_jax.inputs import ImageInputs
@@ -206,10 +206,7 @@ class PromptedPass:
         found = jax.device_get(self._embedder.compile(function)(params, embedded, *arrays))
         logits, scores = found["masks"][: len(points)], found["scores"][: len(points)]
         if not (np.isfinite(logits).all() and np.isfinite(scores).all()):
-            raise UserError(
-                "masks are NaN or infinite: the weights are damaged, or they overflow in "
-                "compute.dtype"
-            )
+            raise not_finite("masks")
         return logits, scores
 
     def box_prompts(

@@ -13,7 +13,7 @@ from vit_jax.data.boxed_examples import check_boxes
 from vit_jax.data.images import read_image
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics, prompts
-from vit_jax.evaluators.batching import device_batches
+from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.evaluators.detector import require_method
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.regions import in_parts, join_parts, relative_boxes
@@ -83,10 +83,7 @@ class RegionClassification:
         outputs = ((logits,) for logits in self._logits(params, queries))
         for image, (scores,) in join_parts(self._parts, outputs):
             if not np.isfinite(scores).all():
-                raise UserError(
-                    f"logits of the boxes of image {image} are NaN or infinite: the weights are "
-                    "damaged, or they overflow in compute.dtype"
-                )
+                raise not_finite(f"logits of the boxes of image {image}")
             ranks.append(metrics.rank_of_target(scores, self._labels[image], contents))
         rank = np.concatenate(ranks)
         yield "top1", float(np.mean(rank < 1))

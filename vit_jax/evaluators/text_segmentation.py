@@ -13,7 +13,7 @@ from vit_jax.data.images import read_image
 from vit_jax.data.masks import decode_mask
 from vit_jax.errors import UserError
 from vit_jax.evaluators import mask_metrics, prompts
-from vit_jax.evaluators.batching import device_batches
+from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.prompted import image_size
 from vit_jax.evaluators.regions import in_parts
@@ -110,10 +110,7 @@ class TextSegmentation:
             logits = np.asarray(predict(params, batch))
             for (row, start, end), own in zip([self._parts[i] for i in rows], logits, strict=False):
                 if not np.isfinite(own[: end - start]).all():
-                    raise UserError(
-                        f"masks of image {row} are NaN or infinite: the weights are damaged, or "
-                        "they overflow in compute.dtype"
-                    )
+                    raise not_finite(f"masks of image {row}")
                 targets, valid = self._targets(row)
                 for name, x in zip(self._names[row][start:end], own, strict=False):
                     found = embedder.inputs.restore(x, *valid.shape) > limit

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from vit_jax.reporting.groups import Group
+from vit_jax.reporting.runs import metric_names
 
 CONFIDENCE = 0.95
 # Words in the names of metrics that are better when they are lower.
@@ -95,5 +96,5 @@ def regressions(groups: Sequence[Group], baseline: Group) -> list[str]:
 
 def evaluation_metrics(groups: Sequence[Group]) -> list[str]:
     """Names of the metrics of evaluators, as zeroshot/NAME/top1, in order of first appearance."""
-    names = dict.fromkeys(name for group in groups for run in group.runs for name in run.curves)
-    return [name for name in names if "/" in name]
+    runs = (run for group in groups for run in group.runs)
+    return [name for name in metric_names(runs) if "/" in name]

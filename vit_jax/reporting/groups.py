@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from vit_jax.reporting.runs import RunRecord
+from vit_jax.reporting.runs import RunRecord, metric_names
 from vit_jax.reporting.tables import format_value
 
 SEED = "seed"
@@ -75,8 +75,8 @@ def group_rows(groups: Sequence[Group]) -> list[list[str]]:
     header = [f"{group.name} ({len(group.runs)} seeds)" for group in groups]
     if all(len(group.runs) == 1 for group in groups):
         header = [group.name for group in groups]
-    metrics = dict.fromkeys(name for group in groups for run in group.runs for name in run.curves)
-    rows = [[name, *(group.describe(name) for group in groups)] for name in metrics]
+    names = metric_names(run for group in groups for run in group.runs)
+    rows = [[name, *(group.describe(name) for group in groups)] for name in names]
     return [["last metrics", *header], *rows]
 
 

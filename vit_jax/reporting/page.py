@@ -17,7 +17,7 @@ from vit_jax.reporting.comparison import (
     lower_is_better,
 )
 from vit_jax.reporting.groups import Group
-from vit_jax.reporting.runs import RunRecord
+from vit_jax.reporting.runs import RunRecord, metric_names
 from vit_jax.reporting.tables import config_rows
 
 try:
@@ -43,10 +43,8 @@ def write_page(groups: Sequence[Group], path: StrPath, title: str) -> None:
 
     reference, *others = groups
     chosen = evaluation_metrics(groups)
-    training = [
-        name for name in dict.fromkeys(n for g in groups for r in g.runs for n in r.curves)
-        if name not in chosen
-    ]  # fmt: skip
+    names = metric_names(run for group in groups for run in group.runs)
+    training = [name for name in names if name not in chosen]
     script, plots = components(curves(groups, [*chosen, *training]))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vit_jax.reporting", ""),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from flax import traverse_util
@@ -50,6 +51,11 @@ class RunRecord:
     def last_values(self) -> dict[str, float]:
         """Last value of each metric."""
         return {name: curve.values[-1] for name, curve in self.curves.items()}
+
+
+def metric_names(runs: Iterable[RunRecord]) -> list[str]:
+    """Names of the metrics that some run has, in order of first appearance."""
+    return list(dict.fromkeys(name for run in runs for name in run.curves))
 
 
 def read_run(workdir: StrPath) -> RunRecord:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vit_jax.reporting.runs import RunRecord
+from vit_jax.reporting.runs import RunRecord, metric_names
 
 _ABSENT = "-"
 
@@ -24,11 +24,10 @@ def metric_rows(runs: Sequence[RunRecord]) -> list[list[str]]:
     Returns:
         Rows of the metric and its value in each run, in order of first appearance.
     """
-    names = dict.fromkeys(name for run in runs for name in run.curves)
     last = [run.last_values for run in runs]
     return [
         [name, *(format_value(values[name]) if name in values else _ABSENT for values in last)]
-        for name in names
+        for name in metric_names(runs)
     ]
 
 

@@ -1,6 +1,5 @@
 """Variants as a JobSet of Kubernetes, one index of an Indexed Job per variant."""
 
-import copy
 import pathlib
 import subprocess
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ def manifest(
     labels = [x["metadata"].get("labels", {}).get("accelerator") for x in documents]
     if accelerator not in labels:
         raise UserError(f"{template} has no JobSet with the label accelerator={accelerator}")
-    jobset = copy.deepcopy(documents[labels.index(accelerator)])
+    jobset = documents[labels.index(accelerator)]
     jobset["metadata"] = {"name": name, "labels": {"accelerator": accelerator}}
     jobset["spec"].pop("network", None)
     jobset["spec"]["failurePolicy"] = {"maxRestarts": 0}

@@ -9,10 +9,10 @@ from typing import Any
 
 from vit_jax import interruption
 from vit_jax.errors import MissingPackageError, UserError, check_name
-from vit_jax.paths import as_local_path
+from vit_jax.paths import as_local_path, as_path
 from vit_jax.recipes import recipe_module
 from vit_jax.reporting.comparison import lower_is_better
-from vit_jax.reporting.runs import read_run
+from vit_jax.reporting.runs import METRICS_FILE, read_run
 from vit_jax.sweeping.local import train_one
 from vit_jax.sweeping.variants import Variant, make_variant
 
@@ -96,8 +96,14 @@ def _run(
 ) -> None:
     """Trains a trial and tells the study how it ended."""
     reported: set[int] = set()
+    file, size = as_path(workdir) / variant.name / METRICS_FILE, 0
 
     def report() -> None:
+        nonlocal size
+        grown = file.stat().length if file.exists() else 0
+        if grown == size:  # asked several times a second
+            return
+        size = grown
         for step, value in _values(workdir, variant, metric).items():
             if step not in reported:
                 trial.report(value, step)

@@ -1,6 +1,5 @@
 """Variants as a Slurm array, one task of the array per variant."""
 
-import os
 import pathlib
 import subprocess
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ def submit(command: Sequence[str]) -> None:
         UserError: there is no Slurm, or `sbatch` refused its options.
     """
     try:
-        subprocess.run(command, check=True, env={**os.environ})
+        subprocess.run(command, check=True)
     except FileNotFoundError:
         raise UserError("no sbatch on this machine: submit from a login node of Slurm") from None
     except subprocess.CalledProcessError as error:

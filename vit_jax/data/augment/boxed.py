@@ -19,8 +19,8 @@ class BoxedImage:
         boxes: x0, y0, x1, y1, px.
         rows: number of each box among the annotations that the image came with; a transform that
             drops boxes keeps the rows of the others.
-        frames: where the corners of each of the images that it was made of are now, x0, y0, x1, y1,
-            px; x0 > x1 for a mirrored image. Some of it may have been cut off.
+        frames: corners of each original image in this image, x0, y0, x1, y1, px. A mirrored one has
+            x0 > x1. Corners may lie outside of this image.
         windows: the part of each frame that is visible, x0, y0, x1, y1, px.
         filled: height and width of the part of the model's input that is not padding, px; None
             before the model's preprocessing.
