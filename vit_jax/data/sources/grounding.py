@@ -1,29 +1,25 @@
 """Captions whose phrases have boxes, in JSON lines."""
 
-import dataclasses
-import posixpath
 import re
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data.sources import files, table_files
-from vit_jax.data.sources.base import Rows, Source, brief, check_captions, check_index
+from vit_jax.data.sources.annotated_lines import AnnotatedLines, image_path
+from vit_jax.data.sources.base import brief, check_captions
 from vit_jax.data.sources.boxes import (
     TOLERANCE,
-    ImageFiles,
     box_array,
     check_box,
     clip_box,
     overhang,
 )
-from vit_jax.data.sources.listing import log_broken_lines
-from vit_jax.errors import UserError, printable
+from vit_jax.errors import UserError
 
 Span = list[int]
 
 
-class Grounding(Source):
+class Grounding(AnnotatedLines):
     """Images with a caption and boxes of its phrases (`grounding:FILE.jsonl?images=DIR`).
 
     One line is one example:
@@ -39,38 +35,22 @@ class Grounding(Source):
     examples, counted when the file is opened.
     """
 
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config(Source.Config):
-        """Options of the spec.
-
-        Attributes:
-            images: folder of the images; by default that of the file.
-        """
-
-        images: str = ""
-
-    def __init__(self, config: Config, place: str) -> None:
-        """Reads the file and lists the images.
-
-        Args:
-            config: options of the spec.
-            place: path or URL of the file.
-
-        Raises:
-            UserError: the file has no lines, no line can be used, or no image exists.
-        """
-        self._place = place
-        fs, path = files.file_system(place)
-        table = table_files.open_json_lines(fs, path)
-        rows = [_parse(line) for line in table.rows((), "")]
-        log_broken_lines([row.get("broken") for row in rows], place)
-        self._files = ImageFiles(config.images or posixpath.dirname(place) or ".", place)
-        self._files.locate([(row["image"],) for row in rows if "image" in row])
-        self._rows = Rows(rows)
-
-    def __len__(self) -> int:
-        """See `Source`."""
-        return len(self._rows)
+    @staticmethod
+    def parse_line(line: dict[str, Any]) -> dict[str, Any]:
+        """See `AnnotatedLines`."""
+        captions = check_captions(line.get("caption"), "this line")
+        image = image_path(line)
+        if len(captions) != 1:
+            raise UserError(f"expected one caption, found {len(captions)}")
+        regions = line.get("regions")
+        if not isinstance(regions, list) or not all(isinstance(each, dict) for each in regions):
+            raise UserError(f"regions is {brief(regions)}, expected a list of objects")
+        spans = [_spans(region, captions[0]) for region in regions]
+        for region in regions:
+            if reason := check_box(region.get("box")):
+                raise UserError(f"{reason}, as {brief(region.get('box'))}")
+        boxes = [region["box"] for region in regions]
+        return {"image": image, "caption": captions[0], "boxes": boxes, "spans": spans}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """See `Source`."""
@@ -88,10 +68,7 @@ class Grounding(Source):
 
     def annotation(self, index: int) -> dict[str, Any]:
         """See `Source`."""
-        index = check_index(index, len(self))
-        row = self._rows[index]
-        if "broken" in row:
-            raise UserError(printable(f"{self._place}, line {index + 1}: {row['broken']}"))
+        row = self._row(index)
         caption = row["caption"]
         return {
             "key": self._files.key(row["image"]),
@@ -101,29 +78,6 @@ class Grounding(Source):
             "names": [" ".join(caption[i:j] for i, j in spans) for spans in row["spans"]],
             "crowd": np.zeros(len(row["boxes"]), np.bool_),
         }
-
-
-def _parse(line: table_files.Row) -> dict[str, Any]:
-    """A line as it is stored, or the reason why it is broken."""
-    if isinstance(line, str):
-        return {"broken": line}
-    try:
-        image, captions = line.get("image"), check_captions(line.get("caption"), "this line")
-        if not isinstance(image, str) or not image.strip():
-            raise UserError(f"image is {brief(image)}, expected a path")
-        if len(captions) != 1:
-            raise UserError(f"expected one caption, found {len(captions)}")
-        regions = line.get("regions")
-        if not isinstance(regions, list) or not all(isinstance(each, dict) for each in regions):
-            raise UserError(f"regions is {brief(regions)}, expected a list of objects")
-        spans = [_spans(region, captions[0]) for region in regions]
-        for region in regions:
-            if reason := check_box(region.get("box")):
-                raise UserError(f"{reason}, as {brief(region.get('box'))}")
-    except UserError as error:
-        return {"broken": str(error)}
-    boxes = [region["box"] for region in regions]
-    return {"image": image.strip(), "caption": captions[0], "boxes": boxes, "spans": spans}
 
 
 def _spans(region: dict[str, Any], caption: str) -> list[Span]:

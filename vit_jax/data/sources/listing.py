@@ -1,14 +1,13 @@
-"""Files below a folder, through symbolic links, and counts of what is left out or broken."""
+"""Files below a folder, through symbolic links, and counts of what is left out."""
 
-import collections
 import logging
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from vit_jax.data.sources import files
-from vit_jax.errors import UserError, printable
+from vit_jax.errors import printable
 
 logger = logging.getLogger(__name__)
 
@@ -47,27 +46,6 @@ class LeftOut:
         if self.counts:
             parts = [f"{n:,} {reason} (as {name})" for reason, (n, name) in self.counts.items()]
             logger.warning("%s", printable(f"{place}: {verb} {', '.join(parts)}"))
-
-
-def log_broken_lines(reasons: Sequence[str | None], place: str) -> None:
-    """Logs how many lines of a file are broken.
-
-    Args:
-        reasons: reason why each line is broken; None for one that is not.
-        place: path of the file.
-
-    Raises:
-        UserError: all lines are broken, or there are none.
-    """
-    counts = collections.Counter(reason for reason in reasons if reason is not None)
-    if counts.total() == len(reasons):
-        reason = f", as {next(iter(counts))}" if counts else ""
-        raise UserError(printable(f"{place} has no line that can be used{reason}"))
-    for reason, count in counts.most_common(1):
-        logger.warning(
-            "%s: %d of %d lines are broken, %d of them: %s",
-            place, counts.total(), len(reasons), count, printable(reason),
-        )  # fmt: skip
 
 
 def is_hidden(path: str) -> bool:

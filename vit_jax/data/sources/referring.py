@@ -2,21 +2,19 @@
 
 import dataclasses
 import functools
-import posixpath
 from typing import Any
 
 import numpy as np
 
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.masks import box_of
-from vit_jax.data.sources import files, table_files
-from vit_jax.data.sources.base import Rows, Source, brief, check_captions, check_index
+from vit_jax.data.sources.annotated_lines import AnnotatedLines, image_path
+from vit_jax.data.sources.base import brief, check_captions
 from vit_jax.data.sources.boxes import ImageFiles, box_array, check_box, clip_box
-from vit_jax.data.sources.listing import log_broken_lines
-from vit_jax.errors import UserError, printable
+from vit_jax.errors import UserError
 
 
-class Referring(Source):
+class Referring(AnnotatedLines):
     """Images with phrases and masks (`referring:FILE.jsonl?images=DIR&masks=DIR`).
 
     One line is one object; `phrase` is a text, or a list of texts which all refer to it:
@@ -36,40 +34,40 @@ class Referring(Source):
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config(Source.Config):
+    class Config(AnnotatedLines.Config):
         """Options of the spec.
 
         Attributes:
-            images: folder of the images; by default that of the file.
             masks: folder of the mask files; by default that of the images.
         """
 
-        images: str = ""
         masks: str = ""
 
     def __init__(self, config: Config, place: str) -> None:
-        """Reads the file and lists the images.
+        """Reads the file and lists the images; see `AnnotatedLines`.
 
         Args:
             config: options of the spec.
             place: path or URL of the file.
-
-        Raises:
-            UserError: the file has no lines, no line can be used, or no image exists.
         """
-        self._place = place
-        fs, path = files.file_system(place)
-        rows = [_parse(line) for line in table_files.open_json_lines(fs, path).rows((), "")]
-        log_broken_lines([row.get("broken") for row in rows], place)
-        folder = config.images or posixpath.dirname(place) or "."
-        self._files = ImageFiles(folder, place)
-        self._files.locate([(row["image"],) for row in rows if "image" in row])
-        self._mask_files = ImageFiles(config.masks or folder, place)
-        self._rows = Rows(rows)
+        super().__init__(config, place)
+        self._mask_files = ImageFiles(config.masks or self._folder, place)
 
-    def __len__(self) -> int:
-        """See `Source`."""
-        return len(self._rows)
+    @staticmethod
+    def parse_line(line: dict[str, Any]) -> dict[str, Any]:
+        """See `AnnotatedLines`."""
+        phrases = check_captions(line.get("phrase"), "this line")
+        image = image_path(line)
+        if not phrases:
+            raise UserError("expected a phrase, found none")
+        given = [line[key] for key in ("segmentation", "mask") if line.get(key)]
+        if len(given) != 1 or not isinstance(given[0], str | list | dict):
+            raise UserError(f"expected segmentation or mask, found {sorted(line)}")
+        box = line.get("box")
+        if box is not None and (reason := check_box(box)):
+            raise UserError(f"{reason}, as {brief(box)}")
+        phrases = list(dict.fromkeys(phrases))
+        return {"image": image, "phrases": phrases, "segmentation": given[0], "box": box}
 
     @functools.cached_property
     def phrases(self) -> list[str]:
@@ -93,10 +91,7 @@ class Referring(Source):
 
     def annotation(self, index: int) -> dict[str, Any]:
         """See `Source`."""
-        index = check_index(index, len(self))
-        row = self._rows[index]
-        if "broken" in row:
-            raise UserError(printable(f"{self._place}, line {index + 1}: {row['broken']}"))
+        row = self._row(index)
         mask: Any = row["segmentation"]
         if isinstance(mask, str):
             mask = self._mask_files.read(mask, self._mask_files.key(mask))
@@ -119,25 +114,3 @@ def _box(mask: dict | list | EncodedImage, key: str) -> list[float]:
     if box is None or check_box(box):
         raise UserError(f"{key}: the mask is empty")
     return box
-
-
-def _parse(line: table_files.Row) -> dict[str, Any]:
-    """A line as it is stored, or the reason why it is broken."""
-    if isinstance(line, str):
-        return {"broken": line}
-    try:
-        image, phrases = line.get("image"), check_captions(line.get("phrase"), "this line")
-        if not isinstance(image, str) or not image.strip():
-            raise UserError(f"image is {brief(image)}, expected a path")
-        if not phrases:
-            raise UserError("expected a phrase, found none")
-        given = [line[key] for key in ("segmentation", "mask") if line.get(key)]
-        if len(given) != 1 or not isinstance(given[0], str | list | dict):
-            raise UserError(f"expected segmentation or mask, found {sorted(line)}")
-        box = line.get("box")
-        if box is not None and (reason := check_box(box)):
-            raise UserError(f"{reason}, as {brief(box)}")
-    except UserError as error:
-        return {"broken": str(error)}
-    phrases = list(dict.fromkeys(phrases))
-    return {"image": image.strip(), "phrases": phrases, "segmentation": given[0], "box": box}
