@@ -229,6 +229,7 @@ def with_header(path, header, data=b""):
         ({"a": {"dtype": "F3", "shape": [1], "data_offsets": [0, 4]}}, "expected a dtype of F64"),
         ({"a": {"dtype": "F32", "shape": [1]}}, "header cannot be read"),
         (b"{nonsense}", "header cannot be read"),
+        ({"a": {"shap\ud800": 1}}, r"unexpected keyword argument 'shap\\ud800'"),
         ({"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}, "longer than its header"),
     ],
 )

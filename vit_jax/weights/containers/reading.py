@@ -10,7 +10,7 @@ import re
 import zipfile
 from typing import Any
 
-from vit_jax.errors import UserError, unknown
+from vit_jax.errors import UserError, printable, unknown
 from vit_jax.paths import StrPath, as_local_path, as_path
 from vit_jax.weights.containers.msgpack import STARTS, open_msgpack
 from vit_jax.weights.containers.npz import open_npz
@@ -48,7 +48,10 @@ def open_weights(path: StrPath) -> TensorFile:
             has no such key.
     """
     place, key = split_part(path)
-    file = _open(_resolve(place))
+    try:
+        file = _open(_resolve(place))
+    except UserError as error:  # what a damaged file holds may not be printable
+        raise type(error)(printable(str(error))) from error
     if key is None or key == file.part:
         return file
     if key == TOP:
