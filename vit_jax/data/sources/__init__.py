@@ -8,6 +8,7 @@
     tar:PATTERN[?classes=FILE]                               WebDataset shards, as of img2dataset
     arrayrecord:PATTERN[?classes=FILE]                       written by data.prepare
     tfds:NAME/CONFIG:SPLIT[?data_dir=DIR&image=FEATURE&...]  prepared by TFDS as ArrayRecord
+    hf:DIR_OR_NAME[?config=NAME&split=NAME&image=COLUMN&...]  of Hugging Face, on disk or in a cache
     coco:FILE.json[?images=DIR]                              boxes of COCO, LVIS or your own data
     grounding:FILE.jsonl[?images=DIR]                        captions, and boxes of their phrases
     semantic:DIR?labels=DIR&classes=FILE                     images, and label maps as PNG
@@ -46,6 +47,7 @@ SOURCES = Registry(
         "tar": "vit_jax.data.sources.tar:TarShards",
         "arrayrecord": "vit_jax.data.sources.array_record:ArrayRecords",
         "tfds": "vit_jax.data.sources.tfds:TfdsSource",
+        "hf": "vit_jax.data.sources.hugging_face:HuggingFace",
         "coco": "vit_jax.data.sources.coco:Coco",
         "grounding": "vit_jax.data.sources.grounding:Grounding",
         "semantic": "vit_jax.data.sources.semantic:Semantic",

@@ -23,6 +23,7 @@ class ParquetTable:
     """A Parquet file.
 
     Attributes:
+        schema: Arrow schema.
         columns: names of the columns.
         has_images: whether the column of images contains them, not their paths.
     """
@@ -39,8 +40,8 @@ class ParquetTable:
             MissingPackageError: pyarrow is not installed.
         """
         self._path, self._file = path, _open(fs, path)
-        self._schema = self._file.schema_arrow
-        self.columns: list[str] = self._schema.names
+        self.schema = self._file.schema_arrow
+        self.columns: list[str] = self.schema.names
         self.has_images = False
 
     def rows(self, columns: Sequence[str], image: str) -> Iterator[Row]:
@@ -53,7 +54,7 @@ class ParquetTable:
         Raises:
             UserError: the column contains neither paths nor encoded images.
         """
-        leaves = self._path_of_image(image)
+        self.has_images, leaves = image_leaves(self.schema, image, self._path)
         columns = [*leaves, *(name for name in columns if name != image)]
         for group in range(self._file.num_row_groups):
             count, done = self._file.metadata.row_group(group).num_rows, 0
@@ -67,42 +68,78 @@ class ParquetTable:
                             row[image] = found.get("path")
                         yield row
                         done += 1
-            except _errors() as error:
-                reason = f"row group {group} cannot be read: {_first_line(error)}"
+            except arrow_errors() as error:
+                reason = f"row group {group} cannot be read: {first_line(error)}"
                 yield from [reason] * (count - done)
                 continue
             yield from ({} for _ in range(count - done))
 
     def class_names(self, column: str) -> list[str] | None:
         """Names of the classes of a column in a file of Hugging Face; None in other files."""
-        try:
-            features = json.loads((self._schema.metadata or {})[b"huggingface"])["info"]["features"]
-            names = features[column]["names"]
-        except (KeyError, TypeError, ValueError, RecursionError):
-            return None
-        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        return names if is_list else None
+        return class_names_of(self.schema, column)
 
-    def _path_of_image(self, column: str) -> list[str]:
-        """The columns with the path of an image; none where the file has bytes only."""
-        from pyarrow import types
+    def open_images(self, fs: Any, paths: Sequence[str], column: str) -> "ParquetImages":
+        """Opens the images of this and further files, see `ParquetImages`."""
+        return ParquetImages(fs, paths, column)
 
-        kind = self._schema.field(column).type
-        kind = getattr(kind, "storage_type", kind)
-        value = kind.value_type if types.is_dictionary(kind) else kind
-        if types.is_string(value) or types.is_large_string(value) or types.is_null(value):
-            return [column]
-        self.has_images = True
-        if _is_binary(kind):
-            return []
-        if types.is_struct(kind):
-            fields = {field.name: field.type for field in kind}
-            if "bytes" in fields and _is_binary(fields["bytes"]):
-                return [f"{column}.path"] if "path" in fields else []
-        raise UserError(
-            f"{self._path}: the column {column} is {str(kind)[:80]}, expected paths, images as "
-            "binary, or a struct of bytes and path"
-        )
+
+def class_names_of(schema: Any, column: str) -> list[str] | None:
+    """Names of the classes of a column in a file of Hugging Face; None in other files.
+
+    Args:
+        schema: Arrow schema.
+        column: column of the label.
+    """
+    names = features_of(schema).get(column, {}).get("names")
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_list else None
+
+
+def features_of(schema: Any) -> dict[str, dict[str, Any]]:
+    """Features of the columns in a file of Hugging Face; empty in other files.
+
+    Args:
+        schema: Arrow schema, whose metadata holds them.
+    """
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def image_leaves(schema: Any, column: str, path: str) -> tuple[bool, list[str]]:
+    """Finds the parts of a column of images that are read with the annotations.
+
+    Args:
+        schema: Arrow schema.
+        column: column of the images or of their paths.
+        path: path of the file, for messages.
+
+    Returns:
+        Whether the column contains encoded images, and the columns with their paths; none where it
+        contains bytes only.
+
+    Raises:
+        UserError: the column contains neither paths nor encoded images.
+    """
+    from pyarrow import types
+
+    kind = schema.field(column).type
+    kind = getattr(kind, "storage_type", kind)
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_string(value) or types.is_large_string(value) or types.is_null(value):
+        return False, [column]
+    if _is_binary(kind):
+        return True, []
+    if types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        if "bytes" in fields and _is_binary(fields["bytes"]):
+            return True, [f"{column}.path"] if "path" in fields else []
+    raise UserError(
+        f"{path}: the column {column} is {str(kind)[:80]}, expected paths, images as binary, or a "
+        "struct of bytes and path"
+    )
 
 
 class ParquetImages:
@@ -143,10 +180,10 @@ class ParquetImages:
         with self._lock:
             try:
                 value = self._find(number, row)
-            except _errors() as error:
+            except arrow_errors() as error:
                 self._next = _NO_BATCHES
                 where = f"{self._paths[number]}: cannot read row {row + 1}"
-                raise UserError(f"{where}: {_first_line(error)}") from None
+                raise UserError(f"{where}: {first_line(error)}") from None
         return value.get("bytes") if isinstance(value, dict) else value
 
     def _find(self, number: int, row: int) -> Any:
@@ -191,27 +228,42 @@ def _is_binary(kind: Any) -> bool:
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """First line of a message of pyarrow, shortened."""
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def arrow_errors() -> tuple[type[Exception], ...]:
     """Exceptions of pyarrow on damaged files."""
     from pyarrow import ArrowException
 
     return ArrowException, OSError, ValueError
 
 
-def _open(fs: Any, path: str) -> Any:
+def check_pyarrow(path: str) -> None:
+    """Checks that pyarrow is installed.
+
+    Args:
+        path: path of the file that needs it.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
     try:
-        from pyarrow import parquet
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
             f"{path} needs pyarrow: run `pip install 'vit_jax[parquet]'`"
         ) from error
+
+
+def _open(fs: Any, path: str) -> Any:
+    check_pyarrow(path)
+    from pyarrow import parquet
+
     with files.explained(fs, path):
         file = path if files.is_local(fs) else fs.open(path, "rb")
     try:
         return parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-    except _errors() as error:
-        raise UserError(f"{path} is not Parquet: {_first_line(error)}") from None
+    except arrow_errors() as error:
+        raise UserError(f"{path} is not Parquet: {first_line(error)}") from None

@@ -19,18 +19,22 @@ from vit_jax.data.sources.base import (
     label_fields,
     parse_label,
 )
-from vit_jax.data.sources.parquet import ParquetImages, ParquetTable
+from vit_jax.data.sources.parquet import ParquetTable
 from vit_jax.errors import UserError, check_name, printable
 from vit_jax.paths import is_url
 
 logger = logging.getLogger(__name__)
 
-_USUAL = {
+USUAL = {
     "image": ("image", "path", "image_path", "filepath", "file_name", "file", "img"),
     "caption": ("caption", "captions", "text", "title"),
     "label": ("label", "class", "class_name"),
 }
-_NONE = "none"
+"""Names of columns that are read without being named, by role."""
+
+NONE = "none"
+"""Name instead of a column that is not read."""
+
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -80,13 +84,27 @@ class Table(Source):
         Raises:
             UserError: no such file or column, another kind of file, no rows.
         """
-        self._config, self._place = config, place
+        self._config = config
         if config.delimiter is not None:
             check_name(config.delimiter, table_files.DELIMITERS, "delimiter")
-        self._fs, self._paths = patterns.expand(place, _SUFFIXES)
-        tables = [_open(self._fs, path, config.delimiter) for path in self._paths]
-        columns = _choose(config, tables[0].columns, self._paths[0])
-        for table, path in zip(tables, self._paths, strict=True):
+        fs, paths = patterns.expand(place, _SUFFIXES)
+        tables = [_open(fs, path, config.delimiter) for path in paths]
+        self._read(fs, place, paths, tables, _choose(config, tables[0].columns, paths[0]))
+
+    def _read(
+        self, fs: Any, place: str, paths: list[str], tables: list[Any], columns: "Columns"
+    ) -> None:
+        """Reads the rows of all files, without the images.
+
+        Args:
+            fs: fsspec file system.
+            place: name of the source, for messages.
+            paths: paths of the files within the file system.
+            tables: the opened files.
+            columns: columns that are read.
+        """
+        self._fs, self._place, self._paths = fs, place, paths
+        for table, path in zip(tables, paths, strict=True):
             for name in columns.all:
                 check_name(name, table.columns, f"column of {path}")
         self._parts = [
@@ -100,18 +118,18 @@ class Table(Source):
         if not len(self):
             raise UserError(f"{place} has no rows")
         self._images = (
-            ParquetImages(self._fs, self._paths, columns.image)
+            tables[0].open_images(fs, paths, columns.image)
             if any(table.has_images for table in tables)
             else None
         )
         labels = self._survey()
         if columns.label:
-            given = [classes.read_lines(config.classes)] if config.classes else []
+            given = [classes.read_lines(self._config.classes)] if self._config.classes else []
             given += [names for t in tables if (names := t.class_names(columns.label)) is not None]
             self.class_names = given[0] if given else _class_names(labels, place)
         self._index = {name: i for i, name in reversed([*enumerate(self.class_names or ())])}
         # Numbers are names before they are indices, where a file of the user names the classes.
-        self._by_name = config.classes is not None
+        self._by_name = self._config.classes is not None
 
     def _survey(self) -> set[Any]:
         """Logs how many rows are broken; returns the labels that occur."""
@@ -179,12 +197,18 @@ class Table(Source):
 
     def __reduce__(self) -> tuple:
         """Pickles the spec."""
-        return Table, (self._config, self._place)
+        return type(self), (self._config, self._place)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Columns:
-    """Columns of the image, the captions and the label."""
+class Columns:
+    """Columns of a table that are read.
+
+    Attributes:
+        image: column of the images or of their paths.
+        captions: columns of captions.
+        label: column of the label; None where there is none.
+    """
 
     image: str
     captions: tuple[str, ...]
@@ -192,6 +216,7 @@ class _Columns:
 
     @property
     def all(self) -> list[str]:
+        """All of them."""
         return [self.image, *self.captions, *([self.label] if self.label else [])]
 
     def parse(self, row: table_files.Row, has_images: bool) -> dict[str, Any]:
@@ -218,7 +243,7 @@ class _Columns:
         return {"image": path, "captions": captions, "label": label}
 
 
-def _choose(config: Table.Config, columns: list[str], path: str) -> _Columns:
+def _choose(config: Table.Config, columns: list[str], path: str) -> Columns:
     """The given columns, or the first ones with usual names."""
     found: dict[str, tuple[str, ...]] = {}
     given = {
@@ -227,10 +252,10 @@ def _choose(config: Table.Config, columns: list[str], path: str) -> _Columns:
         "label": config.label and (config.label,),
     }
     for role, names in given.items():
-        if names == (_NONE,):
+        if names == (NONE,):
             found[role] = ()
         else:
-            found[role] = names or tuple(name for name in _USUAL[role] if name in columns)[:1]
+            found[role] = names or tuple(name for name in USUAL[role] if name in columns)[:1]
         for name in found[role]:
             check_name(name, columns, f"column of {path}")
     if not found["image"]:
@@ -238,7 +263,7 @@ def _choose(config: Table.Config, columns: list[str], path: str) -> _Columns:
             printable(f"{path} has the columns {', '.join(columns)[:400] or '(none)'}: ")
             + "name the column of the images' paths, as ?image=COLUMN"
         )
-    return _Columns(found["image"][0], found["caption"], (*found["label"], None)[0])
+    return Columns(found["image"][0], found["caption"], (*found["label"], None)[0])
 
 
 def _class_names(found: set[Any], place: str) -> list[str] | None:
