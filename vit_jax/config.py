@@ -127,6 +127,9 @@ def default_config(
     config.eval_examples = 0
     config.eval_percent = 0.0
     config.eval_batch_size = 256  # examples per step of evaluation, over all devices
+    # Examples of each evaluation whose predictions are stored after the last step, about 50 bytes
+    # each, see evaluators/predictions; 0: none.
+    config.eval_predictions = 50_000
     config.evals = ConfigDict()  # evaluator -> name -> {keys}; see evaluators
     config.lock()
     for block in OPEN_BLOCKS:

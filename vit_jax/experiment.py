@@ -377,6 +377,8 @@ class Experiment:
     @functools.cached_property
     def suite(self) -> Suite:
         """The evaluators of `config.evals`."""
+        if (count := self.config.eval_predictions) < 0:
+            raise UserError(f"config.eval_predictions={count}: expected 0 or more examples")
         return Suite(self.config.evals.to_dict(), self.embedder(), objective=self.objective)
 
     @functools.cached_property

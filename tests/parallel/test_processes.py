@@ -14,6 +14,7 @@ import pytest
 from tests.helpers import fast_flags
 from vit_jax import launchers
 from vit_jax.errors import UserError
+from vit_jax.evaluators.predictions import load_all
 from vit_jax.parallel import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -75,6 +76,9 @@ def test_two_processes_equal_one_although_one_is_killed(finished_run, tmp_path, 
     one_process, _ = finished_run  # the same recipe
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
     assert output.count("zeroshot/digits/top1") == 1  # process 0 speaks for both
+    one, two = (load_all(workdir)["zeroshot/digits"] for workdir in (one_process, tmp_path))
+    np.testing.assert_array_equal(one["label"], two["label"])
+    np.testing.assert_allclose(one["probability"], two["probability"], atol=1e-4)
     found, expected = metrics(tmp_path)[-1], metrics(one_process)[-1]
     # Parameters differ by rounding, and with them the calibration error. The others count images.
     error = "zeroshot/digits/ece"

@@ -109,6 +109,48 @@ def compute_curves(
     Raises:
         MissingPackageError: faster-coco-eval is not installed.
     """
+    evaluation = _evaluation(annotated, detected, num_classes, lvis_style=federated)
+    evaluation.params.maxDets = list(counts)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return Curves(evaluation.eval["precision"], evaluation.eval["recall"], tuple(counts))
+
+
+def match(
+    annotated: Sequence[Annotated], detected: Sequence[Detected], num_classes: int
+) -> tuple[Int[np.ndarray, " detections"], Float[np.ndarray, " detections"]]:
+    """Matches detections with objects of their class at an IoU of 0.5.
+
+    Args:
+        annotated: objects of each image.
+        detected: detections in each image.
+        num_classes: number of classes.
+
+    Returns:
+        For the detections of all images, one after the other: the matched object among those of all
+        images, or -1, and the IoU with it, or 0.
+
+    Raises:
+        MissingPackageError: faster-coco-eval is not installed.
+    """
+    evaluation = _evaluation(annotated, detected, num_classes, extra_calc=True)
+    params = evaluation.params
+    params.iouThrs = np.array([0.5])
+    params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
+    params.maxDets = [max((len(image.scores) for image in detected), default=0)]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    count = sum(len(image.scores) for image in detected)
+    objects, overlaps = np.full(count, -1), np.zeros(count)
+    for pair, overlap in evaluation.eval["matched"].items():
+        detection, matched = map(int, pair.split("_"))  # ids count from 1
+        objects[detection - 1], overlaps[detection - 1] = matched - 1, overlap
+    return objects, overlaps
+
+
+def _evaluation(
+    annotated: Sequence[Annotated], detected: Sequence[Detected], num_classes: int, **options: Any
+) -> Any:
     require_package()
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -116,13 +158,7 @@ def compute_curves(
     found = truth.loadRes(_coco_results(detected))
     images: tuple[Annotated | Detected, ...] = (*annotated, *detected)
     kind = "segm" if all(image.masks is not None for image in images) else "bbox"
-    evaluation = COCOeval_faster(
-        truth, found, iouType=kind, lvis_style=federated, print_function=_ignore
-    )
-    evaluation.params.maxDets = list(counts)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return Curves(evaluation.eval["precision"], evaluation.eval["recall"], tuple(counts))
+    return COCOeval_faster(truth, found, iouType=kind, print_function=_ignore, **options)
 
 
 def average_precision(
@@ -165,6 +201,28 @@ def average_recall(
     position = -1 if count == -1 else curves.counts.index(count)
     recall = curves.recall[:, :, AREAS.index(area), position]
     return _mean(recall if classes is None else recall[:, list(classes)])
+
+
+def precision_by_recall(curves: Curves) -> dict[str, Float[np.ndarray, " recalls"]]:
+    """Mean precision of the classes with objects at each recall 0, 0.01, ..., 1.
+
+    Args:
+        curves: result of `compute_curves`.
+
+    Returns:
+        `recall`, and float32 `precision` over all IoU thresholds, `precision_50` and
+        `precision_75`; empty where there are no objects.
+    """
+    by_class = curves.precision[:, :, :, 0, -1]
+    found = by_class[:, :, (by_class > -1).all(axis=(0, 1))]
+    count = found.shape[1] if found.shape[2] else 0
+    mean = found.mean(axis=2) if count else np.zeros((len(found), 0))
+    return {
+        "recall": np.linspace(0, 1, found.shape[1])[:count],
+        "precision": mean.mean(axis=0).astype(np.float32),
+        "precision_50": mean[_IOU_50].astype(np.float32),
+        "precision_75": mean[_IOU_75].astype(np.float32),
+    }
 
 
 def _mean(values: np.ndarray) -> float:

@@ -18,7 +18,8 @@ class Evaluator(Protocol):
     which opens the data and raises `UserError` for a block that cannot work. A class with the
     attribute `needs_objective = True` is constructed with the objective of the run as a third
     argument. Register the class in `vit_jax.evaluators.EVALUATORS`, or name it in a config as
-    `package.module:Name`.
+    `package.module:Name`. A further method `predicted` makes its predictions part of the run and of
+    its report, see `vit_jax.evaluators.predictions`.
     """
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError, check_name
-from vit_jax.evaluators import metrics, prompts
+from vit_jax.evaluators import metrics, predictions, prompts
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import open_labelled
 from vit_jax.evaluators.zeroshot import CANDIDATES
@@ -80,13 +80,22 @@ class Classification:
             absent = np.setdiff1d(np.arange(len(names)), labels)
             logits = logits.copy()
             logits[:, absent] = -np.inf
-        yield from metrics.classification(logits, labels, metrics.softmax(logits))
+        probabilities = metrics.softmax(logits)
+        yield from metrics.classification(logits, labels, probabilities)
+        self._found = predictions.top_classes(logits, probabilities, labels), names
         predicted = metrics.predictions(logits)
         if self._real is not None:
             pairs = zip(predicted, self._real, strict=True)
             yield "real_top1", float(np.mean([p in labels for p, labels in pairs if labels]))
         if self._config.confusion_file and jax.process_index() == 0:
             metrics.write_confusion(self._config.confusion_file, predicted, labels, names)
+
+    def predicted(self, limit: int) -> predictions.Arrays:
+        """Returns what the last `run` predicted, see `predictions.classification`."""
+        max_pixels = self._embedder.max_image_pixels
+        return predictions.classification(
+            *self._found, self._source, limit=limit, max_pixels=max_pixels
+        )
 
     def _outputs(self, count: int) -> tuple[list[str], np.ndarray]:
         """Names of the model's outputs, and the labels as indices of them."""

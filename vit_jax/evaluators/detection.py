@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
 from vit_jax.data.images import read_image
 from vit_jax.errors import UserError, check_name, unknown
 from vit_jax.evaluators import average_precision as ap
-from vit_jax.evaluators import prompts
+from vit_jax.evaluators import predictions, prompts
 from vit_jax.evaluators.detector import DetectorPass, pad_prompts, require_detector
-from vit_jax.evaluators.drawing import draw_boxes, save_drawing
+from vit_jax.evaluators.drawing import draw_boxes, draw_part, save_drawing
 from vit_jax.evaluators.embedding import Embedder
+from vit_jax.evaluators.outcomes import FALSE, MISSED, outcomes
 from vit_jax.models.definition import Params
 from vit_jax.paths import as_path
 
@@ -123,6 +125,7 @@ class Detection:
             counts=sorted({self._most, *(k for k in STYLES[config.style] if k < self._most)}),
             federated=config.style == "lvis",
         )
+        self._found = detected, curves
         yield "AP", ap.average_precision(curves)
         yield "AP50", ap.average_precision(curves, iou=0.5)
         yield "AP75", ap.average_precision(curves, iou=0.75)
@@ -135,6 +138,44 @@ class Detection:
         for name, classes in self._groups.items():
             yield f"AP_{name}", ap.average_precision(curves, classes)
             yield f"AP50_{name}", ap.average_precision(curves, classes, iou=0.5)
+
+    def predicted(self, limit: int) -> predictions.Arrays:
+        """Returns what the last `run` predicted, matched at an IoU of 0.5, see `outcomes`.
+
+        Args:
+            limit: largest number of detections, those of the highest scores.
+
+        Returns:
+            `recall` (101,), and the `precision`, `precision_50` and `precision_75` at it (101,),
+            means over classes; `outcome` (N,), "matched", "false" or "missed" of each detection and
+            missed object, with `row` int32 (N,), its image, `class_index` int32 (N,), `score` and
+            `iou` float32 (N,), and `box` float32 (N, 4), x0, y0, x1, y1 in pixels of the image;
+            `class`, the names; `shown`, positions of the false boxes of the highest score and of
+            missed ones, and `shown_image`, thumbnails of their surroundings.
+        """
+        detected, curves = self._found
+        boxes = outcomes(self._annotated, detected, len(self._names), limit)
+        false, missed = (np.flatnonzero(boxes["outcome"] == each) for each in (FALSE, MISSED))
+        missed = missed[predictions.evenly(len(missed), predictions.SHOWN)]
+        chosen = np.concatenate([false[: predictions.SHOWN], missed])
+        return {
+            "kind": np.array("detection"),
+            "class": np.array(self._prompt_names, np.str_),
+            **ap.precision_by_recall(curves),
+            **boxes,
+            "shown": chosen.astype(np.int32),
+            "shown_image": np.array(
+                [
+                    predictions.thumbnail(draw_part(self._image(row), box))
+                    for row, box in zip(boxes["row"][chosen], boxes["box"][chosen], strict=True)
+                ],
+                np.bytes_,
+            ),
+        }
+
+    def _image(self, row: int) -> UInt8[np.ndarray, "height width channels"]:
+        limit = self._embedder.max_image_pixels
+        return read_image(self._source[int(row)]["image"], max_pixels=limit)
 
     @property
     def _most(self) -> int:
@@ -222,9 +263,7 @@ class Detection:
 
     def _draw(self, detected: list[ap.Detected]) -> None:
         for row, found in enumerate(detected):
-            image = read_image(
-                self._source[row]["image"], max_pixels=self._embedder.max_image_pixels
-            )
+            image = self._image(row)
             shown = found.scores >= self._config.draw_threshold
             names = [self._prompt_names[i] for i in found.classes[shown]]
             drawing = draw_boxes(image, found.boxes[shown], names, found.scores[shown])

@@ -12,6 +12,7 @@ from vit_jax.inputs import composite
 from vit_jax.paths import StrPath, as_path
 
 _SMALLEST = 512  # px: images with a shorter longer side are enlarged, so that words can be read
+_MARGIN = 32  # px around a box that is cut out
 _GOLDEN = 0.618034  # steps of the hue after which neighbours differ
 
 
@@ -54,6 +55,33 @@ def draw_boxes(
         draw.rectangle((x + left, y, x + right, y + bottom), fill=_color(numbers[names[i]]))
         draw.text((x, y), text, fill="black", font=font)
     return canvas
+
+
+def draw_part(
+    image: UInt8[np.ndarray, "height width channels"], box: Float[np.ndarray, "4"]
+) -> Image.Image:
+    """Draws a box onto the part of an image around it.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W, 4), whose alpha is composited on white.
+        box: x0, y0, x1, y1 in pixels of the image.
+
+    Returns:
+        The box with half its sides around it, at least 32 px, where the image has them.
+    """
+    canvas = Image.fromarray(composite(image))
+    x0, y0, x1, y1 = np.clip(box, 0, [canvas.width, canvas.height] * 2).tolist()
+    margin = max(x1 - x0, y1 - y0, 2 * _MARGIN) / 2
+    part = (
+        max(0, math.floor(x0 - margin)),
+        max(0, math.floor(y0 - margin)),
+        min(canvas.width, math.ceil(x1 + margin)),
+        min(canvas.height, math.ceil(y1 + margin)),
+    )
+    cut = canvas.crop(part)
+    inside = [x0 - part[0], y0 - part[1], max(x0, x1) - part[0], max(y0, y1) - part[1]]
+    ImageDraw.Draw(cut).rectangle(inside, outline=_color(0), width=max(1, max(cut.size) // 60))
+    return cut
 
 
 def draw_masks(

@@ -10,12 +10,15 @@ from jaxtyping import Float, Int
 from vit_jax.data.images import image_content
 from vit_jax.data.sources import Source, Subset, captions_of
 from vit_jax.errors import UserError, check_name
-from vit_jax.evaluators import metrics
+from vit_jax.evaluators import metrics, predictions
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
 
 CAPTIONS = ("first", "all")
 EQUAL_CAPTIONS = ("shared", "apart")
+IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
+EXAMPLES = 6
+"""Number of queries in each direction whose nearest candidates are stored."""
 
 
 class Retrieval:
@@ -95,14 +98,103 @@ class Retrieval:
         """Yields the metrics of parameters."""
         images = self._embedder.image_embeddings(params, self._source)
         texts = self._embedder.text_embeddings(params, self._texts)
-        for direction, ranks in (
-            ("image_to_text", nearest_rank(images, texts, self._image, self._text, self._contents)),
-            ("text_to_image", nearest_rank(texts, images, self._text, self._image)),
+        self._found = {}
+        for direction, queries, candidates, ranks in (
+            (
+                IMAGE_TO_TEXT,
+                images,
+                texts,
+                nearest_rank(images, texts, self._image, self._text, self._contents),
+            ),
+            (TEXT_TO_IMAGE, texts, images, nearest_rank(texts, images, self._text, self._image)),
         ):
+            self._found[direction] = Examples.choose(ranks, queries, candidates)
             for k in self._at:
                 yield f"{direction}_recall@{k}", float(np.mean(ranks < k))
             yield f"{direction}_median_rank", float(np.median(ranks + 1))
             yield f"{direction}_mean_rank", float(np.mean(ranks + 1))
+
+    def predicted(self, limit: int) -> predictions.Arrays:
+        """Returns what the last `run` predicted.
+
+        Args:
+            limit: largest number of ranks, which are taken at even distances.
+
+        Returns:
+            By direction, `<direction>_rank` int32, 1 for the nearest. Of Q examples from the best
+            to the worst rank: `<direction>_query` (Q,), `<direction>_correct` (Q,), one of the
+            correct candidates, `<direction>_query_rank` (Q,), `<direction>_top` (Q, 5), the nearest
+            candidates, `<direction>_top_score` (Q, 5), their cosine similarities, and
+            `<direction>_top_correct` (Q, 5). Texts are strings, images are thumbnails.
+        """
+        arrays = {"kind": np.array("retrieval")}
+        for direction, found in self._found.items():
+            for name, values in self._columns(direction, found, limit).items():
+                arrays[f"{direction}_{name}"] = values
+        return arrays
+
+    def _columns(self, direction: str, found: "Examples", limit: int) -> dict[str, np.ndarray]:
+        images, texts = (self._image, self._thumbnails), (self._text, self._captions)
+        sides = (images, texts) if direction == IMAGE_TO_TEXT else (texts, images)
+        (query, show_query), (candidate, show_candidate) = sides
+        correct = [candidate[query == number] for number in found.queries]
+        return {
+            "rank": found.ranks[predictions.evenly(len(found.ranks), limit)],
+            "query": show_query(found.queries),
+            "correct": show_candidate(np.array([each[0] for each in correct])),
+            "query_rank": found.ranks[found.queries],
+            "top": show_candidate(found.top),
+            "top_score": found.scores,
+            "top_correct": np.array(
+                [np.isin(*pair) for pair in zip(found.top, correct, strict=True)]
+            ),
+        }
+
+    def _captions(self, texts: Int[np.ndarray, "*shape"]) -> np.ndarray:
+        return np.array(self._texts, np.str_)[texts]
+
+    def _thumbnails(self, images: Int[np.ndarray, "*shape"]) -> np.ndarray:
+        rows = images.ravel().tolist()
+        limit = self._embedder.max_image_pixels
+        return predictions.thumbnails(self._source, rows, max_pixels=limit).reshape(images.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Ranks of all queries, and the nearest candidates of some of them.
+
+    Attributes:
+        ranks: rank of the nearest correct candidate, 1 for the nearest.
+        queries: queries from the best to the worst rank.
+        top: nearest candidates of these queries.
+        scores: their scores.
+    """
+
+    ranks: Int[np.ndarray, " all"]
+    queries: Int[np.ndarray, " queries"]
+    top: Int[np.ndarray, "queries k"]
+    scores: Float[np.ndarray, "queries k"]
+
+    @classmethod
+    def choose(
+        cls,
+        ranks: Int[np.ndarray, " all"],
+        queries: Float[np.ndarray, "all width"],
+        candidates: Float[np.ndarray, "candidates width"],
+    ) -> "Examples":
+        """Chooses queries at even distances in the order of their ranks.
+
+        Args:
+            ranks: rank of each query's nearest correct candidate, 0 for the nearest.
+            queries: embeddings of the queries.
+            candidates: embeddings of the candidates.
+        """
+        order = np.argsort(ranks, kind="stable")
+        chosen = order[predictions.evenly(len(ranks), EXAMPLES)]
+        scores = queries[chosen] @ candidates.T
+        top = np.argsort(-scores, axis=1, kind="stable")[:, : predictions.TOP]
+        scores = np.take_along_axis(scores, top, axis=1)
+        return cls((ranks + 1).astype(np.int32), chosen, top, scores)
 
 
 def distinct_images(source: Source) -> tuple[list[int], list[int]]:

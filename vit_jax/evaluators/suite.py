@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from vit_jax.errors import MissingPackageError, UserError
-from vit_jax.evaluators import EVALUATORS
+from vit_jax.evaluators import EVALUATORS, predictions
 from vit_jax.evaluators.base import Evaluator
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
+from vit_jax.paths import StrPath
 
 # Decimals of a metric. Later decimals are rounding errors of float32 features, which depend on the
 # number of rows that a device computes at once.
@@ -80,6 +83,21 @@ class Suite:
                 for metric, value in evaluator.run(params)
             }
         self._embedder.forget()
+
+    def save_predictions(self, workdir: StrPath, limit: int) -> None:
+        """Writes what the evaluators predicted in the last `run`, see `predictions`.
+
+        Only process 0 writes. Evaluators without predictions are left out.
+
+        Args:
+            workdir: folder of the run, local or in a bucket.
+            limit: largest number of examples per evaluator; 0 writes nothing.
+        """
+        if jax.process_index() or not limit:
+            return
+        for full_name, evaluator in self.evaluators.items():
+            if isinstance(evaluator, predictions.Predicts):
+                predictions.save(workdir, full_name, evaluator.predicted(limit))
 
 
 def needs_objective(evals: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vit_jax.errors import UserError, check_name
-from vit_jax.evaluators import metrics, prompts
+from vit_jax.evaluators import metrics, predictions, prompts
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import check_labels
 from vit_jax.models.definition import Params
@@ -82,6 +82,7 @@ class ZeroShot:
         probabilities = self._embedder.probabilities(params, scores)
         contents = [metrics.text_content(name) for name in self.class_names]
         yield from metrics.classification(scores, self.targets, probabilities, contents)
+        self._found = predictions.top_classes(scores, probabilities, self.targets)
         if self._config.confusion_file and jax.process_index() == 0:
             metrics.write_confusion(
                 self._config.confusion_file,
@@ -89,3 +90,10 @@ class ZeroShot:
                 self.targets,
                 self.class_names,
             )
+
+    def predicted(self, limit: int) -> predictions.Arrays:
+        """Returns what the last `run` predicted, see `predictions.classification`."""
+        max_pixels = self._embedder.max_image_pixels
+        return predictions.classification(
+            self._found, self.class_names, self._source, limit=limit, max_pixels=max_pixels
+        )

@@ -87,7 +87,7 @@ def _train(run: Run, constants: tuple) -> None:
     total = run.durations.total
     if run.step >= total:
         logger.warning("The run of %d steps is complete; evaluating it.", total)
-        run.evaluation = run.experiment.suite.run(run.state.eval_params)
+        run.evaluate(save=True)
         return
     with contextlib.ExitStack() as stack:
         run.trackers = Trackers(run.config.trackers.to_dict(), run.workdir, run.step)

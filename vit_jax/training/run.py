@@ -88,6 +88,17 @@ class Run:
         self.batch_number = next(self._numbers)
         return batch
 
+    def evaluate(self, *, save: bool) -> None:
+        """Runs the evaluators of the config on this step.
+
+        Args:
+            save: whether to store the predictions.
+        """
+        suite = self.experiment.suite
+        self.evaluation = suite.run(self.state.eval_params)
+        if save:
+            suite.save_predictions(self.workdir, self.config.eval_predictions)
+
     def settle(self) -> None:
         """Lets hooks look at the newest step before its state is saved, evaluated or shown.
 
