@@ -68,8 +68,8 @@ def test_recipe_learns_names_outside_its_training_set(learned):
 def test_files_and_output_of_a_run(trained):
     workdir, done = trained
     assert {p.name for p in workdir.iterdir()} == {
-        "checkpoints", "config.json", "metrics.jsonl", "provenance", "result.json", "tensorboard",
-        "tokenizer.json",
+        "checkpoints", "config.json", "metrics.jsonl", "predictions", "provenance", "result.json",
+        "tensorboard", "tokenizer.json",
     }  # fmt: skip
     assert "zeroshot/heldout_names/top1" in done.stdout
     assert "Total: " in done.stderr  # the model table
