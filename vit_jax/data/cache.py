@@ -41,6 +41,20 @@ def find_cached(name: str) -> pathlib.Path:
     return cache_dir() / name
 
 
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file in full or not at all, even when several processes write the same one.
+
+    Args:
+        path: file; its folder is created, an existing file is replaced.
+        data: contents.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    os.chmod(file.name, 0o644)  # temporary files are private to their owner
+    os.replace(file.name, path)
+
+
 def _configured() -> pathlib.Path | None:
     """The folder of the environment; None for a user without a home folder."""
     if own := os.environ.get("VIT_JAX_CACHE"):

@@ -1,7 +1,7 @@
 """Data sets by their usual names: sources, class names and prompt templates.
 
-Data sets of TFDS must be prepared as ArrayRecord once (`tfds build NAME
---file_format=array_record`). Any other source of the same images can replace them, see
+Data sets of TFDS must be prepared once, as ArrayRecord (`tfds build NAME
+--file_format=array_record`) or TFRecord. Any other source of the same images can replace them, see
 `evaluation_blocks`. Splits are those of TFDS. Data sets of VTAB without a test split are divided as
 in VTAB (60%, 20%, 20%). Five of VTAB's 19 tasks (clevr_*, dsprites_*, kitti_*) are missing, because
 TFDS does not contain their labels.

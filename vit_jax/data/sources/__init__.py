@@ -4,10 +4,11 @@
     emoji_scenes:train[?size=PX&count=N]                     scenes of emoji with boxes and masks
     digits:train, mnist5k:test, fashion_mnist:test           small labelled samples
     folder:DIR[?names_file=FILE]                             one sub-folder per class
+    pairs:DIR[?captions=file_name]                           images with .txt files, or their names
     table:FILE[?image=COLUMN&caption=COLUMN,...&label=COLUMN]  .csv, .tsv, .jsonl, .parquet
     tar:PATTERN[?classes=FILE]                               WebDataset shards, as of img2dataset
     arrayrecord:PATTERN[?classes=FILE]                       written by data.prepare
-    tfds:NAME/CONFIG:SPLIT[?data_dir=DIR&image=FEATURE&...]  prepared by TFDS as ArrayRecord
+    tfds:NAME/CONFIG:SPLIT[?data_dir=DIR&image=FEATURE&...]  prepared by TFDS, without TensorFlow
     hf:DIR_OR_NAME[?config=NAME&split=NAME&image=COLUMN&...]  of Hugging Face, on disk or in a cache
     coco:FILE.json[?images=DIR]                              boxes of COCO, LVIS or your own data
     grounding:FILE.jsonl[?images=DIR]                        captions, and boxes of their phrases
@@ -16,7 +17,8 @@
     package.module:Name:PLACE[?option=value&...]             a `Source` of your own
 
 A pattern has `*`, `?` and braces: /data/{00000..00099}.tar, gs://bucket/*.tar. A slice may follow,
-as in TFDS: digits:train[:80%], emoji:train[100:200]. Several sources are joined by ` + `:
+as in TFDS: digits:train[:80%], emoji:train[100:200]; folder:DIR[::10] is every tenth example, and
+folder:DIR[!::10] all others. Several sources are joined by ` + `:
 
     tar:/a/*.tar + folder:/b                                 every example once per epoch
     0.7*tar:/a/*.tar + 0.3*emoji:train                       these fractions of every batch
@@ -25,6 +27,9 @@ Sources are picklable: a Grain worker, which is spawned, opens its own copy.
 """
 
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 from vit_jax.components import Registry
 from vit_jax.data.sources.base import Source, Subset, captions_of
@@ -43,6 +48,7 @@ SOURCES = Registry(
         "mnist5k": "vit_jax.data.sources.samples:Mnist5k",
         "fashion_mnist": "vit_jax.data.sources.samples:FashionMnist",
         "folder": "vit_jax.data.sources.folder:ImageFolder",
+        "pairs": "vit_jax.data.sources.pairs:ImagePairs",
         "table": "vit_jax.data.sources.table:Table",
         "tar": "vit_jax.data.sources.tar:TarShards",
         "arrayrecord": "vit_jax.data.sources.array_record:ArrayRecords",
@@ -55,7 +61,10 @@ SOURCES = Registry(
     },
 )
 
-_SLICE = re.compile(r"(?P<whole>.*)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]", re.DOTALL)
+_SLICE = re.compile(
+    r"(?P<whole>.*)\[(?P<others>!)?(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?(?::(?P<step>[1-9]\d*))?\]",
+    re.DOTALL,
+)
 _PLUS = re.compile(r"\s\+\s+(?=(?:[\d.]+\s*\*\s*)?[\w.]+:)")
 _WEIGHTED = re.compile(r"(?P<weight>\d+\.?\d*|\.\d+)\s*\*\s*(?P<spec>.+)", re.DOTALL)
 
@@ -94,10 +103,10 @@ def _open_joined(spec: str) -> Source:
 
 def _open_part(spec: str) -> Source:
     match = _SLICE.fullmatch(spec)
-    source = _open_whole(match["whole"] if match else spec)
+    source = _open_part(match["whole"]) if match else _open_whole(spec)
     if match is None:
         return source
-    return Subset(source, _resolve_slice(match["start"], match["stop"], len(source), spec))
+    return Subset(source, _resolve_slice(match, len(source), spec))
 
 
 def _open_whole(spec: str) -> Source:
@@ -106,8 +115,8 @@ def _open_whole(spec: str) -> Source:
     return component(parse_options(component.Config, parsed), parsed.place)
 
 
-def _resolve_slice(start: str | None, stop: str | None, total: int, spec: str) -> range:
-    """The indices of `[start:stop]`: numbers or percentages, negative ones from the end."""
+def _resolve_slice(match: re.Match[str], total: int, spec: str) -> Sequence[int]:
+    """The indices of `[start:stop:step]`: numbers or percentages, negative ones from the end."""
 
     def position(text: str | None, default: int) -> int:
         if text is None:
@@ -116,10 +125,16 @@ def _resolve_slice(start: str | None, stop: str | None, total: int, spec: str) -
         offset = round(total * number / 100) if text.endswith("%") else number
         return offset + total if text.startswith("-") else offset
 
-    first, last = position(start, 0), position(stop, total)
+    first, last = position(match["start"], 0), position(match["stop"], total)
     if not 0 <= first < last <= total:
         raise UserError(
             f"the slice of {spec!r} is [{first}:{last}], but the source has {total} examples: "
             f"expected 0 <= start < stop <= {total}"
         )
-    return range(first, last)
+    rows = range(first, last, int(match["step"] or 1))
+    if not match["others"]:
+        return rows
+    others = np.setdiff1d(np.arange(total), rows)
+    if not len(others):
+        raise UserError(f"{spec!r} has no examples: the slice is the whole source")
+    return others.tolist()

@@ -54,13 +54,7 @@ class ImageFolder(Source):
             UserError: no such folder or names file, no images, a class without images, or a names
                 file that cannot be parsed or that names absent files.
         """
-        self._fs, root = files.file_system(os.fspath(place))
-        with files.explained(self._fs, os.fspath(place)):
-            present, is_folder = self._fs.exists(root), self._fs.isdir(root)
-        if not present:
-            raise UserError(f"no image folder {place}")
-        if not is_folder:
-            raise UserError(f"{place} is a file, expected a folder of images")
+        self._fs, root = listing.open_folder(os.fspath(place))
         paths, folders, left_out = listing.find(self._fs, root)
         class_file = config.classes or _class_file(self._fs, root, paths)
         found = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vit_jax.data.sources import files
-from vit_jax.errors import printable
+from vit_jax.errors import UserError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,28 @@ def is_hidden(path: str) -> bool:
         (part.startswith(".") and part not in (".", "..")) or part in _FOREIGN
         for part in path.split("/")
     )
+
+
+def open_folder(place: str) -> tuple[Any, str]:
+    """Opens the file system of a folder of images.
+
+    Args:
+        place: path or URL of the folder.
+
+    Returns:
+        The fsspec file system, and the path within it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    fs, root = files.file_system(place)
+    with files.explained(fs, place):
+        present, is_folder = fs.exists(root), fs.isdir(root)
+    if not present:
+        raise UserError(f"no image folder {place}")
+    if not is_folder:
+        raise UserError(f"{place} is a file, expected a folder of images")
+    return fs, root
 
 
 def find(fs: Any, root: str) -> tuple[list[str], set[str], LeftOut]:

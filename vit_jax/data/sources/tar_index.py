@@ -11,15 +11,13 @@ import concurrent.futures
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import tarfile
-import tempfile
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data.cache import cache_dir, find_cached
+from vit_jax.data.cache import cache_dir, find_cached, write_atomically
 from vit_jax.data.progress import progress
 from vit_jax.data.sources import tar_members
 from vit_jax.data.sources.base import parse_label
@@ -79,8 +77,8 @@ def index_shards(fs: Any, paths: list[str]) -> tuple[pathlib.Path, LeftOut]:
         for reason, (count, first) in counts.items():
             left_out.add(reason, first, count)
     joined = cache_dir() / _FOLDER / joined.name
-    _write(joined.with_suffix(".json"), json.dumps(left_out.counts).encode())
-    _write(joined, b"".join(rows.tobytes() for rows, _ in parts))
+    write_atomically(joined.with_suffix(".json"), json.dumps(left_out.counts).encode())
+    write_atomically(joined, b"".join(rows.tobytes() for rows, _ in parts))
     return joined, left_out
 
 
@@ -125,23 +123,14 @@ def _shard_rows(fs: Any, path: str, stamp: dict[str, Any]) -> tuple[np.ndarray, 
     data = json.dumps(header).encode() + b"\n" + data
     try:
         if is_local(fs):
-            _write(pathlib.Path(beside), data)
+            write_atomically(pathlib.Path(beside), data)
         else:
             fs.pipe_file(beside, data)
     except Exception as error:  # the errors of buckets have no common class
         instead = cache_dir() / cached
         logger.info("Cannot write %s (%s), wrote %s instead", printable(beside), error, instead)
-        _write(instead, data)
+        write_atomically(instead, data)
     return rows, dict(left_out.counts)
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file atomically, even when several processes write the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    os.chmod(file.name, 0o644)  # temporary files are private to their owner
-    os.replace(file.name, path)
 
 
 def find_examples(fs: Any, path: str, size: int) -> tuple[np.ndarray, LeftOut]:

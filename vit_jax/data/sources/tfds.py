@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, prepared as ArrayRecord, without TensorFlow."""
+"""Data sets of TensorFlow Datasets, prepared as ArrayRecord or TFRecord, without TensorFlow."""
 
 import dataclasses
 import functools
@@ -10,13 +10,14 @@ import numpy as np
 
 from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources.base import Source, check_captions, label_fields
+from vit_jax.data.sources.tfrecord import TfRecords
 from vit_jax.errors import UserError, check_name, unknown
 from vit_jax.paths import as_local_path, is_url
 
 _CAPTION_NAMES = ("captions", "caption", "text", "title")
 
 
-_LOCAL = "ArrayRecord is read from local disks"
+_LOCAL = "data sets of TFDS are read from local disks"
 
 
 class TfdsSource(Source):
@@ -52,6 +53,7 @@ class TfdsSource(Source):
         Raises:
             UserError: no such data set or split, a data set that is not prepared or prepared in
                 another format, no image.
+            MissingPackageError: the data set is TFRecord, and google-crc32c is not installed.
         """
         import tensorflow_datasets as tfds
 
@@ -75,14 +77,17 @@ class TfdsSource(Source):
         )
         if self._label is not None:
             self.class_names = _class_names(features[self._label], name, self._label)
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        self._records: Any
         try:
-            self._records = builder.as_data_source(
-                split, decoders={self._image: tfds.decode.SkipDecoding()}
-            )
+            if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+                self._records = _TfRecordExamples(builder.info, split, decoders)
+            else:
+                self._records = builder.as_data_source(split, decoders=decoders)
         except NotImplementedError as error:
             raise UserError(
-                f"{name} is prepared as {builder.info.file_format.value}, expected array_record: "
-                "prepare it with `tfds build --file_format=array_record`"
+                f"{name} is prepared as {builder.info.file_format.value}, expected array_record or "
+                "tfrecord: prepare it with `tfds build --file_format=array_record`"
             ) from error
 
     @functools.cached_property
@@ -126,6 +131,20 @@ class TfdsSource(Source):
     def __reduce__(self) -> tuple:
         """Pickles the spec."""
         return TfdsSource, (self._config, self._place)
+
+
+class _TfRecordExamples:
+    """Decoded examples of TFRecord files, as TFDS serves those of ArrayRecord."""
+
+    def __init__(self, info: Any, split: str, decoders: dict[str, Any]) -> None:
+        self._features, self._decoders = info.features, decoders
+        self._records = TfRecords([os.fspath(path) for path in info.splits[split].filepaths])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._features.deserialize_example_np(self._records[index], decoders=self._decoders)
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

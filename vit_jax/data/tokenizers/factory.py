@@ -17,7 +17,7 @@ from vit_jax.components import Registry
 from vit_jax.data.broken import read_all
 from vit_jax.data.sources.base import Source, captions_of
 from vit_jax.data.specs import parse_options, parse_spec
-from vit_jax.data.tokenizers.encoder import ENCODERS
+from vit_jax.data.tokenizers.encoder import ENCODERS, Encoder
 from vit_jax.data.tokenizers.tokenizer import Tokenizer, load_encoder
 from vit_jax.data.tokenizers.trained import TrainedEncoder
 from vit_jax.errors import UserError, unknown
@@ -41,6 +41,19 @@ def open_tokenizer(spec: str, *, vocab_size: int, context_length: int) -> Tokeni
         UserError: an unknown spec or option, a file that cannot be read, a table that is too small
             for the vocabulary.
     """
+    encoder = open_encoder(spec)
+    return Tokenizer(encoder, vocab_size=vocab_size, context_length=context_length)
+
+
+def open_encoder(spec: str) -> Encoder:
+    """Opens the vocabulary of a tokenizer, without a text tower.
+
+    Args:
+        spec: short spec, see the module's docstring.
+
+    Raises:
+        UserError: an unknown spec or option, or a file that cannot be read.
+    """
     parsed = parse_spec(spec, _SPECS)
     if parsed.name == TRAINED:
         raise UserError(
@@ -51,11 +64,9 @@ def open_tokenizer(spec: str, *, vocab_size: int, context_length: int) -> Tokeni
             raise UserError(f"tokenizer {spec!r}: expected saved:DIR")
         if parsed.options:
             raise unknown(next(iter(parsed.options)), (), "option of saved:")
-        encoder = load_encoder(parsed.place)
-    else:
-        component = ENCODERS.resolve(parsed.name)
-        encoder = component.open(parsed.place, parse_options(component.Config, parsed))
-    return Tokenizer(encoder, vocab_size=vocab_size, context_length=context_length)
+        return load_encoder(parsed.place)
+    component = ENCODERS.resolve(parsed.name)
+    return component.open(parsed.place, parse_options(component.Config, parsed))
 
 
 def learn_tokenizer(
