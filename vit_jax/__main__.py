@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vit_jax.evaluate", "Evaluate a run, weights or a registered model."),
     "plan": ("vit_jax.plan", "Estimate memory and time of a training step on a TPU slice."),
     "convert": ("vit_jax.convert", "Convert weights between formats."),
+    "export": ("vit_jax.export", "Export a model for inference, as StableHLO with a model card."),
     "report": ("vit_jax.report", "Compare the configs and metrics of runs."),
     "prepare": ("vit_jax.data.prepare", "Write a data source as shards."),
     "inspect": ("vit_jax.data.inspect", "Check the images and captions of a data source."),

@@ -54,7 +54,7 @@ class MAPHead(nnx.Module):
         Args:
             tokens: (B, N, D).
         """
-        probe = jnp.broadcast_to(self.probe[...], (len(tokens), 1, tokens.shape[-1]))
+        probe = jnp.broadcast_to(self.probe[...], (tokens.shape[0], 1, tokens.shape[-1]))
         key, value = jnp.moveaxis(self.key_value(tokens), 2, 0)  # (B, N, H, D / H) each
         x = attention(self.query(probe.astype(tokens.dtype)), key, value)
         x = self.out(x)[:, 0]

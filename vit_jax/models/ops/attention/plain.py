@@ -98,7 +98,7 @@ def softmax(scores: Float[Array, "... keys"]) -> Float[Array, "... keys"]:
 
 def _masked(scores: jax.Array, masks: Masks) -> jax.Array:
     """Adds the bias and applies the masks to scores (B, H, N, M)."""
-    mask, bias, _ = masks.repeated(len(scores))
+    mask, bias, _ = masks.repeated(scores.shape[0])
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
     lowest = jnp.asarray(0.7 * jnp.finfo(scores.dtype).min, scores.dtype)

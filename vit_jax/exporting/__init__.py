@@ -1,0 +1,1 @@
+"""Models for inference without this package: programs, weights, preprocessing and a model card."""
