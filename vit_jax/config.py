@@ -89,9 +89,9 @@ def default_config(
 
     config.batch_size = 0  # examples per step, over all devices
     config.grad_accum_steps = 1  # microbatches per batch; the loss still sees the whole batch
-    config.total_steps = 0  # length of training
-    config.total_epochs = 0.0
-    config.total_examples = 0
+    config.total_steps = 0  # length of training in steps
+    config.total_epochs = 0.0  # length of training in epochs
+    config.total_examples = 0  # length of training in examples
 
     config.objective = ConfigDict({"name": objective})  # loss and its keys, see objectives
 
@@ -106,9 +106,9 @@ def default_config(
 
     config.log_steps = 10  # steps between lines of metrics.jsonl
     config.checkpoint_steps = 0  # interval of checkpoints; the last step always saves one
-    config.checkpoint_epochs = 0.0
-    config.checkpoint_examples = 0
-    config.checkpoint_percent = 10.0
+    config.checkpoint_epochs = 0.0  # interval of checkpoints in epochs
+    config.checkpoint_examples = 0  # interval of checkpoints in examples
+    config.checkpoint_percent = 10.0  # interval of checkpoints in percent of the run
     config.keep_checkpoints = 2  # number of newest checkpoints that are kept
     config.keep_every_steps = 0  # steps whose multiples are kept for ever; 0: none
     config.keep_best = ""  # metric whose best checkpoint is kept too, as zeroshot/x/top1
@@ -119,13 +119,13 @@ def default_config(
     config.watchdog_seconds = 1800.0  # time without a step until all stacks are printed; 0: never
     config.hooks = ConfigDict()  # name -> {"name": "package.module:Hook", ...}; see training/hooks
     config.trackers = ConfigDict()  # name -> {keys}; see tracking
-    config.trackers.jsonl = ConfigDict()
-    config.trackers.tensorboard = ConfigDict()
+    config.trackers.jsonl = ConfigDict()  # lines of metrics.jsonl
+    config.trackers.tensorboard = ConfigDict()  # events of TensorBoard
 
     config.eval_steps = 0  # interval of evaluations; the last step is always evaluated
-    config.eval_epochs = 0.0
-    config.eval_examples = 0
-    config.eval_percent = 0.0
+    config.eval_epochs = 0.0  # interval of evaluations in epochs
+    config.eval_examples = 0  # interval of evaluations in examples
+    config.eval_percent = 0.0  # interval of evaluations in percent of the run
     config.eval_batch_size = 256  # examples per step of evaluation, over all devices
     # Examples of each evaluation whose predictions are stored after the last step, about 50 bytes
     # each, see evaluators/predictions; 0: none.

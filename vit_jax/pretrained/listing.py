@@ -35,9 +35,10 @@ class ModelInfo:
 
     @functools.cached_property
     def gflops(self) -> float:
-        """Billions of operations of the forward pass of one image, and of one text if there is one.
+        """Billions of operations of the forward pass of one image.
 
-        A multiply-add counts as two operations.
+        With it go one text if there is a text tower, and one point for SAM. A
+        multiply-add counts as two operations.
         """
         definition = self._definition
         images = jax.ShapeDtypeStruct((1, *self.image_size, 3), jnp.float32)
@@ -45,9 +46,13 @@ class ModelInfo:
         def forward(params: Params, images: jax.Array) -> Any:
             model = definition.bind(params)
             encode = getattr(model, "encode_image", model)  # LLaVA and Qwen-VL pool nothing
+            if hasattr(model, "predict_masks"):
+                return model(images, jnp.zeros((1, 1, 1, 2)), jnp.ones((1, 1, 1), jnp.int32))
             if not hasattr(model, "text"):
                 return encode(images)
             tokens = jnp.zeros((1, model.text.config.context_length), jnp.int32)
+            if hasattr(model, "embed_caption"):
+                return model(images, tokens)
             if hasattr(model, "detect"):
                 return model(images, tokens[None])
             if not hasattr(model, "image"):

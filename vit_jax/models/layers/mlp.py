@@ -17,7 +17,6 @@ from vit_jax.models.ops.mlp import mlp as apply_mlp
 from vit_jax.models.partitioning import platform
 
 
-
 def _gelu(x: jax.Array) -> jax.Array:
     """The exact GELU (Hendrycks & Gimpel 2016), x * P(X <= x) for a standard normal X.
 
