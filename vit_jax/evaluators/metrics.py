@@ -147,10 +147,32 @@ def expected_calibration_error(
         bins: number of bins of equal width; bin k holds confidences in (k / bins, (k + 1) / bins],
             and the first bin 0 as well.
     """
+    sums, hits, _ = calibration_bins(confidence, correct, bins)
+    return float(np.abs(sums - hits).sum() / len(confidence))
+
+
+def calibration_bins(
+    confidence: Float[np.ndarray, " examples"],
+    correct: Bool[np.ndarray, " examples"],
+    bins: int = 15,
+) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"], Int[np.ndarray, " bins"]]:
+    """Sorts predictions into bins of equal width, see `expected_calibration_error`.
+
+    Args:
+        confidence: probability of the predicted class, in [0, 1].
+        correct: whether the prediction of each example is correct.
+        bins: number of bins.
+
+    Returns:
+        By bin: sum of the confidences, number of correct predictions, number of predictions.
+    """
     confidence = confidence.astype(np.float64)
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(index, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))
+    return (
+        np.bincount(index, weights=confidence, minlength=bins),
+        np.bincount(index, weights=correct, minlength=bins),
+        np.bincount(index, minlength=bins),
+    )
 
 
 def mean_average_precision(

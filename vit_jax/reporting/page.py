@@ -40,12 +40,16 @@ def write_page(groups: Sequence[Group], path: StrPath, title: str) -> None:
         title: title of the page.
     """
     from vit_jax.reporting.curves import curves
+    from vit_jax.reporting.sections import sections
 
     reference, *others = groups
     chosen = evaluation_metrics(groups)
     names = metric_names(run for group in groups for run in group.runs)
     training = [name for name in names if name not in chosen]
-    script, plots = components(curves(groups, [*chosen, *training]))
+    looks = sections(groups)
+    plots = [curves(groups, [*chosen, *training]), *(plot for look in looks for plot in look.plots)]
+    script, places = components(plots)
+    place = iter(places)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vit_jax.reporting", ""),
         autoescape=True,
@@ -67,7 +71,8 @@ def write_page(groups: Sequence[Group], path: StrPath, title: str) -> None:
         ]
         if others
         else [],
-        plots=plots,
+        curves=next(place),
+        sections=[(look, [next(place) for _ in look.plots]) for look in looks],
         cost_rows=[_cost(group) for group in groups],
         start_rows=[_start(run) for group in groups for run in group.runs if run.starts],
         other_rows=[[name, *(group.describe(name) for group in groups)] for name in training],

@@ -40,12 +40,14 @@ class RunRecord:
         config: value of each config key; nested keys are joined by ".".
         curves: values of each metric.
         starts: what each start of the run recorded, see `provenance`.
+        workdir: folder of the run.
     """
 
     name: str
     config: dict[str, Any]
     curves: dict[str, Curve]
     starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    workdir: "epath.Path | None" = None
 
     @property
     def last_values(self) -> dict[str, float]:
@@ -70,7 +72,7 @@ def read_run(workdir: StrPath) -> RunRecord:
     path = as_path(workdir)
     config = traverse_util.flatten_dict(saved_config(path), sep=".")
     curves = _read_curves(path / METRICS_FILE)
-    return RunRecord(path.resolve().name, config, curves, _read_starts(path))
+    return RunRecord(path.resolve().name, config, curves, _read_starts(path), path)
 
 
 def _read_starts(workdir: "epath.Path") -> list[dict[str, Any]]:
