@@ -13,6 +13,7 @@ from vit_jax.report import report
 from vit_jax.reporting.comparison import difference, lower_is_better
 from vit_jax.reporting.curves import training_hours
 from vit_jax.reporting.groups import Group
+from vit_jax.reporting.paper_tables import best_of, paper_table
 from vit_jax.reporting.runs import Curve, RunRecord
 
 METRIC = "zeroshot/a/top1"
@@ -116,6 +117,37 @@ def test_the_page_tells_the_difference_and_loads_nothing(runs, tmp_path, capsys)
     assert "8 x cpu" in page
     mean = np.mean(GOOD) - np.mean(BAD)
     assert f'<span class="better">{mean:+.4f} [' in page
+
+
+def test_tables_for_papers(runs, capsys):
+    """Two variants of four seeds: mean and standard deviation, the best in bold."""
+    report(runs, table="latex")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        r"\begin{tabular}{lrr}", r"\toprule", r" & bad (4 seeds) & <b>good (4 seeds) \\",
+    ]  # fmt: skip
+    good, bad = (f"{np.mean(x):.4f} ± {np.std(x, ddof=1):.4f}" for x in (GOOD, BAD))
+    assert lines[4:] == [rf"zeroshot/a/top1 & {bad} & \textbf{{{good}}} \\", r"\bottomrule",
+                         r"\end{tabular}"]  # fmt: skip
+    report(runs, table="markdown")
+    assert capsys.readouterr().out.splitlines() == [
+        "| metric | bad (4 seeds) | &lt;b&gt;good (4 seeds) |",
+        "| --- | ---: | ---: |",
+        f"| zeroshot/a/top1 | {bad} | **{good}** |",
+    ]
+
+
+def test_names_in_tables_are_escaped_and_differ():
+    groups = [group("a_1|x", (0.5,)), group("a_1|x", (0.5,)), group("b", (0.75,), metric="p/a/ece")]
+    text = paper_table(groups, "latex")
+    assert r" & a\_1|x & a\_1|x \#2 & b \\" in text
+    assert "textbf" not in text
+    assert "| a_1&#124;x | a_1&#124;x #2 | b |" in paper_table(groups, "markdown")
+    assert best_of([group("a", (0.3,)), group("b", (0.2,))], METRIC) == [True, False]
+    lower = [group("a", (0.3,), metric="p/a/loss"), group("b", (0.2,), metric="p/a/loss")]
+    assert best_of(lower, "p/a/loss") == [False, True]
+    with pytest.raises(UserError, match="no table: expected runs with metrics of evaluations"):
+        paper_table([group("a", (0.3,), metric="loss")], "latex")
 
 
 def test_a_baseline_that_is_better(runs):

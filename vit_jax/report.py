@@ -7,6 +7,8 @@ Prints the config keys that differ and the last value of each metric, one column
     --html FILE      write one page that needs no network: config differences, metrics with mean and
                      standard deviation over seeds, differences to the first variant with confidence
                      intervals, curves, cost. Needs the extra [report]
+    --table FORMAT   print a table of the evaluations instead, "latex" (booktabs) or "markdown":
+                     mean and standard deviation over seeds, the best in bold
     --plots DIR      plot each metric over steps to DIR/curves.png. Needs the extra [report]
     --baseline RUN   compare with this run, and with those that differ from it by their seed alone:
                      the exit code is 3 if a metric of an evaluation is worse by more than noise
@@ -27,6 +29,7 @@ _HTML = flags.DEFINE_string("html", None, "File for a page of the comparison; de
 _BASELINE = flags.DEFINE_multi_string(
     "baseline", [], "Run to compare with; repeated for further seeds."
 )
+_TABLE = flags.DEFINE_enum("table", None, ["latex", "markdown"], "Format of the printed table.")
 _PLOTS = flags.DEFINE_string("plots", None, "Folder for plots; default: no plots.")
 
 
@@ -35,6 +38,7 @@ def report(
     plots: str | None = None,
     html: str | None = None,
     baseline: Sequence[str] = (),
+    table: str | None = None,
 ) -> list[str]:
     """Prints the tables, draws the plots and writes the page.
 
@@ -42,7 +46,9 @@ def report(
         workdirs: folders of the runs.
         plots: folder for `curves.png`; None for no plots.
         html: file for the page; None for none.
-        baseline: folders of runs of one config with different seeds, the first group of the page.
+        baseline: folders of runs of one config with different seeds, the first group of page and
+            `table`.
+        table: "latex" or "markdown" for a table of variants; None for one of runs.
 
     Returns:
         Metrics that are worse than those of the baseline by more than noise, a line each.
@@ -60,16 +66,21 @@ def report(
     if len(reference) > 1:
         names = ", ".join(group.name for group in reference)
         raise UserError(f"--baseline: expected runs that differ by their seed alone; found {names}")
-    if len(runs) > 1:
-        print(format_table("config", runs, config_rows(runs)), end="\n\n")
-    print(format_table("last metrics", runs, metric_rows(runs)))
+    groups = group_seeds(runs)
+    if table is not None:
+        from vit_jax.reporting.paper_tables import paper_table
+
+        print(paper_table([*reference, *groups], table))
+    else:
+        if len(runs) > 1:
+            print(format_table("config", runs, config_rows(runs)), end="\n\n")
+        print(format_table("last metrics", runs, metric_rows(runs)))
     if plots is not None:
         from vit_jax.reporting.plots import plot_curves
 
         path = as_path(plots) / "curves.png"
         plot_curves(runs, path)
         print(f"\n{path}")
-    groups = group_seeds(runs)
     if html is not None:
         from vit_jax.reporting.page import write_page
 
@@ -80,7 +91,7 @@ def report(
 
 def main(workdirs: Sequence[str]) -> None:
     """Reports the runs and exits with 3 if the baseline is better."""
-    worse = report(workdirs, _PLOTS.value, _HTML.value, _BASELINE.value)
+    worse = report(workdirs, _PLOTS.value, _HTML.value, _BASELINE.value, _TABLE.value)
     for line in worse:
         print(line, file=sys.stderr)
     if worse:

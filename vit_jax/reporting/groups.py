@@ -72,12 +72,16 @@ def group_rows(groups: Sequence[Group]) -> list[list[str]]:
     Returns:
         Rows of cells, the first one the header.
     """
-    header = [f"{group.name} ({len(group.runs)} seeds)" for group in groups]
-    if all(len(group.runs) == 1 for group in groups):
-        header = [group.name for group in groups]
     names = metric_names(run for group in groups for run in group.runs)
     rows = [[name, *(group.describe(name) for group in groups)] for name in names]
-    return [["last metrics", *header], *rows]
+    return [["last metrics", *group_header(groups)], *rows]
+
+
+def group_header(groups: Sequence[Group]) -> list[str]:
+    """Names of groups, with their numbers of seeds if some have several."""
+    if all(len(group.runs) == 1 for group in groups):
+        return [group.name for group in groups]
+    return [f"{group.name} ({len(group.runs)} seeds)" for group in groups]
 
 
 def _without_seed(run: RunRecord) -> dict:
