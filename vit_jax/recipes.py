@@ -59,8 +59,10 @@ def recipe_module(argument: str) -> types.ModuleType:
 
 def _split(argument: str) -> tuple[str, str]:
     """Name of the file, and the argument of its functions."""
-    name, _, arg = str(as_local_path(argument, "recipes are imported")).partition(":")
-    return name, arg
+    name, _, arg = argument.partition(":")
+    if arg.startswith("//"):  # a URL, not an argument that is a path
+        name, _, arg = str(as_local_path(argument, "recipes are imported")).partition(":")
+    return str(as_local_path(name, "recipes are imported")), arg
 
 
 def load_module(path: pathlib.Path) -> types.ModuleType:
