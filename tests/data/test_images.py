@@ -135,7 +135,7 @@ def test_arrays_of_any_type(array, expected):
         (Image.fromarray(np.full((4, 4), 70_000, np.int32)), "32-bit pixels from 70000 to 70000"),
         (Image.new("F", (4, 4), 0.5), "floating-point pixels have no defined range; save"),
         ("absent.png", "no image at absent.png"),
-        (b"text", "cannot read the image in 4 bytes: cannot identify"),
+        (b"text", "cannot read the image in 4 bytes: no image of a format"),
     ],
     ids=lambda value: type(value).__name__,
 )

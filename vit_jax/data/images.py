@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from vit_jax.data import jpeg
 from vit_jax.errors import UserError
@@ -235,6 +235,8 @@ def _open(source: Any, where: str, max_pixels: int) -> Iterator[Image.Image]:
         with Image.open(source) as image:
             _check_size(image.height, image.width, where, max_pixels)
             yield image
+    except UnidentifiedImageError as error:  # its message has the address of an object
+        raise UserError("no image of a format that can be read") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"more than max_image_pixels={max_pixels}: {error}") from error
 

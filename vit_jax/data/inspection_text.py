@@ -3,7 +3,7 @@
 from typing import Any
 
 _LISTED = 5  # lines of a list
-_WIDTH = 100
+_WIDTH, _KEY = 110, 48
 
 
 def as_text(name: str, report: dict[str, Any]) -> str:
@@ -17,12 +17,12 @@ def as_text(name: str, report: dict[str, Any]) -> str:
     broken = report["broken"]
     lines.append(f"broken       {broken['count']:,}")
     for found in broken["reasons"][:_LISTED]:
-        lines += _item(found["count"], f"{found['reason']} (as {found['keys'][0]})")
+        lines += _item(found["count"], f"{_short(found['keys'][0])}: {found['reason']}")
     lines += _images(report["images"]) if report["images"] else []
     for kind, found in report["duplicates"].items():
         lines.append(f"{kind + ' copies':<12} {found['redundant']:,} in {found['groups']:,} groups")
         for group in found["largest"][:_LISTED]:
-            lines += _item(group["size"], ", ".join(group["keys"][:2]))
+            lines += _item(group["size"], ", ".join(map(_short, group["keys"][:2])))
     lines += _captions(report["captions"])
     lines += _classes(report["classes"]) if report["classes"] else []
     return "\n".join(lines)
@@ -71,6 +71,11 @@ def _classes(classes: dict[str, Any]) -> list[str]:
     if len(counts) > _LISTED:
         lines += _item(counts[-1][1], f"{counts[-1][0]} (the smallest)")
     return lines
+
+
+def _short(key: str) -> str:
+    """The end of the name of an example, which tells it from others."""
+    return key if len(key) <= _KEY else f"...{key[3 - _KEY :]}"
 
 
 def _item(count: int, text: str) -> list[str]:
