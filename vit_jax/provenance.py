@@ -26,11 +26,14 @@ _PACKAGES = ("vit_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 _SECONDS = 10  # for a command of git
 
 
-def record(workdir: StrPath) -> None:
+def record(workdir: StrPath) -> tuple[dict[str, Any], str]:
     """Adds this start to the workdir of a run. A folder that is no repository has no commit.
 
     Args:
         workdir: folder of the run, local or in a bucket.
+
+    Returns:
+        The start, see `describe`, and the uncommitted changes, "" where there are none.
     """
     folder = as_path(workdir) / FOLDER
     start, changes = describe(), _git("diff", "HEAD", "--binary")
@@ -40,6 +43,7 @@ def record(workdir: StrPath) -> None:
         if not (folder / name).exists():
             write_text(folder / name, changes)
     append_text(folder / FILE_NAME, json.dumps(start) + "\n")
+    return start, changes
 
 
 def describe() -> dict[str, Any]:

@@ -1,18 +1,22 @@
-"""Where the metrics of a run go: JSON lines, TensorBoard, and trackers of your own.
+"""Where the metrics of a run go: JSON lines, TensorBoard, W&B, MLflow, and trackers of your own.
 
+    config.trackers.wandb = {"project": "ablations"}
     config.trackers.mine = {"name": "my_project.trackers:Mine", "project": "ablations"}
 
 A tracker is a component (see `vit_jax.components`) with the methods of `base.Tracker`.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
 from vit_jax.components import Registry
 from vit_jax.paths import StrPath, as_local_path, is_url
+from vit_jax.tracking.background import Background
 from vit_jax.tracking.base import Tracker
 from vit_jax.tracking.mirror import Mirror
 
@@ -20,7 +24,9 @@ TRACKERS = Registry(
     "tracker",
     {
         "jsonl": "vit_jax.tracking.jsonl:JsonLines",
+        "mlflow": "vit_jax.tracking.mlflow:MLflow",
         "tensorboard": "vit_jax.tracking.tensorboard:TensorBoard",
+        "wandb": "vit_jax.tracking.wandb:WeightsAndBiases",
     },
 )
 
@@ -53,9 +59,13 @@ class Trackers:
                 folder = self._mirror.folder
             else:
                 folder = as_local_path(workdir, "trackers append to files")
-            self._trackers = [
-                component(config, folder, first_step) for component, config in selected
-            ]
+            for label, (component, config) in zip(blocks, selected, strict=True):
+                tracker = functools.partial(component, config, folder, first_step)
+                self._trackers.append(
+                    Background(label, tracker, close_seconds=config.close_seconds)
+                    if component.remote
+                    else tracker()
+                )
 
     @staticmethod
     def check(blocks: Mapping[str, Mapping[str, Any]]) -> list[tuple[Any, Any]]:
@@ -70,6 +80,11 @@ class Trackers:
         for tracker in self._trackers:
             tracker.write_config(config)
 
+    def write_start(self, start: Mapping[str, Any], diff: str) -> None:
+        """Records what this start was made with, see `provenance.record`."""
+        for tracker in self._trackers:
+            tracker.write_start(start, diff)
+
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Records metrics of a step."""
         values = {name: float(np.asarray(value)) for name, value in scalars.items()}
@@ -77,6 +92,18 @@ class Trackers:
             tracker.write_scalars(step, values)
         if self._mirror:
             self._mirror.upload_when_due()
+
+    def write_images(
+        self, step: int, images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
+    ) -> None:
+        """Records images of a step."""
+        for tracker in self._trackers:
+            tracker.write_images(step, images)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Records texts of a step."""
+        for tracker in self._trackers:
+            tracker.write_texts(step, texts)
 
     def flush(self) -> None:
         """Returns once what was recorded is in the workdir; of a killed run, no line is missing."""

@@ -1,12 +1,25 @@
 """The interface of trackers."""
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vit_jax.atomic_files import write_text
 
 
 class Tracker:
-    """Base class of trackers. Subclasses override what they record."""
+    """Base class of trackers. Subclasses override what they record.
+
+    Attributes:
+        remote: whether calls wait for a server. They are then made on a thread of their own, see
+            `background.Background`, and so may raise: training goes on. The `Config` of such a
+            tracker has the field `close_seconds`.
+    """
+
+    remote: ClassVar[bool] = False
 
     def __init__(self, config: Any, workdir: pathlib.Path, first_step: int):
         """Opens the tracker.
@@ -21,8 +34,36 @@ class Tracker:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Records the config of the run, as nested plain values."""
 
+    def write_start(self, start: Mapping[str, Any], diff: str) -> None:
+        """Records what this start was made with.
+
+        Args:
+            start: command, versions, devices and commit, see `provenance.describe`.
+            diff: uncommitted changes, "" where there are none.
+        """
+
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records metrics of a step."""
 
+    def write_images(
+        self, step: int, images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
+    ) -> None:
+        """Records images of a step."""
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Records texts of a step."""
+
     def close(self) -> None:
         """Flushes and closes the tracker."""
+
+
+def saved_id(path: pathlib.Path, create: Callable[[], str]) -> str:
+    """Id of the run in a tracker's own records, the same for all starts of the run.
+
+    Args:
+        path: file of the workdir that holds the id.
+        create: returns a new id.
+    """
+    if not path.exists():
+        write_text(path, create() + "\n")
+    return path.read_text(encoding="utf-8").strip()

@@ -1,10 +1,14 @@
-"""Metrics for TensorBoard."""
+"""Metrics, images and texts for TensorBoard."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import tensorboardX
+from jaxtyping import UInt8
 
 from vit_jax.paths import as_local_path
 from vit_jax.tracking.base import Tracker
@@ -39,12 +43,40 @@ class TensorBoard(Tracker):
             purge_step=None if first_step is None else first_step + 1,
             flush_secs=config.flush_seconds,
         )
+        self._first_step = first_step or 0
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Adds the config as a text."""
+        self._add_code("config", json.dumps(config, indent=2))
+
+    def write_start(self, start: Mapping[str, Any], diff: str) -> None:
+        """Adds the start and its uncommitted changes as texts."""
+        self._add_code("provenance/start", json.dumps(start, indent=2))
+        if diff:
+            self._add_code("provenance/uncommitted_changes", diff)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds one point per metric."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
+    def write_images(
+        self, step: int, images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
+    ) -> None:
+        """Adds images."""
+        for name, image in images.items():
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Adds texts, which TensorBoard shows as Markdown."""
+        for name, text in texts.items():
+            self._writer.add_text(name, text, step)
+
     def close(self) -> None:
         """Flushes and closes the event file."""
         self._writer.close()
+
+    def _add_code(self, name: str, text: str) -> None:
+        """Adds a text that Markdown leaves as it is: indented by four spaces."""
+        indented = "".join(f"    {line}\n" for line in text.splitlines())
+        self._writer.add_text(name, indented, self._first_step)

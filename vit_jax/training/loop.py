@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -56,7 +56,7 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(workdir_lib.readable_file_errors(workdir))
         stop = stack.enter_context(stop_signals())
-        _open_workdir(experiment, workdir, stack)
+        start = _open_workdir(experiment, workdir, stack)
         checkpoints = Checkpoints(workdir, retention=retention)
         stack.callback(checkpoints.close)
         watchdog = stack.enter_context(Watchdog(config.watchdog_seconds))
@@ -71,7 +71,7 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
         run = Run(experiment, workdir, checkpoints, hooks)
         while True:
             try:
-                _train(run, constants)
+                _train(run, constants, start)
                 break
             except Rollback:
                 continue
@@ -81,7 +81,7 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
     return run.evaluation
 
 
-def _train(run: Run, constants: tuple) -> None:
+def _train(run: Run, constants: tuple, start: tuple[dict[str, Any], str]) -> None:
     """Trains from the newest checkpoint to the end."""
     run.restore()
     total = run.durations.total
@@ -93,6 +93,7 @@ def _train(run: Run, constants: tuple) -> None:
         run.trackers = Trackers(run.config.trackers.to_dict(), run.workdir, run.step)
         stack.callback(run.trackers.close)
         run.trackers.write_config(run.experiment.resolved_config.to_dict())
+        run.trackers.write_start(*start)
         for hook in run.hooks:
             hook.on_start(run)
             stack.callback(hook.on_end, run)
@@ -114,14 +115,22 @@ def _check(experiment: "Experiment", workdir: StrPath) -> None:
     check_resumable(workdir, experiment)
 
 
-def _open_workdir(experiment: "Experiment", workdir: StrPath, stack: contextlib.ExitStack) -> None:
-    """Locks the workdir and writes config and tokenizer; all processes fail together."""
+def _open_workdir(
+    experiment: "Experiment", workdir: StrPath, stack: contextlib.ExitStack
+) -> tuple[dict[str, Any], str]:
+    """Locks the workdir and writes config and tokenizer; all processes fail together.
+
+    Returns:
+        The record of this start, of process 0 alone.
+    """
+    start: tuple[dict[str, Any], str] = {}, ""
     with processes.together():
         if jax.process_index() == 0:
             stack.enter_context(workdir_lib.locked(workdir))
             set_damaged_aside(workdir)
             (as_path(workdir) / workdir_lib.RESULT_FILE).unlink(missing_ok=True)
             workdir_lib.save_config(workdir, experiment.resolved_config)
-            provenance.record(workdir)
+            start = provenance.record(workdir)
             if experiment.tokenizer is not None:
                 experiment.tokenizer.save(workdir)
+    return start

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -126,6 +128,23 @@ class Attention(nnx.Module):
             causal=self.causal,
             normalize=(self.q_norm, self.k_norm) if self.qk_norm else None,
         )
+
+    def maps(
+        self, x: Float[Array, "batch length width"]
+    ) -> Float[Array, "batch heads length length"]:
+        """Computes the attention weights, to be shown: (B, H, N queries, N keys), float32.
+
+        Args:
+            x: tokens (B, N, D).
+        """
+        queries, keys, _ = jnp.moveaxis(self.qkv(x), 2, 0)  # (B, N, H, D / H) each
+        if self.qk_norm:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+        logits *= queries.shape[-1] ** -0.5
+        if self.causal:
+            logits = jnp.where(jnp.tri(x.shape[1], dtype=bool), logits, -jnp.inf)
+        return jax.nn.softmax(logits, axis=-1)
 
 
 class CrossAttention(nnx.Module):

@@ -211,3 +211,41 @@ class Transformer(Stack):
             return x, (x if intermediates else None)
 
         return self.apply_blocks(apply_block, x, rates, keys, dtype=self.dtype)
+
+    def attention_maps(
+        self, x: Float[Array, "batch length width"]
+    ) -> Float[Array, "depth batch heads length length"]:
+        """Computes the attention weights of all blocks, float32.
+
+        Args:
+            x: tokens (B, N, D).
+        """
+
+        def apply_block(block: Block, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return block(x), block.attention.maps(block.norm1(x))
+
+        return self.apply_blocks(apply_block, x, dtype=self.dtype)[1]
+
+    def apply_shifted(
+        self,
+        x: Float[Array, "batch length width"],
+        shifts: Float[Array, "depth batch length width"],
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "depth batch length width"]]:
+        """Applies all blocks, and adds an array to the input of each.
+
+        The gradient with respect to zeros is that with respect to the input.
+
+        Args:
+            x: tokens (B, N, D).
+            shifts: arrays that are added.
+
+        Returns:
+            Tokens (B, N, D), and the inputs of all blocks.
+        """
+
+        def apply_block(
+            block: Block, x: jax.Array, shift: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            return block(x + shift), x
+
+        return self.apply_blocks(apply_block, x, shifts, dtype=self.dtype)
