@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.helpers import ROOT, metrics_of, tiny_clip
 from vit_jax import experiment
+from vit_jax.tracking import Trackers
 
 pytestmark = pytest.mark.release
 
@@ -94,12 +95,17 @@ def test_mlflow_holds_what_was_logged(mlflow_uri, tmp_path, monkeypatch):
     with Image.open(artifact("images/samples/images/00000001.png")) as image:
         assert image.size == (24, 8)
         assert np.asarray(image).std() > 0
-    with open(artifact("texts/samples/texts/00000001.txt")) as file:
-        lines = file.read().splitlines()
-    assert [line.partition(" ")[0] for line in lines] == ["1.", "2.", "3."]
     # A second start goes on in the same run.
-    train(workdir, monkeypatch, mlflow=block)
-    assert len(client.search_runs([number])) == 1
+    again = Trackers({"mlflow": block}, workdir, first_step=10)
+    again.write_config({"seed": 5})  # parameters are those of the first start
+    again.write_scalars(11, {"recall@1": 0.5})
+    again.write_texts(11, {"answers": "a cat"})
+    again.close()
+    (run,) = client.search_runs([number])
+    assert run.data.metrics["recall_1"] == 0.5
+    assert run.data.params["seed"] == "0"
+    with open(artifact("texts/answers/00000011.txt")) as file:
+        assert file.read() == "a cat"
 
 
 def test_dead_servers_neither_stop_nor_slow_a_run(tmp_path, monkeypatch, caplog):
@@ -119,8 +125,10 @@ def test_dead_servers_neither_stop_nor_slow_a_run(tmp_path, monkeypatch, caplog)
             tracked = train(tmp_path / "run", monkeypatch, **dead)
     print(f"alone {alone:.1f} s, with two dead servers {tracked:.1f} s")
     assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "alone")
-    assert tracked - alone < 2 + 3 + 10  # and the import of both packages, the start of wandb-core
-    assert "Tracker mlflow: 14 of 14 records are missing." in caplog.text
+    # Two and three seconds, the import of both packages and the start of wandb-core. MLflow's client
+    # alone gives up its first request after more than three minutes.
+    assert tracked - alone < 60
+    assert "Tracker mlflow: 13 of 13 records are missing." in caplog.text
     assert "Tracker wandb: the upload is not complete" in caplog.text
     (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert f"wandb sync {folder}" in caplog.text

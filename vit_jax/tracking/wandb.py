@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import netrc
 import os
 import pathlib
 import secrets
@@ -9,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import UInt8
 
 from vit_jax.errors import MissingPackageError, UserError
+from vit_jax.paths import as_local_path
 from vit_jax.tracking.base import Tracker, saved_id
 
 try:
@@ -61,7 +64,7 @@ class WeightsAndBiases(Tracker):
 
         def __post_init__(self) -> None:
             """Refuses an upload without an API key before the run starts."""
-            if self.mode == "online" and not wandb.login(prompt=False):
+            if self.mode == "online" and not _has_key():
                 raise UserError(
                     "the tracker wandb has no API key: run `wandb login`, set WANDB_API_KEY, or "
                     "set its mode='offline'"
@@ -85,7 +88,7 @@ class WeightsAndBiases(Tracker):
             ),
         )
         self._run.define_metric("*", step_metric=_STEP)
-        self._folder = pathlib.Path(self._run.settings.sync_dir)
+        self._folder = as_local_path(self._run.settings.sync_dir, "wandb writes here").absolute()
         self._upload = self._start_upload() if config.mode == "online" else None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -96,7 +99,7 @@ class WeightsAndBiases(Tracker):
         """Records the start as the config key `provenance`, and the changes as a file."""
         self._run.config.update({"provenance": start}, allow_val_change=True)
         if diff:
-            folder = pathlib.Path(self._run.dir)
+            folder = self._folder / "files"
             (folder / "uncommitted.diff").write_text(diff, encoding="utf-8")
             self._run.save(str(folder / "uncommitted.diff"), base_path=str(folder), policy="now")
 
@@ -149,5 +152,17 @@ class WeightsAndBiases(Tracker):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                cwd=self._folder,  # where it writes a log of its own
                 start_new_session=True,  # Ctrl-C saves the run first
             )
+
+
+def _has_key() -> bool:
+    """Whether there is an API key. `wandb.login` asks the server, which may be down."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -17,6 +17,8 @@ from vit_jax.training.run import Run
 class Samples(Hook):
     """Sends the first augmented images of a batch to the trackers, and their tokens as text.
 
+    Texts are left out where the tokenizer does not decode.
+
     They are those of the first step after each start, and of each multiple of an interval.
     """
 
