@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import sys
 import threading
 import time
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from vit_jax.errors import UserError
+from vit_jax.errors import MissingPackageError, UserError
 from vit_jax.tracking import Trackers
 from vit_jax.tracking.background import Background
 from vit_jax.tracking.base import Tracker
@@ -146,6 +147,13 @@ def test_wandb_without_a_key_is_refused_before_the_run(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UserError, match=r"no API key.*WANDB_API_KEY.*mode='offline'"):
         Trackers.check({"wandb": {}})
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_missing_packages_are_named(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPackageError, match=rf"pip install 'vit_jax\[{name}\]'"):
+        Trackers.check({name: {}})
 
 
 def test_a_server_that_comes_late_gets_everything(caplog):

@@ -10,19 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from vit_jax.errors import MissingPackageError
 from vit_jax.tracking.base import Tracker, saved_id
-
-try:
-    from mlflow.entities import Metric, Param, RunTag
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
-    from PIL import Image
-except ImportError:
-    raise MissingPackageError(
-        "the tracker mlflow needs its package: pip install 'vit_jax[mlflow]'"
-    ) from None
 
 _ID_FILE = "mlflow_run_id"
 _MAX_PARAMS = 100  # per request, a limit of the server
@@ -55,18 +46,23 @@ class MLflow(Tracker):
         run_name: str = ""
         close_seconds: float = 60.0
 
+        def __post_init__(self) -> None:
+            """Refuses a missing package before the run starts."""
+            _mlflow()
+
     def __init__(self, config: Config, workdir: pathlib.Path, first_step: int):
         """Opens the run of the workdir, or a new one.
 
         Raises:
             Exception: whatever MLflow raises where the server does not answer.
         """
-        self._client, self._config = MlflowClient(config.uri or None), config
+        self._mlflow, self._config = _mlflow(), config
+        self._client = self._mlflow.MlflowClient(config.uri or None)
         name, path = config.run_name or workdir.name, workdir / _ID_FILE
         self._run = saved_id(path, lambda: self._create(name))
         try:
             self._client.update_run(self._run, status="RUNNING")
-        except MlflowException as error:
+        except self._mlflow.MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             path.unlink()  # of another server
@@ -77,26 +73,28 @@ class MLflow(Tracker):
         self._client.log_dict(self._run, dict(config), "config.json")
         if self._client.get_run(self._run).data.params:
             return  # cannot be changed
-        params = [Param(key, value[:_MAX_VALUE]) for key, value in _flat(config)]
+        param = self._mlflow.entities.Param
+        params = [param(key, value[:_MAX_VALUE]) for key, value in _flat(config)]
         for first in range(0, len(params), _MAX_PARAMS):
             self._client.log_batch(self._run, params=params[first : first + _MAX_PARAMS])
 
     def write_start(self, start: Mapping[str, Any], diff: str) -> None:
         """Records commit and command as tags, and the start and its changes as artifacts."""
+        tag = self._mlflow.entities.RunTag
         tags = {
             "mlflow.source.name": start["command"],
             "mlflow.source.git.commit": start["commit"] or "",
             "uncommitted_changes": str(bool(diff)),
         }
-        self._client.log_batch(self._run, tags=[RunTag(*tag) for tag in tags.items()])
+        self._client.log_batch(self._run, tags=[tag(*each) for each in tags.items()])
         self._client.log_dict(self._run, dict(start), "provenance/start.json")
         if diff:
             self._client.log_text(self._run, diff, "provenance/uncommitted.diff")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records metrics of a step."""
-        now = int(time.time() * 1000)
-        metrics = [Metric(_allowed(name), value, now, step) for name, value in scalars.items()]
+        metric, now = self._mlflow.entities.Metric, int(time.time() * 1000)
+        metrics = [metric(_allowed(name), value, now, step) for name, value in scalars.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
     def write_images(
@@ -124,6 +122,17 @@ class MLflow(Tracker):
             else self._client.create_experiment(self._config.experiment)
         )
         return self._client.create_run(number, run_name=name).info.run_id
+
+
+def _mlflow() -> Any:
+    """The package, which is imported where the tracker is used."""
+    try:
+        import mlflow
+    except ImportError:
+        raise MissingPackageError(
+            "the tracker mlflow needs its package: pip install 'vit_jax[mlflow]'"
+        ) from None
+    return mlflow
 
 
 def _allowed(name: str) -> str:

@@ -19,13 +19,6 @@ from vit_jax.errors import MissingPackageError, UserError
 from vit_jax.paths import as_local_path
 from vit_jax.tracking.base import Tracker, saved_id
 
-try:
-    import wandb
-except ImportError:
-    raise MissingPackageError(
-        "the tracker wandb needs its package: pip install 'vit_jax[wandb]'"
-    ) from None
-
 logger = logging.getLogger(__name__)
 
 _ID_FILE = "wandb_run_id"
@@ -63,7 +56,8 @@ class WeightsAndBiases(Tracker):
         close_seconds: float = 60.0
 
         def __post_init__(self) -> None:
-            """Refuses an upload without an API key before the run starts."""
+            """Refuses a missing package or API key before the run starts."""
+            _wandb()
             if self.mode == "online" and not _has_key():
                 raise UserError(
                     "the tracker wandb has no API key: run `wandb login`, set WANDB_API_KEY, or "
@@ -72,8 +66,8 @@ class WeightsAndBiases(Tracker):
 
     def __init__(self, config: Config, workdir: pathlib.Path, first_step: int):
         """Opens an offline run, and starts its upload."""
-        self._close_seconds = config.close_seconds
-        self._run = wandb.init(
+        self._wandb, self._close_seconds = _wandb(), config.close_seconds
+        self._run = self._wandb.init(
             mode="offline",
             dir=workdir,
             id=saved_id(workdir / _ID_FILE, lambda: secrets.token_hex(4)),
@@ -83,7 +77,7 @@ class WeightsAndBiases(Tracker):
             group=config.group or None,
             tags=config.tags,
             # `write_start` records the commit, for all trackers in the same way.
-            settings=wandb.Settings(
+            settings=self._wandb.Settings(
                 console="off", silent=True, disable_git=True, disable_code=True
             ),
         )
@@ -111,12 +105,12 @@ class WeightsAndBiases(Tracker):
         self, step: int, images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
     ) -> None:
         """Records images of a step."""
-        self._run.log({_STEP: step, **{name: wandb.Image(x) for name, x in images.items()}})
+        self._run.log({_STEP: step, **{name: self._wandb.Image(x) for name, x in images.items()}})
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Records texts of a step, each as a table of its lines."""
         tables = {
-            name: wandb.Table(columns=["text"], data=[[line] for line in text.splitlines()])
+            name: self._wandb.Table(columns=["text"], data=[[line] for line in text.splitlines()])
             for name, text in texts.items()
         }
         self._run.log({_STEP: step, **tables})
@@ -155,6 +149,17 @@ class WeightsAndBiases(Tracker):
                 cwd=self._folder,  # where it writes a log of its own
                 start_new_session=True,  # Ctrl-C saves the run first
             )
+
+
+def _wandb() -> Any:
+    """The package, which is imported where the tracker is used."""
+    try:
+        import wandb
+    except ImportError:
+        raise MissingPackageError(
+            "the tracker wandb needs its package: pip install 'vit_jax[wandb]'"
+        ) from None
+    return wandb
 
 
 def _has_key() -> bool:
