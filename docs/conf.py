@@ -30,6 +30,7 @@ nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 nb_execution_mode = "off"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
+nb_execution_in_temp = True
 nb_merge_streams = True
 
 myst_heading_anchors = 3

@@ -48,6 +48,12 @@ def default_config(
     Returns:
         A locked ConfigDict: assigning an unknown key is an error. The blocks of components take any
         key; a key that does not apply to the component is refused when the run is built.
+
+    Example:
+        >>> config = default_config("vit_b16", objective="classification")
+        >>> config.optim.lr = 3e-3
+        >>> config.objective.name, config.model.name
+        ('classification', 'vit_b16')
     """
     config = ConfigDict()
     config.seed = 0  # PRNG seed for parameters, data order and augmentation

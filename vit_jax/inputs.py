@@ -57,6 +57,11 @@ class ImageInputs:
         interpolation: "bicubic" or "bilinear", with antialiasing; "bilinear" for "corner".
         mean: value subtracted from each channel, for pixels in [0, 1].
         std: divisor of each channel, for pixels in [0, 1].
+
+    Example:
+        >>> inputs = ImageInputs(size=(8, 8), resize="pad")
+        >>> inputs(np.zeros((20, 30, 3), np.uint8)).shape
+        (8, 8, 3)
     """
 
     size: tuple[int, int] = (0, 0)

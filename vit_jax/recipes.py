@@ -32,6 +32,10 @@ def load_recipe(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Raises:
         UserError: no such file, no `get_config` in it, or an unknown key.
+
+    Example:
+        >>> load_recipe("clip_emoji", ["optim.lr=0.003"]).optim.lr
+        0.003
     """
     name, arg = _split(argument)
     module = recipe_module(argument)

@@ -78,6 +78,15 @@ def detect(
     Raises:
         UserError: a model that is no detector; no names, an empty or too long one; an image that
             cannot be read; an argument outside its range, or one that the model does not take.
+
+    Example:
+        >>> import vit_jax
+        >>> text = {"vocab_size": 49408}  # that of CLIP's tokenizer
+        >>> detector = vit_jax.create_model("owl_emoji", tokenizer="clip", text=text)
+        >>> image = np.zeros((90, 120, 3), np.uint8)
+        >>> found = detect(detector, image, ["a cat", "a rocket"], threshold=0.0)
+        >>> len(found.boxes) == len(found.scores) == len(found.labels)
+        True
     """
     runner = runner_of(detector)
     check_positive(batch_size, "batch_size")

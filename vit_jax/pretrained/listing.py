@@ -71,6 +71,12 @@ def list_models(pattern: str = "*") -> list[ModelInfo]:
 
     Args:
         pattern: shell-style pattern with `*` and `?`, as "clip_*".
+
+    Example:
+        >>> [model.name for model in list_models("sam_*")]
+        ['sam_vit_b', 'sam_vit_h', 'sam_vit_l']
+        >>> list_models("vit_b16")[0].parameters
+        86567656
     """
     names = fnmatch.filter(registry.model_names(), pattern)
     specs = {name: registry.model_spec(name) for name in names}

@@ -301,6 +301,12 @@ def create_model(
 
     Raises:
         UserError: an unknown name or field, or weights that do not fit.
+
+    Example:
+        >>> model = create_model("vit_ti16", image_size=16, patch_size=8, depth=1, num_classes=3)
+        >>> image = np.zeros((20, 30, 3), np.uint8)
+        >>> model(model.preprocess(image)[None]).shape
+        (1, 3)
     """
     check_max_pixels(max_image_pixels, "max_image_pixels")
     weights = None if weights is None else fetch_weights(weights)

@@ -79,6 +79,15 @@ def segment(
     Raises:
         UserError: another kind of model; no prompt; prompts outside of the image, of another shape,
             or empty; an image that cannot be read.
+
+    Example:
+        >>> import numpy as np, vit_jax
+        >>> text = {"vocab_size": 49408}  # that of CLIP's tokenizer
+        >>> model = vit_jax.create_model("clipseg_emoji", tokenizer="clip", text=text)
+        >>> image = np.zeros((90, 120, 3), np.uint8)
+        >>> found = segment(model, image, ["a cat"], threshold=0.0)
+        >>> found.masks.shape
+        (1, 90, 120)
     """
     check_positive(batch_size, "batch_size")
     prompted = any(each is not None for each in (points, labels, boxes, masks))

@@ -79,6 +79,11 @@ def open_source(spec: str) -> Source:
         UserError: an unknown name, split or option, a slice out of range, files that are absent or
             damaged.
         MissingPackageError: the package that contains the data is not installed.
+
+    Example:
+        >>> source = open_source("digits:test[:10]")
+        >>> len(source), source[0]["image"].shape
+        (10, (8, 8, 3))
     """
     try:
         return _open_joined(spec)
