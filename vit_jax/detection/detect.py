@@ -80,7 +80,7 @@ def detect(
             cannot be read; an argument outside its range, or one that the model does not take.
 
     Example:
-        >>> import vit_jax
+        >>> import numpy as np, vit_jax
         >>> text = {"vocab_size": 49408}  # that of CLIP's tokenizer
         >>> detector = vit_jax.create_model("owl_emoji", tokenizer="clip", text=text)
         >>> image = np.zeros((90, 120, 3), np.uint8)
