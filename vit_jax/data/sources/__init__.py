@@ -73,7 +73,7 @@ def open_source(spec: str) -> Source:
     """Opens a source by its short spec.
 
     Args:
-        spec: one source, or several joined by ` + `, see the module's docstring.
+        spec: one source, or several joined as `A + B`, see the module's docstring.
 
     Raises:
         UserError: an unknown name, split or option, a slice out of range, files that are absent or
