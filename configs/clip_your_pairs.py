@@ -7,7 +7,9 @@ folder of images with .txt files or with words in their names, or the spec of an
 tokenizer and held-out part are chosen by the data, and logged. Every key can be changed, as for any
 recipe.
 
-Result and Time: see docs/your_data.md.
+Result: 10.5% image-to-text recall at 1 among 203 held-out drawings (chance is 0.5%), after nine
+epochs of 1,827 drawings with the words of their file names.
+Time: three minutes of CPU time for this run. The whole of it is in docs/your_data.md.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,8 @@ PATH is a folder with one sub-folder per class, a table, a data set of Hugging F
 shards, or the spec of any source. Classes, sizes and held-out part are chosen by the data, and
 logged. Every key can be changed, as for any recipe.
 
-Result and Time: see docs/your_data.md.
+Result: 50% top-1 on 142 drawings of four classes after eight epochs of 1,232, from scratch.
+Time: two minutes of CPU time for this run. The whole of it is in docs/your_data.md.
 """
 
 from ml_collections import ConfigDict
