@@ -22,7 +22,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["tables", "figures"]
 html_theme = "sphinx_book_theme"
 html_title = "vit_jax"
-html_theme_options = {"use_download_button": False, "show_navbar_depth": 1}
+html_theme_options = {"use_download_button": False, "show_navbar_depth": 1, "navbar_persistent": []}
 
 # Nothing is loaded from other hosts.
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
