@@ -1,6 +1,8 @@
 """The page of a comparison: statistics against SciPy, its contents, no request to the network."""
 
 import html.parser
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -104,6 +106,10 @@ class Links(html.parser.HTMLParser):
 def test_the_page_tells_the_difference_and_loads_nothing(runs, tmp_path, capsys):
     path = tmp_path / "report.html"
     provenance.record(runs[0])
+    starts = pathlib.Path(runs[0]) / "provenance" / "starts.jsonl"
+    start = {**json.loads(starts.read_text()), "changes": "1234.diff", "commit": "abcdef0123456789"}
+    starts.write_text(starts.read_text() + json.dumps(start) + "\n")
+    (starts.parent / "1234.diff").write_text("-x < 1\n+x < 2\n" + "y" * 30_000)
     assert report(runs, html=str(path)) == []
     assert str(path) in capsys.readouterr().out
     page = path.read_text()
@@ -115,6 +121,11 @@ def test_the_page_tells_the_difference_and_loads_nothing(runs, tmp_path, capsys)
     assert "&lt;b&gt;good" in page
     assert "<b>good" not in page.partition("<body>")[2].partition("<h2>Curves")[0]
     assert "8 x cpu" in page
+    assert "<td>bad,seed=0</td><td>2</td>" in page  # two starts
+    assert "abcdef0123 and changes" in page
+    assert "<summary>Uncommitted changes of bad,seed=0</summary>" in page
+    assert "-x &lt; 1\n+x &lt; 2\nyyy" in page
+    assert "10,014 more characters in" in page
     mean = np.mean(GOOD) - np.mean(BAD)
     assert f'<span class="better">{mean:+.4f} [' in page
 

@@ -92,13 +92,21 @@ class Evaluation:
         Yields:
             Metrics of one block by their full names.
         """
+        yield from self.suite(evals).run_each(self.params)
+
+    def suite(self, evals: Mapping[str, Any]) -> Suite:
+        """Builds the evaluators of blocks; those whose data are not installed are logged.
+
+        Args:
+            evals: blocks by type and name, see `Suite`.
+        """
         objective = None
         if self.build_objective is not None and needs_objective(evals):
             objective = self.build_objective()
         suite = Suite(evals, self.embedder, objective=objective)
         for name, reason in suite.skipped.items():
             logger.warning("%s is skipped: %s", name, reason)
-        yield from suite.run_each(self.params)
+        return suite
 
     def classify(self, image: Any, labels: Sequence[str]) -> dict[str, float]:
         """Computes the probability of each label for one image.

@@ -7,6 +7,8 @@ Prints the config keys that differ and the last value of each metric, one column
     --html FILE      write one page that needs no network: config differences, metrics with mean and
                      standard deviation over seeds, differences to the first variant with confidence
                      intervals, curves, cost. Needs the extra [report]
+    --recompute      evaluate the newest checkpoint of each run again: store its predictions, with
+                     attention, similarity of positions and masked reconstructions, for the page
     --table FORMAT   print a table of the evaluations instead, "latex" (booktabs) or "markdown":
                      mean and standard deviation over seeds, the best in bold
     --plots DIR      plot each metric over steps to DIR/curves.png. Needs the extra [report]
@@ -29,6 +31,7 @@ _HTML = flags.DEFINE_string("html", None, "File for a page of the comparison; de
 _BASELINE = flags.DEFINE_multi_string(
     "baseline", [], "Run to compare with; repeated for further seeds."
 )
+_RECOMPUTE = flags.DEFINE_bool("recompute", False, "Store predictions and views of the runs anew.")
 _TABLE = flags.DEFINE_enum("table", None, ["latex", "markdown"], "Format of the printed table.")
 _PLOTS = flags.DEFINE_string("plots", None, "Folder for plots; default: no plots.")
 
@@ -39,6 +42,7 @@ def report(
     html: str | None = None,
     baseline: Sequence[str] = (),
     table: str | None = None,
+    recompute: bool = False,
 ) -> list[str]:
     """Prints the tables, draws the plots and writes the page.
 
@@ -49,6 +53,7 @@ def report(
         baseline: folders of runs of one config with different seeds, the first group of page and
             `table`.
         table: "latex" or "markdown" for a table of variants; None for one of runs.
+        recompute: whether to evaluate the runs again, see `store_predictions`.
 
     Returns:
         Metrics that are worse than those of the baseline by more than noise, a line each.
@@ -81,6 +86,9 @@ def report(
         path = as_path(plots) / "curves.png"
         plot_curves(runs, path)
         print(f"\n{path}")
+    if recompute:
+        for workdir in [*baseline, *workdirs]:
+            store_predictions(workdir)
     if html is not None:
         from vit_jax.reporting.page import write_page
 
@@ -89,9 +97,34 @@ def report(
     return regressions(groups, reference[0]) if reference else []
 
 
+def store_predictions(workdir: str) -> None:
+    """Evaluates the newest checkpoint of a run, and stores predictions and views of the model.
+
+    The images of the views are those of the first evaluation, or else of training.
+
+    Args:
+        workdir: folder of the run.
+    """
+    from vit_jax.evaluation import open_run
+    from vit_jax.reporting import views
+    from vit_jax.workdir import load_config
+
+    config, opened = load_config(workdir), open_run(workdir)
+    suite = opened.suite(opened.evals)
+    suite.run(opened.params)
+    suite.save_predictions(workdir, config.eval_predictions)
+    blocks = [block for named in opened.evals.values() for block in named.values()]
+    specs = [block.get("data") or block.get("test") for block in blocks]
+    spec = next(filter(None, specs), config.data.train)
+    source = opened.embedder.open_source(spec)
+    views.store(workdir, opened.embedder, opened.params, source, config.objective.to_dict())
+
+
 def main(workdirs: Sequence[str]) -> None:
     """Reports the runs and exits with 3 if the baseline is better."""
-    worse = report(workdirs, _PLOTS.value, _HTML.value, _BASELINE.value, _TABLE.value)
+    worse = report(
+        workdirs, _PLOTS.value, _HTML.value, _BASELINE.value, _TABLE.value, _RECOMPUTE.value
+    )
     for line in worse:
         print(line, file=sys.stderr)
     if worse:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vit_jax import provenance
 from vit_jax.atomic_files import write_text
 from vit_jax.errors import UserError
 from vit_jax.paths import StrPath
@@ -29,6 +30,8 @@ except ImportError:
     raise UserError("--html needs Bokeh and Jinja: pip install 'vit_jax[report]'") from None
 
 Cell = str | markupsafe.Markup
+
+_MOST_CHANGES = 20_000  # characters of uncommitted changes that are shown
 
 
 def write_page(groups: Sequence[Group], path: StrPath, title: str) -> None:
@@ -74,7 +77,9 @@ def write_page(groups: Sequence[Group], path: StrPath, title: str) -> None:
         curves=next(place),
         sections=[(look, [next(place) for _ in look.plots]) for look in looks],
         cost_rows=[_cost(group) for group in groups],
+        start_header=_START,
         start_rows=[_start(run) for group in groups for run in group.runs if run.starts],
+        changes=_changes(groups).values(),
         other_rows=[[name, *(group.describe(name) for group in groups)] for name in training],
     )
     write_text(path, page)
@@ -105,12 +110,37 @@ def _cell(found: Difference | None, metric: str) -> Cell:
     return markupsafe.Markup(f'<span class="{kind}">%s</span>') % text
 
 
+_START = (
+    "run", "starts", "last start", "devices", "processes", "host", "commit", "versions", "command",
+)  # fmt: skip
+
+
 def _start(run: RunRecord) -> list[Cell]:
-    """The last start of a run."""
+    """Environment of the last start of a run."""
     start = run.starts[-1]
     commit = (start["commit"] or "none")[:10] + (" and changes" if "changes" in start else "")
-    versions = ", ".join(f"{name} {version}" for name, version in start["packages"].items())
-    return [run.name, start["time"], start["devices"], commit, versions]
+    packages = {"python": start["python"], **start["packages"]}
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    counts = str(len(run.starts)), start["time"], start["devices"], str(start["processes"])
+    return [run.name, *counts, start["host"], commit, versions, start["command"]]
+
+
+def _changes(groups: Sequence[Group]) -> dict[str, tuple[list[str], str]]:
+    """Uncommitted changes of the last starts: names of the runs and text by name of the file."""
+    found: dict[str, tuple[list[str], str]] = {}
+    for run in (run for group in groups for run in group.runs):
+        name = run.starts[-1].get("changes") if run.starts else None
+        if name is None or run.workdir is None:
+            continue
+        path = run.workdir / provenance.FOLDER / name
+        if name not in found and path.is_file():
+            text = path.read_bytes().decode(errors="replace")
+            left = len(text) - _MOST_CHANGES
+            more = f"\n... {left:,} more characters in {path}" if left > 0 else ""
+            found[name] = [], text[:_MOST_CHANGES] + more
+        if name in found:
+            found[name][0].append(run.name)
+    return found
 
 
 def _cost(group: Group) -> list[Cell]:

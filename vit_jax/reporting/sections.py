@@ -1,4 +1,4 @@
-"""What the runs predicted: one section of the page per evaluation."""
+"""What the runs predicted, and views of their models: one section of the page each."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,7 +10,18 @@ from vit_jax.evaluators.outcomes import FALSE, MISSED
 from vit_jax.evaluators.predictions import Arrays
 from vit_jax.evaluators.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from vit_jax.reporting.confusion import plot_confusion
-from vit_jax.reporting.galleries import PAGE_BYTES, Query, Shot, box_gallery, mistakes, queries
+from vit_jax.reporting.galleries import (
+    PAGE_BYTES,
+    Query,
+    Shot,
+    attention,
+    box_gallery,
+    data_uri,
+    mistakes,
+    mosaic,
+    queries,
+    reconstructions,
+)
 from vit_jax.reporting.groups import Group
 from vit_jax.reporting.reliability import plot_precision, plot_reliability
 
@@ -24,13 +35,13 @@ class Gallery:
 
     Attributes:
         title: title.
-        shots: images.
+        rows: rows of images.
         queries: queries with their candidates.
         open: whether it is shown at once, or after a click.
     """
 
     title: str
-    shots: Sequence[Shot] = ()
+    rows: Sequence[Sequence[Shot]] = ()
     queries: Sequence[Query] = ()
     open: bool = False
 
@@ -72,7 +83,8 @@ def sections(groups: Sequence[Group]) -> list[Section]:
                     by_name.setdefault(name, []).append((group.name, number, arrays))
     share = PAGE_BYTES // max(1, 2 * sum(len(_first_of_each(f)) for f in by_name.values()))
     return [
-        _BUILDERS[str(found[0][2]["kind"])](name, found, share) for name, found in by_name.items()
+        _BUILDERS[str(found[0][2]["kind"])](name, found, share)
+        for name, found in sorted(by_name.items(), key=lambda item: item[0].startswith("model/"))
     ]
 
 
@@ -90,7 +102,7 @@ def _classification(name: str, found: Sequence[Found], share: int) -> Section:
         "fraction of the true class. Mistakes: those of the highest probability.",
         [plot_reliability(found), *(plot_confusion(arrays, title) for title, _, arrays in firsts)],
         [
-            Gallery(f"Worst mistakes of {title}", mistakes(arrays, 2 * share), open=number == 0)
+            Gallery(f"Worst mistakes of {title}", [mistakes(arrays, 2 * share)], open=number == 0)
             for title, number, arrays in firsts
         ],
     )
@@ -123,15 +135,58 @@ def _detection(name: str, found: Sequence[Found], share: int) -> Section:
         "object of their class at an IoU of 0.5. Missed boxes: objects without a detection.",
         [plot_precision(found)],
         [
-            Gallery(f"{words} of {title}", box_gallery(arrays, outcome, share), open=number == 0)
+            Gallery(f"{words} of {title}", [box_gallery(arrays, outcome, share)], open=number == 0)
             for title, number, arrays in _first_of_each(found)
             for outcome, words in ((FALSE, "False boxes"), (MISSED, "Missed boxes"))
         ],
     )
 
 
+def _attention(_: str, found: Sequence[Found], share: int) -> Section:
+    firsts = _first_of_each(found)
+    return _view(
+        "Attention",
+        "Of the class token, or of the mean of the patches where that is pooled: rollout through "
+        "all blocks (Abnar & Zuidema 2020), and heads of the last block. The largest weight of "
+        "each map is brightest.",
+        [(title, number, attention(arrays, 2 * share)) for title, number, arrays in firsts],
+    )
+
+
+def _positions(_: str, found: Sequence[Found], share: int) -> Section:
+    firsts = _first_of_each(found)
+    images = [(title, number, mosaic(arrays["similarity"])) for title, number, arrays in firsts]
+    return _view(
+        "Similarity of positions",
+        "Cosine similarity of the learned position of each patch with those of all patches, from "
+        "the smallest (dark) to 1.",
+        [
+            (title, number, [[Shot(data_uri(image))]] if len(image) <= 2 * share else [])
+            for title, number, image in images
+        ],
+    )
+
+
+def _reconstruction(_: str, found: Sequence[Found], share: int) -> Section:
+    firsts = _first_of_each(found)
+    return _view(
+        "Masked reconstructions",
+        "Visible patches are those of the image. Where normalised patches are predicted, mean and "
+        "deviation are those of the image's patch.",
+        [(title, number, reconstructions(arrays, 2 * share)) for title, number, arrays in firsts],
+    )
+
+
+def _view(title: str, note: str, rows: Sequence[tuple[str, int, list[list[Shot]]]]) -> Section:
+    galleries = [Gallery(name, shots, open=number == 0) for name, number, shots in rows]
+    return Section(title, note, galleries=galleries)
+
+
 _BUILDERS: dict[str, Callable[[str, Sequence[Found], int], Section]] = {
     "classification": _classification,
     "retrieval": _retrieval,
     "detection": _detection,
+    "attention": _attention,
+    "positions": _positions,
+    "reconstruction": _reconstruction,
 }
