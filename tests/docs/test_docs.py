@@ -62,6 +62,12 @@ def test_every_config_key_has_a_meaning(monkeypatch):
     assert not [row[0] for row in rows if row[-1].strip(" |") == ""]
     assert "| `config.optim` | block | `adamw` |" in page
     assert "| `mixup_alpha` | `float` | `0.0` |" in page
+    known = set(re.findall(r"\w+", page))
+    for name in ("coming_from", "plan_first", "tpu_pod", "slurm"):
+        for line in (DOCS / f"{name}.md").read_text().splitlines():
+            ours = line.rpartition(" | ")[2]  # the last column of a table
+            for key in re.findall(r"config((?:\.[a-z]\w*)+)", ours):
+                assert known.issuperset(key.split(".")[1:]), f"{name}: config{key}"
 
 
 def modules_with_examples():
