@@ -44,4 +44,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.eval_percent = 20.0
     config.evals.retrieval = {"held_out": {"data": data.held_out}}
+    if data.num_classes:
+        config.evals.zeroshot = {"held_out": {"data": data.held_out}}
     return config

@@ -70,6 +70,8 @@ def test_splits_of_hugging_face():
     found = find_pairs(str(place))
     assert (found.train, found.held_out) == (f"hf:{place}?split=train", f"hf:{place}?split=test")
     assert found.sizes().image_size == 32
+    config = load_recipe(f"clip_your_pairs:{place}")
+    assert config.evals.zeroshot.held_out.data == found.held_out
     one = find_folder(f"{place}/train")
     assert (one.train, one.held_out) == (f"hf:{place}/train[!::10]", f"hf:{place}/train[::10]")
 
