@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("vit_jax.convert", "Convert weights between formats."),
     "export": ("vit_jax.export", "Export a model for inference, as StableHLO with a model card."),
     "report": ("vit_jax.report", "Compare the configs and metrics of runs."),
+    "demo": ("vit_jax.demo", "Show a model in the browser."),
     "prepare": ("vit_jax.data.prepare", "Write a data source as shards."),
     "inspect": ("vit_jax.data.inspect", "Check the images and captions of a data source."),
     "train-tokenizer": ("vit_jax.data.train_tokenizer", "Train a tokenizer on captions."),
