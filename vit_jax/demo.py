@@ -22,7 +22,7 @@ from absl import flags
 from vit_jax import cli
 from vit_jax.errors import UserError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vit_jax.demo")  # also as the main module
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "Weight file.")
@@ -59,7 +59,9 @@ def main() -> None:
     )
     if _HOST.value not in ("127.0.0.1", "localhost"):
         logger.warning("Whoever reaches this machine can search its folders.")
-    page.launch(subject, host=_HOST.value, port=_PORT.value)
+    served, url = page.launch(subject, host=_HOST.value, port=_PORT.value)
+    logger.info("%s is shown at %s (Ctrl-C stops it)", subject.title, url)
+    served.block_thread()
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ IMAGE = {**TOWER, "image_size": 16, "patch_size": 4, "patch_dropout": 0.0}
 @pytest.fixture(scope="module")
 def subject():
     """A small CLIP with random weights."""
-    text = {**TOWER, "vocab_size": 300, "context_length": 16}
-    model = create_model("clip_vit_emoji", image=IMAGE, text=text, embed_dim=8, tokenizer="bytes")
+    text = {**TOWER, "vocab_size": 49408, "context_length": 16}
+    model = create_model("clip_vit_emoji", image=IMAGE, text=text, embed_dim=8, tokenizer="clip")
     return Subject(model, "clip", templates=("{}", "a drawing of a {}"))
 
 

@@ -27,11 +27,9 @@ def browser():
 @contextlib.contextmanager
 def opened(browser, subject):
     """A page of a demo; the requests that leave this machine and the errors of the console."""
-    import gradio as gr
-
     from vit_jax.demonstration import page as page_lib
 
-    url = page_lib.launch(subject, host="127.0.0.1", port=None, block=False)
+    served, url = page_lib.launch(subject, host="127.0.0.1", port=None)
     assert url.startswith("http://127.0.0.1:")
     page, problems = browser.new_page(viewport={"width": 1200, "height": 800}), []
     page.set_default_timeout(180_000)
@@ -43,7 +41,7 @@ def opened(browser, subject):
         yield page, problems
     finally:
         page.close()
-        gr.close_all()
+        served.close()
 
 
 def tab(page, name):
@@ -64,9 +62,9 @@ def save(pixels, path):
 
 def test_dual_encoder(browser, tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path / "cache"))
-    text = {**TOWER, "vocab_size": 300, "context_length": 16}
+    text = {**TOWER, "vocab_size": 49408, "context_length": 16}
     model = create_model(
-        "clip_vit_emoji", image=IMAGE, text=text, embed_dim=8, tokenizer="bytes",
+        "clip_vit_emoji", image=IMAGE, text=text, embed_dim=8, tokenizer="clip",
         max_image_pixels=10_000,
     )  # fmt: skip
     (photos := tmp_path / "photos").mkdir()

@@ -146,8 +146,10 @@ def reconstruction(
         deviation = np.sqrt(true.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
         painted = painted * deviation + true.mean(axis=-1, keepdims=True)
     inputs = subject.model.spec.inputs
-    cut = patchify(jnp.asarray(pixels[None]), subject.vit.patch_size)
-    patches = np.asarray(cut).reshape(len(hidden), -1, 3)
+    side = subject.vit.patch_size
+    patches = (
+        pixels.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(len(hidden), -1, 3)
+    )
     levels = painted.reshape(len(hidden), -1, 3) * inputs.std + np.asarray(inputs.mean)
     levels = np.uint8((levels * 255).round().clip(0, 255))
     shown = np.where(hidden[:, None, None], np.uint8(128), patches)

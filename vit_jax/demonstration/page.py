@@ -51,20 +51,23 @@ def build(subject: Subject) -> gr.Blocks:
     return page
 
 
-def launch(subject: Subject, *, host: str, port: int | None, block: bool = True) -> str:
-    """Serves the page.
+def launch(subject: Subject, *, host: str, port: int | None) -> tuple[gr.Blocks, str]:
+    """Serves the page on threads.
 
     Args:
         subject: model that is shown.
         host: address to listen on.
         port: port; None for a free one from 7860.
-        block: whether to return only once the server is stopped.
 
     Returns:
-        Its address.
+        The page and its address.
+
+    Raises:
+        OSError: the port is in use.
     """
     theme = gr.themes.Default(font=_FONTS, font_mono=_MONO_FONTS)
-    _, url, _ = build(subject).launch(
+    page = build(subject)
+    _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -73,9 +76,10 @@ def launch(subject: Subject, *, host: str, port: int | None, block: bool = True)
         footer_links=[],
         ssr_mode=False,
         show_error=True,
-        prevent_thread_lock=not block,
+        quiet=True,
+        prevent_thread_lock=True,
     )
-    return url
+    return page, url
 
 
 def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +97,20 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _upload(label: str = "Image") -> gr.Image:
     # As a path and of any mode: the library itself reads it, with its limits and messages.
-    return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"])
+    sources: list[Any] = ["upload", "clipboard"]
+    return gr.Image(
+        label=label,
+        type="filepath",
+        image_mode=None,
+        sources=sources,
+        height=300,
+        buttons=["fullscreen"],
+    )
+
+
+def _drawing(label: str) -> gr.Image:
+    # Gradio's button for sharing would upload the image.
+    return gr.Image(label=label, interactive=False, buttons=["fullscreen", "download"])
 
 
 def _given(image: str | None) -> str:
@@ -126,7 +143,7 @@ def _search(subject: Subject) -> None:
             button = gr.Button("Search", variant="primary")
         with gr.Column(scale=2):
             status = gr.Markdown()
-            found = gr.Gallery(label="Most similar", columns=4, object_fit="contain")
+            found = gr.Gallery(label="Most similar", columns=4, object_fit="contain", buttons=[])
 
     @_explained
     def search(
@@ -174,7 +191,7 @@ def _attention(subject: Subject) -> None:
             which = gr.Radio([maps.LAST, maps.ROLLOUT], value=maps.LAST, label="Attention of")
             word = gr.Textbox(label="Word, instead of a patch", visible=subject.reads_words)
         with gr.Column():
-            shown = gr.Image(label="As the model sees it: click on a patch", interactive=False)
+            shown = _drawing("As the model sees it: click on a patch")
             status = gr.Markdown()
     pixels, patch = gr.State(), gr.State()
 
@@ -219,8 +236,8 @@ def _reconstruction(subject: Subject) -> None:
             # Steps of 5%: each ratio is compiled when it is first used.
             ratio = gr.Slider(5, 95, value=75, step=5, label="Hidden patches, %")
             seed = gr.Number(0, label="Seed of the patches", precision=0)
-        visible = gr.Image(label="What the model sees", interactive=False)
-        painted = gr.Image(label="Reconstruction", interactive=False)
+        visible = _drawing("What the model sees")
+        painted = _drawing("Reconstruction")
 
     @_explained
     def reconstruct(image: str | None, percent: float, seed: float) -> tuple[Any, Any]:
@@ -242,7 +259,7 @@ def _words_and_threshold(button: str, default: float) -> tuple[Any, Any, Any, An
             words = gr.Textbox(label="Words, separated by commas", placeholder="a red car, a cat")
             threshold = gr.Slider(0, 1, value=default, step=0.01, label="Score above")
             go = gr.Button(button, variant="primary")
-        shown = gr.Image(label="Found", interactive=False)
+        shown = _drawing("Found")
     return image, words, threshold, go, shown
 
 
@@ -280,7 +297,7 @@ def _masks_by_clicks(subject: Subject) -> None:
             kind = gr.Radio([OBJECT, BACKGROUND], value=OBJECT, label="A click marks")
             clear = gr.Button("Remove all points")
         with gr.Column():
-            shown = gr.Image(label="Click on an object", interactive=False)
+            shown = _drawing("Click on an object")
             status = gr.Markdown()
     embedded, points = gr.State(), gr.State([])
 
