@@ -3,11 +3,13 @@
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from box_reader import NAMES, make_reader
 from PIL import Image
 from scipy.special import softmax
-from test_detection import matches, random_scenes
+from test_detection import Scenes, matches, random_scenes
 
 from tests import helpers
 from vit_jax.data.sources import open_source
@@ -102,6 +104,24 @@ def test_outcomes_of_boxes_by_hand():
     assert (found["iou"][seen][hits] >= 0.5).all()
     few = outcomes(annotated, detected, 4, limit=3)
     np.testing.assert_array_equal(few["score"][:3], scores[:3])
+
+
+def test_boxes_of_a_detector():
+    embedder = make_reader({"scenes": Scenes()})
+    suite = Suite({"detection": {"x": {"data": "scenes"}}}, embedder)
+    found = suite.run({"scale": jnp.asarray(1.0)})
+    arrays = suite.evaluators["detection/x"].predicted(1000)
+    for name, metric in (("precision", "AP"), ("precision_50", "AP50"), ("precision_75", "AP75")):
+        assert np.mean(arrays[name]) == pytest.approx(found[f"detection/x/{metric}"], abs=1e-6)
+    kinds = arrays["outcome"][arrays["shown"]].tolist()
+    assert set(kinds) == {"false"}  # the scenes have a box near each object
+    objects = sum(int((~example["crowd"]).sum()) for example in Scenes().examples)
+    assert (arrays["outcome"] != "false").sum() == objects
+    assert len(arrays["shown_image"]) == len(kinds) <= 2 * predictions.SHOWN
+    assert {len(arrays[n]) for n in ("row", "class_index", "score", "iou", "box", "outcome")} == {
+        len(arrays["row"])
+    }
+    assert arrays["class"].tolist() == NAMES
 
 
 def test_a_box_is_drawn_onto_its_surroundings():

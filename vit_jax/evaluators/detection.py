@@ -166,8 +166,10 @@ class Detection:
             "shown": chosen.astype(np.int32),
             "shown_image": np.array(
                 [
-                    predictions.thumbnail(draw_part(self._image(row), box))
-                    for row, box in zip(boxes["row"][chosen], boxes["box"][chosen], strict=True)
+                    predictions.thumbnail(
+                        draw_part(self._image(int(boxes["row"][i])), boxes["box"][i])
+                    )
+                    for i in chosen
                 ],
                 np.bytes_,
             ),
@@ -175,7 +177,7 @@ class Detection:
 
     def _image(self, row: int) -> UInt8[np.ndarray, "height width channels"]:
         limit = self._embedder.max_image_pixels
-        return read_image(self._source[int(row)]["image"], max_pixels=limit)
+        return read_image(self._source[row]["image"], max_pixels=limit)
 
     @property
     def _most(self) -> int:
