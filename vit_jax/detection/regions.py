@@ -74,6 +74,16 @@ def classify_boxes(
     Raises:
         UserError: another kind of model; boxes that are not those of the images; an image that
             cannot be read; an argument outside its range.
+
+    Example:
+        >>> import numpy as np, vit_jax
+        >>> image = {"image_size": 64, "depths": (1, 1, 1, 1), "width": 8, "num_heads": 2}
+        >>> text = {"width": 8, "depth": 1, "num_heads": 1, "mlp_dim": 8}
+        >>> sizes = {"image": {**image, "embed_dim": 16}, "text": text, "embed_dim": 16}
+        >>> model = vit_jax.create_model("regionclip_rn50", **sizes)
+        >>> pixels = np.zeros((40, 60, 3), np.uint8)
+        >>> classify_boxes(model, pixels, [[0, 0, 20, 20]], ["a cat", "a dog"]).boxes.shape
+        (1, 4)
     """
     runner = box_runner_of(model)
     check_positive(batch_size, "batch_size")

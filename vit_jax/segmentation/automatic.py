@@ -107,6 +107,15 @@ def generate_masks(
     Raises:
         UserError: another kind of model, an argument outside its range, or an image that cannot be
             read.
+
+    Example:
+        >>> import numpy as np, vit_jax
+        >>> sizes = {"image_size": 32, "patch_size": 8, "window_size": 2, "depth": 2}
+        >>> sizes |= {"num_global": 1, "width": 16, "num_heads": 2, "mlp_dim": 16, "out_width": 16}
+        >>> sam = vit_jax.create_model("sam_vit_b", image=sizes, mask_width=8, num_heads=2)
+        >>> image = np.zeros((40, 60, 3), np.uint8)
+        >>> generate_masks(sam, image, points_per_side=2, iou_threshold=1.0).masks.shape
+        (0, 40, 60)
     """
     runner = prompt_runner_of(model)
     check_positive(batch_size, "batch_size")

@@ -140,6 +140,16 @@ def embed_image(model: PretrainedModel, image: Any) -> EmbeddedImage:
 
     Raises:
         UserError: another kind of model, or an image that cannot be read.
+
+    Example:
+        >>> import numpy as np, vit_jax
+        >>> sizes = {"image_size": 32, "patch_size": 8, "window_size": 2, "depth": 2}
+        >>> sizes |= {"num_global": 1, "width": 16, "num_heads": 2, "mlp_dim": 16, "out_width": 16}
+        >>> sam = vit_jax.create_model("sam_vit_b", image=sizes, mask_width=8, num_heads=2)
+        >>> image = np.zeros((40, 60, 3), np.uint8)
+        >>> features = embed_image(sam, image)
+        >>> segment(sam, features, points=[[30, 20]]).masks.shape
+        (1, 40, 60)
     """
     runner = prompt_runner_of(model)
     key, pixels = _read_one(model, image)

@@ -43,6 +43,14 @@ def llava_features(
 
     Raises:
         UserError: a CLIP whose image tower is not a ViT.
+
+    Example:
+        >>> import vit_jax
+        >>> image = {"image_size": 16, "patch_size": 8, "width": 8, "depth": 3, "num_heads": 2}
+        >>> clip = vit_jax.create_model("clip_vit_b32", image=image)
+        >>> module = clip.definition.bind(clip.params)
+        >>> llava_features(module, jnp.zeros((1, 16, 16, 3))).shape
+        (1, 4, 8)
     """
     if not isinstance(model.config.image, ViTConfig):
         raise UserError(
@@ -75,6 +83,14 @@ def stable_diffusion_states(
 
     Raises:
         UserError: a negative `clip_skip`, or one that leaves out all blocks.
+
+    Example:
+        >>> import vit_jax
+        >>> text = {"width": 8, "depth": 3, "num_heads": 2, "mlp_dim": 8}
+        >>> clip = vit_jax.create_model("clip_vit_emoji", text={**text, "context_length": 16})
+        >>> module = clip.definition.bind(clip.params)
+        >>> stable_diffusion_states(module, jnp.ones((1, 16), jnp.int32), clip_skip=1).shape
+        (1, 16, 8)
     """
     return model.text.states(tokens, clip_skip=clip_skip, final_norm=final_norm)
 
@@ -96,6 +112,15 @@ def sdxl_states(
     Returns:
         States (B, 77, 768 + 1280), compute type, and the pooled, projected embedding of bigG
         (B, 1280), float32.
+
+    Example:
+        >>> import vit_jax
+        >>> text = {"width": 8, "depth": 3, "num_heads": 2, "mlp_dim": 8}
+        >>> clip = vit_jax.create_model("clip_vit_emoji", text={**text, "context_length": 16})
+        >>> module, tokens = clip.definition.bind(clip.params), jnp.ones((1, 16), jnp.int32)
+        >>> states, pooled = sdxl_states(module, module, tokens, tokens)
+        >>> states.shape, pooled.shape
+        ((1, 16, 16), (1, 128))
     """
     states = [
         stable_diffusion_states(model, tokens, clip_skip=1, final_norm=False)
