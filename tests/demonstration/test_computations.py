@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_jax.demonstration import drawings, maps
 from vit_jax.demonstration import gallery as gallery_lib
-from vit_jax.demonstration import maps
 from vit_jax.demonstration.gallery import open_gallery
 from vit_jax.demonstration.subject import (
     Subject,
@@ -18,6 +18,8 @@ from vit_jax.errors import UserError
 from vit_jax.models.mae.model import patchify
 from vit_jax.objectives.masked_reconstruction import normalize_patches
 from vit_jax.pretrained.model import create_model
+from vit_jax.segmentation.results import Segmentation
+from vit_jax.segmentation.sam_runner import EmbeddedImage
 
 TOWER = {"width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32}
 IMAGE = {**TOWER, "image_size": 16, "patch_size": 4, "patch_dropout": 0.0}
@@ -177,6 +179,31 @@ def test_reconstruction(autoencoder, monkeypatch):
     monkeypatch.setattr(autoencoder.model, "apply", perfect)
     _, painted = maps.reconstruction(autoencoder, seen, 0.75)
     np.testing.assert_allclose(painted.astype(int), seen.astype(int), atol=1)
+
+
+def test_masks_of_clicks(autoencoder, monkeypatch):
+    """The points of all clicks are one prompt; its mask and its points are drawn."""
+    mask = np.zeros((1, 40, 40), bool)
+    mask[0, :20] = True
+    asked = []
+
+    def segment(model, features, *, points, labels):
+        asked.append((points, labels))
+        scores, rows = np.array([0.75], np.float32), np.zeros((1, 4, 4), np.float32)
+        return Segmentation("", 40, 40, mask, scores, np.zeros(1, np.int32), [""], rows)
+
+    monkeypatch.setattr(drawings, "segment", segment)
+    pixels = np.full((40, 40, 3), 200, np.uint8)
+    features = EmbeddedImage(jnp.zeros((1, 1, 1, 1)), 40, 40)
+    clicks = [(5, 10, 1), (30, 35, 0)]
+    drawn, text = drawings.masks_by_clicks(autoencoder, pixels, features, clicks)
+    assert asked == [([[(5, 10), (30, 35)]], [[1, 0]])]
+    assert text == "50.0% of the image; predicted IoU 0.75."
+    assert (pixels == 200).all()
+    np.testing.assert_array_equal(drawn[10, 5], (0, 200, 0))
+    np.testing.assert_array_equal(drawn[35, 30], (220, 0, 0))
+    np.testing.assert_array_equal(drawn[0, 39], (227, 170, 100))
+    np.testing.assert_array_equal(drawn[39, 0], (200, 200, 200))
 
 
 def test_weights_that_do_not_exist(tmp_path):

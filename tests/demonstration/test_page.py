@@ -1,14 +1,19 @@
 """The demo in a real browser: each tab as a person uses it."""
 
 import contextlib
+import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.demonstration.test_computations import IMAGE, TOWER, photo
+from tests.weights.transformers_models import SAM
 from vit_jax.demonstration.subject import Subject
-from vit_jax.pretrained.model import create_model
+from vit_jax.models.definition import ModelDef
+from vit_jax.models.registry import model_spec
+from vit_jax.pretrained.model import PretrainedModel, create_model
 
 pytestmark = [
     pytest.mark.release,
@@ -123,3 +128,30 @@ def test_autoencoder_and_a_broken_upload(browser, tmp_path):
         panel = tab(page, "Reconstruction")
         panel.locator("input[type=file]").first.set_input_files(broken)
         page.get_by_text("cannot identify image file").first.wait_for()
+
+
+def test_boxes_and_masks(browser, tmp_path):
+    definition = ModelDef(SAM)
+    spec = dataclasses.replace(model_spec("sam_vit_b"), architecture=SAM)
+    sam = PretrainedModel(spec, definition, definition.init(jax.random.key(0)))
+    text = {**TOWER, "vocab_size": 49408, "context_length": 16}
+    detector = create_model(
+        "owl_emoji", image_size=16, image=IMAGE, text=text, embed_dim=8, tokenizer="clip"
+    )
+    subject = Subject(sam, "sam", detector=detector)
+    path = save(photo(1, 40), tmp_path / "a.png")
+    with opened(browser, subject) as (page, problems):
+        for name, button in (("Boxes by words", "Find"), ("Masks by words", "Segment")):
+            panel = tab(page, name)
+            upload(panel, path)
+            panel.get_by_label("Words, separated by commas").fill("a cat, a dog")
+            panel.get_by_role("button", name=button).click()
+            panel.locator("img").nth(1).wait_for()
+        panel = tab(page, "Masks by clicks")
+        upload(panel, path)
+        panel.get_by_text("Click on an object.", exact=True).wait_for()
+        panel.locator("img").last.click(position={"x": 10, "y": 10})
+        panel.get_by_text("of the image; predicted IoU").wait_for()
+        panel.get_by_role("button", name="Remove all points").click()
+        panel.get_by_text("of the image; predicted IoU").wait_for(state="hidden")
+        assert not problems
