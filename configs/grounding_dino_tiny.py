@@ -50,5 +50,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.compute.dtype = "bfloat16"
     config.compute.remat = "full"
     config.eval_batch_size = 32
-    config.evals.validation_loss = {"coco": {"data": "coco:instances_val2017.json?images=val2017"}}
+    config.evals.detection = {"coco": {"data": "coco:instances_val2017.json?images=val2017"}}
     return config

@@ -49,6 +49,8 @@ def small_config(model, folder):
     config.data.detection.update(max_boxes=6, max_queries=8, negatives=4)
     config.batch_size, config.total_steps, config.log_steps = 16, steps, steps // 4
     config.optim.update(lr=lr, grad_clip_norm=0.5, warmup_steps=5)
+    config.evals.detection = {"scenes": {"data": f"{SCENES}[:32]", "negatives": 4}}
+    config.eval_batch_size = 16
     return config
 
 
@@ -58,13 +60,15 @@ def test_the_loss_falls_and_the_run_detects(model, tmp_path):
     """Losses on eight devices, which fall; the detector of the workdir is called with words."""
     assert jax.device_count() == 8
     experiment.train(small_config(model, tmp_path), tmp_path / "run")
-    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    lines = [*map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())]
     losses, ious = np.transpose([(line["loss"], line["iou"]) for line in lines if "loss" in line])
     print(f"{model}: losses {losses}, IoU {ious}")
     assert len(losses) == 4
     assert losses[-1] < RUNS[model][-1] * losses[0]
     assert ious[-1] > 1.3 * ious[0]
     assert np.isfinite(losses).all()
+    print({name: value for name, value in lines[-1].items() if "AP" in name})
+    assert lines[-1]["detection/scenes/AP50"] > 0
 
     detector = vit_jax.create_model(weights=tmp_path / "run")
     source = open_source(SCENES)

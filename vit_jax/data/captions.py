@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.errors import UserError
 
 Span = tuple[int, int]
 """First character and the one after the last."""
@@ -100,3 +101,41 @@ def split_names(
             start, used = i, marks
         used += length - marks
     return [*parts, range(start, len(names))], alone
+
+
+def name_captions(
+    names: Sequence[str], tokenizer: Tokenizer, template: str = "{}"
+) -> list[tuple[range, Int32[np.ndarray, " length"], Bool[np.ndarray, "names length"]]]:
+    """Tokenizes names as captions, see `split_names`.
+
+    Args:
+        names: names.
+        tokenizer: tokenizer that reports characters.
+        template: prompt template with one `{}`.
+
+    Returns:
+        For each caption the positions of its names, its ids (T,), and whether each token is one of
+        each name (P, T).
+
+    Raises:
+        UserError: a name that is longer than the context, or one without tokens.
+    """
+    parts, lengths = split_names(names, tokenizer, template)
+    for name, length in zip(names, lengths, strict=True):
+        if length > tokenizer.context_length:
+            raise UserError(
+                f"the name {name!r} has {length} tokens in a caption: expected at most "
+                f"{tokenizer.context_length}, the context of the model"
+            )
+    found = []
+    for part in parts:
+        chosen = [names[i] for i in part]
+        tokens, of_name = join_names(chosen, template).tokens(tokenizer)
+        for name, row in zip(chosen, of_name, strict=True):
+            if not row.any():
+                raise UserError(
+                    f"the name {name!r} has no tokens: expected letters or digits besides "
+                    f"{' and '.join(SEPARATORS)}, which end a phrase"
+                )
+        found.append((part, tokens, of_name))
+    return found

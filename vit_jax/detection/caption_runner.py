@@ -8,20 +8,18 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from vit_jax.data.captions import SEPARATORS, Caption, join_names, split_names
+from vit_jax.data.captions import name_captions
 from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.detection import selection
 from vit_jax.detection.finder import Finder, Found
 from vit_jax.detection.runner import padded_size
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
+from vit_jax.models.glip.model import MOST_BOXES, NMS_THRESHOLD
 from vit_jax.models.ops.boxes import cxcywh_to_xyxy
 from vit_jax.pretrained.model import PretrainedModel
 
 _THRESHOLD = 0.25  # default of transformers
-# Of GLIP, whose boxes overlap (MODEL.ATSS in the authors' code). The number is the largest before
-# the suppression, there of each level.
-_NMS_THRESHOLD, _MOST_BOXES = 0.6, 1000
 # Of boxes of several captions, each of which finds the same objects under its own names.
 _NMS_OF_CAPTIONS = 0.7
 _FEWEST_TOKENS = 16  # shortest caption that is compiled
@@ -87,18 +85,12 @@ class CaptionRunner:
                 f"{len(templates)}"
             )
         tokenizer, (template,) = model.tokenize, templates
-        parts, lengths = split_names(names, tokenizer, template)
-        for name, length in zip(names, lengths, strict=True):
-            if length > tokenizer.context_length:
-                raise UserError(
-                    f"the name {name!r} has {length} tokens in a caption: expected at most "
-                    f"{tokenizer.context_length}, the context of the model"
-                )
+        parts = name_captions(names, tokenizer, template)
         classes = list(names) if text_threshold is None else []
         searches: list[tuple[np.ndarray, Reader]] = []
-        for part in parts:
-            chosen = [names[i] for i in part]
-            tokens, of_name = _tokens(chosen, join_names(chosen, template), tokenizer)
+        for part, tokens, of_name in parts:
+            length = _shortened(tokens)
+            tokens, of_name = tokens[:length], of_name[:, :length]
             reader: Reader = _Names(of_name, part.start)
             if text_threshold is not None:
                 reader = _Phrases(tokens, text_threshold, classes, tokenizer)
@@ -114,7 +106,7 @@ class CaptionRunner:
             joined = Found(*(np.concatenate(each, axis=1) for each in zip(*found, strict=True)))
             return _dense(joined) if model.predicts_centerness else joined
 
-        suppressed = _NMS_THRESHOLD if model.predicts_centerness else 1.0
+        suppressed = NMS_THRESHOLD if model.predicts_centerness else 1.0
         if len(parts) == 1:
             return Finder(find, classes, _THRESHOLD, suppressed, selection.select)
         select = functools.partial(selection.select, by_label=False)
@@ -137,7 +129,7 @@ def _dense(found: Found) -> Found:
 
     Products of probabilities are low for boxes of any quality. The root is that of GLIP's authors.
     """
-    kept = np.argsort(-found.scores, axis=1, kind="stable")[:, :_MOST_BOXES]
+    kept = np.argsort(-found.scores, axis=1, kind="stable")[:, :MOST_BOXES]
     return Found(
         np.take_along_axis(found.boxes, kept[..., None], axis=1),
         np.sqrt(np.take_along_axis(found.scores, kept, axis=1)),
@@ -145,20 +137,10 @@ def _dense(found: Found) -> Found:
     )
 
 
-def _tokens(
-    names: Sequence[str], caption: Caption, tokenizer: Tokenizer
-) -> tuple[Int32[np.ndarray, " length"], Bool[np.ndarray, "names length"]]:
-    """Tokens of a caption, without most of the padding, and those of each name."""
-    tokens, of_name = caption.tokens(tokenizer)
-    for name, row in zip(names, of_name, strict=True):
-        if not row.any():
-            raise UserError(
-                f"the name {name!r} has no tokens: expected letters or digits besides "
-                f"{' and '.join(SEPARATORS)}, which end a phrase"
-            )
+def _shortened(tokens: Int32[np.ndarray, " length"]) -> int:
+    """Number of tokens of a caption without most of its padding."""
     used = int(np.flatnonzero(tokens)[-1]) + 1
-    length = min(padded_size(used, _FEWEST_TOKENS), len(tokens))
-    return tokens[:length], of_name[:, :length]
+    return min(padded_size(used, _FEWEST_TOKENS), len(tokens))
 
 
 class _Names:

@@ -1,22 +1,26 @@
 """Average precision of a detector that is asked for classes by words."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
+from vit_jax.data.captions import name_captions
 from vit_jax.data.images import read_image
 from vit_jax.errors import UserError, check_name, unknown
 from vit_jax.evaluators import average_precision as ap
 from vit_jax.evaluators import predictions, prompts
+from vit_jax.evaluators.caption_detector import CaptionPass, ClassCaption
 from vit_jax.evaluators.detector import DetectorPass, pad_prompts, require_detector
 from vit_jax.evaluators.drawing import draw_boxes, draw_part, save_drawing
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.outcomes import FALSE, MISSED, outcomes
 from vit_jax.models.definition import Params
+from vit_jax.models.glip.model import MOST_BOXES, NMS_THRESHOLD
+from vit_jax.models.ops.nms import nms
 from vit_jax.paths import as_path
 
 # Style -> numbers of detections per image and class.
@@ -42,7 +46,9 @@ class Detection:
     `AP50_seen` of all others; with LVIS's frequencies, `AP_rare`, `AP_common`, `AP_frequent`.
 
     A detection is a pair of a box and a class, scored by the sigmoid of its logit; objectness is
-    not used. Embeddings of a class are averaged over prompt templates.
+    not used. Embeddings of a class are averaged over prompt templates. Models that read captions,
+    Grounding DINO and GLIP, are asked for as many names at once as their context holds, in one
+    template; see `caption_detector`.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,7 @@ class Detection:
             MissingPackageError: faster-coco-eval is not installed.
         """
         ap.require_package()
-        require_detector(embedder)
+        captions = require_detector(embedder)
         check_name(config.style, STYLES, "style")
         for key, lowest in (("negatives", -1), ("max_detections", 0), ("draw_images", 0)):
             if getattr(config, key) < lowest:
@@ -110,8 +116,18 @@ class Detection:
         self._prompt_names = prompts.class_names(config.class_names, self._names)
         self._read_annotations()
         self._groups = self._class_groups()
-        asked = None if config.negatives == -1 else pad_prompts(self._sample_prompts())
-        self._pass = DetectorPass(embedder, self._source, self._best_pairs, asked)
+        asked = None if config.negatives == -1 else self._sample_prompts()
+        module = embedder.model.bind(embedder.model.shapes())
+        self._suppresses = hasattr(module, "predicts_centerness")
+        self._find: Callable[[Params], Iterator[tuple[np.ndarray, ...]]]
+        if captions:
+            self._find = CaptionPass(
+                embedder, self._source, self._best_pairs, self._captions(asked)
+            ).run
+        else:
+            prompts_of = None if asked is None else pad_prompts(asked)
+            boxes = DetectorPass(embedder, self._source, self._best_pairs, prompts_of)
+            self._find = lambda params: boxes.run(params, self._queries(params))
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
@@ -254,14 +270,34 @@ class Detection:
             asked.append(np.concatenate([present, rng.choice(absent, count, replace=False)]))
         return asked
 
+    def _captions(self, asked: list[np.ndarray] | None) -> list[list[ClassCaption]]:
+        """The captions of each image; None for all classes."""
+        if len(self._templates) > 1:
+            raise UserError(
+                f"{type(self._embedder.model.architecture).__name__} reads names as captions: "
+                f"expected one template; found {len(self._templates)}"
+            )
+        tokenizer = self._embedder.require_text()
+
+        def of(classes: np.ndarray) -> list[ClassCaption]:
+            names = [self._prompt_names[i] for i in classes]
+            found = name_captions(names, tokenizer, *self._templates)
+            return [ClassCaption(classes[part], *words) for part, *words in found]
+
+        if asked is None:
+            return [of(np.arange(len(self._names)))] * len(self._source)
+        return [of(classes) for classes in asked]
+
+    def _queries(self, params: Params) -> Float[np.ndarray, "classes width"]:
+        return self._embedder.class_embeddings(params, self._prompt_names, self._templates)
+
     def _detections(self, params: Params) -> list[ap.Detected]:
-        names, templates = self._prompt_names, self._templates
-        queries = self._embedder.class_embeddings(params, names, templates)
-        found = self._pass.run(params, queries)
-        return [
-            ap.Detected(boxes[exists], classes[exists], scores[exists])
-            for boxes, classes, scores, exists in found
-        ]
+        detected = []
+        for boxes, classes, scores, exists in self._find(params):
+            kept = np.flatnonzero(exists)
+            kept = kept[np.argsort(-scores[kept], kind="stable")][: self._most]
+            detected.append(ap.Detected(boxes[kept], classes[kept], scores[kept]))
+        return detected
 
     def _draw(self, detected: list[ap.Detected]) -> None:
         for row, found in enumerate(detected):
@@ -276,15 +312,19 @@ class Detection:
     ) -> tuple[jax.Array, ...]:
         """The pairs of a box and a class of the largest logits of each image.
 
+        Of a model with a box at each position, those that a better one of the class overlaps do not
+        count.
+
         Returns:
             Boxes (B, k, 4), classes (B, k), scores (B, k), and whether each pair exists (B, k).
         """
         flat = logits.reshape(len(logits), -1)
-        best, place = jax.lax.top_k(flat, min(self._most, flat.shape[1]))
+        most = MOST_BOXES if self._suppresses else self._most
+        best, place = jax.lax.top_k(flat, min(most, flat.shape[1]))
         query, prompt = jnp.divmod(place, logits.shape[2])
-        return (
-            jnp.take_along_axis(boxes, query[..., None], axis=1),
-            jnp.take_along_axis(classes, prompt, axis=1),
-            jax.nn.sigmoid(best),
-            best > -jnp.inf,
-        )
+        boxes = jnp.take_along_axis(boxes, query[..., None], axis=1)
+        classes = jnp.take_along_axis(classes, prompt, axis=1)
+        exists = best > -jnp.inf
+        if self._suppresses:
+            exists &= nms(boxes, best, NMS_THRESHOLD, labels=classes)
+        return boxes, classes, jax.nn.sigmoid(best), exists

@@ -21,9 +21,16 @@ from vit_jax.models.ops.boxes import cxcywh_to_xyxy
 Selection = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]
 
 
-def require_detector(embedder: Embedder) -> None:
-    """Checks that a model finds boxes by words, see `require_method`."""
-    require_method(embedder, "detect", "a detector, as owlvit_base_patch32")
+def require_detector(embedder: Embedder) -> bool:
+    """Checks that a model finds boxes by words, see `require_method`.
+
+    Returns:
+        Whether it reads the words as captions, see `caption_detector`.
+    """
+    captions = hasattr(embedder.model.bind(embedder.model.shapes()), "embed_caption")
+    method = "embed_caption" if captions else "detect"
+    require_method(embedder, method, "a detector, as owlvit_base_patch32")
+    return captions
 
 
 def require_method(embedder: Embedder, method: str, kind: str) -> None:

@@ -1,14 +1,17 @@
 """Phrase grounding: recall of the boxes of phrases (Plummer et al. 2015, Flickr30k Entities)."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from vit_jax.data.captions import Caption, end_phrase
 from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
+from vit_jax.evaluators.caption_detector import CaptionPass, ClassCaption
 from vit_jax.evaluators.detector import DetectorPass, pad_prompts, require_detector
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
@@ -35,7 +38,8 @@ class PhraseGrounding:
 
     Metrics: `recall@k`. Boxes are ranked by the logit of the phrase. A box is right if its
     intersection over union with any box of the phrase is at least the threshold (the "any box"
-    protocol). Phrases without a box do not count.
+    protocol). Phrases without a box do not count. Models that read captions, Grounding DINO and
+    GLIP, read the caption of the image.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ class PhraseGrounding:
             UserError: a model that does not detect, a source without phrases and boxes, or a key
                 with an invalid value.
         """
-        require_detector(embedder)
+        reads_captions = require_detector(embedder)
         if not config.at or min(config.at) < 1:
             raise UserError(f"at={config.at!r}: expected values of k, 1 or more")
         if not 0 < config.iou_threshold <= 1:
@@ -77,12 +81,17 @@ class PhraseGrounding:
         self._templates = prompts.templates(config.templates)
         self._source = embedder.open_source(config.data)
         asked = self._read_phrases()
-        self._pass = DetectorPass(embedder, self._source, self._first_boxes, pad_prompts(asked))
+        self._find: Callable[[Params], Iterator[tuple[np.ndarray, ...]]]
+        if reads_captions:
+            captions = [[self._caption(row)] for row in range(len(self._source))]
+            self._find = CaptionPass(embedder, self._source, self._first_boxes, captions).run
+        else:
+            boxes = DetectorPass(embedder, self._source, self._first_boxes, pad_prompts(asked))
+            self._find = lambda params: boxes.run(params, self._queries(params))
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
-        queries = self._embedder.class_embeddings(params, self._names, self._templates)
-        images = [boxes for (boxes,) in self._pass.run(params, queries)]
+        images = [boxes for (boxes,) in self._find(params)]
         found = np.stack([images[p.image][p.prompt] for p in self._phrases])
         most = max(len(p.boxes) for p in self._phrases)
         wanted = np.stack([np.pad(p.boxes, ((0, most - len(p.boxes)), (0, 0)))
@@ -106,15 +115,27 @@ class PhraseGrounding:
             # Boxes of the same words at the same place of the caption are one phrase.
             pairs = zip(example["names"], example["spans"], strict=True)
             keys = [(name, str(spans)) for name, spans in pairs]
-            names = list(dict.fromkeys(example["names"]))
-            asked.append(np.array([index.setdefault(name, len(index)) for name in names], np.int32))
-            for key in dict.fromkeys(keys):
+            phrases = list(dict.fromkeys(keys))
+            asked.append(np.array([index.setdefault(n, len(index)) for n, _ in phrases], np.int32))
+            for prompt, key in enumerate(phrases):
                 boxes = example["boxes"][[each == key for each in keys]]
-                self._phrases.append(_Phrase(row, names.index(key[0]), boxes))
+                self._phrases.append(_Phrase(row, prompt, boxes))
         if not self._phrases:
             raise UserError(f"{self._config.data} has no phrase with a box")
         self._names = list(index)
         return asked
+
+    def _queries(self, params: Params) -> Float[np.ndarray, "phrases width"]:
+        return self._embedder.class_embeddings(params, self._names, self._templates)
+
+    def _caption(self, row: int) -> ClassCaption:
+        """The caption of an image, and the tokens of its phrases."""
+        example = self._source.annotation(row)
+        pairs = zip(example["names"], example["spans"], strict=True)
+        spans = {(name, str(each)): each for name, each in pairs}
+        caption = Caption(end_phrase(example["captions"][0]), list(spans.values()))
+        tokens = caption.tokens(self._embedder.require_text())
+        return ClassCaption(np.arange(len(spans)), *tokens)
 
     def _first_boxes(
         self, boxes: jax.Array, logits: jax.Array, classes: jax.Array

@@ -26,6 +26,10 @@ from vit_jax.models.layers.maps import flatten_maps, full_sizes
 from vit_jax.models.layers.parameters import LayersAbove, nested
 from vit_jax.models.swin.model import Swin, SwinConfig
 
+# Of the authors' code (MODEL.ATSS), because boxes of several positions show one object. The number
+# is the largest before the suppression, there of each level.
+NMS_THRESHOLD, MOST_BOXES = 0.6, 1000
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GlipConfig:
