@@ -2,7 +2,7 @@
 
     python -m vit_jax.train --config configs/clip_emoji.py --workdir runs/clip_emoji
 
-Time: about ten minutes on two CPU cores. Needs the extra [samples].
+Time: ten to fifteen minutes on two CPU cores. Needs the extra [samples].
 Result: 37.3% zero-shot top-1 over 191 held-out names (mean of three seeds; chance is 0.5%).
 """
 
