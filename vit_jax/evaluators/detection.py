@@ -1,7 +1,7 @@
 """Average precision of a detector that is asked for classes by words."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from vit_jax.errors import UserError, check_name, unknown
 from vit_jax.evaluators import average_precision as ap
 from vit_jax.evaluators import predictions, prompts
 from vit_jax.evaluators.caption_detector import CaptionPass, ClassCaption
-from vit_jax.evaluators.detector import DetectorPass, pad_prompts, require_detector
+from vit_jax.evaluators.detector import DetectorPass, ImagePass, pad_prompts, require_detector
 from vit_jax.evaluators.drawing import draw_boxes, draw_part, save_drawing
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.outcomes import FALSE, MISSED, outcomes
@@ -119,15 +119,13 @@ class Detection:
         asked = None if config.negatives == -1 else self._sample_prompts()
         module = embedder.model.bind(embedder.model.shapes())
         self._suppresses = hasattr(module, "predicts_centerness")
-        self._find: Callable[[Params], Iterator[tuple[np.ndarray, ...]]]
+        self._pass: ImagePass
         if captions:
-            self._find = CaptionPass(
-                embedder, self._source, self._best_pairs, self._captions(asked)
-            ).run
+            asked_in = self._captions(asked)
+            self._pass = CaptionPass(embedder, self._source, self._best_pairs, asked_in)
         else:
-            prompts_of = None if asked is None else pad_prompts(asked)
-            boxes = DetectorPass(embedder, self._source, self._best_pairs, prompts_of)
-            self._find = lambda params: boxes.run(params, self._queries(params))
+            rows = None if asked is None else pad_prompts(asked)
+            self._pass = DetectorPass(embedder, self._source, self._best_pairs, self._queries, rows)
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
@@ -293,7 +291,7 @@ class Detection:
 
     def _detections(self, params: Params) -> list[ap.Detected]:
         detected = []
-        for boxes, classes, scores, exists in self._find(params):
+        for boxes, classes, scores, exists in self._pass.run(params):
             kept = np.flatnonzero(exists)
             kept = kept[np.argsort(-scores[kept], kind="stable")][: self._most]
             detected.append(ap.Detected(boxes[kept], classes[kept], scores[kept]))

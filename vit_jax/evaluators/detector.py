@@ -1,5 +1,6 @@
 """A detector over all images of a source, on all devices and processes."""
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -59,17 +60,73 @@ def pad_prompts(rows: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "image
     return padded
 
 
-class DetectorPass:
+class ImagePass(abc.ABC):
     """Runs a detector over a source, and selects from its outputs on the devices.
 
     An object is made once per evaluator, so that its function is compiled once.
     """
+
+    def __init__(self, embedder: Embedder, source: Source):
+        """Stores the arguments.
+
+        Args:
+            embedder: gives the model, its inputs and the devices.
+            source: examples with an image each.
+        """
+        self._embedder, self._source = embedder, source
+
+    def run(self, params: Params) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yields what is selected for each image, the same on every process.
+
+        Args:
+            params: parameters of the model.
+
+        Raises:
+            UserError: an output is not finite.
+        """
+        embedder, shared = self._embedder, self.shared(params)
+        detect = embedder.compile(self.detect)
+        batches = device_batches(
+            self.read,
+            mesh=embedder.mesh,
+            stop=len(self._source),
+            batch_size=embedder.batch_size,
+            description="detection",
+        )
+        for batch, rows in batches:
+            outputs = jax.device_get(detect(params, batch, *shared))
+            finite, *found = (x[: len(rows)] for x in outputs)
+            if not finite.all():
+                raise not_finite(f"boxes of image {rows[int(np.argmin(finite))]}")
+            for row, *arrays in zip(rows, *found, strict=True):
+                yield self.joined(row, arrays)
+
+    def shared(self, params: Params) -> tuple[Any, ...]:
+        """Arguments of `detect` that all batches share; none by default."""
+        return ()
+
+    def joined(self, row: int, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """What is yielded for an image, from its selected arrays; by default these."""
+        return tuple(arrays)
+
+    @abc.abstractmethod
+    def read(self, row: int) -> dict[str, np.ndarray]:
+        """Arrays of an image, part of a batch."""
+
+    @abc.abstractmethod
+    def detect(self, model: Any, batch: dict[str, jax.Array], *shared: Any) -> tuple[Any, ...]:
+        """Whether the outputs of each image are finite (B,), and what is selected (B, ...)."""
+
+
+class DetectorPass(ImagePass):
+    """A detector that compares boxes with embeddings of class prompts."""
 
     def __init__(
         self,
         embedder: Embedder,
         source: Source,
         select: Selection,
+        queries: Callable[[Params], Float[np.ndarray, "classes width"]],
         prompts: Int[np.ndarray, "images prompts"] | None = None,
     ):
         """Stores the arguments.
@@ -78,40 +135,18 @@ class DetectorPass:
             embedder: gives the model, its inputs and the devices.
             source: examples with an image each.
             select: selects from the boxes and logits of a batch.
+            queries: computes the embedding of each class with parameters.
             prompts: classes that each image is asked for, -1 for padding; None for all classes.
         """
-        self._embedder, self._source, self._prompts = embedder, source, prompts
-        self._select = select
+        super().__init__(embedder, source)
+        self._select, self._queries, self._prompts = select, queries, prompts
 
-    def run(
-        self, params: Params, queries: Float[np.ndarray, "classes width"]
-    ) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yields what is selected for each image, the same on every process.
+    def shared(self, params: Params) -> tuple[Any, ...]:
+        """The embeddings of the classes."""
+        return (self._queries(params),)
 
-        Args:
-            params: parameters of the model.
-            queries: embedding of each class.
-
-        Raises:
-            UserError: an output is not finite.
-        """
-        embedder = self._embedder
-        detect = embedder.compile(self._detect)
-        batches = device_batches(
-            self._read,
-            mesh=embedder.mesh,
-            stop=len(self._source),
-            batch_size=embedder.batch_size,
-            description="detection",
-        )
-        for batch, rows in batches:
-            outputs = jax.device_get(detect(params, batch, queries))
-            finite, *found = (x[: len(rows)] for x in outputs)
-            if not finite.all():
-                raise not_finite(f"boxes of image {rows[int(np.argmin(finite))]}")
-            yield from zip(*found, strict=True)
-
-    def _read(self, row: int) -> dict[str, np.ndarray]:
+    def read(self, row: int) -> dict[str, np.ndarray]:
+        """The packed image, the extent of its input in its pixels, and its prompts."""
         embedder = self._embedder
         image = read_image(self._source[row]["image"], max_pixels=embedder.max_image_pixels)
         height, width = embedder.inputs.extent(*image.shape[:2])
@@ -121,10 +156,9 @@ class DetectorPass:
         }
         return batch if self._prompts is None else {**batch, "prompts": self._prompts[row]}
 
-    def _detect(
-        self, model: Any, batch: dict[str, jax.Array], queries: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        """Whether the outputs of each image are finite, and the selection."""
+    def detect(self, model: Any, batch: dict[str, jax.Array], *shared: Any) -> tuple[Any, ...]:
+        """See `ImagePass.detect`."""
+        (queries,) = shared
         images = self._embedder.inputs.normalize(batch["image"])
         classes = batch.get("prompts", jnp.arange(len(queries))[None])
         exist = classes >= 0

@@ -1,7 +1,7 @@
 """Phrase grounding: recall of the boxes of phrases (Plummer et al. 2015, Flickr30k Entities)."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from vit_jax.data.captions import Caption, end_phrase
 from vit_jax.errors import UserError
 from vit_jax.evaluators import prompts
 from vit_jax.evaluators.caption_detector import CaptionPass, ClassCaption
-from vit_jax.evaluators.detector import DetectorPass, pad_prompts, require_detector
+from vit_jax.evaluators.detector import DetectorPass, ImagePass, pad_prompts, require_detector
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
 from vit_jax.models.ops.boxes import box_iou
@@ -81,17 +81,19 @@ class PhraseGrounding:
         self._templates = prompts.templates(config.templates)
         self._source = embedder.open_source(config.data)
         asked = self._read_phrases()
-        self._find: Callable[[Params], Iterator[tuple[np.ndarray, ...]]]
+        self._pass: ImagePass
         if reads_captions:
             captions = [[self._caption(row)] for row in range(len(self._source))]
-            self._find = CaptionPass(embedder, self._source, self._first_boxes, captions).run
+            self._pass = CaptionPass(embedder, self._source, self._first_boxes, captions)
         else:
-            boxes = DetectorPass(embedder, self._source, self._first_boxes, pad_prompts(asked))
-            self._find = lambda params: boxes.run(params, self._queries(params))
+            rows = pad_prompts(asked)
+            self._pass = DetectorPass(
+                embedder, self._source, self._first_boxes, self._queries, rows
+            )
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
-        images = [boxes for (boxes,) in self._find(params)]
+        images = [boxes for (boxes,) in self._pass.run(params)]
         found = np.stack([images[p.image][p.prompt] for p in self._phrases])
         most = max(len(p.boxes) for p in self._phrases)
         wanted = np.stack([np.pad(p.boxes, ((0, most - len(p.boxes)), (0, 0)))
