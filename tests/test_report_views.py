@@ -12,6 +12,7 @@ from tests import helpers
 from vit_jax.data.sources import open_source
 from vit_jax.evaluators import predictions
 from vit_jax.experiment import build
+from vit_jax.models.mae.drawing import unpatchify
 from vit_jax.models.mae.model import patchify
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.objectives.masked_reconstruction import normalize_patches
@@ -94,7 +95,7 @@ def test_hidden_patches_are_reconstructed(stored):
 def test_images_are_put_together_from_patches():
     images = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype(np.float32)
     patches = patchify(jnp.asarray(images), 2)
-    np.testing.assert_array_equal(views.unpatchify(patches, (6, 4), 2), images)
+    np.testing.assert_array_equal(unpatchify(patches, (6, 4), 2), images)
     deviation = jnp.sqrt(patches.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
     again = normalize_patches(patches) * deviation + patches.mean(-1, keepdims=True)
     np.testing.assert_allclose(again, patches, atol=1e-5)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vit_jax.demonstration.subject import Subject
 from vit_jax.errors import UserError
-from vit_jax.models.mae.model import patchify
+from vit_jax.models.mae.drawing import draw_reconstruction
 from vit_jax.models.vit.attention_maps import attention_maps, attention_rollout, patch_relevance
 
 SIDE = 448  # px of the shorter side of a drawing, at least
@@ -139,29 +139,15 @@ def reconstruction(
     noise = np.random.default_rng(seed).random((1, rows * columns), np.float32)
     # The ratio decides shapes: each value is a program of its own.
     images = subject.normalized(pixels)
-    painted, mask = subject.model.apply("reconstruct", images, noise, mask_ratio=mask_ratio)
-    painted, hidden = np.asarray(painted[0]), np.asarray(mask[0]) > 0
-    true = np.asarray(patchify(images, subject.vit.patch_size))[0]
-    if subject.normalized_pixels:
-        deviation = np.sqrt(true.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
-        painted = painted * deviation + true.mean(axis=-1, keepdims=True)
-    inputs = subject.model.spec.inputs
-    side = subject.vit.patch_size
-    patches = (
-        pixels.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(len(hidden), -1, 3)
+    predicted, mask = subject.model.apply("reconstruct", images, noise, mask_ratio=mask_ratio)
+    visible, painted = draw_reconstruction(
+        predicted,
+        mask,
+        pixels[None],
+        subject.model.spec.inputs,
+        normalized=subject.normalized_pixels,
     )
-    levels = painted.reshape(len(hidden), -1, 3) * inputs.std + np.asarray(inputs.mean)
-    levels = np.uint8((levels * 255).round().clip(0, 255))
-    shown = np.where(hidden[:, None, None], np.uint8(128), patches)
-    drawn = np.where(hidden[:, None, None], levels, patches)
-    return _joined(shown, subject), _joined(drawn, subject)
-
-
-def _joined(patches: UInt8[np.ndarray, "patches pixels 3"], subject: Subject) -> Pixels:
-    """The image of patches, the inverse of `patchify`."""
-    (rows, columns), side = subject.vit.grid, subject.vit.patch_size
-    grid = patches.reshape(rows, columns, side, side, 3)
-    return np.ascontiguousarray(grid.swapaxes(1, 2)).reshape(rows * side, columns * side, 3)
+    return visible[0], painted[0]
 
 
 def _tower(model: Any) -> Any:

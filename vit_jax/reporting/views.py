@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from vit_jax.data.images import read_image
 from vit_jax.data.sources import Source
 from vit_jax.evaluators import predictions
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
-from vit_jax.models.mae.model import MAE, patchify
+from vit_jax.models.mae.drawing import draw_reconstruction
+from vit_jax.models.mae.model import MAE
 from vit_jax.models.sizes import grid_of
 from vit_jax.models.vit.attention_maps import attention_maps, attention_rollout
 from vit_jax.models.vit.model import ViT, ViTConfig
@@ -128,9 +129,6 @@ def reconstruction(
 ) -> predictions.Arrays:
     """Reconstructs images of which patches are hidden (He et al. 2022, figure 2).
 
-    Where the run predicts normalised patches, mean and deviation are those of the image's patch, as
-    in the authors' demonstration.
-
     Args:
         embedder: runs the model.
         params: parameters of the model.
@@ -147,40 +145,17 @@ def reconstruction(
 
     def compute(model: Any, images: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = embedder.inputs.normalize(images)
-        found, mask = model.reconstruct(images, noise, objective["mask_ratio"])
-        target = patchify(images, patch)
-        if objective["normalize_pixels"]:
-            deviation = jnp.sqrt(jnp.var(target, axis=-1, keepdims=True, ddof=1) + 1e-6)
-            found = found * deviation + jnp.mean(target, axis=-1, keepdims=True)
-        return jnp.where(mask[..., None] > 0, found, target), mask
+        return model.reconstruct(images, noise, objective["mask_ratio"])
 
-    patches, mask = jax.device_get(embedder.compile(compute)(params, pixels, noise))
-    images = unpatchify(patches, pixels.shape[1:3], patch)
-    mean, std = np.array(embedder.inputs.mean), np.array(embedder.inputs.std)
-    images = np.rint((images * std + mean) * 255).clip(0, 255).astype(np.uint8)
-    hidden = unpatchify(np.repeat(mask[..., None], 3 * patch**2, axis=2), pixels.shape[1:3], patch)
+    predicted, mask = embedder.compile(compute)(params, pixels, noise)
+    masked, reconstructed = draw_reconstruction(
+        predicted, mask, pixels, embedder.inputs, normalized=objective["normalize_pixels"]
+    )
     return {
         "image": _thumbnails(pixels),
-        "masked": _thumbnails(np.where(hidden > 0, np.uint8(128), pixels)),
-        "reconstructed": _thumbnails(images),
+        "masked": _thumbnails(masked),
+        "reconstructed": _thumbnails(reconstructed),
     }
-
-
-def unpatchify(
-    patches: Float[np.ndarray, "batch patches values"] | Float[Array, "batch patches values"],
-    size: tuple[int, int],
-    patch_size: int,
-) -> Float[np.ndarray, "batch height width channels"]:
-    """Puts patches together to images, the inverse of `models.mae.model.patchify`.
-
-    Args:
-        patches: values of each patch, ordered by row, column, channel.
-        size: height and width of an image, px.
-        patch_size: side of a patch, px.
-    """
-    rows, columns = size[0] // patch_size, size[1] // patch_size
-    x = np.asarray(patches).reshape(len(patches), rows, columns, patch_size, patch_size, -1)
-    return x.swapaxes(2, 3).reshape(len(patches), *size, -1)
 
 
 def _thumbnails(pixels: Pixels) -> np.ndarray:
