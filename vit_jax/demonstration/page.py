@@ -251,8 +251,10 @@ def _reconstruction(subject: Subject) -> None:
     gr.on(events, reconstruct, [image, ratio, seed], [visible, painted])
 
 
-def _words_and_threshold(button: str, default: float) -> tuple[Any, Any, Any, Any, Any]:
-    """An image, words, a threshold and a button, and the place of the answer."""
+def _by_words(
+    subject: Subject, draw: Callable[..., tuple[Any, int]], button: str, default: float
+) -> None:
+    """An image, words and a threshold, and the drawing of what is found."""
     with gr.Row():
         with gr.Column():
             image = _upload()
@@ -260,34 +262,23 @@ def _words_and_threshold(button: str, default: float) -> tuple[Any, Any, Any, An
             threshold = gr.Slider(0, 1, value=default, step=0.01, label="Score above")
             go = gr.Button(button, variant="primary")
         shown = _drawing("Found")
-    return image, words, threshold, go, shown
+
+    @_explained
+    def find(image: str | None, words: str, threshold: float) -> Any:
+        drawn, count = draw(subject, _given(image), split_words(words), threshold)
+        if not count:
+            gr.Info("Nothing was found above this score.")
+        return drawn
+
+    gr.on([go.click, words.submit], find, [image, words, threshold], shown)
 
 
 def _boxes(subject: Subject) -> None:
-    image, words, threshold, go, shown = _words_and_threshold("Find", 0.1)
-
-    @_explained
-    def find(image: str | None, words: str, threshold: float) -> Any:
-        drawn, count = boxes_by_words(subject, _given(image), split_words(words), threshold)
-        if not count:
-            gr.Info("Nothing was found above this score.")
-        return drawn
-
-    gr.on([go.click, words.submit], find, [image, words, threshold], shown)
+    _by_words(subject, boxes_by_words, "Find", 0.1)
 
 
 def _masks_by_words(subject: Subject) -> None:
-    default = 0.1 if subject.segments_clicks else 0.5
-    image, words, threshold, go, shown = _words_and_threshold("Segment", default)
-
-    @_explained
-    def find(image: str | None, words: str, threshold: float) -> Any:
-        drawn, count = masks_by_words(subject, _given(image), split_words(words), threshold)
-        if not count:
-            gr.Info("Nothing was found above this score.")
-        return drawn
-
-    gr.on([go.click, words.submit], find, [image, words, threshold], shown)
+    _by_words(subject, masks_by_words, "Segment", 0.1 if subject.segments_clicks else 0.5)
 
 
 def _masks_by_clicks(subject: Subject) -> None:

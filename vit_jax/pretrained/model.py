@@ -311,12 +311,8 @@ def create_model(
     check_max_pixels(max_image_pixels, "max_image_pixels")
     weights = None if weights is None else fetch_weights(weights)
     if weights is not None and is_run(weights):
-        given: dict[str, Any] = {
-            "num_classes": num_classes,
-            "image_size": image_size,
-            "format": format,
-        }
-        given |= {"weights_size": weights_size, "inputs": inputs, **changes}
+        given: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size}
+        given |= {"format": format, "weights_size": weights_size, "inputs": inputs, **changes}
         given = {key: value for key, value in {"name": name, **given}.items() if value is not None}
         spec = _run_spec(weights, given)
         spec = dataclasses.replace(spec, tokenizer=tokenizer or spec.tokenizer)

@@ -37,7 +37,7 @@ class Gallery:
         title: title.
         rows: rows of images.
         queries: queries with their candidates.
-        open: whether it is shown at once, or after a click.
+        open: whether the images are visible before the reader clicks on the title.
     """
 
     title: str

@@ -17,9 +17,8 @@ from vit_jax.training.run import Run
 class Samples(Hook):
     """Sends the first augmented images of a batch to the trackers, and their tokens as text.
 
-    Texts are left out where the tokenizer does not decode.
-
-    They are those of the first step after each start, and of each multiple of an interval.
+    The batches are that of the first step after each start, and those of the multiples of an
+    interval. Texts are left out where the tokenizer does not decode.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
