@@ -36,13 +36,16 @@ The devices:
                                        another layout, as config.mesh in training
 
 Metrics are printed as a table, or with --json as one object. --output DIR adds a line per
-evaluation to DIR/evaluations.jsonl, also gs:// or s3://, and TensorBoard files to a local DIR.
+evaluation to DIR/evaluations.jsonl, also gs:// or s3://, and TensorBoard files to a local DIR. With
+--workdir they are also added to the run in its own TensorBoard, Weights & Biases and MLflow, as
+config.trackers has them; --notrack leaves the run as it is.
 --cache DIR keeps embeddings on disk: an interrupted command continues where it was, and further
 evaluations of the same weights and data start from them.
 """
 
 import contextlib
 import importlib.util
+import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +58,9 @@ from vit_jax.paths import as_local_path
 if TYPE_CHECKING:
     from vit_jax.evaluation import Evaluation
     from vit_jax.pretrained.model import PretrainedModel
+    from vit_jax.tracking import Trackers
+
+logger = logging.getLogger(__name__)
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default: newest.", 0)
@@ -92,6 +98,7 @@ _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
 
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for evaluations.jsonl and TensorBoard.")
+_TRACK = flags.DEFINE_bool("track", True, "Add the metrics to the run in its trackers.")
 _CACHE = flags.DEFINE_string("cache", None, "Folder in which embeddings are kept.")
 
 # Flags that choose the evaluations, of which at most one is given.
@@ -110,8 +117,9 @@ def main() -> None:
     compilation_cache.use_default()
     show = cli.print_json if _JSON.value else cli.print_metrics
     if _FOLLOW.value:
-        for opened in _follow():
-            show({"step": opened.step, **_evaluate(opened, evals)})
+        with contextlib.closing(_trackers()) as trackers:
+            for opened in _follow():
+                show({"step": opened.step, **_evaluate(opened, evals, trackers)})
         return
     opened = _open()
     if _DETECT.value is not None:
@@ -121,10 +129,13 @@ def main() -> None:
     elif _IMAGE.value:
         show(opened.classify(_IMAGE.value, names))
     else:
-        show(_evaluate(opened, evals))
+        with contextlib.closing(_trackers()) as trackers:
+            show(_evaluate(opened, evals, trackers))
 
 
-def _evaluate(opened: "Evaluation", evals: Mapping[str, Any] | None) -> dict[str, float]:
+def _evaluate(
+    opened: "Evaluation", evals: Mapping[str, Any] | None, trackers: "Trackers"
+) -> dict[str, float]:
     """Runs evaluations, those of the flags if none are given, and logs each."""
     from vit_jax.evaluators.results import EvaluationLog
 
@@ -132,8 +143,25 @@ def _evaluate(opened: "Evaluation", evals: Mapping[str, Any] | None) -> dict[str
     with contextlib.closing(EvaluationLog(_OUTPUT.value, _title(), opened.step)) as log:
         for found in opened.run_each(_drawn(evals if evals is not None else _blocks(opened))):
             log.write(found)
+            trackers.write_scalars(opened.step, found)
             metrics |= found
     return metrics
+
+
+def _trackers() -> "Trackers":
+    """Opens the trackers of the run; none for weights without a run."""
+    from vit_jax.tracking import Trackers, joining
+    from vit_jax.workdir import load_config, workdir_path
+
+    if not (_WORKDIR.value and _TRACK.value):
+        return Trackers({}, ".")
+    workdir = workdir_path(_WORKDIR.value)
+    blocks = joining(load_config(workdir).trackers.to_dict())
+    try:
+        return Trackers(blocks, workdir, first_step=None)
+    except OSError as error:  # the folder of another user
+        logger.warning("The trackers of the run get no records: %s", error)
+        return Trackers({}, ".")
 
 
 def _title() -> str:

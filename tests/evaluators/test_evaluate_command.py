@@ -10,6 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from tests.helpers import assert_trees_equal, tiny_clip
+from tests.tracking.test_trackers import events
 from vit_jax import evaluate, experiment
 from vit_jax.errors import UserError
 from vit_jax.evaluation import check_tokenizer, follow, open_run, open_weights
@@ -55,8 +56,12 @@ def test_a_run_has_the_metrics_of_its_training(run, capsys, tmp_path):
     last = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()][-1]
     assert last == {"step": 10, **metrics}
     assert "validation_loss/digits/loss" in metrics
-    for _ in range(2):
-        assert evaluated(capsys, workdir=str(workdir), cache=str(tmp_path)) == metrics
+    points = [len(events(workdir / "tensorboard"))]
+    for track in (True, False):
+        values = {"workdir": str(workdir), "cache": str(tmp_path), "track": track}
+        assert evaluated(capsys, **values) == metrics
+        points.append(len(events(workdir / "tensorboard")))
+    assert points[1:] == [points[0] + len(metrics)] * 2  # added to the run unless --notrack
     # Images, classes, and the features of two sources.
     assert len(list(tmp_path.glob("*.npy"))) == 4
 

@@ -103,6 +103,13 @@ def test_mlflow_holds_what_was_logged(mlflow_uri, tmp_path, monkeypatch):
     again.close()
     (run,) = client.search_runs([number])
     assert run.data.metrics["recall_1"] == 0.5
+    # An evaluation adds to it, and leaves its status, as it may still train.
+    client.update_run(run.info.run_id, status="RUNNING")
+    beside = Trackers({"mlflow": block}, workdir, first_step=None)
+    beside.write_scalars(10, {"probe/a/top1": 0.75})
+    beside.close()
+    (run,) = client.search_runs([number])
+    assert (run.data.metrics["probe/a/top1"], run.info.status) == (0.75, "RUNNING")
     assert run.data.params["seed"] == "0"
     with open(artifact("texts/answers/00000011.txt")) as file:
         assert file.read() == "a cat"

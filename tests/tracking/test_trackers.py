@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from vit_jax.errors import MissingPackageError, UserError
-from vit_jax.tracking import Trackers
+from vit_jax.tracking import Trackers, joining
 from vit_jax.tracking.background import Background
 from vit_jax.tracking.base import Tracker
 
@@ -61,17 +61,19 @@ def recorder(**options):
     return Background("mine", lambda: Recorder(None, None, 0), **options), Recorder.records
 
 
+def event_protos(path):
+    """Events of an event file, which is TFRecord."""
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        yield event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+        at += 16 + length
+
+
 def events(folder):
-    """Summaries of the event files of a folder, which are TFRecord: (step, value)."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            length = int.from_bytes(data[at : at + 8], "little")
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
-            found += [(event.step, value) for value in event.summary.value]
-            at += 16 + length
-    return found
+    """Summaries of the event files of a folder: (step, value)."""
+    found = [event for path in sorted(folder.iterdir()) for event in event_protos(path)]
+    return [(event.step, value) for event in found for value in event.summary.value]
 
 
 def wandb_records(path):
@@ -106,6 +108,30 @@ def test_tensorboard_with_images_and_texts(tmp_path):
     assert b"    +a = 2" in changes.tensor.string_val[0]
 
 
+def test_an_evaluation_adds_to_the_run(tmp_path, caplog, monkeypatch):
+    """Nothing of the run is purged, and trackers that it cannot join get nothing."""
+    blocks = {"tensorboard": {}, "jsonl": {}, "wandb": {}}
+    write_everything(Trackers({"tensorboard": {}, "jsonl": {}}, tmp_path))
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with caplog.at_level(logging.WARNING, "vit_jax"):
+        chosen = joining(blocks)
+    assert chosen == {"tensorboard": {}}
+    assert "Tracker wandb gets no records: the tracker wandb needs its package" in caplog.text
+    beside = Trackers(chosen, tmp_path, first_step=None)
+    beside.write_scalars(2, {"probe/a/top1": 0.75})
+    beside.close()
+    found = {(step, value.tag): value for step, value in events(tmp_path / "tensorboard")}
+    assert found[2, "probe/a/top1"].simple_value == 0.75
+    assert found[3, "loss"].simple_value == np.float32(1 / 3)
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+    purges = [
+        any(event.HasField("session_log") for event in event_protos(path))
+        for path in (tmp_path / "tensorboard").iterdir()
+    ]
+    assert sorted(purges) == [False, True]
+
+
 def test_wandb_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
@@ -114,7 +140,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     run.mkdir()
     block = {"wandb": {"mode": "offline", "project": "ablations", "group": "size", "tags": ["a"]}}
     write_everything(Trackers(block, run))
-    Trackers(block, run, first_step=3).close()  # a second start
+    Trackers(block, run, first_step=None).close()  # an evaluation
     first, second = sorted((run / "wandb").glob("offline-run-*/run-*.wandb"))
     assert first.name == second.name  # the same id
     rows, config = [], {}

@@ -7,6 +7,7 @@ A tracker is a component (see `vit_jax.components`) with the methods of `base.Tr
 """
 
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +16,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vit_jax.components import Registry
+from vit_jax.errors import UserError
 from vit_jax.paths import StrPath, as_local_path, is_url
 from vit_jax.tracking.background import Background
 from vit_jax.tracking.base import Tracker
 from vit_jax.tracking.mirror import Mirror
+
+logger = logging.getLogger(__name__)
 
 TRACKERS = Registry(
     "tracker",
@@ -38,7 +42,7 @@ class Trackers:
         self,
         blocks: Mapping[str, Mapping[str, Any]],
         workdir: StrPath,
-        first_step: int = 0,
+        first_step: int | None = 0,
     ):
         """Opens the trackers.
 
@@ -46,6 +50,7 @@ class Trackers:
             blocks: label -> keys of the tracker; `name` is the label where it is not given.
             workdir: folder of the run.
             first_step: step that the run goes on from; what was written of later steps is dropped.
+                None to add records to the run from beside, see `joining`.
 
         Raises:
             UserError: unknown tracker or key.
@@ -116,3 +121,25 @@ class Trackers:
             tracker.close()
         if self._mirror:
             self._mirror.close()
+
+
+def joining(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Chooses the trackers to which another process than training can add records.
+
+    Args:
+        blocks: label -> keys of the tracker.
+
+    Returns:
+        The blocks of trackers that have `joins`. Those whose package or key is not on this machine
+        are left out with a warning.
+    """
+    found = {}
+    for label, block in blocks.items():
+        try:
+            ((component, _),) = Trackers.check({label: block})
+        except UserError as error:
+            logger.warning("Tracker %s gets no records: %s", label, error)
+            continue
+        if component.joins:
+            found[label] = block
+    return found

@@ -17,18 +17,22 @@ class Tracker:
         remote: whether calls wait for a server. They are then made on a thread of their own, see
             `background.Background`, and so may raise: training goes on. The `Config` of such a
             tracker has the field `close_seconds`.
+        joins: whether another process can add records to the run, also while it trains. The tracker
+            is then opened with `first_step` None.
     """
 
     remote: ClassVar[bool] = False
+    joins: ClassVar[bool] = False
 
-    def __init__(self, config: Any, workdir: pathlib.Path, first_step: int):
+    def __init__(self, config: Any, workdir: pathlib.Path, first_step: int | None):
         """Opens the tracker.
 
         Args:
             config: keys of the tracker, an instance of its `Config`.
             workdir: folder of the run; of a run in a bucket, a local copy of its files. What is
                 written there is uploaded.
-            first_step: step that the run goes on from, 0 for a new run.
+            first_step: step that the run goes on from, 0 for a new run; None to add records to the
+                run from beside, and leave all that it has.
         """
 
     def write_config(self, config: Mapping[str, Any]) -> None:

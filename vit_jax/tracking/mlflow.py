@@ -29,6 +29,7 @@ class MLflow(Tracker):
     """
 
     remote: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config:
@@ -50,8 +51,8 @@ class MLflow(Tracker):
             """Refuses a missing package before the run starts."""
             _mlflow()
 
-    def __init__(self, config: Config, workdir: pathlib.Path, first_step: int):
-        """Opens the run of the workdir, or a new one.
+    def __init__(self, config: Config, workdir: pathlib.Path, first_step: int | None):
+        """Opens the run of the workdir, or a new one; records from beside leave its status.
 
         Raises:
             Exception: whatever MLflow raises where the server does not answer.
@@ -60,8 +61,12 @@ class MLflow(Tracker):
         self._client = self._mlflow.MlflowClient(config.uri or None)
         name, path = config.run_name or workdir.name, workdir / _ID_FILE
         self._run = saved_id(path, lambda: self._create(name))
+        self._trains = first_step is not None
         try:
-            self._client.update_run(self._run, status="RUNNING")
+            if self._trains:
+                self._client.update_run(self._run, status="RUNNING")
+            else:
+                self._client.get_run(self._run)
         except self._mlflow.MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -112,7 +117,8 @@ class MLflow(Tracker):
 
     def close(self) -> None:
         """Closes the run."""
-        self._client.set_terminated(self._run)
+        if self._trains:
+            self._client.set_terminated(self._run)
 
     def _create(self, name: str) -> str:
         found = self._client.get_experiment_by_name(self._config.experiment)

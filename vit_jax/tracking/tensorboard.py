@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import pathlib
+import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorboardX
@@ -19,6 +20,8 @@ class TensorBoard(Tracker):
 
     tensorboardX, since the writers of clu need TensorFlow.
     """
+
+    joins: ClassVar[bool] = True
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config:
@@ -42,6 +45,8 @@ class TensorBoard(Tracker):
             str(workdir / config.folder),
             purge_step=None if first_step is None else first_step + 1,
             flush_secs=config.flush_seconds,
+            # Files are named by the second, and one of the same name is overwritten.
+            filename_suffix=f".{secrets.token_hex(4)}",
         )
         self._first_step = first_step or 0
 

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -31,6 +31,8 @@ class WeightsAndBiases(Tracker):
     Nothing waits for the server: the run itself is always an offline run, and `wandb sync` repeats
     an upload that did not complete. All starts of a run share an id.
     """
+
+    joins: ClassVar[bool] = True
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config:
@@ -64,7 +66,7 @@ class WeightsAndBiases(Tracker):
                     "set its mode='offline'"
                 )
 
-    def __init__(self, config: Config, workdir: pathlib.Path, first_step: int):
+    def __init__(self, config: Config, workdir: pathlib.Path, first_step: int | None):
         """Opens an offline run, and starts its upload."""
         self._wandb, self._close_seconds = _wandb(), config.close_seconds
         self._run = self._wandb.init(
