@@ -1,0 +1,1 @@
+"""Self-distillation with a moving-average teacher: DINO, iBOT and DINOv2."""
