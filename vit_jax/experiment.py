@@ -331,6 +331,7 @@ class Experiment:
             self.optimizer,
             self.schedule,
             seed=self.config.seed,
+            total_steps=self.durations.total,
             ema_decay=self.optim.shared.ema_decay,
             frozen=self.frozen,
             skip_non_finite=self.config.non_finite == "skip",

@@ -16,6 +16,7 @@ OBJECTIVES = Registry(
         "owl": "vit_jax.objectives.owl:Owl",
         "sam": "vit_jax.objectives.sam:Sam",
         "region_text": "vit_jax.objectives.region_text:RegionText",
+        "weighted_sum": "vit_jax.objectives.weighted_sum:WeightedSum",
     },
 )
 

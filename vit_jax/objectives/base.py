@@ -19,6 +19,9 @@ from vit_jax.objectives.microbatches import Microbatches
 
 # Global arrays of a batch by field: image, label, tokens, boxes, labels.
 Batch = dict[str, jax.Array]
+# Entry of a training batch besides its fields: the fraction of the steps that are done, float32 ().
+# Weights and temperatures that change during training depend on it.
+PROGRESS = "progress"
 # Scalars by name.
 Metrics = dict[str, jax.Array]
 
@@ -138,7 +141,8 @@ class Objective:
 
         Args:
             model: module of the trained model.
-            batch: global arrays; images are packed as in `ImageInputs.pack`.
+            batch: global arrays; images are packed as in `ImageInputs.pack`. In training there is
+                `PROGRESS` as well.
             rng: key for augmentation and dropout; None for evaluation mode, see `evaluate`.
             *constants: parameters of other models, as `load_constants` returns them.
 

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.objectives import Batch, Metrics
+from vit_jax.objectives.base import PROGRESS
 from vit_jax.training.freezing import keep_frozen, stop_frozen
 from vit_jax.training.schedules import Schedule
 from vit_jax.training.state import TrainState
@@ -28,6 +29,7 @@ def make_train_step(
     schedule: Schedule,
     *,
     seed: int,
+    total_steps: int,
     ema_decay: float,
     frozen: Any = None,
     skip_non_finite: bool = False,
@@ -40,6 +42,7 @@ def make_train_step(
         optimizer: optimizer, see `make_optimizer`.
         schedule: step -> learning rate, for the metrics.
         seed: PRNG seed for augmentation, patch dropout and stochastic depth.
+        total_steps: length of training, to which `objectives.base.PROGRESS` is relative.
         ema_decay: decay of the moving average of the parameters; 0: there is none.
         frozen: tree of bool like the parameters, those that are not trained; None: all are.
         skip_non_finite: whether a step with a non-finite loss or gradient leaves everything
@@ -60,6 +63,7 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         # Keys depend on seed and step only, so a resumed run draws the same numbers.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
+        batch = {**batch, PROGRESS: state.step / jnp.float32(total_steps)}
 
         def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
             module = model.bind(stop_frozen(params, frozen))
