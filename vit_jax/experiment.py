@@ -22,6 +22,7 @@ from vit_jax.data.loader import Loader, group_rows
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
 from vit_jax.data.tokenizers import TRAINED, Tokenizer, learn_tokenizer, open_tokenizer
+from vit_jax.data.tokenizers.tokenizer import check_padding
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite
@@ -166,6 +167,7 @@ class Experiment:
                 f"config.model.tokenizer={spec!r}: its end of text is not the largest id, which "
                 "config.model.text.pool='eot' looks for; use pool='last' with this tokenizer"
             )
+        check_padding(tokenizer, self.spec.architecture, f"config.model.tokenizer={spec!r}")
         return tokenizer
 
     @functools.cached_property

@@ -21,6 +21,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     r"deit3?_.*": ("facebookresearch/deit; timm", "Apache-2.0"),
     r"dinov2_.*": ("facebookresearch/dinov2; timm", "Apache-2.0"),
     r"mae_vit_.*": ("facebookresearch/mae", "CC-BY-NC-4.0"),
+    r"cappa_.*": ("google-research/big_vision (code; no weights)", "-"),
     r"swin_.*": ("microsoft/Swin-Transformer; timm", "MIT"),
     r"resnet.*": ("timm; torchvision", SEE_SOURCE),
     r"clip_.*": ("openai/CLIP", "MIT"),

@@ -17,6 +17,21 @@ from vit_jax.models.vit.model import ViTConfig
 # norms do not count, though the models store them among the parameters.
 PARAMETER_COUNTS = {
     "clip_vit_emoji": None,  # counted below
+    # ViT-B/16 and L/14 without class token, six blocks of two attentions and an MLP without biases,
+    # tables of tokens and positions, head.
+    **{
+        f"cappa_{name}": patch * patch * 3 * w
+        + 2 * w
+        + grid * grid * w
+        + depth * (12 * w * w + 13 * w)
+        + w
+        + 6 * (16 * w * w + 3 * w)
+        + w
+        + (32_001 + 64) * w
+        + (w + 1) * 32_000
+        for name, patch, grid, w, depth in (("b16", 16, 14, 768, 12), ("l14", 14, 16, 1024, 24))
+    },
+    "cappa_emoji": None,  # the encoder of clip_vit_emoji
     "clip_rn50": 102_007_137,
     "clip_rn101": 119_688_033,
     "clip_rn50x4": 178_300_601,

@@ -32,6 +32,7 @@ ARCHITECTURES: dict[str, str] = {
     "clip_resnet": "vit_jax.models.clip_resnet",
     "clip": "vit_jax.models.clip",
     "mae": "vit_jax.models.mae",
+    "cappa": "vit_jax.models.cappa",
     "owl": "vit_jax.models.owl",
     "regionclip": "vit_jax.models.regionclip",
     "grounding_dino": "vit_jax.models.grounding_dino",

@@ -6,6 +6,7 @@ from vit_jax.objectives.base import Batch, Context, Metrics, Objective
 OBJECTIVES = Registry(
     "objective",
     {
+        "captioning": "vit_jax.objectives.captioning:Captioning",
         "contrastive": "vit_jax.objectives.contrastive:Contrastive",
         "classification": "vit_jax.objectives.classification:Classification",
         "clipseg": "vit_jax.objectives.clipseg:CLIPSeg",

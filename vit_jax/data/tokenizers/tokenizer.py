@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from vit_jax.atomic_files import write_text
 from vit_jax.data.tokenizers.encoder import ENCODERS, Encoder
+from vit_jax.data.tokenizers.layout import Layout
 from vit_jax.errors import UserError
 from vit_jax.paths import StrPath, as_path
 
@@ -54,6 +56,11 @@ class Tokenizer:
     def end_is_largest(self) -> bool:
         """Whether the end of a text is the largest id, as text towers with `pool="eot"` assume."""
         return self._layout.end >= self._encoder.size() - 1
+
+    @property
+    def layout(self) -> Layout:
+        """Ids that open, close and fill a row."""
+        return self._layout
 
     def __call__(self, texts: str | Sequence[str]) -> Int32[np.ndarray, "batch length"]:
         """Tokenizes texts.
@@ -114,6 +121,25 @@ class Tokenizer:
     def __reduce__(self) -> tuple:
         """Pickles the vocabulary's state: reader processes are spawned."""
         return _restore, (_to_json(self._encoder), self.vocab_size, self.context_length)
+
+
+def check_padding(tokenizer: Tokenizer, architecture: Any, title: str) -> None:
+    """Refuses a tokenizer whose padding a decoder of captions would learn.
+
+    Args:
+        tokenizer: tokenizer of the model.
+        architecture: dataclass of an architecture, with a decoder of captions or without.
+        title: name of the tokenizer, for the message.
+
+    Raises:
+        UserError: the decoder has another id for padding.
+    """
+    expected = getattr(getattr(architecture, "decoder", None), "pad_id", None)
+    if expected not in (None, tokenizer.layout.pad):
+        raise UserError(
+            f"{title} fills captions with the id {tokenizer.layout.pad}, the decoder leaves out "
+            f"pad_id={expected}: name the token, as ?pad=<pad>, or set config.model.decoder.pad_id"
+        )
 
 
 def load_encoder(directory: StrPath) -> Encoder:

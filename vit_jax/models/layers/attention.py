@@ -18,6 +18,7 @@ def heads_projection(
     *,
     parts: int | None = None,
     out_width: int | None = None,
+    use_bias: bool = True,
     init: Initializer,
     dtype: Any,
     rngs: nnx.Rngs,
@@ -29,6 +30,7 @@ def heads_projection(
         num_heads: number of heads H; divides D.
         parts: number of fused projections, 3 for queries, keys and values; None for one.
         out_width: number of features of all heads; by default D.
+        use_bias: whether there is a bias.
         init: initializer of the kernel (D, [parts,] H, D / H).
         dtype: compute type.
         rngs: source of the parameters' keys.
@@ -38,6 +40,7 @@ def heads_projection(
     return nnx.LinearGeneral(
         width,
         (*fused, num_heads, (out_width or width) // num_heads),
+        use_bias=use_bias,
         kernel_init=init,
         kernel_metadata=metadata("embed", *axes),
         bias_metadata=metadata(*axes, decay=False),
@@ -51,6 +54,7 @@ def output_projection(
     num_heads: int,
     *,
     out_width: int | None = None,
+    use_bias: bool = True,
     init: Initializer,
     dtype: Any,
     rngs: nnx.Rngs,
@@ -61,6 +65,7 @@ def output_projection(
         width: number of features of all heads D.
         num_heads: number of heads H; divides D.
         out_width: number of output features; by default D.
+        use_bias: whether there is a bias.
         init: initializer of the kernel (H, D / H, out_width).
         dtype: compute type.
         rngs: source of the parameters' keys.
@@ -69,6 +74,7 @@ def output_projection(
         (num_heads, width // num_heads),
         out_width or width,
         axis=(-2, -1),
+        use_bias=use_bias,
         kernel_init=init,
         kernel_metadata=metadata("heads", "head_dim", "embed"),
         bias_metadata=metadata("embed", decay=False),
@@ -156,7 +162,10 @@ class CrossAttention(nnx.Module):
         num_heads: int,
         *,
         inner_width: int | None = None,
+        key_width: int | None = None,
+        use_bias: bool = True,
         init: Initializer,
+        out_init: Initializer | None = None,
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
@@ -166,32 +175,38 @@ class CrossAttention(nnx.Module):
             width: number of features D.
             num_heads: number of heads H; divides `inner_width`.
             inner_width: number of features of all heads; by default D.
+            key_width: number of features of keys and values E; by default D.
+            use_bias: whether the projections have biases.
             init: initializer of all projections.
+            out_init: initializer of the output projection, where it is another one.
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        inner = inner_width or width
-        execution: dict[str, Any] = {"init": init, "dtype": dtype, "rngs": rngs}
-        heads = {"out_width": inner, **execution}
+        inner, key_width = inner_width or width, key_width or width
+        execution: dict[str, Any] = {"use_bias": use_bias, "dtype": dtype, "rngs": rngs}
+        heads = {"out_width": inner, "init": init, **execution}
         self.query = heads_projection(width, num_heads, **heads)
-        self.key = heads_projection(width, num_heads, **heads)
-        self.value = heads_projection(width, num_heads, **heads)
-        self.out = output_projection(inner, num_heads, out_width=width, **execution)
+        self.key = heads_projection(key_width, num_heads, **heads)
+        self.value = heads_projection(key_width, num_heads, **heads)
+        self.out = output_projection(
+            inner, num_heads, out_width=width, init=out_init or init, **execution
+        )
 
     def __call__(
         self,
         queries: Float[Array, "batch queries width"],
-        keys: Float[Array, "batch keys width"],
-        values: Float[Array, "batch keys width"],
-        mask: Bool[Array, "batch _heads _queries keys"] | None = None,
+        keys: Float[Array, "batch keys key_width"],
+        values: Float[Array, "batch keys key_width"],
+        mask: Bool[Array, "_batch _heads _queries keys"] | None = None,
     ) -> Float[Array, "batch queries width"]:
         """Attends within each example.
 
         Args:
             queries: (B, N, D).
-            keys: (B, M, D).
-            values: (B, M, D).
-            mask: True where a query attends to a key, (B, 1 or H, 1 or N, M); None for everywhere.
+            keys: (B, M, E).
+            values: (B, M, E).
+            mask: True where a query attends to a key, (B or 1, 1 or H, 1 or N, M); None for
+                everywhere.
         """
         heads = self.query(queries), self.key(keys), self.value(values)
         return self.out(attention(*heads, mask=mask))

@@ -48,6 +48,7 @@ class Mlp(nnx.Module):
         *,
         out_width: int | None = None,
         activation: str,
+        use_bias: bool = True,
         in_init: Initializer,
         out_init: Initializer,
         dtype: Any,
@@ -60,6 +61,7 @@ class Mlp(nnx.Module):
             mlp_dim: number of hidden units M.
             out_width: number of output features; by default D.
             activation: key of `ACTIVATIONS`.
+            use_bias: whether the layers have biases.
             in_init: initializer of the first kernel (D, M).
             out_init: initializer of the second kernel (M, out_width).
             dtype: compute type.
@@ -69,6 +71,7 @@ class Mlp(nnx.Module):
         self.fc1 = nnx.Linear(
             width,
             mlp_dim,
+            use_bias=use_bias,
             kernel_init=in_init,
             kernel_metadata=metadata("embed", "mlp"),
             bias_metadata=metadata("mlp", decay=False),
@@ -78,6 +81,7 @@ class Mlp(nnx.Module):
         self.fc2 = nnx.Linear(
             mlp_dim,
             out_width or width,
+            use_bias=use_bias,
             kernel_init=out_init,
             kernel_metadata=metadata("mlp", "embed"),
             bias_metadata=metadata("embed", decay=False),

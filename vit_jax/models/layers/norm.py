@@ -51,13 +51,20 @@ def group_norm(width: int, groups: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Gr
 
 
 def layer_norm(
-    width: int, *, epsilon: float, axis: str = "embed", dtype: Any, rngs: nnx.Rngs
+    width: int,
+    *,
+    epsilon: float,
+    use_bias: bool = True,
+    axis: str = "embed",
+    dtype: Any,
+    rngs: nnx.Rngs,
 ) -> nnx.LayerNorm:
     """Builds a LayerNorm whose statistics are float32 in every compute type.
 
     Args:
         width: number of features D.
         epsilon: constant added to the variance.
+        use_bias: whether there is a bias.
         axis: logical name of the feature dimension.
         dtype: compute type.
         rngs: source of the parameters' keys.
@@ -65,6 +72,7 @@ def layer_norm(
     return nnx.LayerNorm(
         width,
         epsilon=epsilon,
+        use_bias=use_bias,
         dtype=dtype,
         # E[x^2] - E[x]^2 cancels catastrophically for large means. Two passes cost nothing once
         # they are fused.

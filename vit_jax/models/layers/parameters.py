@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
@@ -67,8 +68,10 @@ def weights(layer: nnx.Linear | nnx.LinearGeneral, dtype: Any) -> tuple[jax.Arra
     """Returns the kernel and the bias of a linear layer in the compute type.
 
     Args:
-        layer: layer with a bias.
+        layer: layer; without a bias, zeros are returned, whose addition XLA leaves out.
         dtype: compute type.
     """
-    assert layer.bias is not None
-    return layer.kernel[...].astype(dtype), layer.bias[...].astype(dtype)
+    kernel = layer.kernel[...].astype(dtype)
+    if layer.bias is None:
+        return kernel, jnp.zeros(layer.out_features, dtype)
+    return kernel, layer.bias[...].astype(dtype)

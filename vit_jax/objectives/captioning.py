@@ -1,0 +1,119 @@
+"""Image captioning (Tschannen et al. 2023, "Image Captioners Are Scalable Vision Learners Too")."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from vit_jax.errors import UserError
+from vit_jax.models.definition import Params
+from vit_jax.models.layers.parameters import weights
+from vit_jax.objectives.base import (
+    Batch,
+    Context,
+    Metrics,
+    Objective,
+    check_range,
+    mean_over_examples,
+)
+from vit_jax.objectives.token_loss import token_losses
+
+
+class Captioning(Objective):
+    """Cross-entropy of the tokens of captions, autoregressive or in parallel.
+
+    The loss is the mean over examples of the mean over the tokens of each caption, the end of text
+    included and padding excluded, as in the authors' code.
+
+    Metrics: `token_accuracy`, with the same mean, the fraction of tokens with the largest logit.
+    """
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        """Keys of the objective.
+
+        Attributes:
+            parallel_fraction: probability with which the tokens of an example are predicted in
+                parallel, drawn anew for each example and step; 0 for Cap, 0.75 for CapPa (section
+                3). Held-out losses are autoregressive.
+            chunk_tokens: number of tokens per device whose logits exist at a time.
+        """
+
+        parallel_fraction: float = 0.75
+        chunk_tokens: int = 1024
+
+    fields = ("image", "tokens")
+
+    def __init__(self, config: Config, context: Context):
+        """Checks that the model has a decoder.
+
+        Args:
+            config: keys of the objective.
+            context: model and devices.
+
+        Raises:
+            UserError: a key that is not in its range, or a model without a decoder of captions.
+        """
+        super().__init__(config, context)
+        check_range("parallel_fraction", config.parallel_fraction, 0, 1)
+        check_range("chunk_tokens", config.chunk_tokens, 1)
+        if not hasattr(context.module, "encode_memory"):
+            raise UserError(
+                "config.objective.name='captioning' predicts captions: it needs a model with a "
+                f"decoder of captions, as cappa_b16; found {context.architecture_name}"
+            )
+
+    def __call__(
+        self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Loss and metrics of a global batch of `image` and `tokens` (B, length)."""
+        images, tokens = batch["image"], batch["tokens"]
+        if rng is None:
+            parallel, model_rng = jnp.zeros(len(tokens), bool), None
+        else:
+            # Drawn for the whole batch, so that it does not depend on the microbatches.
+            parallel_rng, model_rng = jax.random.split(rng)
+            fraction = self.config.parallel_fraction
+            parallel = jax.random.bernoulli(parallel_rng, fraction, (len(tokens),))
+        arrays = (images, tokens, parallel)
+        (found,) = self.context.microbatches.run(self._caption, model, arrays, model_rng)
+        loss, accuracy = (mean_over_examples(x, batch.get("weight")) for x in found.T)
+        return loss, {"token_accuracy": accuracy}
+
+    def _caption(
+        self,
+        model: Any,
+        images: jax.Array,
+        tokens: jax.Array,
+        parallel: jax.Array,
+        rng: jax.Array | None,
+    ) -> tuple[jax.Array, ...]:
+        """Loss and accuracy of each example, (B, 2)."""
+        memory = model.encode_memory(self.context.spec.inputs.normalize(images), rng=rng)
+        return (caption_losses(model.decoder, tokens, memory, parallel, self.config.chunk_tokens),)
+
+
+def caption_losses(
+    decoder: Any,
+    tokens: Int[Array, "batch length"],
+    memory: Float[Array, "batch patches dim"],
+    parallel: Bool[Array, " batch"] | None,
+    chunk: int,
+) -> Float[Array, "batch 2"]:
+    """Computes mean loss and accuracy of the tokens of each caption, float32.
+
+    Args:
+        decoder: bound `CaptionDecoder`.
+        tokens: ids (B, T), padded.
+        memory: patches (B, N, D).
+        parallel: whether each caption is predicted in parallel (B,); None for none.
+        chunk: see `token_losses`.
+    """
+    states = decoder(tokens, memory, parallel)
+    found = token_losses(states, *weights(decoder.head, jnp.float32), tokens, chunk=chunk)
+    valid = tokens != decoder.config.pad_id
+    count = jnp.maximum(jnp.sum(valid, axis=1), 1)
+    sums = [jnp.sum(x, axis=1, where=valid) for x in found]
+    return jnp.stack(sums, axis=1) / count[:, None]
