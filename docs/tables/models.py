@@ -13,29 +13,31 @@ from vit_jax.pretrained.listing import ModelInfo
 
 PAGE = pathlib.Path(__file__).parents[1] / "models.md"
 SEE_SOURCE = "see source"
-# Pattern of names -> source of the weights, and their licence where the source states one for all.
+# Pattern of names -> source of the weights, and their licence where the source states one for all;
+# with * that of the repository, where nothing is said of the weights.
 FAMILIES: dict[str, tuple[str, str]] = {
     r".*_emoji": ("this project: `configs/`, trained on your machine", "yours"),
     r"vit_(giant|gigantic|so400m)14|vit_[bls]8|vit_l14": ("size without one source", SEE_SOURCE),
-    r"vit_.*": ("google-research/vision_transformer; timm", "Apache-2.0"),
-    r"deit3?_.*": ("facebookresearch/deit; timm", "Apache-2.0"),
+    r"vit_.*": ("google-research/vision_transformer; timm", "Apache-2.0 *"),
+    r"deit3?_.*": ("facebookresearch/deit; timm", "Apache-2.0 *"),
     r"dinov2_.*": ("facebookresearch/dinov2; timm", "Apache-2.0"),
-    r"mae_vit_.*": ("facebookresearch/mae", "CC-BY-NC-4.0"),
+    r"mae_vit_.*": ("facebookresearch/mae", "CC-BY-NC-4.0 *"),
     r"cappa_.*": ("google-research/big_vision (code; no weights)", "-"),
-    r"swin_.*": ("microsoft/Swin-Transformer; timm", "MIT"),
+    r"swin_.*": ("microsoft/Swin-Transformer; timm", "MIT *"),
     r"resnet.*": ("timm; torchvision", SEE_SOURCE),
-    r"clip_.*": ("openai/CLIP", "MIT"),
+    r"clip_.*": ("openai/CLIP", "MIT *"),
     r"openclip_siglip_.*": ("google-research/big_vision, for open_clip", "Apache-2.0"),
-    r"openclip_.*": ("mlfoundations/open_clip; laion", SEE_SOURCE),
+    r"openclip_.*": ("mlfoundations/open_clip; laion", "MIT; those of others, see source"),
     r"siglip_.*": ("google-research/big_vision", "Apache-2.0"),
     r"owl.*": ("google-research/scenic", "Apache-2.0"),
     r"grounding_dino_.*": ("IDEA-Research/GroundingDINO", "Apache-2.0"),
     r"glip_.*": ("microsoft/GLIP", SEE_SOURCE),
     r"regionclip_.*": ("microsoft/RegionCLIP", SEE_SOURCE),
-    r"clipseg_.*": ("timojl/clipseg; CIDAS", SEE_SOURCE),
+    # The MIT licence of timojl/clipseg says that it does not apply to the weights.
+    r"clipseg_.*": ("CIDAS on Hugging Face", "Apache-2.0"),
     r"sam_.*": ("facebookresearch/segment-anything", "Apache-2.0"),
-    r"llava_.*": ("haotian-liu/LLaVA", SEE_SOURCE),
-    r"qwen_vl": ("Qwen/Qwen-VL", SEE_SOURCE),
+    r"llava_.*": ("liuhaotian on Hugging Face", "Llama 2 Community License"),
+    r"qwen_vl": ("QwenLM/Qwen-VL", "Tongyi Qianwen License Agreement"),
     r"stable_diffusion_1_.*": ("Stable Diffusion 1", "CreativeML Open RAIL-M"),
     r"stable_diffusion_(2|xl)_.*": ("Stable Diffusion 2, XL", "CreativeML Open RAIL++-M"),
 }
@@ -46,10 +48,12 @@ operations are counted on abstract arrays (`vit_jax.list_models`). GFLOPs are bi
 of the forward pass of one image, with one text where there is a text tower and one point for SAM. A
 multiply-add is two operations, and attention counts.
 
-The licence is that of the published weights, as their source states it; "see source" where the
-weights of one architecture have several licences, or where it was not checked. Read the licence of
-the file that you use. [weights.md](weights.md) lists the formats and the agreement with the
-originals. `create_model` takes the names of timm, open_clip and transformers as well.
+The licence is that of the published weights, as their source states it, read in public copies of
+repositories and model cards. With * it is that of the repository, which says nothing of the weights
+by themselves; the model card of `openai/CLIP` calls any deployed use out of scope. "See source"
+stands where the weights of one size have several licences, and where none was found. Read the
+licence of the file that you use. [weights.md](weights.md) lists the formats and the agreement with
+the originals. `create_model` takes the names of timm, open_clip and transformers as well.
 
 | model | architecture | image, px | parameters, M | GFLOPs | source of weights | licence |
 |---|---|---|--:|--:|---|---|

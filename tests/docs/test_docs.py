@@ -131,7 +131,8 @@ def build(output, *flags):
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-E", *flags, DOCS, output]
     done = subprocess.run(
         list(map(str, command)),
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}, cwd=ROOT, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+             "XLA_FLAGS": ""}, cwd=ROOT, text=True,
         capture_output=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
