@@ -1,6 +1,9 @@
 """What runs predicted, on the page: against scikit-learn, and within 5 MB for ten runs."""
 
+import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ from tests.test_report_page import Links
 from vit_jax.evaluators import metrics, predictions
 from vit_jax.report import report
 from vit_jax.reporting.confusion import MOST, matrix, most_confused
-from vit_jax.reporting.galleries import box_gallery, fitting, mistakes, queries
+from vit_jax.reporting.galleries import box_gallery, captioned, fitting, mistakes, queries
 from vit_jax.reporting.reliability import BINS, reliability
 
+CHROMIUM = shutil.which("chromium")
 NAMES = [f"class <{i}>" for i in range(30)]
 
 
@@ -56,6 +60,11 @@ def retrieval():
         }  # fmt: skip
         arrays |= {f"{direction}_{name}": values for name, values in columns.items()}
     return arrays
+
+
+def segmenter():
+    rows = [[(bytes(image), f"cat {i}") for image in IMAGES[:3]] for i in range(4)]
+    return predictions.captioned("segmentation", rows)
 
 
 def detector():
@@ -108,24 +117,38 @@ def test_captions_of_galleries():
     third = queries(retrieval(), "image_to_text", 10**9)[2]
     assert (third.rank, third.correct) == (9, "words 10")
     assert [each[2] for each in third.top] == [False, False, True, False, False]
+    assert [shot.lines for shot in captioned(segmenter(), 10**9)[1]] == [("cat 1",)] * 3
+    assert len(captioned(segmenter(), sum(map(len, IMAGES[:3])) * 2)) == 2
     assert fitting([3, 3, 3], 6) == 2
     assert len(queries(retrieval(), "text_to_image", len(IMAGES[0]) * 13)) == 2
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.release)])
-def test_runs_are_one_page_of_less_than_5_mb(tmp_path, count):
+def write_page(folder, count):
+    """Writes the page of runs with stored predictions of every kind."""
     runs = []
     for number in range(count):
         config = {"seed": 0, "optim": {"lr": number}}
-        runs.append(write_run(tmp_path / f"run{number}", config, [{"step": 1, "loss": 1.0}]))
+        runs.append(write_run(folder / f"run{number}", config, [{"step": 1, "loss": 1.0}]))
         for name, arrays in {
             "zeroshot/a": classifier(number), "zeroshot/b": classifier(number, classes=5),
             "retrieval/a": retrieval(), "detection/a": detector(),
+            "text_segmentation/a": segmenter(),
             "mine/x": {"kind": np.array("of another package")},
         }.items():  # fmt: skip
             predictions.save(runs[-1], name, arrays)
-    page = tmp_path / "report.html"
+    page = folder / "report.html"
     report([str(run) for run in runs], html=str(page))
+    return page
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    return write_page(tmp_path_factory.mktemp("two"), 2)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.release)])
+def test_runs_are_one_page_of_less_than_5_mb(two_runs, tmp_path, count):
+    page = two_runs if count == 2 else write_page(tmp_path, count)
     assert page.stat().st_size < 5e6
     text = page.read_text()
     parser = Links()
@@ -134,8 +157,47 @@ def test_runs_are_one_page_of_less_than_5_mb(tmp_path, count):
     assert all(link.startswith("data:image/jpeg;base64,/9j/") for link in parser.found)
     body = text.partition("<body>")[2]
     assert re.findall(r"<h2>(\w+/\w+)</h2>", body) == [
-        "detection/a", "retrieval/a", "zeroshot/a", "zeroshot/b",
+        "detection/a", "retrieval/a", "text_segmentation/a", "zeroshot/a", "zeroshot/b",
     ]  # fmt: skip
     assert "is class &lt;" in body
     assert "<details open><summary>False boxes of run0" in body
     assert "<details><summary>False boxes of run1" in body
+
+
+# The page in a frame of the width of a phone; a window of Chromium is not narrower than 500 px.
+FRAME = """<!doctype html>
+<iframe id="frame" src="report.html" style="width: 360px; height: 800px; border: 0"></iframe>
+<pre id="found"></pre>
+<script>
+  const look = () => {
+    const page = frame.contentWindow, {document: inner, performance} = page;
+    found.textContent = "found " + JSON.stringify({
+      width: page.innerWidth,
+      needed: inner.documentElement.scrollWidth,
+      places: inner.querySelectorAll("[data-root-id]").length,
+      plots: [...inner.querySelectorAll("[data-root-id]")].filter(x => x.childElementCount).length,
+      loaded: performance.getEntriesByType("resource").map(each => each.name),
+    });
+  };
+  onload = () => setTimeout(look, 2000);
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
+def test_the_page_in_a_browser_at_the_width_of_a_phone(two_runs, tmp_path):
+    """No error in the console, nothing is loaded, and nothing is wider than the screen."""
+    two_runs.with_name("frame.html").write_text(FRAME)
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+             "--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom",
+             f"--user-data-dir={tmp_path / 'profile'}")  # fmt: skip
+    done = subprocess.run(
+        [CHROMIUM, *flags, f"file://{two_runs.with_name('frame.html')}"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    said = re.findall(r"CONSOLE:\d+\] (.*)", done.stderr)
+    assert [line for line in said if not line.startswith('"[bokeh ')] == []
+    found = json.loads(re.search(r"found (\{.*?\})</pre>", done.stdout)[1])
+    assert found["plots"] == found["places"] > 5
+    assert found["needed"] <= found["width"] == 360
+    assert [name for name in found["loaded"] if not name.startswith("data:")] == []

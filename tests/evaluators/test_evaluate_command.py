@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -14,6 +15,7 @@ from tests.tracking.test_trackers import events
 from vit_jax import evaluate, experiment
 from vit_jax.errors import UserError
 from vit_jax.evaluation import check_tokenizer, follow, open_run, open_weights
+from vit_jax.evaluators import predictions
 from vit_jax.evaluators.results import EvaluationLog
 from vit_jax.pretrained import native
 
@@ -56,6 +58,10 @@ def test_a_run_has_the_metrics_of_its_training(run, capsys, tmp_path):
     last = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()][-1]
     assert last == {"step": 10, **metrics}
     assert "validation_loss/digits/loss" in metrics
+    stored = predictions.load_all(workdir)["probe/digits"]
+    right = np.mean(stored["top"][:, 0] == stored["label"])
+    assert right == pytest.approx(metrics["probe/digits/top1"], abs=1e-6)
+    assert len(stored["label"]) == 50
     points = [len(events(workdir / "tensorboard"))]
     for track in (True, False):
         values = {"workdir": str(workdir), "cache": str(tmp_path), "track": track}

@@ -61,6 +61,10 @@ def evaluate(sources, data="captions", devices=8, **keys):
     suite = Suite({"phrase_grounding": {"x": {"data": data, **keys}}},
                   make_reader(sources, devices=devices))  # fmt: skip
     found = suite.run({"scale": jnp.ones(())})
+    stored = suite.evaluators["phrase_grounding/x"].predicted(1000)
+    assert stored["shot"].shape == stored["caption"].shape
+    near = [float(caption.rpartition(" ")[2]) >= 0.7 for caption in stored["caption"][:, 0]]
+    assert 0 < np.mean(near) < 1
     return {name.removeprefix("phrase_grounding/x/"): value for name, value in found.items()}
 
 

@@ -188,7 +188,13 @@ def test_average_precision_of_masks_of_boxes(boxes):
     embedder = make_embedder(source)
     embedder._sources["detected", None] = given
     keys = {"data": "scenes", "boxes": boxes, "max_objects": 2}
-    result = Suite({"instance_segmentation": {"x": keys}}, embedder).run({"scale": np.float32(1)})
+    suite = Suite({"instance_segmentation": {"x": keys}}, embedder)
+    result = suite.run({"scale": np.float32(1)})
+    stored = suite.evaluators["instance_segmentation/x"].predicted(2)
+    with_objects = [x for x in source.examples if x["names"]]
+    counts = [f"{len(each['names'])} objects" for each in (with_objects[0], with_objects[-1])]
+    assert stored["caption"].tolist() == [[n, "predicted", "annotated"] for n in counts]
+    assert stored["shot"].shape == (2, 3)
     assert 0 < ap.average_precision(curves) < 1
     for name, iou in (("AP", None), ("AP50", 0.5), ("AP75", 0.75)):
         expected = ap.average_precision(curves, iou=iou)

@@ -75,6 +75,10 @@ def evaluate(devices=8, scale=1.0, config=None, **keys):
     keys = {"data": "scenes", "template": "a {}", **keys}
     suite = Suite({"text_segmentation": {"x": keys}}, embedder)
     found = suite.run({"scale": np.float32(scale)})
+    stored = suite.evaluators["text_segmentation/x"].predicted(1000)
+    ious = [float(caption.rpartition(" ")[2]) for caption in stored["caption"][:, 0]]
+    assert len(ious) == len(stored["shot"]) <= 16
+    assert np.mean(ious) == pytest.approx(found["text_segmentation/x/mIoU"], abs=0.006)
     return {name.removeprefix("text_segmentation/x/"): value for name, value in found.items()}
 
 

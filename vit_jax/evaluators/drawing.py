@@ -103,12 +103,45 @@ def draw_masks(
     Returns:
         See `draw_boxes`.
     """
-    canvas = composite(image).copy()
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    for i in np.argsort(scores, kind="stable").tolist():
-        color = np.array(_color(numbers[names[i]]), np.uint16)
-        canvas[masks[i]] = (canvas[masks[i]] + color) // 2
-    return draw_boxes(canvas, boxes, names, scores)
+    order = np.argsort(scores, kind="stable").tolist()
+    painted = paint_masks(image, [masks[i] for i in order], [numbers[names[i]] for i in order])
+    return draw_boxes(painted, boxes, names, scores)
+
+
+def paint_masks(
+    image: UInt8[np.ndarray, "height width channels"],
+    masks: Sequence[Bool[np.ndarray, "height width"]],
+    colors: Sequence[int],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Paints masks onto an image, half transparent.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W, 4), whose alpha is composited on white.
+        masks: pixels of each mask; the last one is on top.
+        colors: number of the colour of each mask.
+    """
+    canvas = composite(image).copy()
+    for mask, number in zip(masks, colors, strict=True):
+        canvas[mask] = (canvas[mask] + np.array(_color(number), np.uint16)) // 2
+    return canvas
+
+
+def outline_boxes(
+    image: UInt8[np.ndarray, "height width channels"], boxes: Float[np.ndarray, "n 4"]
+) -> Image.Image:
+    """Draws boxes without words, with lines that are seen in a thumbnail.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W, 4), whose alpha is composited on white.
+        boxes: x0, y0, x1, y1 in pixels of the image; parts outside of it are not drawn.
+    """
+    canvas = Image.fromarray(composite(image))
+    for x0, y0, x1, y1 in boxes.tolist():
+        sides = [x0, y0, max(x0, x1), max(y0, y1)]
+        width = max(1, max(canvas.size) // 60)
+        ImageDraw.Draw(canvas).rectangle(sides, outline=_color(0), width=width)
+    return canvas
 
 
 def save_drawing(folder: StrPath, name: str, drawing: Image.Image) -> None:

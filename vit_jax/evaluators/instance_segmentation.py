@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.boxed_examples import check_boxes
+from vit_jax.data.images import read_image
 from vit_jax.data.masks import decode_mask, encode_mask
 from vit_jax.errors import UserError
 from vit_jax.evaluators import average_precision as ap
+from vit_jax.evaluators import predictions
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.prompted import (
     PromptedPass,
@@ -95,12 +97,38 @@ class InstanceSegmentation:
             for each, own, found in zip(self._prompts, quality, masks, strict=True)
         ]
         annotated = [self._annotated(row, size) for row, size in enumerate(sizes)]
+        self._found = annotated, detected
         curves = ap.compute_curves(annotated, detected, len(self._classes))
         yield "AP", ap.average_precision(curves)
         yield "AP50", ap.average_precision(curves, iou=0.5)
         yield "AP75", ap.average_precision(curves, iou=0.75)
         for area in ap.AREAS[1:]:
             yield f"AP_{area}", ap.average_precision(curves, area=area)
+
+    def predicted(self, limit: int) -> predictions.Arrays:
+        """Returns masks of the last `run`, of images at even distances, see `predictions.masks`.
+
+        Of the predicted masks those of the highest scores are drawn, as many as are annotated.
+
+        Args:
+            limit: largest number of images, of which at most `predictions.SHOWN` are kept.
+        """
+        annotated, detected = self._found
+        shown = [row for row, image in enumerate(annotated) if image.masks]
+        rows = []
+        for row in predictions.evenly(len(shown), min(limit, predictions.SHOWN)):
+            true, found = annotated[shown[row]], detected[shown[row]]
+            pixels = self._source[shown[row]]["image"]
+            image = read_image(pixels, max_pixels=self._embedder.max_image_pixels)
+            best = np.argsort(found.scores, kind="stable")[-len(true.classes) :]
+            stored = [(found.masks or ())[i] for i in best], true.masks or ()
+            predicted, annotated_masks = (
+                [m for each in part if (m := decode_mask(each, *image.shape[:2])) is not None]
+                for part in stored
+            )
+            caption = f"{len(true.classes)} objects"
+            rows.append(predictions.masks(image, predicted, annotated_masks, caption))
+        return predictions.captioned("segmentation", rows)
 
     def _read_boxes(self, config: Config) -> list[dict[str, Any]]:
         """Boxes and names of each image, with the scores of a detector."""

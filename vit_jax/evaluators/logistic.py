@@ -135,6 +135,16 @@ def moments(features: Rows) -> tuple[Float[np.ndarray, " width"], Float[np.ndarr
     return mean.astype(np.float32), std.astype(np.float32)
 
 
+def class_logits(
+    features: Float[np.ndarray, "rows width"],
+    weights: Float[np.ndarray, "width classes"],
+    bias: Float[np.ndarray, " classes"],
+) -> Float[np.ndarray, "rows classes"]:
+    """Computes the logits of each row, reading a chunk at a time."""
+    parts = [features[i : i + _CHUNK] for i in range(0, len(features), _CHUNK)]
+    return np.concatenate([part @ weights + bias for part in parts])
+
+
 def predict(
     features: Float[np.ndarray, "rows width"],
     weights: Float[np.ndarray, "width classes"],

@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from vit_jax.data.captions import Caption, end_phrase
+from vit_jax.data.images import read_image
 from vit_jax.errors import UserError
-from vit_jax.evaluators import prompts
+from vit_jax.evaluators import predictions, prompts
 from vit_jax.evaluators.caption_detector import CaptionPass, ClassCaption
 from vit_jax.evaluators.detector import DetectorPass, ImagePass, pad_prompts, require_detector
+from vit_jax.evaluators.drawing import outline_boxes
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
 from vit_jax.models.ops.boxes import box_iou
@@ -26,11 +28,13 @@ class _Phrase:
         image: row of the source.
         prompt: position among the prompts of its image.
         boxes: its boxes, x0, y0, x1, y1, px (n, 4).
+        words: its words.
     """
 
     image: int
     prompt: int
     boxes: np.ndarray
+    words: str
 
 
 class PhraseGrounding:
@@ -98,9 +102,30 @@ class PhraseGrounding:
         most = max(len(p.boxes) for p in self._phrases)
         wanted = np.stack([np.pad(p.boxes, ((0, most - len(p.boxes)), (0, 0)))
                            for p in self._phrases])  # fmt: skip
-        right = np.asarray(jax.jit(box_iou)(found, wanted)) >= self._config.iou_threshold
+        overlap = np.asarray(jax.jit(box_iou)(found, wanted))
+        self._found = found[:, 0], overlap[:, 0].max(axis=1)
+        right = overlap >= self._config.iou_threshold
         for k in self._config.at:
             yield f"recall@{k}", float(np.mean(right[:, :k].any(axis=(1, 2))))
+
+    def predicted(self, limit: int) -> predictions.Arrays:
+        """Returns the first boxes of the last `run`, of phrases at even distances.
+
+        Args:
+            limit: largest number of phrases, of which at most `predictions.SHOWN` are kept.
+
+        Returns:
+            See `predictions.captioned`; the first box, then the annotated ones.
+        """
+        rows, (first, overlap) = [], self._found
+        for i in predictions.evenly(len(self._phrases), min(limit, predictions.SHOWN)):
+            phrase = self._phrases[i]
+            pixels = self._source[phrase.image]["image"]
+            image = read_image(pixels, max_pixels=self._embedder.max_image_pixels)
+            drawn = [outline_boxes(image, boxes) for boxes in (first[i : i + 1], phrase.boxes)]
+            captions = (f"{phrase.words}, IoU {overlap[i]:.2f}", "annotated")
+            rows.append([*zip(map(predictions.thumbnail, drawn), captions, strict=True)])
+        return predictions.captioned("grounding", rows)
 
     def _read_phrases(self) -> list[np.ndarray]:
         """Collects the phrases and their different words; returns the prompts of each image."""
@@ -121,7 +146,7 @@ class PhraseGrounding:
             asked.append(np.array([index.setdefault(n, len(index)) for n, _ in phrases], np.int32))
             for prompt, key in enumerate(phrases):
                 boxes = example["boxes"][[each == key for each in keys]]
-                self._phrases.append(_Phrase(row, prompt, boxes))
+                self._phrases.append(_Phrase(row, prompt, boxes, words=key[0]))
         if not self._phrases:
             raise UserError(f"{self._config.data} has no phrase with a box")
         self._names = list(index)

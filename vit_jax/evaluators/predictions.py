@@ -2,8 +2,8 @@
 
 `WORKDIR/predictions/TYPE/NAME/predictions.npz` holds the arrays of `config.evals.TYPE.NAME` after
 the last step, and thumbnails of a few images, so that a report needs neither model nor data. NumPy
-reads the file without pickle. The array `kind` is "classification", "retrieval" or "detection"; the
-methods `predicted` of these evaluators describe the others.
+reads the file without pickle. The array `kind` is "classification", "retrieval", "detection",
+"segmentation" or "grounding"; the methods `predicted` of these evaluators describe the others.
 """
 
 import io
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from vit_jax.atomic_files import atomic_write
@@ -19,6 +19,7 @@ from vit_jax.data.images import read_image
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
 from vit_jax.evaluators import metrics
+from vit_jax.evaluators.drawing import paint_masks
 from vit_jax.inputs import composite
 from vit_jax.paths import StrPath, as_path
 
@@ -179,3 +180,39 @@ def classification(
         "worst": worst.astype(np.int32),
         "worst_image": thumbnails(source, rows[worst].tolist(), max_pixels=max_pixels),
     }
+
+
+def captioned(kind: str, rows: Sequence[Sequence[tuple[bytes, str]]]) -> dict[str, np.ndarray]:
+    """Builds stored predictions that are images with captions.
+
+    Args:
+        kind: kind of the predictions.
+        rows: rows of JPEG files and their captions, equally many in each row.
+
+    Returns:
+        `kind`; `shot` and `caption` (rows, columns), the files and their captions.
+    """
+    return {
+        "kind": np.array(kind),
+        "shot": np.array([[image for image, _ in row] for row in rows], np.bytes_),
+        "caption": np.array([[caption for _, caption in row] for row in rows], np.str_),
+    }
+
+
+def masks(
+    image: UInt8[np.ndarray, "height width channels"],
+    predicted: Sequence[Bool[np.ndarray, "height width"]],
+    annotated: Sequence[Bool[np.ndarray, "height width"]],
+    caption: str,
+) -> list[tuple[bytes, str]]:
+    """Makes thumbnails of an image, of its predicted and of its annotated masks.
+
+    Args:
+        image: image; alpha is composited on white.
+        predicted: predicted masks.
+        annotated: annotated masks.
+        caption: caption of the image.
+    """
+    drawn = [paint_masks(image, found, range(len(found))) for found in (predicted, annotated)]
+    captions = (caption, "predicted", "annotated")
+    return [*zip(map(thumbnail, (image, *drawn)), captions, strict=True)]

@@ -12,7 +12,7 @@ from vit_jax.data.boxed_examples import Part, check_source, words_of
 from vit_jax.data.images import read_image
 from vit_jax.data.masks import decode_mask
 from vit_jax.errors import UserError
-from vit_jax.evaluators import mask_metrics, prompts
+from vit_jax.evaluators import mask_metrics, predictions, prompts
 from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.prompted import image_size
@@ -95,7 +95,10 @@ class TextSegmentation:
         Raises:
             UserError: a logit is not finite.
         """
-        embedder, pairs, edges = self._embedder, [], []
+        embedder, edges = self._embedder, []
+        pairs: list[tuple[int, int]] = []
+        chosen = predictions.evenly(sum(map(len, self._names)), predictions.SHOWN)
+        self._found: list[tuple[int, str, np.ndarray, np.ndarray]] = []
         by_class: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
         limit = np.log(self._config.threshold) - np.log1p(-self._config.threshold)
         predict = embedder.compile(self._predict)
@@ -115,6 +118,8 @@ class TextSegmentation:
                 for name, x in zip(self._names[row][start:end], own, strict=False):
                     found = embedder.inputs.restore(x, *valid.shape) > limit
                     found &= valid
+                    if len(pairs) in chosen:
+                        self._found.append((row, name, found, targets[name]))
                     pair = mask_metrics.overlap(found, targets[name])
                     pairs.append(pair)
                     by_class[name].append(pair)
@@ -126,6 +131,20 @@ class TextSegmentation:
         if self._shown:
             each = [mask_metrics.overall_iou(found) for found in by_class.values()]
             yield "class_mIoU", float(np.mean(each))
+
+    def predicted(self, limit: int) -> predictions.Arrays:
+        """Returns masks of the last `run`, of pairs at even distances, see `predictions.masks`.
+
+        Args:
+            limit: largest number of pairs, of which at most `predictions.SHOWN` are kept.
+        """
+        rows = []
+        for row, name, found, target in self._found[:limit]:
+            limit_pixels = self._embedder.max_image_pixels
+            image = read_image(self._source[row]["image"], max_pixels=limit_pixels)
+            iou = mask_metrics.mean_iou([mask_metrics.overlap(found, target)])
+            rows.append(predictions.masks(image, [found], [target], f"{name}, IoU {iou:.2f}"))
+        return predictions.captioned("segmentation", rows)
 
     def _asked(self, row: int) -> list[str]:
         """Names of an image whose objects all have a mask."""

@@ -192,6 +192,20 @@ def reconstructions(arrays: Arrays, share: int) -> list[list[Shot]]:
     ]
 
 
+def captioned(arrays: Arrays, share: int) -> list[list[Shot]]:
+    """Rows of images with captions.
+
+    Args:
+        arrays: stored predictions of the kind "segmentation" or "grounding".
+        share: largest number of bytes.
+    """
+    rows = [*zip(arrays["shot"].tolist(), arrays["caption"].tolist(), strict=True)]
+    return [
+        [Shot(data_uri(image), (caption,)) for image, caption in zip(*row, strict=True)]
+        for row in rows[: fitting([sum(map(len, images)) for images, _ in rows], share)]
+    ]
+
+
 def queries(arrays: Arrays, direction: str, share: int) -> list[Query]:
     """Queries from the best to the worst rank, with their nearest candidates.
 

@@ -16,6 +16,7 @@ from vit_jax.reporting.galleries import (
     Shot,
     attention,
     box_gallery,
+    captioned,
     data_uri,
     mistakes,
     mosaic,
@@ -142,6 +143,22 @@ def _detection(name: str, found: Sequence[Found], share: int) -> Section:
     )
 
 
+def _segmentation(name: str, found: Sequence[Found], share: int) -> Section:
+    note = "Images at even distances, with the predicted and the annotated masks."
+    return _captioned(name, note, found, share)
+
+
+def _grounding(name: str, found: Sequence[Found], share: int) -> Section:
+    note = "Phrases at even distances: the box of the highest score, then the annotated boxes."
+    return _captioned(name, note, found, share)
+
+
+def _captioned(title: str, note: str, found: Sequence[Found], share: int) -> Section:
+    firsts = _first_of_each(found)
+    rows = [(name, number, captioned(arrays, 2 * share)) for name, number, arrays in firsts]
+    return _view(title, note, rows)
+
+
 def _attention(_: str, found: Sequence[Found], share: int) -> Section:
     firsts = _first_of_each(found)
     return _view(
@@ -186,6 +203,8 @@ _BUILDERS: dict[str, Callable[[str, Sequence[Found], int], Section]] = {
     "classification": _classification,
     "retrieval": _retrieval,
     "detection": _detection,
+    "segmentation": _segmentation,
+    "grounding": _grounding,
     "attention": _attention,
     "positions": _positions,
     "reconstruction": _reconstruction,
