@@ -5,7 +5,8 @@ r"""CapPa ViT-B/16: an image encoder trained by captioning (Tschannen et al. 202
         '--config.model.tokenizer=sentencepiece:/data/c4_en.model?clean=lower&pad=<pad>'
 
 Result: not published for this configuration, which big_vision gives for reference. The paper
-evaluates encoders by probes (table 1), as the evaluators `probe` and `fewshot`. Time: not published.
+evaluates encoders by probes (table 1), as the evaluators `probe` and `fewshot`. Time: not
+published.
 
 Set `data.train` to your pairs and `model.tokenizer` to a SentencePiece vocabulary of 32,000 ids, of
 which 0 is padding (extra [sentencepiece]), and start the command on every host. With
