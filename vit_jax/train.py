@@ -50,7 +50,8 @@ def _next_steps(workdir: str, config: "ConfigDict") -> list[str]:
     steps = []
     if config.evals:
         steps.append(f"vit-jax evaluate --workdir {workdir}")
-    if hasattr(model_spec(config).architecture, "text"):
+    architecture = model_spec(config).architecture
+    if hasattr(architecture, "text") and not hasattr(architecture, "decoder"):
         steps.append(f'vit-jax evaluate --workdir {workdir} --image FILE --labels "a cat,a dog"')
     report = f"vit-jax report {workdir}"
     return [*steps, report, f"vit-jax convert --workdir {workdir} --output DIR --to vit_jax"]

@@ -316,6 +316,15 @@ def test_end_is_the_largest_id_of_clip_and_learned_vocabularies(any_tokenizer):
     assert any_tokenizer.end_is_largest == (any_tokenizer.kind in ("clip", "trained"))
 
 
+def test_the_text_of_a_row_has_the_same_tokens(any_tokenizer):
+    for text in CAPTIONS:
+        row = any_tokenizer(text)[0]
+        found = any_tokenizer.text_of(row.tolist())
+        assert found
+        np.testing.assert_array_equal(any_tokenizer(found)[0], row)
+    assert any_tokenizer.text_of(any_tokenizer("")[0].tolist()) == ""
+
+
 def test_one_text_and_many(any_tokenizer):
     many = any_tokenizer(CAPTIONS)
     for text, row in zip(CAPTIONS, many, strict=True):

@@ -75,9 +75,10 @@ def test_greedy_takes_the_most_likely_token():
 
 def test_samples_have_the_probabilities_of_the_nucleus():
     top_p, temperature, draws = 0.7, 1.5, 20_000
-    keys = jax.random.split(jax.random.key(0), draws)
+    keys = jax.random.split(jax.random.key(0), BATCH * draws)
     options = {"top_p": top_p, "temperature": temperature, **IDS}
-    found = jax.jit(jax.vmap(lambda key: sample(next_logits, BATCH, LENGTH, key, **options)))(keys)
+    found = jax.jit(lambda: sample(next_logits, keys, LENGTH, **options))()
+    tokens, scores = found.tokens[draws:], found.scores[draws:]  # of the second example
     expected = dict.fromkeys(captions(), 0.0)
     for caption in expected:
         probability, history = 1.0, [PAD, PAD]
@@ -90,17 +91,26 @@ def test_samples_have_the_probabilities_of_the_nucleus():
             probability *= powers[token] / powers[kept].sum() if token in kept else 0
             history = [history[1], token]
         expected[caption] = probability
-    tokens, counts = np.unique(np.asarray(found.tokens[:, 1]), axis=0, return_counts=True)
-    drawn = {tuple(row): count / draws for row, count in zip(tokens.tolist(), counts, strict=True)}
+    rows, counts = np.unique(np.asarray(tokens), axis=0, return_counts=True)
+    drawn = {tuple(row): count / draws for row, count in zip(rows.tolist(), counts, strict=True)}
     assert sum(expected.values()) == pytest.approx(1)
     for caption, probability in expected.items():
         assert drawn.pop(tuple(padded(caption)), 0) == pytest.approx(probability, abs=0.02)
     assert not drawn
-    first = tuple(x for x in found.tokens[0, 1].tolist() if x != PAD)
-    np.testing.assert_allclose(found.scores[0, 1], log_probability(1, first), rtol=1e-5)
+    first = tuple(x for x in tokens[0].tolist() if x != PAD)
+    np.testing.assert_allclose(scores[0], log_probability(1, first), rtol=1e-5)
 
 
 def test_the_nucleus_has_at_least_one_token():
-    logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]))
-    for top_p, kept in ((1e-6, 1), (0.5, 1), (0.79, 2), (1.0, 3)):
-        assert jnp.isfinite(nucleus(logits, top_p))[0].sum() == kept, top_p
+    logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.2]]))
+    found = jax.jit(lambda: [nucleus(logits, top_p) for top_p in (1e-6, 0.49, 0.79, 1.0)])()
+    assert np.isfinite(found).sum(axis=(1, 2)).tolist() == [1, 1, 2, 3]
+
+
+def test_given_tokens_come_first_and_cost_nothing():
+    found = jax.jit(lambda: beam_search(next_logits, BATCH, LENGTH, given=(2,), **IDS))()
+    for i in range(BATCH):
+        caption = tuple(x for x in found.tokens[i].tolist() if x != PAD)
+        assert caption[0] == 2
+        own = log_probability(i, caption) - log_probability(i, caption[:1])
+        np.testing.assert_allclose(found.scores[i], own, rtol=1e-5)

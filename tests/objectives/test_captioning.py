@@ -1,22 +1,20 @@
 """The captioning loss against NumPy in float64: masks, padding, devices, and its memory."""
 
 import functools
-import types
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from caption_reference import caption_means
 from contexts import build, context, random_images, small_vit, step_on_devices
 
+from tests.caption_reference import caption_means
 from vit_jax.errors import UserError
 from vit_jax.models.cappa.model import CapPaConfig
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.layers.decoder import DecoderConfig
-from vit_jax.objectives.captioning import caption_losses
-from vit_jax.objectives.token_loss import token_losses
+from vit_jax.objectives.token_loss import caption_sums, token_losses
 
 IMAGES, LENGTH, VOCABULARY = 16, 5, 11
 DECODER = DecoderConfig(
@@ -72,8 +70,9 @@ def test_losses_and_gradients(run):
     assert 0 < run.parallel.mean() < 1
 
     def mean(decoder, memory):
-        bound = run.model.bind({**run.params, "decoder": decoder}).decoder
-        found = caption_losses(bound, jnp.asarray(tokens), memory, parallel, chunk=7)
+        bound = run.model.bind({**run.params, "decoder": decoder})
+        sums = caption_sums(bound, jnp.asarray(tokens), memory, parallel, chunk=7)
+        found = sums[:, :2] / sums[:, 2:]
         return jnp.mean(found[:, 0]), found
 
     arguments = run.params["decoder"], run.memory
@@ -108,8 +107,8 @@ def test_one_device(run):
 
 
 def test_held_out_captions_are_autoregressive(run):
-    decoder = run.model.bind(run.params).decoder
-    model = types.SimpleNamespace(decoder=decoder, encode_memory=lambda images, rng: run.memory)
+    model = run.model.bind(run.params)
+    model.encode_memory = lambda images, rng: run.memory
     objective, weight = build("captioning", context(CAPPA)), np.arange(IMAGES) < 11
     batch = {"image": random_images(IMAGES)[0], "tokens": jnp.asarray(captions())}
     batch["weight"] = jnp.asarray(weight, jnp.float32)

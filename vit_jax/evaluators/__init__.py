@@ -9,6 +9,8 @@ from vit_jax.components import Registry
 EVALUATORS = Registry(
     "evaluator",
     {
+        "captioning": "vit_jax.evaluators.captioning:Captioning",
+        "caption_zeroshot": "vit_jax.evaluators.caption_zeroshot:CaptionZeroShot",
         "classification": "vit_jax.evaluators.classification:Classification",
         "dense_knn": "vit_jax.evaluators.dense_probe:DenseKnn",
         "dense_probe": "vit_jax.evaluators.dense_probe:DenseProbe",

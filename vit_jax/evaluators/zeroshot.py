@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.evaluators import metrics, predictions, prompts
@@ -76,10 +77,7 @@ class ZeroShot:
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
-        images = self._embedder.image_embeddings(params, self._source)
-        classes = self._embedder.class_embeddings(params, self.class_names, self._templates)
-        scores = images @ classes.T
-        probabilities = self._embedder.probabilities(params, scores)
+        scores, probabilities = self._scores(params)
         contents = [metrics.text_content(name) for name in self.class_names]
         yield from metrics.classification(scores, self.targets, probabilities, contents)
         self._found = predictions.top_classes(scores, probabilities, self.targets)
@@ -90,6 +88,15 @@ class ZeroShot:
                 self.targets,
                 self.class_names,
             )
+
+    def _scores(
+        self, params: Params
+    ) -> tuple[Float[np.ndarray, "examples classes"], Float[np.ndarray, "examples classes"]]:
+        """Computes scores and probabilities of the classes."""
+        images = self._embedder.image_embeddings(params, self._source)
+        classes = self._embedder.class_embeddings(params, self.class_names, self._templates)
+        scores = images @ classes.T
+        return scores, self._embedder.probabilities(params, scores)
 
     def predicted(self, limit: int) -> predictions.Arrays:
         """Returns what the last `run` predicted, see `predictions.classification`."""

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
-from vit_jax.models.layers.parameters import weights
 from vit_jax.objectives.base import (
     Batch,
     Context,
@@ -18,7 +17,7 @@ from vit_jax.objectives.base import (
     check_range,
     mean_over_examples,
 )
-from vit_jax.objectives.token_loss import token_losses
+from vit_jax.objectives.token_loss import caption_sums
 
 
 class Captioning(Objective):
@@ -78,8 +77,9 @@ class Captioning(Objective):
             fraction = self.config.parallel_fraction
             parallel = jax.random.bernoulli(parallel_rng, fraction, (len(tokens),))
         arrays = (images, tokens, parallel)
-        (found,) = self.context.microbatches.run(self._caption, model, arrays, model_rng)
-        loss, accuracy = (mean_over_examples(x, batch.get("weight")) for x in found.T)
+        (sums,) = self.context.microbatches.run(self._caption, model, arrays, model_rng)
+        means = sums[:, :2] / jnp.maximum(sums[:, 2:], 1)
+        loss, accuracy = (mean_over_examples(x, batch.get("weight")) for x in means.T)
         return loss, {"token_accuracy": accuracy}
 
     def _caption(
@@ -90,30 +90,6 @@ class Captioning(Objective):
         parallel: jax.Array,
         rng: jax.Array | None,
     ) -> tuple[jax.Array, ...]:
-        """Loss and accuracy of each example, (B, 2)."""
+        """Sums over the tokens of each example, (B, 3), see `caption_sums`."""
         memory = model.encode_memory(self.context.spec.inputs.normalize(images), rng=rng)
-        return (caption_losses(model.decoder, tokens, memory, parallel, self.config.chunk_tokens),)
-
-
-def caption_losses(
-    decoder: Any,
-    tokens: Int[Array, "batch length"],
-    memory: Float[Array, "batch patches dim"],
-    parallel: Bool[Array, " batch"] | None,
-    chunk: int,
-) -> Float[Array, "batch 2"]:
-    """Computes mean loss and accuracy of the tokens of each caption, float32.
-
-    Args:
-        decoder: bound `CaptionDecoder`.
-        tokens: ids (B, T), padded.
-        memory: patches (B, N, D).
-        parallel: whether each caption is predicted in parallel (B,); None for none.
-        chunk: see `token_losses`.
-    """
-    states = decoder(tokens, memory, parallel)
-    found = token_losses(states, *weights(decoder.head, jnp.float32), tokens, chunk=chunk)
-    valid = tokens != decoder.config.pad_id
-    count = jnp.maximum(jnp.sum(valid, axis=1), 1)
-    sums = [jnp.sum(x, axis=1, where=valid) for x in found]
-    return jnp.stack(sums, axis=1) / count[:, None]
+        return (caption_sums(model, tokens, memory, parallel, self.config.chunk_tokens),)

@@ -5,7 +5,7 @@ of the step: 64 tokens of 128 captions over 256,000 ids are 8.4 GB. Here those o
 per device exist at a time; the backward pass computes them again.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.models import partitioning
 from vit_jax.models.layers.decoder import head_logits
+from vit_jax.models.layers.parameters import weights
 
 
 class TokenLosses(NamedTuple):
@@ -72,3 +73,33 @@ def token_losses(
         return jnp.moveaxis(x, 0, 1).reshape(shards, -1)[:, :rows].reshape(batch, length)
 
     return TokenLosses(*map(join, found))
+
+
+def caption_sums(
+    model: Any,
+    tokens: Int[Array, "batch length"],
+    memory: Float[Array, "batch patches dim"],
+    parallel: Bool[Array, " batch"] | None,
+    chunk: int,
+) -> Float[Array, "batch 3"]:
+    """Sums over the tokens that a model predicts of each caption.
+
+    Args:
+        model: bound captioner, see "Other kinds of model" in models/README.md.
+        tokens: ids (B, T), padded. Padding is not predicted.
+        memory: patches (B, N, D).
+        parallel: whether each caption is predicted in parallel (B,); None for none.
+        chunk: see `token_losses`.
+
+    Returns:
+        Sum of the negative log-likelihoods, number of tokens with the largest logit, and number of
+        tokens, float32 (B, 3).
+    """
+    states = model.caption_states(tokens, memory, parallel)
+    head = weights(model.decoder.head, jnp.float32)
+    losses, correct = token_losses(states, *head, tokens, chunk=chunk)
+    predicted = (tokens != model.decoder.config.pad_id) & (
+        jnp.arange(tokens.shape[1]) >= model.num_given
+    )
+    values = (losses, correct, jnp.ones_like(losses))
+    return jnp.stack([jnp.sum(x, axis=1, where=predicted) for x in values], axis=1)

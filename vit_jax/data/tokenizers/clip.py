@@ -84,6 +84,13 @@ class ClipEncoder(Encoder):
         ids = self._words.__getitem__
         return [[*chain.from_iterable(map(ids, cleaning.lower(text).split()))] for text in texts]
 
+    def decode(self, ids: list[int]) -> str:
+        """See `Encoder`. Special tokens have no text; a space follows each word."""
+        tokens = (_model().id_to_token(i) for i in ids)
+        # "\u0120" is the letter of the byte of a space.
+        words = [token.replace("</w>", "\u0120") for token in tokens if token is not None]
+        return hf.decoders.ByteLevel().decode(words).strip()
+
     def state(self) -> dict[str, Any]:
         """See `Encoder`."""
         return dataclasses.asdict(self._config)

@@ -63,7 +63,7 @@ class Encoder(abc.ABC):
         )
 
     def decode(self, ids: list[int]) -> str:
-        """Text of token ids, special tokens included.
+        """Text of token ids; special tokens are included where they have a text.
 
         Raises:
             UserError: the vocabulary does not decode.

@@ -84,6 +84,10 @@ class SentencePieceEncoder(Encoder):
         """See `Encoder`."""
         return self._model.encode([self._clean(text) for text in texts], out_type=int)
 
+    def decode(self, ids: list[int]) -> str:
+        """See `Encoder`. Control tokens, as the end of text, have no text."""
+        return self._model.decode(ids)
+
     def state(self) -> dict[str, Any]:
         """See `Encoder`. The state contains the model."""
         model = base64.b64encode(self._bytes).decode("ascii")

@@ -1,5 +1,6 @@
 """Text to rows of token ids for a text tower."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -104,7 +105,7 @@ class Tokenizer:
         return self._layout.rows([ids], self.context_length)[0], row
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Converts token ids to text, special tokens included.
+        """Converts token ids to text; special tokens are included where they have a text.
 
         Args:
             ids: token ids.
@@ -113,6 +114,18 @@ class Tokenizer:
             UserError: the vocabulary does not decode.
         """
         return self._encoder.decode([int(i) for i in ids])
+
+    def text_of(self, row: Sequence[int]) -> str:
+        """Converts a row to its text, without the ids that open, close and fill it.
+
+        Args:
+            row: token ids; those from the first end of text on are left out.
+
+        Raises:
+            UserError: the vocabulary does not decode.
+        """
+        before = itertools.takewhile(lambda i: i != self._layout.end, map(int, row))
+        return self.decode([i for i in before if i not in (self._layout.start, self._layout.pad)])
 
     def save(self, directory: StrPath) -> None:
         """Writes `tokenizer.json`, the kind and the whole vocabulary, into a directory."""

@@ -74,6 +74,11 @@ class TrainedEncoder(Encoder):
         texts = [cleaning.none(text) for text in texts]
         return [[i + 1 for i in e.ids] for e in self._model.encode_batch_fast(texts)]
 
+    def decode(self, ids: list[int]) -> str:
+        """See `Encoder`. Padding and the end of text have no text."""
+        tokens = (self._model.id_to_token(i - 1) for i in ids if i > 0)
+        return hf.decoders.ByteLevel().decode([x for x in tokens if x is not None]).strip()
+
     def state(self) -> dict[str, Any]:
         """See `Encoder`."""
         return {"model": json.loads(self._model.to_str())}

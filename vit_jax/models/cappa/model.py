@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.decoder import CaptionDecoder, DecoderConfig
@@ -46,7 +46,13 @@ class CapPaConfig:
 
 
 class CapPa(nnx.Module):
-    """Predicts the captions of images from their normalised patches."""
+    """Predicts the captions of images from their normalised patches.
+
+    Attributes:
+        num_given: number of leading tokens of a caption that are read but not predicted.
+    """
+
+    num_given = 0
 
     def __init__(
         self,
@@ -103,6 +109,15 @@ class CapPa(nnx.Module):
             (B, N, D), compute type.
         """
         return self.image.encode_patches_and_pool(images, rng=rng)[1]
+
+    def caption_states(
+        self,
+        tokens: Int[Array, "batch length"],
+        memory: Float[Array, "batch patches dim"],
+        parallel: Bool[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch length width"]:
+        """Computes the features from which each token is predicted, see `CaptionDecoder`."""
+        return self.decoder(tokens, memory, parallel)
 
     def features(
         self, images: Float[Array, "batch height width 3"], layers: Sequence[int]

@@ -4,7 +4,7 @@ The functions take the logits of the next token as a function of the tokens so f
 depend on no architecture. Each token is computed from the whole row again; there is no cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,8 @@ class Generated(NamedTuple):
 
     Attributes:
         tokens: ids (B, T); padding follows the end of text.
-        scores: log-likelihood of each caption, the end of text included, float32 (B,).
+        scores: log-likelihood of each caption, the end of text included and given ids excluded,
+            float32 (B,).
     """
 
     tokens: Int[Array, "batch length"]
@@ -34,6 +35,7 @@ def beam_search(
     *,
     end_id: int,
     pad_id: int,
+    given: Sequence[int] = (),
     beams: int = 1,
     length_penalty: float = 0.0,
 ) -> Generated:
@@ -46,13 +48,14 @@ def beam_search(
         length: largest number of tokens T. A caption without an end until there is cut.
         end_id: id that closes a caption.
         pad_id: id that fills a caption, which is never generated before its end.
+        given: ids with which every caption starts.
         beams: number of captions that are kept at a time; 1 is greedy.
         length_penalty: exponent of the number of tokens by which the log-likelihood is divided in
             the choice of the caption at the end (Wu et al. 2016, section 7, simplified): 0 for the
             most likely caption, 1 for the mean per token.
     """
     first = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)
-    tokens = jnp.full((batch, beams, length), pad_id, jnp.int32)
+    tokens = _opened((batch, beams, length), given, pad_id)
     scores = jnp.broadcast_to(first, (batch, beams))
 
     def step(carry: Any) -> Any:
@@ -74,9 +77,9 @@ def beam_search(
         at, _, _, done = carry
         return (at < length) & ~jnp.all(done)
 
-    start = jnp.zeros((), jnp.int32), tokens, scores, jnp.zeros((batch, beams), bool)
+    start = jnp.asarray(len(given), jnp.int32), tokens, scores, jnp.zeros((batch, beams), bool)
     _, tokens, scores, _ = jax.lax.while_loop(goes_on, step, start)
-    counts = jnp.maximum(jnp.sum(tokens != pad_id, axis=-1), 1)
+    counts = jnp.maximum(jnp.sum(tokens[:, :, len(given) :] != pad_id, axis=-1), 1)
     best = jnp.argmax(scores / counts**length_penalty, axis=1)
     tokens = jnp.take_along_axis(tokens, best[:, None, None], axis=1)[:, 0]
     return Generated(tokens, jnp.take_along_axis(scores, best[:, None], axis=1)[:, 0])
@@ -84,24 +87,24 @@ def beam_search(
 
 def sample(
     next_logits: NextLogits,
-    batch: int,
+    keys: Key[Array, " batch"],
     length: int,
-    rng: Key[Array, ""],
     *,
     end_id: int,
     pad_id: int,
+    given: Sequence[int] = (),
     top_p: float = 1.0,
     temperature: float = 1.0,
 ) -> Generated:
     """Draws a caption for each example (Holtzman et al. 2020, section 3.1, "Nucleus Sampling").
 
     Args:
-        next_logits: logits of the next token, of N = batch rows.
-        batch: number of examples B.
+        next_logits: logits of the next token, of N = B rows.
+        keys: PRNG key of each example (B,).
         length: largest number of tokens T.
-        rng: PRNG key.
         end_id: id that closes a caption.
         pad_id: id that fills a caption, which is never drawn.
+        given: ids with which every caption starts.
         top_p: tokens are drawn from the smallest set of the most probable ones whose probabilities
             add up to it; 1 for all tokens.
         temperature: divisor of the logits.
@@ -114,18 +117,23 @@ def sample(
         tokens, scores, done = carry
         logits = next_logits(tokens, at).astype(jnp.float32)
         allowed = jnp.where(jnp.arange(logits.shape[-1]) == pad_id, -jnp.inf, logits)
-        token = jax.random.categorical(
-            jax.random.fold_in(rng, at), nucleus(allowed / temperature, top_p)
-        )
+        now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, at)
+        token = jax.vmap(jax.random.categorical)(now, nucleus(allowed / temperature, top_p))
         own = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
         token = jnp.where(done, pad_id, token).astype(jnp.int32)
         scores = scores + jnp.where(done, 0.0, own)
         return tokens.at[:, at].set(token), scores, done | (token == end_id)
 
-    tokens = jnp.full((batch, length), pad_id, jnp.int32)
-    start = tokens, jnp.zeros(batch), jnp.zeros(batch, bool)
-    tokens, scores, _ = jax.lax.fori_loop(0, length, step, start)
+    batch = len(keys)
+    start = _opened((batch, length), given, pad_id), jnp.zeros(batch), jnp.zeros(batch, bool)
+    tokens, scores, _ = jax.lax.fori_loop(len(given), length, step, start)
     return Generated(tokens, scores)
+
+
+def _opened(shape: tuple[int, ...], given: Sequence[int], pad_id: int) -> jax.Array:
+    """Rows of padding that start with the given ids."""
+    tokens = jnp.full(shape, pad_id, jnp.int32)
+    return tokens.at[..., : len(given)].set(jnp.asarray(given, jnp.int32))
 
 
 def nucleus(logits: Float[Array, "batch vocab"], top_p: float) -> Float[Array, "batch vocab"]:
