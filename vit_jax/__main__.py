@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vit_jax.evaluate", "Evaluate a run, weights or a registered model."),
     "plan": ("vit_jax.plan", "Estimate memory and time of a training step on a TPU slice."),
     "convert": ("vit_jax.convert", "Convert weights between formats."),
+    "soup": ("vit_jax.soup", "Average the weights of models: WiSE-FT and model soups."),
     "export": ("vit_jax.export", "Export a model for inference, as StableHLO with a model card."),
     "report": ("vit_jax.report", "Compare the configs and metrics of runs."),
     "demo": ("vit_jax.demo", "Show a model in the browser."),

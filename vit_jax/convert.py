@@ -22,7 +22,6 @@ from absl import flags
 
 from vit_jax import cli
 from vit_jax.errors import UserError, check_name
-from vit_jax.paths import as_path
 
 if TYPE_CHECKING:
     from vit_jax.models.definition import ModelDef, Params
@@ -42,28 +41,16 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing output."
 def main() -> None:
     """Reads the weights, checks them and writes the output atomically."""
     from vit_jax.pretrained import native
-    from vit_jax.pretrained.weight_files import known_format_names, save_weights
+    from vit_jax.pretrained.output import check_output, write_output
+    from vit_jax.pretrained.weight_files import known_format_names
 
     _check_flags()
-    for name in filter(None, (_TO.value, _FROM.value)):
-        check_name(name, known_format_names(), "format")
-    own = _TO.value == native.NAME
-    output = native.tensor_path(_OUTPUT.value) if own else as_path(_OUTPUT.value)
-    for path in (output, output.with_suffix(".json")) if own else (output,):
-        if path.exists() and not _OVERWRITE.value:
-            raise UserError(f"{path} exists; --overwrite replaces it")
+    if _FROM.value:
+        check_name(_FROM.value, known_format_names(), "format")
+    output = check_output(_OUTPUT.value, _TO.value, overwrite=_OVERWRITE.value)
     model, params, spec = _from_run() if _WORKDIR.value else _from_file()
-    if not own:
-        save_weights(params, model, output, _TO.value)
-    elif spec is None:
-        raise UserError(
-            f"--to {native.NAME} also saves the image preprocessing, which is unknown: name the "
-            "model with --model"
-        )
-    else:
-        native.save(output, params, spec)
-    print(f"{output}: {_TO.value}, {output.stat().length:,} bytes")
-    if own:
+    write_output(output, _TO.value, params, model, spec)
+    if _TO.value == native.NAME:
         cli.suggest(f"vit-jax evaluate --weights {shlex.quote(str(output))} --datasets NAMES")
 
 

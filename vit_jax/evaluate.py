@@ -44,7 +44,6 @@ evaluations of the same weights and data start from them.
 """
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,6 @@ from absl import flags
 
 from vit_jax import cli
 from vit_jax.errors import UserError
-from vit_jax.paths import as_local_path
 
 if TYPE_CHECKING:
     from vit_jax.evaluation import Evaluation
@@ -108,7 +106,9 @@ _SUBJECTS = (_EVALS, _DATASETS, _IMAGES, _IMAGE)
 def main() -> None:
     """Evaluates the model of the flags and prints its metrics."""
     names = _check_flags()
-    evals = _read_evals(_EVALS.value) if _EVALS.value else None
+    from vit_jax.recipes import read_evals
+
+    evals = read_evals(_EVALS.value) if _EVALS.value else None
     # JAX is imported after the flags are checked: a mistyped flag is answered at once.
     from vit_jax import compilation_cache
     from vit_jax.parallel import processes
@@ -291,21 +291,6 @@ def _default_evaluators(opened: "Evaluation") -> list[str]:
         "the model has neither a text encoder nor a classification head: choose evaluators of its "
         "features, as --evaluators=probe,knn"
     )
-
-
-def _read_evals(path: str) -> dict[str, Any]:
-    """Returns the evaluation blocks of a Python file: type -> name -> keys."""
-    file = as_local_path(path, "evaluations are imported")
-    if not file.is_file():
-        raise UserError(f"no file of evaluations {path}")
-    spec = importlib.util.spec_from_file_location("evals", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--evals={path}: expected a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_evals"):
-        raise UserError(f"{path} has no function get_evals()")
-    return module.get_evals()
 
 
 def _check_flags() -> list[str]:

@@ -84,6 +84,31 @@ def load_module(path: pathlib.Path) -> types.ModuleType:
     return importlib.import_module(f"{package}.{path.stem}")
 
 
+def read_evals(path: str) -> dict[str, Any]:
+    """Reads the evaluation blocks of a Python file with a function `get_evals()`.
+
+    Args:
+        path: local file.
+
+    Returns:
+        Blocks by type and name, as `config.evals`.
+
+    Raises:
+        UserError: no such file, or no such function in it.
+    """
+    file = as_local_path(path, "evaluations are imported")
+    if not file.is_file():
+        raise UserError(f"no file of evaluations {path}")
+    spec = importlib.util.spec_from_file_location("evals", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--evals={path}: expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_evals"):
+        raise UserError(f"{path} has no function get_evals()")
+    return module.get_evals()
+
+
 def _find(name: str) -> pathlib.Path:
     """The file of a recipe: a path, or a recipe that comes with the library."""
     path = pathlib.Path(name)
