@@ -23,6 +23,8 @@ FAMILIES: dict[str, tuple[str, str]] = {
     r"dinov2_.*": ("facebookresearch/dinov2; timm", "Apache-2.0"),
     r"mae_vit_.*": ("facebookresearch/mae", "CC-BY-NC-4.0 *"),
     r"cappa_.*": ("google-research/big_vision (code; no weights)", "-"),
+    r"coca_.*": ("mlfoundations/open_clip", SEE_SOURCE),
+    r"siglip2_.*_captioner": ("architecture of google-research/big_vision; no weights", "-"),
     r"swin_.*": ("microsoft/Swin-Transformer; timm", "MIT *"),
     r"resnet.*": ("timm; torchvision", SEE_SOURCE),
     r"clip_.*": ("openai/CLIP", "MIT *"),

@@ -31,6 +31,9 @@ PARAMETER_COUNTS = {
         + (w + 1) * 32_000
         for name, patch, grid, w, depth in (("b16", 16, 14, 768, 12), ("l14", 14, 16, 1024, 24))
     },
+    # open_clip.
+    "coca_vit_b32": 253_560_065,
+    "coca_vit_l14": 638_450_177,
     "cappa_emoji": None,  # the encoder of clip_vit_emoji
     "clip_rn50": 102_007_137,
     "clip_rn101": 119_688_033,
@@ -162,6 +165,16 @@ PARAMETER_COUNTS = {
 PARAMETER_COUNTS |= {
     f"openclip_{name}": count for name, count in PARAMETER_COUNTS.items() if "siglip" in name
 }
+
+# SigLIP 2 B/16, that is SigLIP B/16 with a larger vocabulary, and a decoder as that of CapPa.
+PARAMETER_COUNTS["siglip2_b16_captioner"] = (
+    203_155_970
+    + 224_000 * 768
+    + 6 * (16 * 768**2 + 3 * 768)
+    + 768
+    + (256_001 + 64) * 768
+    + (768 + 1) * 256_000
+)
 
 
 def count(name: str) -> int:

@@ -71,7 +71,8 @@ def test_losses_and_gradients(run):
 
     def mean(decoder, memory):
         bound = run.model.bind({**run.params, "decoder": decoder})
-        sums = caption_sums(bound, jnp.asarray(tokens), memory, parallel, chunk=7)
+        states = bound.caption_states(jnp.asarray(tokens), memory, parallel)
+        sums = caption_sums(bound, jnp.asarray(tokens), states, chunk=7)
         found = sums[:, :2] / sums[:, 2:]
         return jnp.mean(found[:, 0]), found
 

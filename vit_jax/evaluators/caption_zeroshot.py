@@ -65,6 +65,7 @@ class CaptionZeroShot(ZeroShot):
 
         def of_caption(tokens: jax.Array) -> jax.Array:
             rows = jnp.broadcast_to(tokens, (len(images), len(tokens)))
-            return -caption_sums(model, rows, memory, None, CHUNK_TOKENS)[:, 0]
+            states = model.caption_states(rows, memory)
+            return -caption_sums(model, rows, states, CHUNK_TOKENS)[:, 0]
 
         return jax.lax.map(of_caption, jnp.asarray(self._tokens)).T

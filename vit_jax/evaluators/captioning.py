@@ -147,7 +147,7 @@ class Captioning:
 
     def _sums(self, model: Any, packed: jax.Array, tokens: jax.Array) -> jax.Array:
         memory = model.encode_memory(self._embedder.inputs.normalize(packed))
-        return caption_sums(model, tokens, memory, None, CHUNK_TOKENS)
+        return caption_sums(model, tokens, model.caption_states(tokens, memory), CHUNK_TOKENS)
 
     def _generate(self, model: Any, packed: jax.Array, rows: jax.Array) -> jax.Array:
         """Ids of generated captions of the examples in these rows of the source."""

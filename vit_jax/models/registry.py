@@ -33,6 +33,8 @@ ARCHITECTURES: dict[str, str] = {
     "clip": "vit_jax.models.clip",
     "mae": "vit_jax.models.mae",
     "cappa": "vit_jax.models.cappa",
+    "coca": "vit_jax.models.coca",
+    "clip_captioner": "vit_jax.models.clip_captioner",
     "owl": "vit_jax.models.owl",
     "regionclip": "vit_jax.models.regionclip",
     "grounding_dino": "vit_jax.models.grounding_dino",

@@ -8,6 +8,9 @@ OBJECTIVES = Registry(
     {
         "captioning": "vit_jax.objectives.captioning:Captioning",
         "contrastive": "vit_jax.objectives.contrastive:Contrastive",
+        "contrastive_captioning": (
+            "vit_jax.objectives.contrastive_captioning:ContrastiveCaptioning"
+        ),
         "classification": "vit_jax.objectives.classification:Classification",
         "clipseg": "vit_jax.objectives.clipseg:CLIPSeg",
         "dense_grounding": "vit_jax.objectives.dense_grounding:DenseGrounding",

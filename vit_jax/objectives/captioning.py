@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
@@ -69,13 +69,7 @@ class Captioning(Objective):
     ) -> tuple[Float[Array, ""], Metrics]:
         """Loss and metrics of a global batch of `image` and `tokens` (B, length)."""
         images, tokens = batch["image"], batch["tokens"]
-        if rng is None:
-            parallel, model_rng = jnp.zeros(len(tokens), bool), None
-        else:
-            # Drawn for the whole batch, so that it does not depend on the microbatches.
-            parallel_rng, model_rng = jax.random.split(rng)
-            fraction = self.config.parallel_fraction
-            parallel = jax.random.bernoulli(parallel_rng, fraction, (len(tokens),))
+        parallel, model_rng = draw_parallel(rng, self.config.parallel_fraction, len(tokens))
         arrays = (images, tokens, parallel)
         (sums,) = self.context.microbatches.run(self._caption, model, arrays, model_rng)
         means = sums[:, :2] / jnp.maximum(sums[:, 2:], 1)
@@ -92,4 +86,26 @@ class Captioning(Objective):
     ) -> tuple[jax.Array, ...]:
         """Sums over the tokens of each example, (B, 3), see `caption_sums`."""
         memory = model.encode_memory(self.context.spec.inputs.normalize(images), rng=rng)
-        return (caption_sums(model, tokens, memory, parallel, self.config.chunk_tokens),)
+        states = model.caption_states(tokens, memory, parallel)
+        return (caption_sums(model, tokens, states, self.config.chunk_tokens),)
+
+
+def draw_parallel(
+    rng: Key[Array, ""] | None, fraction: float, batch: int
+) -> tuple[Bool[Array, " batch"], Key[Array, ""] | None]:
+    """Draws the examples that are predicted in parallel.
+
+    They are drawn for the whole batch, so that they do not depend on the microbatches.
+
+    Args:
+        rng: PRNG key; None for evaluation, where none is.
+        fraction: probability of an example.
+        batch: number of examples B.
+
+    Returns:
+        Whether each example is predicted in parallel (B,), and the key for the model.
+    """
+    if rng is None:
+        return jnp.zeros(batch, bool), None
+    own, model_rng = jax.random.split(rng)
+    return jax.random.bernoulli(own, fraction, (batch,)), model_rng

@@ -78,8 +78,7 @@ def token_losses(
 def caption_sums(
     model: Any,
     tokens: Int[Array, "batch length"],
-    memory: Float[Array, "batch patches dim"],
-    parallel: Bool[Array, " batch"] | None,
+    states: Float[Array, "batch length width"],
     chunk: int,
 ) -> Float[Array, "batch 3"]:
     """Sums over the tokens that a model predicts of each caption.
@@ -87,15 +86,13 @@ def caption_sums(
     Args:
         model: bound captioner, see "Other kinds of model" in models/README.md.
         tokens: ids (B, T), padded. Padding is not predicted.
-        memory: patches (B, N, D).
-        parallel: whether each caption is predicted in parallel (B,); None for none.
+        states: features from which each token is predicted (B, T, D), see `caption_states`.
         chunk: see `token_losses`.
 
     Returns:
         Sum of the negative log-likelihoods, number of tokens with the largest logit, and number of
         tokens, float32 (B, 3).
     """
-    states = model.caption_states(tokens, memory, parallel)
     head = weights(model.decoder.head, jnp.float32)
     losses, correct = token_losses(states, *head, tokens, chunk=chunk)
     predicted = (tokens != model.decoder.config.pad_id) & (

@@ -88,7 +88,7 @@ def without_recomputation(config: ConfigDict) -> ConfigDict:
     """
     plain = config.copy_and_resolve_references()
     plain.compute.remat, plain.grad_accum_steps = "none", 1
-    if plain.objective.name == "contrastive":
+    if plain.objective.name in ("contrastive", "contrastive_captioning"):
         plain.objective.form = "gathered"  # ring and tiled recompute the logits
     return plain
 

@@ -77,8 +77,7 @@ class CLIP(nnx.Module):
         """
         self.config, self.dtype = config, dtype
         execution: dict[str, Any] = {"dtype": dtype, "scan": scan, "remat": remat, "rngs": rngs}
-        self.image = config.image.make(**execution)
-        self.text = TextTransformer(config.text, **execution)
+        self.image, self.text = self._make_towers(execution)
         if config.image_projection:
             self.image_projection = projection(
                 self.image.embed_dim, config.embed_dim, dtype=dtype, rngs=rngs
@@ -104,6 +103,11 @@ class CLIP(nnx.Module):
             self.logit_bias = nnx.Param(
                 jnp.asarray(config.init_logit_bias, jnp.float32), **metadata(decay=False)
             )
+
+    def _make_towers(self, execution: dict[str, Any]) -> tuple[Any, Any]:
+        """Builds the towers of images and texts."""
+        image = self.config.image.make(**execution)
+        return image, TextTransformer(self.config.text, **execution)
 
     def encode_image(
         self,

@@ -40,6 +40,8 @@ class DecoderConfig:
         activation: key of `layers.mlp.ACTIVATIONS`.
         norm_epsilon: epsilon of LayerNorm.
         use_bias: whether attention, MLPs and norms have biases.
+        interleaved: whether an MLP follows self-attention as well, and each block normalises the
+            patches (CoCa).
         pad_id: id that fills a caption; it is the first input as well. Padding is not predicted.
         weight_init: key of `layers.block_init.BLOCK_INITS`.
     """
@@ -53,6 +55,7 @@ class DecoderConfig:
     activation: str = "gelu_tanh"
     norm_epsilon: float = 1e-6
     use_bias: bool = False
+    interleaved: bool = False
     pad_id: int = 0
     weight_init: str = "xavier"
 
@@ -63,7 +66,11 @@ class DecoderConfig:
 
 
 class DecoderBlock(nnx.Module):
-    """Pre-norm block: self-attention, attention to the patches of the image, MLP."""
+    """Pre-norm block: self-attention, attention to the patches of the image, MLP.
+
+    An interleaved block has another MLP after self-attention. A block without patches is one of an
+    ordinary transformer, with a mask of its own for each example.
+    """
 
     def __init__(
         self,
@@ -78,7 +85,7 @@ class DecoderBlock(nnx.Module):
 
         Args:
             config: configuration of the decoder.
-            memory_width: number of features of a patch.
+            memory_width: number of features of a patch; 0 for no patches.
             recompute_mlp: see `mlp_branch`.
             dtype: compute type.
             rngs: source of the parameters' keys.
@@ -90,33 +97,45 @@ class DecoderBlock(nnx.Module):
         norm: dict[str, Any] = {"epsilon": config.norm_epsilon, **common}
         self.norm1 = layer_norm(width, **norm)
         self.attention = CrossAttention(width, config.num_heads, **heads)
-        self.norm2 = layer_norm(width, **norm)
-        self.cross_attention = CrossAttention(
-            width, config.num_heads, key_width=memory_width, **heads
-        )
-        self.norm3 = layer_norm(width, **norm)
-        self.mlp = Mlp(
-            width,
-            config.mlp_dim,
-            activation=config.activation,
-            in_init=init.mlp_in,
-            out_init=init.mlp_out,
-            **common,
-        )
+        self.interleaved = config.interleaved and memory_width > 0
 
-    def __call__(self, x: States, memory: Memory, mask: Mask) -> States:
+        def make_mlp() -> Mlp:
+            return Mlp(
+                width,
+                config.mlp_dim,
+                activation=config.activation,
+                in_init=init.mlp_in,
+                out_init=init.mlp_out,
+                **common,
+            )
+
+        if self.interleaved:
+            self.own_norm, self.own_mlp = layer_norm(width, **norm), make_mlp()
+            self.memory_norm = layer_norm(memory_width, **norm)
+        if memory_width:
+            self.norm2 = layer_norm(width, **norm)
+            self.cross_attention = CrossAttention(
+                width, config.num_heads, key_width=memory_width, **heads
+            )
+        self.norm3, self.mlp = layer_norm(width, **norm), make_mlp()
+
+    def __call__(self, x: States, memory: Memory | None, mask: Mask) -> States:
         """Applies the block.
 
         Args:
             x: tokens (B, T, D).
-            memory: patches (B, N, E).
+            memory: patches (B, N, E), or None.
             mask: True where a token attends to another, (B or 1, 1, T, T).
         """
         x = laid_out(constrain(x, "batch", "length", "embed"))
         normalized, x = split_branch(self.norm1, x)
         x = x + self.attention(normalized, normalized, normalized, mask)
-        normalized, x = split_branch(self.norm2, x)
-        x = x + self.cross_attention(normalized, memory, memory)
+        if memory is not None and self.interleaved:
+            branch, x = mlp_branch(self.own_norm, self.own_mlp, x, recompute=self.recompute_mlp)
+            x, memory = x + branch, self.memory_norm(memory)
+        if memory is not None:
+            normalized, x = split_branch(self.norm2, x)
+            x = x + self.cross_attention(normalized, memory, memory)
         branch, x = mlp_branch(self.norm3, self.mlp, x, recompute=self.recompute_mlp)
         return laid_out(constrain(x + branch, "batch", "length", "embed"))
 
@@ -136,7 +155,7 @@ class DecoderStack(Stack):
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
-        """Builds the stack; the arguments are those of `CaptionDecoder`."""
+        """Builds the stack; the arguments are those of `TokenPredictor`."""
         self.dtype = dtype
 
         def make_block(rngs: nnx.Rngs) -> DecoderBlock:
@@ -147,7 +166,7 @@ class DecoderStack(Stack):
 
         super().__init__(make_block, config.depth, scan=scan, remat=remat, rngs=rngs)
 
-    def __call__(self, x: States, memory: Memory, mask: Mask) -> States:
+    def __call__(self, x: States, memory: Memory | None, mask: Mask) -> States:
         """Applies all blocks; the arguments are those of `DecoderBlock`."""
 
         def apply_block(block: DecoderBlock, x: jax.Array) -> tuple[jax.Array, None]:
@@ -156,18 +175,66 @@ class DecoderStack(Stack):
         return self.apply_blocks(apply_block, x, dtype=self.dtype)[0]
 
 
-class CaptionDecoder(nnx.Module):
-    """Predicts each token of a caption, from those before it or from the image alone."""
+class TokenPredictor(nnx.Module):
+    """Stack with a norm and a head over the vocabulary."""
 
     def __init__(
         self,
         config: DecoderConfig,
         memory_width: int,
         *,
+        head_bias: bool = False,
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
         scan: bool = True,
         remat: str = "none",
+    ) -> None:
+        """Builds the stack.
+
+        Args:
+            config: architecture.
+            memory_width: number of features of a patch E.
+            head_bias: whether the head has a bias; it then starts at zero.
+            rngs: source of the parameters' keys.
+            dtype: compute type.
+            scan: whether to scan the blocks or to unroll them.
+            remat: key of `layers.stacking.REMAT_POLICIES`.
+        """
+        self.config, self.dtype, width = config, dtype, config.width
+        execution: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.blocks = DecoderStack(config, memory_width, scan=scan, remat=remat, **execution)
+        self.norm = layer_norm(
+            width, epsilon=config.norm_epsilon, use_bias=config.use_bias, **execution
+        )
+        self.head = nnx.Linear(
+            width,
+            config.vocab_size,
+            use_bias=head_bias,
+            kernel_init=initializers.zeros if head_bias else initializers.normal(width**-0.5),
+            kernel_metadata=metadata("embed", "vocab"),
+            bias_metadata=metadata("vocab", decay=False),
+            **execution,
+        )
+
+    def states(self, x: States, memory: Memory, mask: Mask) -> States:
+        """Applies blocks and norm; the arguments are those of `DecoderBlock`."""
+        return self.norm(self.blocks(x, memory.astype(self.dtype), mask))
+
+    def logits(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
+        """Computes the logits of tokens, float32.
+
+        Args:
+            states: features (..., D), of a few tokens: a loss over whole captions is computed in
+                parts, see `objectives.token_loss`.
+        """
+        return head_logits(states, *weights(self.head, jnp.float32))
+
+
+class CaptionDecoder(TokenPredictor):
+    """Predicts each token of a caption, from those before it or from the image alone."""
+
+    def __init__(
+        self, config: DecoderConfig, memory_width: int, *, rngs: nnx.Rngs, **execution: Any
     ) -> None:
         """Builds the decoder.
 
@@ -175,38 +242,21 @@ class CaptionDecoder(nnx.Module):
             config: architecture.
             memory_width: number of features of a patch E.
             rngs: source of the parameters' keys.
-            dtype: compute type.
-            scan: whether to scan the blocks or to unroll them.
-            remat: key of `layers.stacking.REMAT_POLICIES`.
+            **execution: dtype, scan and remat, see `TokenPredictor`.
         """
-        self.config, self.dtype = config, dtype
+        super().__init__(config, memory_width, head_bias=True, rngs=rngs, **execution)
         width = config.width
         self.token_embed = nnx.Embed(
             config.vocab_size + 1,  # the last one is the input of tokens that are not shown
             width,
             embedding_init=initializers.normal(1.0),
             embedding_metadata=metadata("vocab", "embed", decay=False),
-            dtype=dtype,
+            dtype=self.dtype,
             rngs=rngs,
         )
         self.positions = nnx.Param(
             initializers.normal(width**-0.5)(rngs.params(), (config.context_length, width)),
             **metadata("length", "embed", decay=False),
-        )
-        self.blocks = DecoderStack(
-            config, memory_width, scan=scan, remat=remat, dtype=dtype, rngs=rngs
-        )
-        self.norm = layer_norm(
-            width, epsilon=config.norm_epsilon, use_bias=config.use_bias, dtype=dtype, rngs=rngs
-        )
-        self.head = nnx.Linear(
-            width,
-            config.vocab_size,
-            kernel_init=initializers.zeros,
-            kernel_metadata=metadata("embed", "vocab"),
-            bias_metadata=metadata("vocab", decay=False),
-            dtype=dtype,
-            rngs=rngs,
         )
 
     def __call__(
@@ -245,16 +295,7 @@ class CaptionDecoder(nnx.Module):
             inputs = jnp.where(parallel[:, None], self.config.vocab_size, inputs)
             mask = mask | parallel[:, None, None, None]
         x = self.token_embed(inputs) + self.positions[:length].astype(self.dtype)
-        return self.norm(self.blocks(x, memory.astype(self.dtype), mask))
-
-    def logits(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
-        """Computes the logits of tokens, float32.
-
-        Args:
-            states: features (..., D), of a few tokens: a loss over whole captions is computed in
-                parts, see `objectives.token_loss`.
-        """
-        return head_logits(states, *weights(self.head, jnp.float32))
+        return self.states(x, memory, mask)
 
 
 def head_logits(

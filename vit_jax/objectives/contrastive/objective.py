@@ -68,6 +68,18 @@ class Contrastive(Objective):
         """Loss and metrics of a global batch of `image` and `tokens` (B, length)."""
         arrays = (batch["image"], batch["tokens"])
         images, texts = self.context.microbatches.run(self._embed, model, arrays, rng)
+        return self.compare(model, images, texts)
+
+    def compare(
+        self, model: Any, images: Float[Array, "batch dim"], texts: Float[Array, "batch dim"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Computes loss and metrics of embeddings.
+
+        Args:
+            model: bound model, for scale and bias of the logits.
+            images: embeddings of the global batch (B, D), of length 1.
+            texts: embeddings of the captions (B, D), of length 1.
+        """
         scale, bias = model.logit_parameters()
         loss, metrics = contrastive_loss(
             images,
