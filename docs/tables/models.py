@@ -22,6 +22,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     r"deit3?_.*": ("facebookresearch/deit; timm", "Apache-2.0 *"),
     r"dinov2_.*": ("facebookresearch/dinov2; timm", "Apache-2.0"),
     r"mae_vit_.*": ("facebookresearch/mae", "CC-BY-NC-4.0 *"),
+    r"dinov3_.*|timm_dinov3_.*": ("facebookresearch/dinov3; timm", "DINOv3 License"),
     r"cappa_.*": ("google-research/big_vision (code; no weights)", "-"),
     r"coca_.*": ("mlfoundations/open_clip", SEE_SOURCE),
     r"siglip2_.*_captioner": ("architecture of google-research/big_vision; no weights", "-"),

@@ -7,7 +7,7 @@ import pytest
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.drop_path import drop_path, drop_path_schedule
-from vit_jax.models.layers.patch_dropout import drop_patches, select_patches
+from vit_jax.models.layers.patch_dropout import keep_patches, select_patches
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
 
 
@@ -57,13 +57,9 @@ def test_select_patches_keeps_the_prefix():
     np.testing.assert_array_equal(found[..., 0], [[0, 1, 5, 2], [6, 7, 9, 10]])
 
 
-def test_drop_patches_keeps_distinct_patches_of_each_example():
-    tokens = jnp.arange(3 * 17.0).reshape(3, 17, 1)
-    found = np.asarray(drop_patches(tokens, 0.75, jax.random.key(0), num_prefix=1))[..., 0]
-    assert found.shape == (3, 1 + 4)
-    np.testing.assert_array_equal(found[:, 0], tokens[:, 0, 0])
-    for row, every in zip(found, np.asarray(tokens)[..., 0], strict=True):
-        assert len(set(row)) == 5
-        assert set(row) <= set(every)
-    assert drop_patches(tokens, 0.75, None, num_prefix=1) is tokens
-    assert drop_patches(tokens, 0.99, jax.random.key(0), num_prefix=1).shape == (3, 2, 1)
+def test_patch_dropout_keeps_distinct_patches_of_each_example():
+    found = np.asarray(keep_patches(3, 16, 0.75, jax.random.key(0)))
+    assert found.shape == (3, 4)
+    assert all(len(set(row)) == 4 and set(row) <= set(range(16)) for row in found)
+    assert len({tuple(row) for row in found}) == 3
+    assert keep_patches(3, 16, 0.99, jax.random.key(0)).shape == (3, 1)

@@ -63,6 +63,18 @@ PARAMETER_COUNTS = {
     "dinov2_l14_registers": 304_371_712,
     "dinov2_s14": 22_056_192,
     "dinov2_s14_registers": 22_057_728,
+    "dinov2_g14": 1_136_479_232,
+    "dinov2_g14_registers": 1_136_483_840 + 1536,
+    "dinov3_s16": 21_596_160,
+    "dinov3_s16plus": 28_692_480,
+    "dinov3_b16": 85_659_648,
+    "dinov3_l16": 303_128_576,
+    "dinov3_h16plus": 840_591_360,
+    "timm_dinov3_s16": 21_586_944,
+    "timm_dinov3_s16plus": 28_683_264,
+    "timm_dinov3_b16": 85_641_216,
+    "timm_dinov3_l16": 303_079_424,
+    "timm_dinov3_h16plus": 840_509_440,
     "mae_vit_b16": 111_907_840 - 197 * (768 + 512),
     "mae_vit_h14": 657_074_508 - 257 * (1280 + 512),
     "mae_vit_l16": 329_541_888 - 197 * (1024 + 512),
@@ -159,7 +171,12 @@ PARAMETER_COUNTS = {
     "vit_so400m14": 428_833_704,
     "vit_ti16": 5_717_416,
 }
-
+# DINOv2's classifiers read 2 D features.
+PARAMETER_COUNTS |= {
+    f"{name}_classifier": PARAMETER_COUNTS[name] + (2 * width + 1) * 1000
+    for size, width in {"s14": 384, "b14": 768, "l14": 1024, "g14": 1536}.items()
+    for name in (f"dinov2_{size}", f"dinov2_{size}_registers")
+}
 
 # open_clip's SigLIP differs from big_vision's only in the activation.
 PARAMETER_COUNTS |= {

@@ -67,20 +67,21 @@ def test_names_and_shapes(name):
         "deit3_small_patch16_224",
         "vit_small_patch14_dinov2",
         "vit_small_patch14_reg4_dinov2",
+        "vit_small_patch16_dinov3_qkvb",
+        "vit_small_plus_patch16_dinov3",
     ],
 )
 def test_vit(name, tmp_path):
     """All blocks, and logits or pooled features; DINOv2 at 224 px, where it is quick."""
-    theirs = timm.create_model(name, img_size=224)
+    theirs = timm.create_model(name, img_size=224, global_pool="token")
     make_timm.randomise(theirs)
     model = ModelDef(dataclasses.replace(architecture(name), image_size=224))
     depth = model.architecture.depth
 
     def forward(images):
-        x = theirs.patch_embed(channels_first(images))
-        blocks = [x := block(x) for block in [theirs._pos_embed, *theirs.blocks]][1:]
-        outputs = {f"block_{i}": block for i, block in enumerate(blocks)}
-        return outputs | {"outputs": theirs(channels_first(images))}
+        blocks = make_timm.record(theirs.blocks)
+        outputs = {"outputs": theirs(channels_first(images))}
+        return outputs | {f"block_{i}": block for i, block in enumerate(blocks)}
 
     def ours(module, images):
         outputs = {f"block_{i}": x for i, x in enumerate(module.features(images, range(depth)))}

@@ -42,6 +42,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "dinov2_with_registers": lambda: T.Dinov2WithRegistersModel(
         T.Dinov2WithRegistersConfig(**SMALL)
     ),
+    "dinov2_classifier": lambda: T.Dinov2ForImageClassification(
+        T.Dinov2Config(**SMALL | {"image_size": 224}, num_labels=1000)
+    ),
+    "dinov3": lambda: T.DINOv3ViTModel(T.DINOv3ViTConfig(num_register_tokens=4)),  # S/16
     "grounding_dino": lambda: T.GroundingDinoForObjectDetection(  # tiny
         T.GroundingDinoConfig(
             backbone_config=T.SwinConfig(image_size=[250, 334], out_indices=[2, 3, 4])

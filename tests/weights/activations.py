@@ -57,7 +57,7 @@ def activations(module: Any, given: Arrays) -> dict[str, jax.Array]:
     if isinstance(module, Swin):  # other libraries' maps are (B, h w, C)
         stages = module.features(images, range(len(config.depths)))
         return found | numbered("block", [x.reshape(len(x), -1, x.shape[-1]) for x in stages])
-    if config.num_classes and config.distillation:
+    if config.has_distillation_head:
         found["by_class"], found["by_distillation"] = module.both_logits(images)
     return found | numbered("block", module.features(images, range(config.depth)))
 

@@ -25,6 +25,9 @@ SIZES = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 3, "num_heads"
 VIT = ViTConfig(**SIZES, num_classes=5)
 NO_CLASS = dataclasses.replace(VIT, class_token=False, pool="map")
 SCALED = dataclasses.replace(VIT, layer_scale=0.1)
+DINOV3 = dataclasses.replace(
+    SCALED, num_registers=3, num_classes=0, norm_epsilon=1e-5, position_init="rotary"
+)
 CONFIGS = {
     "vit": dataclasses.replace(VIT, qk_norm=True),
     "gap": dataclasses.replace(VIT, pool="mean_norm"),
@@ -33,6 +36,11 @@ CONFIGS = {
     "deit": dataclasses.replace(VIT, distillation=True),
     "deit3": dataclasses.replace(SCALED, prefix_positions=False),
     "dinov2": dataclasses.replace(SCALED, num_registers=3, num_classes=0),
+    "dinov2_giant": dataclasses.replace(
+        SCALED, gated_mlp=True, activation="silu", mlp_dim=24, num_classes=0
+    ),
+    "dinov3": dataclasses.replace(DINOV3, qkv_bias="qv", gated_mlp=True, activation="silu"),
+    "dinov3_mean": dataclasses.replace(DINOV3, qkv_bias="none", pool="mean"),
 }
 # As in tests/fixtures/generators/make_swin.py and make_resnet.py.
 SWIN = SwinConfig(

@@ -164,6 +164,28 @@ ARCHITECTURES = {
     "dinov2_with_registers": dataclasses.replace(
         DINOV2, num_registers=3, position_resize="bicubic_antialias"
     ),
+    "deit_one_head": dataclasses.replace(VIT, distillation=True, distillation_head=False),
+    "dinov2_giant": dataclasses.replace(
+        DINOV2,
+        mlp_dim=24,
+        num_registers=3,
+        position_resize="bicubic_antialias",
+        num_classes=5,
+        pool="class_mean",
+        gated_mlp=True,
+        activation="silu",
+    ),
+    "dinov3": ViTConfig(
+        **{**STACK, "image_size": (16, 12), "patch_size": 4},
+        layer_scale=0.5,
+        num_registers=3,
+        norm_epsilon=1e-5,
+        position_init="rotary",
+        rotary_rescale=2.0,
+        gated_mlp=True,
+        activation="silu",
+        qkv_bias="qv",
+    ),
     "mae": MAE,
     "swin": SWIN,
 }

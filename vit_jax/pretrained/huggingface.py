@@ -36,6 +36,13 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "Llava": _CROPPED,
     "ViT": {**_SQUARE, "resample": 2},
     "Siglip": {**_SQUARE, "resample": 3},
+    "DINOv3ViT": {
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
+        "do_center_crop": False,
+        "size": {"height": 224, "width": 224},
+        "resample": 2,
+    },
     "DeiT": {**_CROPPED, **_HALF, "size": {"height": 256, "width": 256}},
     "OwlViT": {**_DETECTION, "size": {"height": 768, "width": 768}, "resample": 3},
     "Owlv2": {**_DETECTION, "size": {"height": 960, "width": 960}, "resample": 2, "do_pad": True},
@@ -72,6 +79,7 @@ _OF_MODELS = {
     "grounding-dino": "GroundingDino",
     "clipseg": "ViT",
     "dinov2_with_registers": "Bit",
+    "dinov3_vit": "DINOv3ViT",
     "sam": "Sam",
 }
 # Settings that have the same default in all image processors, and their only value here.

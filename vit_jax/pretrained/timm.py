@@ -1,5 +1,6 @@
 """Architecture and image preprocessing in a model folder of timm."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def describe(
             f"{file.path.with_name('config.json')}: expected model_args with img_size at most; "
             f"found {', '.join(arguments)}"
         )
-    _check_pool(architecture, config, file)
+    architecture = _with_pool(architecture, config, file)
     if size is None and settings is not None and "input_size" in settings:
         size = settings["input_size"][1:]
     if size is not None:
@@ -56,8 +57,14 @@ def describe(
     return architecture, inputs
 
 
-def _check_pool(architecture: Any, config: Mapping[str, Any], file: TensorFile) -> None:
-    """Refuses another pooling than that of the registered model."""
+def _with_pool(architecture: Any, config: Mapping[str, Any], file: TensorFile) -> Any:
+    """Refuses another pooling than that of the registered model, except in DINOv3."""
+    if getattr(architecture, "position_init", None) == "rotary":
+        # timm averages the normalised patches by default, the authors read the class token.
+        pools = {"avg": "mean", "token": "class"}
+        found = config.get("global_pool") or "avg"
+        chosen = lookup(pools, found, "global_pool of timm's DINOv3")
+        return dataclasses.replace(architecture, pool=chosen)
     pool = getattr(architecture, "pool", None)
     expected = {"class": "token", "map": "map", "mean": "avg", "mean_norm": "avg"}.get(pool or "")
     found = config.get("global_pool") or expected
@@ -66,6 +73,7 @@ def _check_pool(architecture: Any, config: Mapping[str, Any], file: TensorFile) 
             f"{file.path.with_name('config.json')}: expected global_pool {expected!r}, that of the "
             f"registered model; found {found!r}"
         )
+    return architecture
 
 
 def _inputs(settings: Mapping[str, Any]) -> ImageInputs:

@@ -52,6 +52,17 @@ class Format(abc.ABC):
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has this format, judged by the names of its tensors."""
 
+    def holds(self, architecture: Any) -> bool:
+        """Returns whether an architecture has this layout among those of its library.
+
+        A library may lay out models of one dataclass in several ways, each of which is a format.
+
+        Args:
+            architecture: config dataclass of a model, one of `architectures`.
+        """
+        del architecture
+        return True
+
     @abc.abstractmethod
     def entries(self, architecture: Any) -> list[Entry]:
         """Returns the mapping between the tensors of a file and the parameters of a model.

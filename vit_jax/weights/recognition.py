@@ -43,7 +43,7 @@ def find_format(name: str, architecture: Any, formats: Sequence[Format]) -> Form
     named = formats_named(name, formats)
     # A detector is also a dual encoder, whose formats lack its heads.
     for candidate in sorted(named, key=lambda f: type(architecture) not in f.architectures):
-        if isinstance(architecture, candidate.architectures):
+        if isinstance(architecture, candidate.architectures) and candidate.holds(architecture):
             return candidate
     raise _unsuited(name, named, architecture)
 

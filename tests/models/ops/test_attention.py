@@ -251,7 +251,7 @@ def test_self_attention(implementation, causal, normalized):
     x, (qkv, out) = random(BATCH, LENGTH, WIDTH), projections()
     norms = (jnp.tanh, jnp.sin) if normalized else None
     found = self_attention(
-        x, qkv, out, causal=causal, normalize=norms, implementation=implementation
+        x, qkv, out, causal=causal, transform=norms, implementation=implementation
     )
     expected = expected_self_attention(x, qkv, out, causal, normalized)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -92,7 +92,7 @@ def _attending_to_itself(tower: ViT, x: Tokens) -> Tokens:
     """The last block of a tower, of which each token attends to itself only."""
     graphdef, params = nnx.split(tower.transformer.blocks)
     block: Block = nnx.merge(graphdef, layer_of(params, -1))
-    kernel, bias = weights(block.attention.qkv, x.dtype)
+    kernel, bias = block.attention.qkv_weights(x.dtype)
     branch = block.attention.out(_project(block.norm1(x), kernel[:, 2], bias[2]))
     x = x + (block.scale1(branch) if block.layer_scale else branch)
     branch = block.mlp(block.norm2(x))

@@ -1,5 +1,6 @@
 """Multi-head self-attention."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,13 @@ from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import Initializer, metadata, weights
+from vit_jax.models.layers.rotary import Angles, rotate
 from vit_jax.models.ops.attention import attention, self_attention
+from vit_jax.models.ops.linear import linear
+
+Transform = Callable[[jax.Array], jax.Array]
+# Which of queries, keys and values have a bias: all (ViT), not the keys (DINOv3), none (AIMv2).
+QKV_BIASES = ("qkv", "qv", "none")
 
 
 def heads_projection(
@@ -94,6 +101,8 @@ class Attention(nnx.Module):
         causal: bool,
         qkv_init: Initializer,
         out_init: Initializer,
+        qkv_bias: str = "qkv",
+        out_bias: bool = True,
         qk_norm_epsilon: float | None = None,
         dtype: Any,
         rngs: nnx.Rngs,
@@ -106,51 +115,90 @@ class Attention(nnx.Module):
             causal: whether a token attends only to those before it and to itself.
             qkv_init: initializer of the fused projection (D, 3, H, D / H).
             out_init: initializer of the output projection (H, D / H, D).
+            qkv_bias: which of queries, keys and values have a bias, see `QKV_BIASES`.
+            out_bias: whether the output projection has a bias.
             qk_norm_epsilon: epsilon of the LayerNorm of queries and keys, per head (Dehghani et al.
                 2023, section 2); None for no norm.
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
-        self.causal = causal
+        self.causal, self.qkv_bias = causal, qkv_bias
         self.qk_norm = qk_norm_epsilon is not None
         execution: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.qkv = heads_projection(width, num_heads, parts=3, init=qkv_init, **execution)
-        self.out = output_projection(width, num_heads, init=out_init, **execution)
+        self.qkv = heads_projection(
+            width, num_heads, parts=3, use_bias=qkv_bias == "qkv", init=qkv_init, **execution
+        )
+        if qkv_bias == "qv":
+            zeros = jnp.zeros((2, num_heads, width // num_heads))
+            self.qv_bias = nnx.Param(zeros, **metadata("qkv", "heads", "head_dim", decay=False))
+        self.out = output_projection(
+            width, num_heads, use_bias=out_bias, init=out_init, **execution
+        )
         if qk_norm_epsilon is not None:
             norm: dict[str, Any] = {"epsilon": qk_norm_epsilon, "axis": "head_dim", **execution}
             self.q_norm = layer_norm(width // num_heads, **norm)
             self.k_norm = layer_norm(width // num_heads, **norm)
 
-    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+    def __call__(
+        self, x: Float[Array, "batch length width"], angles: Angles | None = None
+    ) -> Float[Array, "batch length width"]:
         """Attends within each example.
 
         Args:
             x: tokens (B, N, D).
+            angles: by which queries and keys are rotated (RoPE), see `layers.rotary`; or None.
         """
         return self_attention(
             x,
-            weights(self.qkv, x.dtype),
+            self.qkv_weights(x.dtype),
             weights(self.out, x.dtype),
             causal=self.causal,
-            normalize=(self.q_norm, self.k_norm) if self.qk_norm else None,
+            transform=self._transforms(angles),
         )
 
+    def qkv_weights(
+        self, dtype: Any
+    ) -> tuple[Float[Array, "width 3 heads head_dim"], Float[Array, "3 heads head_dim"]]:
+        """Returns kernel and bias of the fused projection; zeros where there is no bias.
+
+        Args:
+            dtype: compute type.
+        """
+        kernel, bias = weights(self.qkv, dtype)
+        if self.qkv_bias == "qv":
+            queries, values = self.qv_bias[...].astype(dtype)
+            bias = jnp.stack([queries, jnp.zeros_like(queries), values])
+        return kernel, bias
+
     def maps(
-        self, x: Float[Array, "batch length width"]
+        self, x: Float[Array, "batch length width"], angles: Angles | None = None
     ) -> Float[Array, "batch heads length length"]:
         """Computes the attention weights, to be shown: (B, H, N queries, N keys), float32.
 
         Args:
             x: tokens (B, N, D).
+            angles: see `__call__`.
         """
-        queries, keys, _ = jnp.moveaxis(self.qkv(x), 2, 0)  # (B, N, H, D / H) each
-        if self.qk_norm:
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        qkv = linear(x, self.qkv_weights(x.dtype))
+        queries, keys, _ = jnp.moveaxis(qkv, 2, 0)  # (B, N, H, D / H) each
+        if transforms := self._transforms(angles):
+            queries, keys = transforms[0](queries), transforms[1](keys)
         logits = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
         logits *= queries.shape[-1] ** -0.5
         if self.causal:
             logits = jnp.where(jnp.tri(x.shape[1], dtype=bool), logits, -jnp.inf)
         return jax.nn.softmax(logits, axis=-1)
+
+    def _transforms(self, angles: jax.Array | None) -> tuple[Transform, Transform] | None:
+        """Functions of the queries and of the keys (B, N, H, D / H): their norms and rotation."""
+        if angles is None:
+            return (self.q_norm, self.k_norm) if self.qk_norm else None
+        if not self.qk_norm:
+            return (lambda q: rotate(q, angles), lambda k: rotate(k, angles))
+        return (
+            lambda q: rotate(self.q_norm(q), angles),
+            lambda k: rotate(self.k_norm(k), angles),
+        )
 
 
 class CrossAttention(nnx.Module):

@@ -1,4 +1,4 @@
-"""The MLP of a transformer block."""
+"""The MLP of a transformer block, gated (SwiGLU) or not."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vit_jax.errors import lookup
-from vit_jax.models.layers.norm import split_branch
+from vit_jax.models.layers.norm import Norm, split_branch
 from vit_jax.models.layers.parameters import Initializer, metadata, weights
 from vit_jax.models.layers.stacking import REMAT_POLICIES
 from vit_jax.models.ops.mlp import mlp as apply_mlp
@@ -35,11 +35,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with an activation between them."""
+    """Two linear layers with an activation between them, whose result may gate the first.
+
+    SwiGLU (Shazeer 2020, "GLU Variants Improve Transformer", section 2) is gated with "silu".
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Mlp(nnx.Module):
         *,
         out_width: int | None = None,
         activation: str,
+        gated: bool = False,
         use_bias: bool = True,
         in_init: Initializer,
         out_init: Initializer,
@@ -61,23 +66,29 @@ class Mlp(nnx.Module):
             mlp_dim: number of hidden units M.
             out_width: number of output features; by default D.
             activation: key of `ACTIVATIONS`.
+            gated: whether the activation of a third layer (D, M) multiplies the hidden units.
             use_bias: whether the layers have biases.
-            in_init: initializer of the first kernel (D, M).
+            in_init: initializer of the first kernel (D, M), and of the gate's.
             out_init: initializer of the second kernel (M, out_width).
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
         self.activation = lookup(ACTIVATIONS, activation, "activation")
-        self.fc1 = nnx.Linear(
-            width,
-            mlp_dim,
-            use_bias=use_bias,
-            kernel_init=in_init,
-            kernel_metadata=metadata("embed", "mlp"),
-            bias_metadata=metadata("mlp", decay=False),
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.gated = gated
+
+        def hidden() -> nnx.Linear:
+            return nnx.Linear(
+                width,
+                mlp_dim,
+                use_bias=use_bias,
+                kernel_init=in_init,
+                kernel_metadata=metadata("embed", "mlp"),
+                bias_metadata=metadata("mlp", decay=False),
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.fc1 = hidden()
         self.fc2 = nnx.Linear(
             mlp_dim,
             out_width or width,
@@ -88,6 +99,8 @@ class Mlp(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+        if gated:
+            self.gate = hidden()
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch out_width"]:
         """Transforms the features of each token.
@@ -97,11 +110,12 @@ class Mlp(nnx.Module):
         """
         dtype = self.fc1.dtype
         fc1, fc2 = weights(self.fc1, dtype), weights(self.fc2, dtype)
-        return apply_mlp(x.astype(dtype), fc1, fc2, self.activation)
+        gate = weights(self.gate, dtype) if self.gated else None
+        return apply_mlp(x.astype(dtype), fc1, fc2, self.activation, gate=gate)
 
 
 def mlp_branch(
-    norm: nnx.LayerNorm, mlp: Mlp, x: Float[Array, "*batch width"], *, recompute: bool
+    norm: Norm, mlp: Mlp, x: Float[Array, "*batch width"], *, recompute: bool
 ) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
     """Computes mlp(norm(x)), and returns it with x, see `norm.split_branch`.
 

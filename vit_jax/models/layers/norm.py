@@ -1,5 +1,6 @@
-"""Layer normalisation (Ba et al. 2016), and group normalisation."""
+"""Layer normalisation (Ba et al. 2016), RMSNorm, and group normalisation."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -10,9 +11,10 @@ from vit_jax.models.ops.layer_norm import normalize_branch
 from vit_jax.models.partitioning import interpret_kernels, platform
 
 Tokens = Float[Array, "*batch width"]
+Norm = nnx.LayerNorm | nnx.RMSNorm
 
 
-def split_branch(norm: nnx.LayerNorm, x: Tokens) -> tuple[Tokens, Tokens]:
+def split_branch(norm: Norm, x: Tokens) -> tuple[Tokens, Tokens]:
     """Starts a residual branch.
 
     Args:
@@ -23,7 +25,7 @@ def split_branch(norm: nnx.LayerNorm, x: Tokens) -> tuple[Tokens, Tokens]:
         norm(x) for the branch, and x for the sum after it. On TPUs their gradients are then added
         in the same pass.
     """
-    scale, bias = norm.scale, norm.bias
+    scale, bias = norm.scale, getattr(norm, "bias", None)
     if platform() != "tpu" or x.ndim != 3 or norm.dtype != x.dtype or not scale or not bias:
         return norm(x), x
     return normalize_branch(x, scale[...], bias[...], norm.epsilon, interpret=interpret_kernels())
@@ -81,3 +83,27 @@ def layer_norm(
         bias_metadata=metadata(axis, decay=False),
         rngs=rngs,
     )
+
+
+def rms_norm(
+    width: int, *, epsilon: float, axis: str = "embed", dtype: Any, rngs: nnx.Rngs
+) -> nnx.RMSNorm:
+    """Builds an RMSNorm (Zhang & Sennrich 2019), without a mean and without a bias.
+
+    Args:
+        width: number of features D.
+        epsilon: constant added to the mean square, which is float32 in every compute type.
+        axis: logical name of the feature dimension.
+        dtype: compute type.
+        rngs: source of the parameters' keys.
+    """
+    return nnx.RMSNorm(
+        width,
+        epsilon=epsilon,
+        dtype=dtype,
+        scale_metadata=metadata(axis, decay=False),
+        rngs=rngs,
+    )
+
+
+NORMS: dict[str, Callable[..., Norm]] = {"layer": layer_norm, "rms": rms_norm}

@@ -24,26 +24,19 @@ def select_patches(
     return jnp.concatenate([tokens[:, :num_prefix], patches], axis=1)
 
 
-def drop_patches(
-    tokens: Float[Array, "batch length width"],
-    fraction: float,
-    rng: Key[Array, ""] | None,
-    num_prefix: int,
-) -> Float[Array, "batch new_length width"]:
-    """Drops a random subset of the patches of each example (FLIP, Li et al. 2023, section 3).
+def keep_patches(
+    batch: int, count: int, fraction: float, rng: Key[Array, ""]
+) -> Int[Array, "batch kept"]:
+    """Chooses the patches of each example that are not dropped (FLIP, Li et al. 2023, section 3).
 
     Args:
-        tokens: (B, num_prefix + N, D).
+        batch: number of examples B.
+        count: number of patches N.
         fraction: fraction of patches that are dropped; at least one patch is kept.
-        rng: PRNG key, or None for evaluation, which returns `tokens`.
-        num_prefix: number of tokens before the first patch, which are kept.
+        rng: PRNG key.
 
     Returns:
-        (B, num_prefix + K, D).
+        Indices of patches (B, K).
     """
-    if rng is None or not fraction:
-        return tokens
-    count = tokens.shape[1] - num_prefix
     keep = max(1, round(count * (1 - fraction)))
-    noise = jax.random.uniform(rng, (len(tokens), count))
-    return select_patches(tokens, jnp.argsort(noise, axis=1)[:, :keep], num_prefix)
+    return jnp.argsort(jax.random.uniform(rng, (batch, count)), axis=1)[:, :keep]

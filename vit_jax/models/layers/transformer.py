@@ -1,6 +1,7 @@
 """Pre-norm transformer blocks, stacked and scanned (Dosovitskiy et al. 2021, section 3.1)."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -8,13 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vit_jax.errors import UserError, lookup
-from vit_jax.models.layers.attention import Attention
+from vit_jax.errors import UserError, check_name, lookup
+from vit_jax.models.layers.attention import QKV_BIASES, Attention
 from vit_jax.models.layers.block_init import BLOCK_INITS
 from vit_jax.models.layers.drop_path import drop_path, drop_path_schedule
 from vit_jax.models.layers.mlp import Mlp, mlp_branch
-from vit_jax.models.layers.norm import layer_norm, split_branch
+from vit_jax.models.layers.norm import NORMS, split_branch
 from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.rotary import Angles
 from vit_jax.models.layers.stacking import Stack
 from vit_jax.models.partitioning import constrain, laid_out
 
@@ -28,7 +30,11 @@ class BlockConfig:
         num_heads: attention heads; divides `width`.
         mlp_dim: hidden units of the MLP.
         activation: key of `layers.mlp.ACTIVATIONS`.
-        norm_epsilon: epsilon of LayerNorm.
+        norm_epsilon: epsilon of the norms.
+        norm: key of `layers.norm.NORMS`: "layer", or "rms" (AIMv2).
+        gated_mlp: whether the MLP is gated; with the activation "silu" it is SwiGLU.
+        qkv_bias: which of queries, keys and values have a bias: "qkv", "qv" (DINOv3) or "none".
+        use_bias: whether the other linear layers have biases; not in AIMv2.
         causal: whether a token attends only to those before it and to itself.
         layer_scale: initial factor of each residual branch's features (LayerScale, Touvron et al.
             2021, "Going deeper with image transformers"); 0 for no LayerScale.
@@ -41,13 +47,19 @@ class BlockConfig:
     mlp_dim: int
     activation: str
     norm_epsilon: float
+    norm: str = "layer"
+    gated_mlp: bool = False
+    qkv_bias: str = "qkv"
+    use_bias: bool = True
     causal: bool = False
     layer_scale: float = 0.0
     qk_norm: bool = False
     weight_init: str = "normal"
 
     def __post_init__(self) -> None:
-        """Checks that the heads divide the width."""
+        """Checks the names, and that the heads divide the width."""
+        check_name(self.norm, NORMS, "norm")
+        check_name(self.qkv_bias, QKV_BIASES, "qkv_bias")
         if self.width % self.num_heads:
             raise UserError(f"num_heads={self.num_heads} does not divide width={self.width}")
 
@@ -95,24 +107,30 @@ class Block(nnx.Module):
         """
         width = config.width
         init = lookup(BLOCK_INITS, config.weight_init, "weight_init")(width, depth)
-        norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
+        norm = functools.partial(
+            NORMS[config.norm], width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs
+        )
         self.layer_scale, self.recompute_mlp = config.layer_scale > 0, recompute_mlp
-        self.norm1 = layer_norm(width, **norm)
+        self.norm1 = norm()
         self.attention = Attention(
             width,
             config.num_heads,
             causal=config.causal,
             qkv_init=init.qkv,
             out_init=init.out,
+            qkv_bias=config.qkv_bias,
+            out_bias=config.use_bias,
             qk_norm_epsilon=config.norm_epsilon if config.qk_norm else None,
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm2 = layer_norm(width, **norm)
+        self.norm2 = norm()
         self.mlp = Mlp(
             width,
             config.mlp_dim,
             activation=config.activation,
+            gated=config.gated_mlp,
+            use_bias=config.use_bias,
             in_init=init.mlp_in,
             out_init=init.mlp_out,
             dtype=dtype,
@@ -127,6 +145,7 @@ class Block(nnx.Module):
         x: Float[Array, "batch length width"],
         drop_rate: Float[Array, ""] | float = 0.0,
         rng: Key[Array, ""] | None = None,
+        angles: Angles | None = None,
     ) -> Float[Array, "batch length width"]:
         """Applies the block.
 
@@ -134,11 +153,12 @@ class Block(nnx.Module):
             x: tokens (B, N, D).
             drop_rate: stochastic depth of both branches.
             rng: PRNG key for stochastic depth, or None for evaluation.
+            angles: rotation of queries and keys (RoPE), see `layers.rotary`; or None.
         """
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = laid_out(constrain(x, "batch", "length", "embed"))
         normalized, x = split_branch(self.norm1, x)
-        branch = self.attention(normalized)
+        branch = self.attention(normalized, angles)
         x = x + drop_path(self.scale1(branch) if self.layer_scale else branch, drop_rate, keys[0])
         branch, x = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
         x = x + drop_path(self.scale2(branch) if self.layer_scale else branch, drop_rate, keys[1])
@@ -190,6 +210,7 @@ class Transformer(Stack):
         x: Float[Array, "batch length width"],
         rng: Key[Array, ""] | None = None,
         *,
+        angles: Angles | None = None,
         intermediates: bool = False,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "depth batch length width"] | None]:
         """Applies all blocks.
@@ -197,6 +218,7 @@ class Transformer(Stack):
         Args:
             x: tokens (B, N, D).
             rng: PRNG key for stochastic depth, or None for evaluation.
+            angles: rotation of queries and keys (RoPE), see `layers.rotary`; or None.
             intermediates: whether to return the output of every block as well.
 
         Returns:
@@ -207,22 +229,24 @@ class Transformer(Stack):
         def apply_block(
             block: Block, x: jax.Array, rate: jax.Array, key: jax.Array | None
         ) -> tuple[jax.Array, jax.Array | None]:
-            x = block(x, rate, key)
+            x = block(x, rate, key, angles)
             return x, (x if intermediates else None)
 
         return self.apply_blocks(apply_block, x, rates, keys, dtype=self.dtype)
 
     def attention_maps(
-        self, x: Float[Array, "batch length width"]
+        self, x: Float[Array, "batch length width"], angles: Angles | None = None
     ) -> Float[Array, "depth batch heads length length"]:
         """Computes the attention weights of all blocks, float32.
 
         Args:
             x: tokens (B, N, D).
+            angles: see `__call__`.
         """
 
         def apply_block(block: Block, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return block(x), block.attention.maps(block.norm1(x))
+            maps = block.attention.maps(block.norm1(x), angles)
+            return block(x, angles=angles), maps
 
         return self.apply_blocks(apply_block, x, dtype=self.dtype)[1]
 
@@ -230,6 +254,7 @@ class Transformer(Stack):
         self,
         x: Float[Array, "batch length width"],
         shifts: Float[Array, "depth batch length width"],
+        angles: Angles | None = None,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "depth batch length width"]]:
         """Applies all blocks, and adds an array to the input of each.
 
@@ -238,6 +263,7 @@ class Transformer(Stack):
         Args:
             x: tokens (B, N, D).
             shifts: arrays that are added.
+            angles: see `__call__`.
 
         Returns:
             Tokens (B, N, D), and the inputs of all blocks.
@@ -246,6 +272,6 @@ class Transformer(Stack):
         def apply_block(
             block: Block, x: jax.Array, shift: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-            return block(x + shift), x
+            return block(x + shift, angles=angles), x
 
         return self.apply_blocks(apply_block, x, shifts, dtype=self.dtype)

@@ -18,7 +18,7 @@ def attention_maps(
         model: a ViT. That of a dual encoder or masked autoencoder is its `image`.
         images: (B, H, W, 3), normalised.
     """
-    return model.transformer.attention_maps(_tokens(model, images))
+    return model.transformer.attention_maps(*model._tokens(images))
 
 
 def attention_rollout(
@@ -59,19 +59,13 @@ def patch_relevance(
         images: (B, H, W, 3), normalised.
         score: function of the pooled features (B, D).
     """
-    x = _tokens(model, images)
+    x, angles = model._tokens(images)
 
     def total(shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
-        tokens, inputs = model.transformer.apply_shifted(x, shifts)
+        tokens, inputs = model.transformer.apply_shifted(x, shifts, angles)
         return jnp.sum(score(model._pool(tokens))), inputs
 
     zeros = jnp.zeros((model.config.depth, *x.shape), x.dtype)
     gradients, inputs = jax.grad(total, has_aux=True)(zeros)
     products = gradients[-1].astype(jnp.float32) * inputs[-1].astype(jnp.float32)
     return jax.nn.relu(jnp.sum(products, axis=-1)[:, model.config.num_prefix :])
-
-
-def _tokens(model: ViT, images: jax.Array) -> jax.Array:
-    """The input of the first block."""
-    x = model._embed(images)
-    return model.pre_norm(x) if model.config.pre_norm else x

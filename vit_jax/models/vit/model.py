@@ -7,25 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError, check_name
-from vit_jax.models.layers.batch_norm import BatchNorm
 from vit_jax.models.layers.grids import DEFAULT_RULE, RESIZE_RULES
-from vit_jax.models.layers.heads import classifier_head
-from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import LayersAbove, check_layers
-from vit_jax.models.layers.patch_dropout import drop_patches, select_patches
-from vit_jax.models.layers.patch_embedding import PatchEmbedding
-from vit_jax.models.layers.pooling import MAPHead
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, as_size, grid_of
-from vit_jax.models.vit.tokens import PatchTokens
-
-POOLS = ("class", "mean", "mean_norm", "map", "none")
-POSITION_INITS = ("normal", "sincos", "fixed_sincos")
+from vit_jax.models.vit.outputs import POOLS, PooledOutputs
+from vit_jax.models.vit.tokens import POSITION_INITS, PatchTokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,14 +34,23 @@ class ViTConfig:
         num_heads: attention heads.
         mlp_dim: hidden units of the MLP.
         activation: key of `layers.mlp.ACTIVATIONS`.
-        norm_epsilon: epsilon of LayerNorm; 1e-6 for ViT, 1e-5 for CLIP.
+        norm_epsilon: epsilon of the norms; 1e-6 for ViT, 1e-5 for CLIP.
+        norm: key of `layers.norm.NORMS`: "layer", or "rms" (AIMv2).
+        gated_mlp: whether the MLP is gated; with the activation "silu" it is SwiGLU.
+        qkv_bias: which of queries, keys and values have a bias: "qkv", "qv" (DINOv3) or "none".
+        use_bias: whether the blocks' other linear layers have biases; not in AIMv2.
         class_token: whether there is a class token.
-        distillation: whether there is a distillation token with its own head (Touvron et al. 2021).
+        distillation: whether there is a distillation token (Touvron et al. 2021).
+        distillation_head: whether the distillation token, if there is one, has its own head.
         num_registers: number of learned tokens without a position (Darcet et al. 2024).
         pool: "class" (normalised class token), "mean" (mean of the normalised patches), "mean_norm"
-            (norm of the mean of the patches, as in MAE's fine-tuning), "map" (attention pooling of
-            the normalised tokens, as in SigLIP), or "none" for `features` alone, without a norm.
-        position_init: "normal" or "sincos" for learned positions, "fixed_sincos" for fixed ones.
+            (norm of the mean of the patches, as in MAE's fine-tuning), "class_mean" ("class" and
+            "mean" side by side: 2 D features, as in DINOv2's classifiers), "map" (attention pooling
+            of the normalised tokens, as in SigLIP), or "none" for `features` alone, without a norm.
+        position_init: "normal" or "sincos" for learned positions, "fixed_sincos" for fixed ones,
+            "rotary" for none: queries and keys of patches are rotated instead (DINOv3).
+        rotary_rescale: R; with "rotary", coordinates are scaled in training by a random factor that
+            is log-uniform in [1 / R, R], one per step.
         position_resize: rule by which positions are resized for another grid, a name in
             `layers.grids.RESIZE_RULES`. Weights bring the rule of their format.
         position_grid: (rows, columns) of the table of positions where it is not that of the images:
@@ -78,11 +78,17 @@ class ViTConfig:
     mlp_dim: int = 3072
     activation: str = "gelu"
     norm_epsilon: float = 1e-6
+    norm: str = "layer"
+    gated_mlp: bool = False
+    qkv_bias: str = "qkv"
+    use_bias: bool = True
     class_token: bool = True
     distillation: bool = False
+    distillation_head: bool = True
     num_registers: int = 0
     pool: str = "class"
     position_init: str = "normal"
+    rotary_rescale: float = 1.0
     position_resize: str = DEFAULT_RULE
     position_grid: tuple[int, int] | None = None
     prefix_positions: bool = True
@@ -107,13 +113,21 @@ class ViTConfig:
         check_name(self.pool, POOLS, "pool")
         check_name(self.position_init, POSITION_INITS, "position_init")
         check_name(self.position_resize, RESIZE_RULES, "position_resize")
-        if not self.class_token and (self.pool == "class" or self.distillation):
-            found = "pool='class'" if self.pool == "class" else "distillation"
+        reads_class = self.pool in ("class", "class_mean")
+        if not self.class_token and (reads_class or self.distillation):
+            found = f"pool={self.pool!r}" if reads_class else "distillation"
             raise UserError(f"{found} needs class_token=True")
         if self.head_norm and self.distillation:
             raise UserError("head_norm applies to a single head: set distillation=False")
         if not 0 <= self.patch_dropout < 1:
             raise UserError(f"patch_dropout={self.patch_dropout}: expected a fraction in [0, 1)")
+        if self.rotary_rescale < 1:
+            raise UserError(f"rotary_rescale={self.rotary_rescale}: expected 1 or more")
+        if self.position_init == "rotary" and self.width // self.num_heads % 4:
+            raise UserError(
+                "position_init='rotary' needs heads of a multiple of 4 features; found "
+                f"width={self.width}, num_heads={self.num_heads}"
+            )
         _ = self.grid, self.block  # both check their own fields
 
     @property
@@ -126,6 +140,21 @@ class ViTConfig:
     def table_grid(self) -> Size:
         """Rows and columns of the table of positions."""
         return self.position_grid or self.grid
+
+    @property
+    def embed_dim(self) -> int:
+        """Number of pooled features D."""
+        return 2 * self.width if self.pool == "class_mean" else self.width
+
+    @property
+    def has_table(self) -> bool:
+        """Whether positions are learned."""
+        return self.position_init in ("normal", "sincos")
+
+    @property
+    def has_distillation_head(self) -> bool:
+        """Whether there are two heads."""
+        return self.distillation and self.distillation_head and self.num_classes > 0
 
     @property
     def num_special(self) -> int:
@@ -182,7 +211,7 @@ class ViTConfig:
         return resize_positions(table, own, grid, 0, self.position_resize)
 
 
-class ViT(PatchTokens):
+class ViT(PatchTokens, PooledOutputs):
     """Images (B, H, W, 3) to features (B, D), or to logits (B, num_classes) with a head."""
 
     def __init__(
@@ -203,19 +232,8 @@ class ViT(PatchTokens):
             scan: whether to scan the blocks or to unroll them.
             remat: key of `layers.stacking.REMAT_POLICIES`.
         """
-        self.config, self.dtype, width = config, dtype, config.width
-        self.patch_embed = PatchEmbedding(
-            config.patch_size,
-            width,
-            use_bias=config.patch_bias,
-            drop_remainder=config.drop_remainder,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.config, self.dtype = config, dtype
         self._make_tokens(rngs)
-        norm = {"epsilon": config.norm_epsilon, "dtype": dtype, "rngs": rngs}
-        if config.pre_norm:
-            self.pre_norm = layer_norm(width, **norm)
         self.transformer = Transformer(
             config.block,
             config.depth,
@@ -225,39 +243,14 @@ class ViT(PatchTokens):
             dtype=dtype,
             rngs=rngs,
         )
-        if config.pool != "none":
-            self.norm = layer_norm(width, **norm)
-        if config.pool == "map":
-            self.map_head = MAPHead(config.block, dtype=dtype, rngs=rngs)
-        if config.num_classes:
-            self._make_heads(rngs)
-
-    def _make_heads(self, rngs: nnx.Rngs) -> None:
-        """Creates the heads: from zeros (ViT, MAE), or from 0.02 as the blocks (DeiT)."""
-        config = self.config
-        small = config.weight_init == "normal"
-        init = initializers.normal(0.02) if small else initializers.zeros
-
-        def head() -> nnx.Linear:
-            return classifier_head(config.width, config.num_classes, kernel_init=init, rngs=rngs)
-
-        self.head = head()
-        if config.head_norm:
-            self.head_norm = BatchNorm(config.width, affine=False, epsilon=1e-6, dtype=jnp.float32)
-        if config.distillation:
-            self.distillation_head = head()
-
-    @property
-    def embed_dim(self) -> int:
-        """Number of pooled features D."""
-        return self.config.width
+        self._make_outputs(rngs)
 
     def __call__(
         self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
     ) -> Float[Array, "batch outputs"]:
         """Computes logits, or pooled features without a head.
 
-        With a distillation token the logits are the mean of those of both heads (DeiT, section 4).
+        With two heads the logits are the mean of those of both (DeiT, section 4).
 
         Args:
             images: (B, H, W, 3), normalised; any H and W that the patch size divides.
@@ -266,15 +259,10 @@ class ViT(PatchTokens):
         Returns:
             Logits (B, num_classes), float32, or features (B, D), compute type.
         """
+        tokens, _ = self._forward(images, rng, intermediates=False)
         if not self.config.num_classes:
-            return self.encode_image(images, rng=rng)
-        if self.config.distillation:
-            by_class, by_distillation = self.both_logits(images, rng=rng)
-            return (by_class + by_distillation) / 2
-        pooled = self.encode_image(images, rng=rng).astype(jnp.float32)
-        if self.config.head_norm:
-            pooled = self.head_norm(pooled, train=rng is not None)
-        return self.head(pooled)
+            return self._pool(tokens)
+        return self._classify(tokens, train=rng is not None)
 
     def both_logits(
         self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
@@ -291,12 +279,10 @@ class ViT(PatchTokens):
         Raises:
             UserError: a model without a distillation head.
         """
-        if not (self.config.distillation and self.config.num_classes):
+        if not self.config.has_distillation_head:
             raise UserError("this model has no distillation head: set distillation and num_classes")
         tokens, _ = self._forward(images, rng, intermediates=False)
-        pooled = self._pool(tokens).astype(jnp.float32)
-        distilled = self.norm(tokens[:, 1]).astype(jnp.float32)
-        return self.head(pooled), self.distillation_head(distilled)
+        return self._classify_twice(tokens)
 
     def encode_image(
         self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
@@ -347,10 +333,8 @@ class ViT(PatchTokens):
         Returns:
             (B, num_prefix + K, D), compute type.
         """
-        x = select_patches(self._embed(images), selected, self.config.num_prefix)
-        if self.config.pre_norm:
-            x = self.pre_norm(x)
-        x, _ = self.transformer(x)
+        x, angles = self._tokens(images, selected=selected)
+        x, _ = self.transformer(x, angles=angles)
         return self.norm(x)
 
     def encode_patches_and_pool(
@@ -381,20 +365,5 @@ class ViT(PatchTokens):
         self, images: jax.Array, rng: jax.Array | None, intermediates: bool
     ) -> tuple[jax.Array, jax.Array | None]:
         patch_rng, path_rng = (None, None) if rng is None else jax.random.split(rng)
-        x = self._embed(images)
-        x = drop_patches(x, self.config.patch_dropout, patch_rng, self.config.num_prefix)
-        if self.config.pre_norm:
-            x = self.pre_norm(x)
-        return self.transformer(x, path_rng, intermediates=intermediates)
-
-    def _pool(self, tokens: jax.Array) -> jax.Array:
-        pool, split = self.config.pool, self.config.num_prefix
-        if pool == "none":
-            raise UserError("this tower has no pooled features (pool='none'); call `features`")
-        if pool == "class":
-            return self.norm(tokens[:, 0])
-        if pool == "mean":
-            return jnp.mean(self.norm(tokens[:, split:]), axis=1)
-        if pool == "mean_norm":
-            return self.norm(jnp.mean(tokens[:, split:], axis=1))
-        return self.map_head(self.norm(tokens))
+        x, angles = self._tokens(images, patch_rng)
+        return self.transformer(x, path_rng, angles=angles, intermediates=intermediates)

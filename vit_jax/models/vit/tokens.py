@@ -7,13 +7,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
 
+from vit_jax.models.layers.norm import NORMS
 from vit_jax.models.layers.parameters import metadata
+from vit_jax.models.layers.patch_dropout import keep_patches, select_patches
 from vit_jax.models.layers.patch_embedding import PatchEmbedding
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
-from vit_jax.models.sizes import Size
+from vit_jax.models.layers.rotary import patch_angles, random_scale
+from vit_jax.models.sizes import Size, grid_of
 
 if TYPE_CHECKING:
     from vit_jax.models.vit.model import ViTConfig
+
+# Kinds of positions, see `ViTConfig.position_init`.
+POSITION_INITS = ("normal", "sincos", "fixed_sincos", "rotary")
 
 
 class PatchTokens(nnx.Module):
@@ -30,8 +36,16 @@ class PatchTokens(nnx.Module):
     patch_embed: PatchEmbedding
 
     def _make_tokens(self, rngs: nnx.Rngs) -> None:
-        """Creates the learned tokens and positions."""
+        """Creates the embedding of patches, the learned tokens and the positions."""
         config, width = self.config, self.config.width
+        self.patch_embed = PatchEmbedding(
+            config.patch_size,
+            width,
+            use_bias=config.patch_bias,
+            drop_remainder=config.drop_remainder,
+            dtype=self.dtype,
+            rngs=rngs,
+        )
         init = initializers.normal(width**-0.5)
 
         def tokens(count: int) -> nnx.Param:
@@ -44,14 +58,44 @@ class PatchTokens(nnx.Module):
             self.distillation_token = tokens(1)
         if config.num_registers:
             self.registers = tokens(config.num_registers)
-        if config.position_init == "fixed_sincos":
-            return
+        if config.has_table:
+            self._make_positions(init, rngs)
+        if config.pre_norm:
+            self.pre_norm = NORMS[config.norm](
+                width, epsilon=config.norm_epsilon, dtype=self.dtype, rngs=rngs
+            )
+
+    def _make_positions(self, init: initializers.Initializer, rngs: nnx.Rngs) -> None:
+        """Creates the table of learned positions."""
+        config, width = self.config, self.config.width
         rows, columns = config.table_grid
         prefix = config.num_special if config.prefix_positions else 0
         positions = init(rngs.params(), (prefix + rows * columns, width))
         if config.position_init == "sincos":
             positions = positions.at[prefix:].set(sincos_positions(config.table_grid, width))
         self.positions = nnx.Param(positions, **metadata("length", "embed", decay=False))
+
+    def _tokens(
+        self,
+        images: jax.Array,
+        rng: jax.Array | None = None,
+        selected: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Input of the first block, and the rotation of its tokens or None.
+
+        Patches are those `selected`, (B, K); or else, with a key, those that dropout keeps.
+        """
+        config, split = self.config, self.config.num_prefix
+        x, angles = self._embed(images), self._angles(images, rng)
+        if selected is None and rng is not None and config.patch_dropout:
+            count = x.shape[1] - split
+            selected = keep_patches(len(x), count, config.patch_dropout, rng)
+        if selected is not None:
+            x = select_patches(x, selected, split)
+        if selected is not None and angles is not None:
+            angles = jnp.broadcast_to(angles, (len(x), *angles.shape[1:]))
+            angles = select_patches(angles, selected, split)
+        return (self.pre_norm(x) if config.pre_norm else x), angles
 
     def _embed(self, images: jax.Array) -> jax.Array:
         """Embeds all tokens with their positions: (B, num_prefix + h w, D)."""
@@ -67,7 +111,9 @@ class PatchTokens(nnx.Module):
         special = [self.class_token] if config.class_token else []
         special += [self.distillation_token] if config.distillation else []
         registers = prefix([self.registers] if config.num_registers else [])
-        if not config.prefix_positions or config.position_init == "fixed_sincos":
+        if config.position_init == "rotary":
+            return jnp.concatenate([*prefix(special), *registers, patches], axis=1)
+        if not config.prefix_positions or not config.has_table:
             patches = patches + self._positions(grid, 0)
             return jnp.concatenate([*prefix(special), *registers, patches], axis=1)
         x = jnp.concatenate([*prefix(special), patches], axis=1)
@@ -76,6 +122,20 @@ class PatchTokens(nnx.Module):
             return x
         split = config.num_special
         return jnp.concatenate([x[:, :split], *registers, x[:, split:]], axis=1)
+
+    def _angles(self, images: jax.Array, rng: jax.Array | None) -> jax.Array | None:
+        """Rotation (1, num_prefix + h w, K / 2) of all tokens, scaled at random with a key."""
+        config = self.config
+        if config.position_init != "rotary":
+            return None
+        size, drop = (images.shape[1], images.shape[2]), config.drop_remainder
+        grid = grid_of(size, config.patch_size, drop_remainder=drop)
+        factor = config.rotary_rescale
+        scale: float | jax.Array = 1.0
+        if rng is not None and factor > 1:
+            scale = random_scale(jax.random.fold_in(rng, 1), factor)
+        head_dim = config.width // config.num_heads
+        return patch_angles(grid, head_dim, config.num_prefix, scale=scale)
 
     def _positions(self, grid: Size, num_prefix: int) -> jax.Array:
         """Positions of the leading tokens and of a grid of patches, compute type."""

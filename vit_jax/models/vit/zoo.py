@@ -1,4 +1,4 @@
-"""Vision Transformers: ViT, DeiT, DeiT III and DINOv2."""
+"""Vision Transformers: ViT, DeiT, DeiT III, DINOv2 and DINOv3."""
 
 import dataclasses
 from typing import Any
@@ -18,6 +18,8 @@ BASE, LARGE, HUGE = (768, 12, 12), (1024, 24, 16), (1280, 32, 16)
 # g, G: Zhai et al. 2022, table 2. So400m: Alabdulmohsin et al. 2023.
 GIANT, GIGANTIC, SO400M = (1408, 40, 16), (1664, 48, 16), (1152, 27, 16)
 GIANT_MLP, GIGANTIC_MLP, SO400M_MLP = 6144, 8192, 4304
+# g of DINOv2: Oquab et al. 2024, table 17. H+ of DINOv3: Siméoni et al. 2025, table 3.
+DINOV2_GIANT, DINOV3_HUGE = (1536, 40, 24), (1280, 32, 20)
 
 
 def vit(sizes: Sizes, patch_size: int, **changes: Any) -> ViTConfig:
@@ -69,6 +71,53 @@ def _dinov2(sizes: Sizes, **changes: Any) -> ModelSpec:
     )
 
 
+def _dinov2_classifier(config: ViTConfig) -> ModelSpec:
+    """DINOv2 with the linear classifier of transformers, on class token and mean of the patches."""
+    config = dataclasses.replace(config, pool="class_mean")
+    return _classifier(config, crop_fraction=224 / 256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def _dinov3(sizes: Sizes, *, gated: bool = False, **changes: Any) -> ModelSpec:
+    """DINOv3 (Siméoni et al. 2025) without a head; without biases it is timm's."""
+    config = vit(
+        sizes,
+        16,
+        activation="silu" if gated else "gelu",
+        gated_mlp=gated,
+        norm_epsilon=1e-5,
+        num_registers=4,
+        position_init="rotary",
+        rotary_rescale=2.0,
+        layer_scale=1e-5,
+        **{"qkv_bias": "qv", **changes},
+    )
+    inputs = ImageInputs(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    if config.qkv_bias != "none":  # that of timm
+        inputs = dataclasses.replace(inputs, resize="squash", interpolation="bilinear")
+    return ModelSpec(architecture=config, inputs=inputs)
+
+
+# Sizes, and fields that are not those of most.
+_SWIGLU = {"mlp_dim": 4096, "gated_mlp": True, "activation": "silu"}
+_DINOV2_SIZES: dict[str, tuple[Sizes, dict[str, Any]]] = {
+    "s14": (SMALL, {}),
+    "b14": (BASE, {}),
+    "l14": (LARGE, {}),
+    "g14": (DINOV2_GIANT, _SWIGLU),
+}
+_DINOV2_MODELS = {
+    f"dinov2_{name}{suffix}": _dinov2(sizes, **changes, num_registers=registers)
+    for suffix, registers in (("", 0), ("_registers", 4))
+    for name, (sizes, changes) in _DINOV2_SIZES.items()
+}
+_DINOV3_SIZES: dict[str, tuple[Sizes, bool]] = {
+    "s16": (SMALL, False),
+    "s16plus": (SMALL, True),
+    "b16": (BASE, False),
+    "l16": (LARGE, False),
+    "h16plus": (DINOV3_HUGE, True),
+}
+
 MODELS: dict[str, ModelSpec] = {
     # Dosovitskiy et al. 2021, table 1; Steiner et al. 2022 (Ti and S); Zhai et al. 2022, table 2.
     "vit_ti16": _vit(TINY, 16),
@@ -104,14 +153,19 @@ MODELS: dict[str, ModelSpec] = {
     "deit3_b16": _deit3(BASE, 16),
     "deit3_l16": _deit3(LARGE, 16),
     "deit3_h14": _deit3(HUGE, 14),
-    # Oquab et al. 2024.
-    "dinov2_s14": _dinov2(SMALL),
-    "dinov2_b14": _dinov2(BASE),
-    "dinov2_l14": _dinov2(LARGE),
-    # With registers: Darcet et al. 2024.
-    "dinov2_s14_registers": _dinov2(SMALL, num_registers=4),
-    "dinov2_b14_registers": _dinov2(BASE, num_registers=4),
-    "dinov2_l14_registers": _dinov2(LARGE, num_registers=4),
+    # Oquab et al. 2024; with registers: Darcet et al. 2024.
+    **_DINOV2_MODELS,
+    **{
+        f"{name}_classifier": _dinov2_classifier(spec.architecture)
+        for name, spec in _DINOV2_MODELS.items()
+    },
+    # Siméoni et al. 2025, table 3.
+    **{f"dinov3_{n}": _dinov3(sizes, gated=g) for n, (sizes, g) in _DINOV3_SIZES.items()},
+    # The same in timm, which leaves out the biases of queries and values: they are zero.
+    **{
+        f"timm_dinov3_{n}": _dinov3(sizes, gated=g, qkv_bias="none", image_size=256)
+        for n, (sizes, g) in _DINOV3_SIZES.items()
+    },
 }
 
 # timm's names, which transformers' are as well: google/vit-base-patch16-224 and
@@ -154,10 +208,22 @@ _DINOV2 = {
     "vit_small_patch14_dinov2": "dinov2_s14",
     "vit_base_patch14_dinov2": "dinov2_b14",
     "vit_large_patch14_dinov2": "dinov2_l14",
+    "vit_giant_patch14_dinov2": "dinov2_g14",
     "vit_small_patch14_reg4_dinov2": "dinov2_s14_registers",
     "vit_base_patch14_reg4_dinov2": "dinov2_b14_registers",
     "vit_large_patch14_reg4_dinov2": "dinov2_l14_registers",
+    "vit_giant_patch14_reg4_dinov2": "dinov2_g14_registers",
 }
+# timm's sizes -> those of the registered names.
+_DINOV3 = {
+    "small": "s16",
+    "small_plus": "s16plus",
+    "base": "b16",
+    "large": "l16",
+    "huge_plus": "h16plus",
+}
+# Letters of the sizes in the authors' names, and the words for them in those of transformers.
+_LETTERS = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 ALIASES: dict[str, str] = {
     **with_tags(
@@ -166,6 +232,16 @@ ALIASES: dict[str, str] = {
     **with_tags(_DEIT, "fb_in1k"),
     **with_tags(_DEIT3, "fb_in1k", "fb_in22k_ft_in1k"),
     **with_tags(_DINOV2, "lvd142m"),
+    **with_tags(
+        {f"vit_{t}_patch16_dinov3": f"timm_dinov3_{n}" for t, n in _DINOV3.items()},
+        "lvd1689m",
+        "sat493m",
+    ),
+    **with_tags(
+        {f"vit_{t}_patch16_dinov3_qkvb": f"dinov3_{n}" for t, n in _DINOV3.items()},
+        "lvd1689m",
+        "sat493m",
+    ),
     # google-research/vision_transformer.
     "ViT-Ti_16": "vit_ti16",
     "ViT-S_16": "vit_s16",
@@ -180,16 +256,23 @@ ALIASES: dict[str, str] = {
     "ViT-G/14": "vit_gigantic14",
     "ViT-So400m/14": "vit_so400m14",
     # facebookresearch/dinov2 and transformers.
-    "dinov2_vits14": "dinov2_s14",
-    "dinov2_vitb14": "dinov2_b14",
-    "dinov2_vitl14": "dinov2_l14",
-    "dinov2_vits14_reg": "dinov2_s14_registers",
-    "dinov2_vitb14_reg": "dinov2_b14_registers",
-    "dinov2_vitl14_reg": "dinov2_l14_registers",
-    "dinov2-small": "dinov2_s14",
-    "dinov2-base": "dinov2_b14",
-    "dinov2-large": "dinov2_l14",
-    "dinov2-with-registers-small": "dinov2_s14_registers",
-    "dinov2-with-registers-base": "dinov2_b14_registers",
-    "dinov2-with-registers-large": "dinov2_l14_registers",
+    **{f"dinov2_vit{x}14": f"dinov2_{x}14" for x in _LETTERS},
+    **{f"dinov2_vit{x}14_reg": f"dinov2_{x}14_registers" for x in _LETTERS},
+    **{f"dinov2-{size}": f"dinov2_{x}14" for x, size in _LETTERS.items()},
+    **{f"dinov2-with-registers-{size}": f"dinov2_{x}14_registers" for x, size in _LETTERS.items()},
+    **{
+        f"dinov2-{size}-imagenet1k-1-layer": f"dinov2_{x}14_classifier"
+        for x, size in _LETTERS.items()
+    },
+    **{
+        f"dinov2-with-registers-{size}-imagenet1k-1-layer": f"dinov2_{x}14_registers_classifier"
+        for x, size in _LETTERS.items()
+    },
+    # facebookresearch/dinov3 and transformers.
+    **{f"dinov3_vit{n}": f"dinov3_{n}" for n in _DINOV3_SIZES},
+    **{
+        f"dinov3-vit{n}-pretrain-{tag}": f"dinov3_{n}"
+        for n in _DINOV3_SIZES
+        for tag in ("lvd1689m", "sat493m")
+    },
 }

@@ -5,25 +5,33 @@ from collections.abc import Sequence
 import numpy as np
 
 from vit_jax.weights.entry import Entry
-from vit_jax.weights.transforms import ATTENTION_OUT, CONV, FLAT, LINEAR, Transform
+from vit_jax.weights.transforms import (
+    ATTENTION_OUT,
+    CONV,
+    FLAT,
+    LINEAR,
+    Transform,
+    concatenate,
+)
 
 Layers = Sequence[int] | None
 # Counter of batches in every batch norm of torch. It does not affect evaluation.
 COUNTERS = "*.num_batches_tracked"
 
 
-def norm(path: str, key: str, layers: Layers = None) -> list[Entry]:
-    """Returns the entries of a LayerNorm.
+def norm(path: str, key: str, layers: Layers = None, *, bias: bool = True) -> list[Entry]:
+    """Returns the entries of a LayerNorm, or of an RMSNorm, which has no bias.
 
     Args:
         path: path of the layer in the model.
         key: name of the layer in the file.
         layers: layer numbers of stacked parameters, see `Entry`.
+        bias: whether the layer has a bias.
     """
-    return [
-        Entry(f"{path}/scale", f"{key}.weight", layers=layers),
-        Entry(f"{path}/bias", f"{key}.bias", layers=layers),
-    ]
+    entries = [Entry(f"{path}/scale", f"{key}.weight", layers=layers)]
+    if bias:
+        entries.append(Entry(f"{path}/bias", f"{key}.bias", layers=layers))
+    return entries
 
 
 def linear(
@@ -96,12 +104,28 @@ def batch_counters(entries: Sequence[Entry]) -> dict[str, np.ndarray]:
     }
 
 
-def attention_out(path: str, key: str, layers: Layers = None) -> list[Entry]:
+def attention_out(path: str, key: str, layers: Layers = None, *, bias: bool = True) -> list[Entry]:
     """Returns the entries of the output projection of attention.
 
     Args:
         path: path of the layer in the model.
         key: name of the layer in the file.
         layers: layer numbers of stacked parameters, see `Entry`.
+        bias: whether the layer has a bias.
     """
-    return linear(path, key, layers, kernel=ATTENTION_OUT)
+    return linear(path, key, layers, bias=bias, kernel=ATTENTION_OUT)
+
+
+def fused_gate(path: str, key: str, layers: Layers = None) -> list[Entry]:
+    """Returns the entries of gate and first layer of a gated MLP, which a file has as one layer.
+
+    Args:
+        path: path of the MLP in the model.
+        key: name of the layer in the file. Its first outputs are those of the gate.
+        layers: layer numbers of stacked parameters, see `Entry`.
+    """
+    kernels, biases = ((f"{path}/gate/{n}", f"{path}/fc1/{n}") for n in ("kernel", "bias"))
+    return [
+        Entry(kernels, f"{key}.weight", concatenate(LINEAR), layers),
+        Entry(biases, f"{key}.bias", concatenate(FLAT), layers),
+    ]

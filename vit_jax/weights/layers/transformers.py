@@ -12,7 +12,7 @@ from typing import Any
 from vit_jax.errors import UserError, lookup
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
-from vit_jax.weights.layers.torch import attention_out, linear, norm
+from vit_jax.weights.layers.torch import attention_out, fused_gate, linear, norm
 from vit_jax.weights.transforms import SEPARATE_QKV, SEPARATE_QKV_BIAS
 
 NAME = "transformers"
@@ -23,6 +23,7 @@ Settings = Mapping[str, Any]
 ACTIVATIONS = {
     "gelu": "gelu",
     "quick_gelu": "quick_gelu",
+    "silu": "silu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -49,6 +50,7 @@ class BlockNames:
         norm2: norm before the MLP.
         fc1: first layer of the MLP.
         fc2: second layer of the MLP.
+        gate: gate of a gated MLP; None if `fc1` contains it.
     """
 
     norm1: str
@@ -57,6 +59,7 @@ class BlockNames:
     norm2: str
     fc1: str
     fc2: str
+    gate: str | None = None
 
 
 CLIP = BlockNames(
@@ -76,6 +79,16 @@ VIT = BlockNames(
     fc2="output.dense",
 )
 DINOV2 = dataclasses.replace(VIT, norm1="norm1", norm2="norm2", fc1="mlp.fc1", fc2="mlp.fc2")
+DINOV2_GIANT = dataclasses.replace(DINOV2, fc1="mlp.weights_in", fc2="mlp.weights_out")
+DINOV3 = BlockNames(
+    norm1="norm1",
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    out="attention.o_proj",
+    norm2="norm2",
+    fc1="mlp.up_proj",
+    fc2="mlp.down_proj",
+    gate="mlp.gate_proj",
+)
 SWIN = dataclasses.replace(
     VIT, qkv=("attention.self.query", "attention.self.key", "attention.self.value")
 )
@@ -91,7 +104,17 @@ IN_MEMORY = dataclasses.replace(
 _TOWER = ("embeddings.", "encoder.", "layernorm.")
 
 
-def blocks(path: str, key: str, names: BlockNames, depth: int) -> list[Entry]:
+def blocks(
+    path: str,
+    key: str,
+    names: BlockNames,
+    depth: int,
+    *,
+    norm_bias: bool = True,
+    gated_mlp: bool = False,
+    qkv_bias: str = "qkv",
+    use_bias: bool = True,
+) -> list[Entry]:
     """Returns the entries of a stack of pre-norm blocks.
 
     Args:
@@ -99,19 +122,46 @@ def blocks(path: str, key: str, names: BlockNames, depth: int) -> list[Entry]:
         key: name of the blocks in the file, without the number.
         names: names of the parts.
         depth: number of blocks.
+        norm_bias: whether the norms have biases.
+        gated_mlp: whether the MLPs are gated.
+        qkv_bias: which of queries, keys and values have a bias: "qkv", "qv" or "none".
+        use_bias: whether the other linear layers have biases.
     """
     key, layers = f"{key}.{{i}}", range(depth)
     qkv = f"{path}/attention/qkv"
     weights = tuple(f"{key}.{name}.weight" for name in names.qkv)
     biases = tuple(f"{key}.{name}.bias" for name in names.qkv)
-    return [
-        *norm(f"{path}/norm1", f"{key}.{names.norm1}", layers),
+    entries = [
+        *norm(f"{path}/norm1", f"{key}.{names.norm1}", layers, bias=norm_bias),
         Entry(f"{qkv}/kernel", weights, SEPARATE_QKV, layers),
-        Entry(f"{qkv}/bias", biases, SEPARATE_QKV_BIAS, layers),
-        *attention_out(f"{path}/attention/out", f"{key}.{names.out}", layers),
-        *norm(f"{path}/norm2", f"{key}.{names.norm2}", layers),
-        *linear(f"{path}/mlp/fc1", f"{key}.{names.fc1}", layers),
-        *linear(f"{path}/mlp/fc2", f"{key}.{names.fc2}", layers),
+        *attention_out(f"{path}/attention/out", f"{key}.{names.out}", layers, bias=use_bias),
+        *norm(f"{path}/norm2", f"{key}.{names.norm2}", layers, bias=norm_bias),
+        *linear(f"{path}/mlp/fc2", f"{key}.{names.fc2}", layers, bias=use_bias),
+    ]
+    if qkv_bias == "qkv":
+        entries.append(Entry(f"{qkv}/bias", biases, SEPARATE_QKV_BIAS, layers))
+    elif qkv_bias == "qv":
+        pair = (biases[0], biases[2])
+        entries.append(Entry(f"{path}/attention/qv_bias", pair, SEPARATE_QKV_BIAS, layers))
+    if gated_mlp and names.gate is None:
+        return entries + fused_gate(f"{path}/mlp", f"{key}.{names.fc1}", layers)
+    entries += linear(f"{path}/mlp/fc1", f"{key}.{names.fc1}", layers, bias=use_bias)
+    if gated_mlp:
+        entries += linear(f"{path}/mlp/gate", f"{key}.{names.gate}", layers, bias=use_bias)
+    return entries
+
+
+def layer_scales(path: str, key: str, depth: int) -> list[Entry]:
+    """Returns the entries of the LayerScales of a stack of blocks.
+
+    Args:
+        path: path of the stacked blocks in the model.
+        key: name of the blocks in the file, without the number.
+        depth: number of blocks.
+    """
+    return [
+        Entry(f"{path}/scale{i}/gamma", f"{key}.{{i}}.layer_scale{i}.lambda1", layers=range(depth))
+        for i in (1, 2)
     ]
 
 
@@ -201,9 +251,8 @@ def check_settings(config: Settings) -> None:
     Raises:
         UserError: a setting that is not available here.
     """
-    for key, expected in (("qkv_bias", True), ("use_swiglu_ffn", False)):
-        if config.get(key, expected) is not expected:
-            raise UserError(f"config.json: expected {key}={expected}; found {config[key]!r}")
+    if config.get("qkv_bias", True) is not True:
+        raise UserError(f"config.json: expected qkv_bias=True; found {config['qkv_bias']!r}")
 
 
 def num_classes(file: TensorFile, config: Settings) -> int:

@@ -16,7 +16,7 @@ from vit_jax.models.ops.attention.whole_sequence import Options, whole_sequence_
 from vit_jax.models.ops.linear import Weights, linear
 from vit_jax.models.partitioning import constrain, interpret_kernels, laid_out, platform
 
-Normalize = Callable[[jax.Array], jax.Array]
+Transform = Callable[[jax.Array], jax.Array]
 
 
 def self_attention(
@@ -26,7 +26,7 @@ def self_attention(
     *,
     causal: bool = False,
     bias: Float[Array, "_examples _heads length length"] | None = None,
-    normalize: tuple[Normalize, Normalize] | None = None,
+    transform: tuple[Transform, Transform] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "batch length width"]:
     """Projects tokens to queries, keys and values, attends, and projects back.
@@ -37,7 +37,8 @@ def self_attention(
         out: kernel (H, K, D) and bias (D,) of the output projection.
         causal: whether a token attends only to those before it and to itself.
         bias: added to the scaled scores, (P, H or 1, N, N), see `attention`.
-        normalize: functions of the queries and of the keys (QK-norm); None for none.
+        transform: functions of the queries and of the keys (B, N, H, K), such as QK-norm and
+            rotation by position; None for none.
         implementation: key of `SELF_ATTENTION`; by default "packed" where attention is the kernel
             for whole sequences, "flat" on CPUs, "split" elsewhere.
 
@@ -49,7 +50,7 @@ def self_attention(
         packed = choose(shape, x.shape[1], x.dtype, masked=bias is not None) == "pallas"
         implementation = "packed" if packed else "flat" if platform() == "cpu" else "split"
     function = lookup(SELF_ATTENTION, implementation, "implementation of self-attention")
-    return function(_Layer(qkv, out, causal, bias, normalize), x)
+    return function(_Layer(qkv, out, causal, bias, transform), x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Layer:
     out: Weights
     causal: bool
     bias: jax.Array | None
-    normalize: tuple[Normalize, Normalize] | None
+    transform: tuple[Transform, Transform] | None
 
     def flat(self, x: jax.Array) -> jax.Array:
         """Fused projection of (B N, D). XLA:CPU contracts (B, N, D) slowly, see `ops.mlp`."""
@@ -97,11 +98,13 @@ class _Layer:
 
         q, k, v = (project(i) for i in range(3))
         projection_bias: jax.Array | None = offset
-        if self.normalize is not None:  # a norm follows the bias, which the kernel cannot add then
+        if (
+            self.transform is not None
+        ):  # a function follows the bias, which the kernel cannot add then
             shape = (*x.shape[:2], num_heads, head_dim)
             q, k = (
-                norm((y + b).reshape(shape)).reshape(y.shape)
-                for norm, y, b in zip(self.normalize, (q, k), offset[:2], strict=True)
+                function((y + b).reshape(shape)).reshape(y.shape)
+                for function, y, b in zip(self.transform, (q, k), offset[:2], strict=True)
             )
             v, projection_bias = v + offset[2], None
         options = Options(head_dim, self.causal, self.bias is not None, interpret_kernels())
@@ -122,10 +125,10 @@ class _Layer:
     def _attend(
         self, qkv: jax.Array | list[jax.Array], implementation: str | None = None
     ) -> jax.Array:
-        """Attention of queries, keys and values (B, N, H, K), with their norms."""
+        """Attention of queries, keys and values (B, N, H, K), with their functions."""
         q, k, v = qkv
-        if self.normalize is not None:
-            q, k = self.normalize[0](q), self.normalize[1](k)
+        if self.transform is not None:
+            q, k = self.transform[0](q), self.transform[1](k)
         return attention(q, k, v, causal=self.causal, bias=self.bias, implementation=implementation)
 
 

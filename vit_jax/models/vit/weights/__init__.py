@@ -1,7 +1,8 @@
-"""Weights of ViT, DeiT, DINOv2 and the encoder of MAE in the formats of other libraries."""
+"""Weights of ViT, DeiT, DINOv2, DINOv3 and the encoder of MAE in the formats of other libraries."""
 
 from vit_jax.models.vit.weights.big_vision import BigVisionScannedViT, BigVisionViT
 from vit_jax.models.vit.weights.dinov2 import OfficialDINOv2
+from vit_jax.models.vit.weights.dinov3 import TimmDINOv3, TransformersDINOv3
 from vit_jax.models.vit.weights.timm import TimmViT
 from vit_jax.models.vit.weights.transformers import TransformersViT
 from vit_jax.models.vit.weights.vit_jax import ViTJaxNpz
@@ -11,6 +12,8 @@ FORMATS: tuple[Format, ...] = (
     TimmViT(),
     OfficialDINOv2(),
     TransformersViT(),
+    TimmDINOv3(),
+    TransformersDINOv3(),
     BigVisionViT(),
     BigVisionScannedViT(),
     ViTJaxNpz(),

@@ -1,6 +1,7 @@
 """DINOv2 as its authors published it (github.com/facebookresearch/dinov2)."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from vit_jax.weights.transforms import LEADING_ONE
 
 
 class OfficialDINOv2(Format):
-    """Backbones with or without registers, under the names of timm except for the registers."""
+    """Backbones with or without registers, under names of timm.
+
+    Registers and the layers of SwiGLU (giant) have names of their own.
+    """
 
     name = "dinov2"
     architectures = (ViTConfig,)
@@ -29,6 +33,8 @@ class OfficialDINOv2(Format):
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`. The class token has a position."""
         entries = timm.vit(dataclasses.replace(architecture, num_registers=0))
+        if architecture.gated_mlp:
+            entries = [dataclasses.replace(e, keys=_gated(e.keys)) for e in entries]
         if architecture.num_registers:
             entries.append(Entry("registers", "register_tokens", LEADING_ONE))
         return entries
@@ -40,3 +46,7 @@ class OfficialDINOv2(Format):
     def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
         """Returns the mask token of the pre-training; see `Format.constants`."""
         return {"mask_token": np.zeros((1, architecture.width), np.float32)}
+
+
+def _gated(keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(k.replace(".mlp.fc1.", ".mlp.w12.").replace(".mlp.fc2.", ".mlp.w3.") for k in keys)

@@ -27,10 +27,15 @@ class TimmViT(Format):
     position_resize = "bicubic_antialias"
 
     def matches(self, file: TensorFile) -> bool:
-        """Returns whether a file has blocks of timm's ViT and no decoder of MAE."""
+        """Returns whether a file has blocks of timm's `VisionTransformer`, and those alone."""
         names = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
-        with_decoder = "mask_token" in file or "decoder_embed.weight" in file
-        return all(name in file for name in names) and not with_decoder
+        # A decoder of MAE, the mask token of DINOv2's authors, DINOv3.
+        others = ("mask_token", "decoder_embed.weight", "blocks.0.gamma_1")
+        return all(name in file for name in names) and not any(name in file for name in others)
+
+    def holds(self, architecture: ViTConfig) -> bool:
+        """Returns whether a model is not rotary, as DINOv3; see `Format.holds`."""
+        return architecture.position_init != "rotary"
 
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
@@ -57,7 +62,7 @@ def vit(config: ViTConfig, path: str = "", key: str = "") -> list[Entry]:
     final_norm = "fc_norm" if config.pool == "mean_norm" else "norm"
     entries = [
         *conv(f"{path}patch_embed", f"{key}patch_embed.proj", bias=config.patch_bias),
-        *_tokens(config, path, key),
+        *tokens(config, path, key),
         *_blocks(config, f"{path}transformer/blocks", f"{key}blocks"),
         *norm(f"{path}norm", f"{key}{final_norm}"),
     ]
@@ -67,7 +72,7 @@ def vit(config: ViTConfig, path: str = "", key: str = "") -> list[Entry]:
         entries += _map_head(f"{path}map_head", f"{key}attn_pool")
     if config.num_classes:
         entries += linear(f"{path}head", f"{key}head")
-        if config.distillation:
+        if config.has_distillation_head:
             entries += linear(f"{path}distillation_head", f"{key}head_dist")
     return entries
 
@@ -87,6 +92,10 @@ def constants(config: ViTConfig, key: str = "") -> dict[str, np.ndarray]:
 
 def _check_supported(config: ViTConfig) -> None:
     """Refuses models whose tensors have names in timm but are used differently there."""
+    if config.pool == "class_mean":
+        raise UserError("timm pools the class token or the mean of the patches; found 'class_mean'")
+    if config.distillation and config.num_classes and not config.has_distillation_head:
+        raise UserError("timm's distilled models have two heads; found distillation_head=False")
     if config.pool == "map" and config.num_prefix:
         raise UserError(
             "timm's attention pooling reads the patches only; found pool='map' with "
@@ -99,14 +108,20 @@ def _check_supported(config: ViTConfig) -> None:
         )
 
 
-def _tokens(config: ViTConfig, path: str, key: str) -> list[Entry]:
-    """Learned tokens and positions."""
+def tokens(config: ViTConfig, path: str = "", key: str = "") -> list[Entry]:
+    """Returns the entries of learned tokens and positions.
+
+    Args:
+        config: architecture of the tower.
+        path: prefix of the paths in the model.
+        key: prefix of the names in the file.
+    """
     entries = []
     if config.distillation:
         entries.append(Entry(f"{path}distillation_token", f"{key}dist_token", LEADING_ONE))
     if config.num_registers:
         entries.append(Entry(f"{path}registers", f"{key}reg_token", LEADING_ONE))
-    learned = config.position_init != "fixed_sincos"
+    learned = config.has_table
     num_prefix = config.num_special if config.prefix_positions else 0
     resize = ResizePositions(config.table_grid, num_prefix, config.position_resize)
     if learned and num_prefix and config.num_registers:
@@ -139,7 +154,8 @@ FOLDED_CLASS_POSITION = Transform(_unfold, _fold)
 
 
 def _blocks(config: ViTConfig, path: str, key: str) -> list[Entry]:
-    entries, layers = blocks(path, key, config.depth), range(config.depth)
+    entries = blocks(path, key, config.depth, gated_mlp=config.gated_mlp)
+    layers = range(config.depth)
     if config.layer_scale:
         for i in (1, 2):
             gamma = f"{key}.{{i}}.ls{i}.gamma"

@@ -29,6 +29,7 @@ DINOV2: layers.Settings = {
     "layer_norm_eps": 1e-6,
     "mlp_ratio": 4,
     "layerscale_value": 1.0,
+    "use_swiglu_ffn": False,
 }
 DEFAULTS: Mapping[str, layers.Settings] = {
     "vit": VIT,
@@ -48,6 +49,10 @@ class TransformersViT(Format):
     heads = layers.HEADS
     position_resize = "bicubic"
 
+    def holds(self, architecture: ViTConfig) -> bool:
+        """Returns whether a model is not rotary, as DINOv3; see `Format.holds`."""
+        return architecture.position_init != "rotary"
+
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has an embedding of patches with a class token and no decoder."""
         names = ("", *PREFIXES)
@@ -57,16 +62,10 @@ class TransformersViT(Format):
 
     def view(self, file: TensorFile, architecture: ViTConfig) -> TensorFile:
         """Returns the file under the names of published files; see `Format.view`."""
-        names = layers.DINOV2 if architecture.layer_scale else layers.VIT
-        return layers.published_names(file, names, PREFIXES, _prefix(architecture))
+        return layers.published_names(file, _names(architecture), PREFIXES, _prefix(architecture))
 
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
-        if architecture.num_classes and architecture.layer_scale:
-            raise UserError(
-                "the format transformers holds DINOv2 without a head: the library's head reads the "
-                "class token and the mean of the patches; set num_classes=0"
-            )
         return tower(architecture, "", _prefix(architecture)) + _heads(architecture)
 
     def resize_rule(self, architecture: ViTConfig) -> str:
@@ -87,12 +86,24 @@ class TransformersViT(Format):
         changes: dict[str, Any] = {"num_classes": layers.num_classes(file, config)}
         if kind == "deit":
             changes["distillation"] = True
+            changes["distillation_head"] = "classifier.bias" not in file
         if kind.startswith("dinov2"):
-            changes["mlp_dim"] = int(settings["hidden_size"] * settings["mlp_ratio"])
-            changes["layer_scale"] = settings["layerscale_value"]
+            changes |= _dinov2_fields(settings)
+            changes["pool"] = "class_mean" if changes["num_classes"] else "class"
         if kind == "dinov2_with_registers":
             changes["num_registers"] = settings["num_register_tokens"]
         return vit_config(settings, **changes)
+
+
+def _dinov2_fields(settings: layers.Settings) -> dict[str, Any]:
+    """Fields of DINOv2 that its settings name otherwise than those of ViT."""
+    mlp_dim = int(settings["hidden_size"] * settings["mlp_ratio"])
+    fields = {"mlp_dim": mlp_dim, "layer_scale": settings["layerscale_value"]}
+    if not settings["use_swiglu_ffn"]:
+        return fields
+    # Two thirds, so that the third layer adds no parameters; a multiple of 8.
+    mlp_dim = (int(mlp_dim * 2 / 3) + 7) // 8 * 8
+    return {**fields, "mlp_dim": mlp_dim, "gated_mlp": True, "activation": "silu"}
 
 
 def vit_config(settings: layers.Settings, **changes: Any) -> ViTConfig:
@@ -135,7 +146,7 @@ def tower(config: ViTConfig, path: str, prefix: str) -> list[Entry]:
         entries.append(Entry(f"{path}distillation_token", key, LEADING_ONE))
     if config.num_registers:
         entries.append(Entry(f"{path}registers", f"{embeddings}.register_tokens", LEADING_ONE))
-    if config.position_init != "fixed_sincos":
+    if config.has_table:
         resize = ResizePositions(config.table_grid, config.num_special, config.position_resize)
         key = f"{embeddings}.position_embeddings"
         entries.append(Entry(f"{path}positions", key, LEADING_ONE, resize=resize))
@@ -164,34 +175,43 @@ def _prefix(config: ViTConfig) -> str:
     """Prefix of the names of the tower in published files."""
     if not config.num_classes:
         return ""
+    if config.layer_scale:
+        return "dinov2_with_registers." if config.num_registers else "dinov2."
     return "deit." if config.distillation else "vit."
 
 
 def _check_supported(config: ViTConfig) -> None:
     """Refuses models whose tensors have names in the library but are used differently there."""
     fixed = config.position_init == "fixed_sincos"
+    pool = "class_mean" if config.layer_scale and config.num_classes else "class"
     found = (config.class_token, config.pool, config.prefix_positions or fixed)
-    if found != (True, "class", True):
+    if found != (True, pool, True):
         raise UserError(
-            "the format transformers holds ViT with class_token=True, pool='class' and "
+            f"the format transformers holds ViT with class_token=True, pool={pool!r} and "
             f"prefix_positions=True; found {found}"
         )
+    if config.distillation and config.layer_scale:
+        raise UserError("the format transformers holds DINOv2 without a distillation token")
+
+
+def _names(config: ViTConfig) -> layers.BlockNames:
+    if not config.layer_scale:
+        return layers.VIT
+    return layers.DINOV2_GIANT if config.gated_mlp else layers.DINOV2
 
 
 def _blocks(config: ViTConfig, path: str, key: str) -> list[Entry]:
-    if not config.layer_scale:
-        return layers.blocks(path, key, layers.VIT, config.depth)
-    entries, numbers = layers.blocks(path, key, layers.DINOV2, config.depth), range(config.depth)
-    for i in (1, 2):
-        name = f"{key}.{{i}}.layer_scale{i}.lambda1"
-        entries.append(Entry(f"{path}/scale{i}/gamma", name, layers=numbers))
+    names, gated = _names(config), config.gated_mlp
+    entries = layers.blocks(path, key, names, config.depth, gated_mlp=gated)
+    if config.layer_scale:
+        entries += layers.layer_scales(path, key, config.depth)
     return entries
 
 
 def _heads(config: ViTConfig) -> list[Entry]:
     if not config.num_classes:
         return []
-    if config.distillation:
+    if config.has_distillation_head:
         return [
             *linear("head", "cls_classifier"),
             *linear("distillation_head", "distillation_classifier"),
