@@ -27,6 +27,10 @@ from vit_jax.models.vit.model import ViTConfig
         ("ViT-g-14", "openclip_vit_g14"),
         ("ViT-B-16-SigLIP", "openclip_siglip_b16"),
         ("hf-hub:timm/ViT-B-16-SigLIP", "openclip_siglip_b16"),
+        ("ViT-SO400M-14-SigLIP2-378", "openclip_siglip2_so400m14_378"),
+        ("ViT-gopt-16-SigLIP2-256", "openclip_siglip2_gopt16_256"),
+        ("ViT-B-16-SigLIP-i18n-256", "openclip_siglip_b16_256_i18n"),
+        ("vit_giantopt_patch16_siglip_384.v2_webli", "timm_siglip_gopt16_384"),
         ("RN50-quickgelu", "clip_rn50"),
         ("ViT-L/14@336px", "clip_vit_l14_336"),
         ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "openclip_vit_h14"),
@@ -34,6 +38,9 @@ from vit_jax.models.vit.model import ViTConfig
         ("openai/clip-vit-base-patch32", "clip_vit_b32"),
         ("google/siglip-base-patch16-224", "siglip_b16"),
         ("google/siglip-so400m-patch14-384", "siglip_so400m14_384"),
+        ("google/siglip2-base-patch32-256", "siglip2_b32_256"),
+        ("google/siglip2-giant-opt-patch16-384", "siglip2_gopt16_384"),
+        ("google/siglip2-so400m-patch14-384", "siglip2_so400m14_384"),
         ("google/vit-base-patch16-224", "vit_b16"),
         ("facebook/deit-small-distilled-patch16-224", "deit_s16_distilled"),
         ("facebook/dinov2-base", "dinov2_b14"),
@@ -54,6 +61,7 @@ from vit_jax.models.vit.model import ViTConfig
         ("sdxl_text_2", "stable_diffusion_xl_text_2"),
         # big_vision and the authors of DINOv2 and MAE
         ("webli_en_so400m_384", "siglip_so400m14_384"),
+        ("siglip2_g-opt16_256", "siglip2_gopt16_256"),
         ("dinov2_vitl14_reg", "dinov2_l14_registers"),
         ("mae_vit_huge_patch14", "mae_vit_h14"),
         # spellings of the registered names

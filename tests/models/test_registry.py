@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import pytest
@@ -180,8 +181,51 @@ PARAMETER_COUNTS |= {
 
 # open_clip's SigLIP differs from big_vision's only in the activation.
 PARAMETER_COUNTS |= {
-    f"openclip_{name}": count for name, count in PARAMETER_COUNTS.items() if "siglip" in name
+    "siglip_b16_256_i18n": 370_626_050,
+    "siglip_so400m16_256_i18n": 1_127_430_706,
+    "siglip2_b32_256": 376_856_066,
+    "siglip2_b16": 375_187_970,
+    "siglip2_b16_256": 375_234_050,
+    "siglip2_b16_384": 375_479_810,
+    "siglip2_b16_512": 375_823_874,
+    "siglip2_l16_256": 881_526_786,
+    "siglip2_l16_384": 881_854_466,
+    "siglip2_l16_512": 882_313_218,
+    "siglip2_so400m14": 1_135_463_602,
+    "siglip2_so400m14_384": 1_136_008_498,
+    "siglip2_so400m16_256": 1_135_670_962,
+    "siglip2_so400m16_384": 1_136_039_602,
+    "siglip2_so400m16_512": 1_136_555_698,
+    "siglip2_gopt16_256": 1_871_393_906,
+    "siglip2_gopt16_384": 1_871_885_426,
 }
+PARAMETER_COUNTS |= {
+    f"openclip_{name.replace('14_384', '14_378')}": count
+    for name, count in PARAMETER_COUNTS.items()
+    if name.startswith("siglip")
+} | {
+    "openclip_siglip_so400m14_384": 877_960_498,
+    "timm_siglip_b32_256": 94_552_320,
+    "timm_siglip_b16": 92_884_224,
+    "timm_siglip_b16_256": 92_930_304,
+    "timm_siglip_b16_384": 93_176_064,
+    "timm_siglip_b16_512": 93_520_128,
+    "timm_siglip_l16_256": 315_956_224,
+    "timm_siglip_l16_384": 316_283_904,
+    "timm_siglip_l16_512": 316_742_656,
+    "timm_siglip_so400m14": 427_680_704,
+    "timm_siglip_so400m14_378": 428_225_600,
+    "timm_siglip_so400m14_384": 428_225_600,
+    "timm_siglip_so400m16_256": 427_888_064,
+    "timm_siglip_so400m16_384": 428_256_704,
+    "timm_siglip_so400m16_512": 428_772_800,
+    "timm_siglip_gopt16_256": 1_163_168_256,
+    "timm_siglip_gopt16_384": 1_163_659_776,
+}
+# Families whose models differ in sizes only: one of each is counted by default.
+FAMILIES = re.compile("(openclip_|timm_)?siglip.*|(timm_)?dinov[23]_.*")
+COUNTED = ("siglip_so400m14", "dinov2_g14_registers_classifier", "dinov3_h16plus", "timm_dinov3_s16",
+           "openclip_siglip2_gopt16_256", "timm_siglip_so400m14_378")  # fmt: skip
 
 # SigLIP 2 B/16, that is SigLIP B/16 with a larger vocabulary, and a decoder as that of CapPa.
 PARAMETER_COUNTS["siglip2_b16_captioner"] = (
@@ -211,7 +255,13 @@ def test_every_registered_model_has_a_published_count():
     assert set(PARAMETER_COUNTS) == set(registry.model_names())
 
 
-@pytest.mark.parametrize("name", [n for n, c in PARAMETER_COUNTS.items() if c])
+def in_release(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.release] if FAMILIES.fullmatch(name) and name not in COUNTED else []
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=in_release(n)) for n, c in PARAMETER_COUNTS.items() if c]
+)
 def test_parameter_count(name):
     assert count(name) == PARAMETER_COUNTS[name]
 
@@ -281,3 +331,29 @@ def test_unknown_execution():
         ModelDef(ViTConfig(), remat="ful")
     with pytest.raises(UserError, match="did you mean 'bfloat16'"):
         ModelDef(ViTConfig(), dtype="bfloat")
+
+
+# The towers that came before SigLIP 2.
+EXACT = ("b16", "b16_256", "b16_384", "b16_512", "l16_256", "l16_384", "b16_256_i18n",
+         "so400m14", "so400m14_378", "so400m14_384")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prefix", "image", "text"),
+    [
+        ("siglip_", "gelu_tanh", "gelu_tanh"),
+        ("siglip2_", "gelu_tanh", "gelu_tanh"),
+        ("timm_siglip_", "gelu", None),
+        ("openclip_siglip_", "gelu", "gelu"),
+        ("openclip_siglip2_", "gelu", "gelu_tanh"),
+    ],
+)
+def test_the_form_of_gelu_is_that_of_the_library(prefix, image, text):
+    """timm, and so open_clip, has the exact form in the towers that came first."""
+    names = [name for name in registry.model_names() if name.startswith(prefix)]
+    assert len(names) >= 10
+    for name in names:
+        config = registry.model_spec(name).architecture
+        expected = image if name.removeprefix(prefix) in EXACT else "gelu_tanh"
+        assert getattr(config, "image", config).activation == expected, name
+        assert text is None or config.text.activation == text, name

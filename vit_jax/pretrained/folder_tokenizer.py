@@ -14,12 +14,13 @@ from vit_jax.weights.containers.reading import read_json
 
 logger = logging.getLogger(__name__)
 
-HUGGINGFACE, SENTENCEPIECE = "huggingface", "sentencepiece"
+HUGGINGFACE, SENTENCEPIECE, GEMMA = "huggingface", "sentencepiece", "gemma"
 # Kinds whose vocabulary is a file. Without its path, such a spec states that a file is needed.
-FILE_KINDS = (HUGGINGFACE, SENTENCEPIECE)
+FILE_KINDS = (HUGGINGFACE, SENTENCEPIECE, GEMMA)
 _SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.model")
 # Classes that clean a text before they tokenize it, by the name of the cleaning.
 _CLEANING_CLASSES = {"SiglipTokenizer": "canonicalize"}
+_GEMMA_CLASSES = ("GemmaTokenizer", "Siglip2Tokenizer")
 # Classes of the model types, for folders that do not name one.
 _CLASSES = {
     "clip": "CLIPTokenizer",
@@ -103,6 +104,8 @@ def _settings(folder: pathlib.Path) -> Json:
 
 
 def _sentencepiece(path: pathlib.Path, kind: str, settings: Json) -> str:
+    if kind in _GEMMA_CLASSES:  # of SigLIP 2, the only dual encoder with it
+        return _spec(GEMMA, path, {"clean": "lower"})
     if kind != "SiglipTokenizer":
         return _incomplete(path, SENTENCEPIECE, f"the cleaning of {kind or 'its texts'} is unknown")
     pad, end = (_token(settings.get(f"{name}_token")) for name in ("pad", "eos"))

@@ -6,6 +6,7 @@
 |---|---|
 | `clip` | OpenAI's byte-pair encoding, 49,408 ids |
 | `sentencepiece:FILE[?options]` | a SentencePiece model, as those of SigLIP and T5 |
+| `gemma:FILE[?options]` | Gemma's for SigLIP 2, a SentencePiece model or a `tokenizer.json` |
 | `huggingface:FILE?end=TOKEN&pad=TOKEN` | a `tokenizer.json` of Hugging Face tokenizers |
 | `saved:DIR` | saved by a run or by `vit_jax.data.train_tokenizer` |
 | `package.module:Name[:PLACE][?options]` | an `Encoder` from outside this package |

@@ -3,7 +3,7 @@
 clip                                                       CLIP
 clip:?pad=49407                                            filled with the end of text
 sentencepiece:/models/c4_en.model                          SigLIP
-sentencepiece:/models/gemma.model?pad=<pad>                SigLIP 2
+gemma:/models/gemma.model                                  SigLIP 2, also as tokenizer.json
 sentencepiece:/models/t5.model?clean=none&pad=<pad>        T5
 huggingface:/models/tokenizer.json?end=[SEP]&pad=[PAD]&start=[CLS]
 saved:/runs/a                                              the tokenizer of another run
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from vit_jax.components import Registry
 from vit_jax.data.broken import read_all
 from vit_jax.data.sources.base import Source, captions_of
-from vit_jax.data.specs import parse_options, parse_spec
+from vit_jax.data.specs import Spec, parse_options, parse_spec
 from vit_jax.data.tokenizers.encoder import ENCODERS, Encoder
 from vit_jax.data.tokenizers.tokenizer import Tokenizer, load_encoder
 from vit_jax.data.tokenizers.trained import TrainedEncoder
@@ -25,8 +25,11 @@ from vit_jax.errors import UserError, unknown
 TRAINED = "trained"
 """Spec of a tokenizer that is learned from the training captions, see `learn_tokenizer`."""
 
+GEMMA = "gemma"
+"""Spec of Gemma's tokenizer as SigLIP 2 uses it, which is published in files of two kinds."""
+
 _SAVED = "saved"
-_SPECS = Registry(ENCODERS.kind, {**ENCODERS.table, _SAVED: ""})
+_SPECS = Registry(ENCODERS.kind, {**ENCODERS.table, _SAVED: "", GEMMA: ""})
 
 
 def open_tokenizer(spec: str, *, vocab_size: int, context_length: int) -> Tokenizer:
@@ -65,8 +68,19 @@ def open_encoder(spec: str) -> Encoder:
         if parsed.options:
             raise unknown(next(iter(parsed.options)), (), "option of saved:")
         return load_encoder(parsed.place)
+    if parsed.name == GEMMA:
+        parsed = _as_siglip2(parsed)
     component = ENCODERS.resolve(parsed.name)
     return component.open(parsed.place, parse_options(component.Config, parsed))
+
+
+def _as_siglip2(spec: Spec) -> Spec:
+    """A `tokenizer.json` or a SentencePiece model with the rows of SigLIP 2 and its cleaning."""
+    if not spec.place:
+        raise UserError(f"tokenizer {GEMMA!r}: expected gemma:PATH")
+    name = "huggingface" if spec.place.endswith(".json") else "sentencepiece"
+    options = {"end": "<eos>", "pad": "<pad>", "clean": "canonicalize"}
+    return Spec(name, spec.place, {**options, **spec.options})
 
 
 def learn_tokenizer(

@@ -1,9 +1,9 @@
 """Dual encoders: CLIP, OpenCLIP, SigLIP, and a small one for the embedded emoji data."""
 
-import math
 from typing import Any
 
 from vit_jax.inputs import ImageInputs
+from vit_jax.models.clip import siglip
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
@@ -16,8 +16,6 @@ from vit_jax.models.vit.zoo import (
     GIGANTIC_MLP,
     HUGE,
     LARGE,
-    SO400M,
-    SO400M_MLP,
     Sizes,
     vit,
 )
@@ -83,57 +81,6 @@ def _clip_resnet(
     return _clip(image, text, embed_dim, image_projection=False)
 
 
-def _siglip(
-    sizes: Sizes,
-    patch_size: int,
-    image_size: int,
-    mlp_dim: int,
-    context_length: int = 64,
-    *,
-    activation: str = "gelu_tanh",
-) -> ModelSpec:
-    """SigLIP (Zhai et al. 2023): attention pooling, no class token, text pooled at its last token.
-
-    The text tower has the sizes of the image tower. big_vision trained with the tanh form of GELU,
-    which transformers uses too. open_clip runs the same weights with the exact form.
-    """
-    width, depth, num_heads = sizes
-    shared: dict[str, Any] = {
-        "width": width,
-        "depth": depth,
-        "num_heads": num_heads,
-        "mlp_dim": mlp_dim,
-        "activation": activation,
-        "norm_epsilon": 1e-6,
-        "weight_init": "xavier",
-    }
-    image = vit(
-        sizes,
-        patch_size,
-        image_size=image_size,
-        drop_remainder=image_size % patch_size > 0,
-        class_token=False,
-        pool="map",
-        **{k: v for k, v in shared.items() if k not in ("width", "depth", "num_heads")},
-    )
-    text = TextConfig(
-        vocab_size=32_000, context_length=context_length, causal=False, pool="last", **shared
-    )
-    return ModelSpec(
-        architecture=CLIPConfig(
-            image=image,
-            text=text,
-            embed_dim=width,
-            image_projection=False,
-            text_projection_bias=True,
-            init_logit_scale=math.log(10.0),
-            init_logit_bias=-10.0,
-        ),
-        inputs=ImageInputs(resize="squash"),
-        tokenizer="sentencepiece",
-    )
-
-
 _EMOJI = ModelSpec(
     architecture=CLIPConfig(
         image=vit(
@@ -162,19 +109,6 @@ _EMOJI = ModelSpec(
     tokenizer="trained",
 )
 
-# Tower, patch size, image size, MLP, and the context length where it is not 64. Zhai et al. 2023,
-# and the checkpoints that big_vision lists.
-_SIGLIPS: dict[str, Any] = {
-    "b16": (BASE, 16, 224, 3072),
-    "b16_256": (BASE, 16, 256, 3072),
-    "b16_384": (BASE, 16, 384, 3072),
-    "b16_512": (BASE, 16, 512, 3072),
-    "l16_256": (LARGE, 16, 256, 4096),
-    "l16_384": (LARGE, 16, 384, 4096),
-    "so400m14": (SO400M, 14, 224, SO400M_MLP, 16),
-    "so400m14_384": (SO400M, 14, 384, SO400M_MLP),
-}
-
 MODELS: dict[str, ModelSpec] = {
     # This project, for the data set that it contains.
     "clip_vit_emoji": _EMOJI,
@@ -199,16 +133,11 @@ MODELS: dict[str, ModelSpec] = {
     "openclip_vit_h14": _clip_vit(HUGE, 14, _text(1024, 24), 1024),
     "openclip_vit_g14": _clip_vit(GIANT, 14, _text(1024, 24), 1024, mlp_dim=GIANT_MLP),
     "openclip_vit_bigg14": _clip_vit(GIGANTIC, 14, _text(1280, 32), 1280, mlp_dim=GIGANTIC_MLP),
-    # Zhai et al. 2023, with the GELU of big_vision and transformers.
-    **{f"siglip_{name}": _siglip(*sizes) for name, sizes in _SIGLIPS.items()},
-    # The same weights with the GELU of open_clip.
-    **{
-        f"openclip_siglip_{name}": _siglip(*sizes, activation="gelu")
-        for name, sizes in _SIGLIPS.items()
-    },
+    **siglip.MODELS,
 }
 
 ALIASES: dict[str, str] = {
+    **siglip.ALIASES,
     # OpenAI's package.
     "ViT-B/32": "clip_vit_b32",
     "ViT-B/16": "clip_vit_b16",
@@ -236,36 +165,11 @@ ALIASES: dict[str, str] = {
     "ViT-H-14": "openclip_vit_h14",
     "ViT-g-14": "openclip_vit_g14",
     "ViT-bigG-14": "openclip_vit_bigg14",
-    "ViT-B-16-SigLIP": "openclip_siglip_b16",
-    "ViT-B-16-SigLIP-256": "openclip_siglip_b16_256",
-    "ViT-B-16-SigLIP-384": "openclip_siglip_b16_384",
-    "ViT-B-16-SigLIP-512": "openclip_siglip_b16_512",
-    "ViT-L-16-SigLIP-256": "openclip_siglip_l16_256",
-    "ViT-L-16-SigLIP-384": "openclip_siglip_l16_384",
-    "ViT-SO400M-14-SigLIP": "openclip_siglip_so400m14",
-    "ViT-SO400M-14-SigLIP-384": "openclip_siglip_so400m14_384",
     # transformers.
     "clip-vit-base-patch32": "clip_vit_b32",
     "clip-vit-base-patch16": "clip_vit_b16",
     "clip-vit-large-patch14": "clip_vit_l14",
     "clip-vit-large-patch14-336": "clip_vit_l14_336",
-    "siglip-base-patch16-224": "siglip_b16",
-    "siglip-base-patch16-256": "siglip_b16_256",
-    "siglip-base-patch16-384": "siglip_b16_384",
-    "siglip-base-patch16-512": "siglip_b16_512",
-    "siglip-large-patch16-256": "siglip_l16_256",
-    "siglip-large-patch16-384": "siglip_l16_384",
-    "siglip-so400m-patch14-224": "siglip_so400m14",
-    "siglip-so400m-patch14-384": "siglip_so400m14_384",
-    # big_vision's files, without the number at their end.
-    "webli_en_b16_224": "siglip_b16",
-    "webli_en_b16_256": "siglip_b16_256",
-    "webli_en_b16_384": "siglip_b16_384",
-    "webli_en_b16_512": "siglip_b16_512",
-    "webli_en_l16_256": "siglip_l16_256",
-    "webli_en_l16_384": "siglip_l16_384",
-    "webli_en_so400m_224": "siglip_so400m14",
-    "webli_en_so400m_384": "siglip_so400m14_384",
     # LAION's repositories on the Hugging Face hub.
     "CLIP-ViT-B-32-laion2B-s34B-b79K": "openclip_vit_b32",
     "CLIP-ViT-B-16-laion2B-s34B-b88K": "openclip_vit_b16",
