@@ -224,7 +224,7 @@ PARAMETER_COUNTS |= {
 }
 # Families whose models differ in sizes only: one of each is counted by default.
 FAMILIES = re.compile("(openclip_|timm_)?siglip.*|(timm_)?dinov[23]_.*")
-COUNTED = ("siglip_so400m14", "dinov2_g14_registers_classifier", "dinov3_h16plus", "timm_dinov3_s16",
+COUNTED = ("siglip_so400m14", "dinov2_g14_classifier", "dinov3_h16plus", "timm_dinov3_s16",
            "openclip_siglip2_gopt16_256", "timm_siglip_so400m14_378")  # fmt: skip
 
 # SigLIP 2 B/16, that is SigLIP B/16 with a larger vocabulary, and a decoder as that of CapPa.
