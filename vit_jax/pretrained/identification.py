@@ -20,6 +20,7 @@ from vit_jax.weights.containers.reading import split_part
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers.transformers import NAME as TRANSFORMERS
+from vit_jax.weights.layers.transformers_flax import NAME as TRANSFORMERS_FLAX
 from vit_jax.weights.loading import Source, differing_fields
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def identify(
             tokenizer=found.tokenizer or named.tokenizer,
         )
     architecture = _settled(architecture, file, known)
-    counted = named is None and known.name in (TRANSFORMERS, native.NAME)
+    counted = named is None and known.name in (TRANSFORMERS, TRANSFORMERS_FLAX, native.NAME)
     if not headless and not counted and hasattr(architecture, "num_classes"):
         architecture = _with_classes(architecture, file, known)
     source = dataclasses.replace(found.source, architecture=architecture)
@@ -164,7 +165,7 @@ def _read_folder(file: TensorFile, known: Format) -> FileModel:
         architecture = known.architecture(file, config)
     if known.description == open_clip.DESCRIPTION:
         inputs, tokenizer = open_clip.read_inputs(config), open_clip.read_tokenizer(config, folder)
-    elif known.name == TRANSFORMERS:
+    elif known.name in (TRANSFORMERS, TRANSFORMERS_FLAX):
         model_type = str((config or {}).get("model_type", ""))
         inputs = huggingface.read_inputs(folder, model_type)
         if architecture is not None and image_size(architecture) == (0, 0):

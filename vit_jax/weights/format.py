@@ -35,6 +35,7 @@ class Format(abc.ABC):
         heads: patterns of the tensors of a classification head, which a model of another number
             of classes does not read.
         container: file type for export, "safetensors", "npz" or "msgpack".
+        root: key of the tensors in exported msgpack files; "" for the top.
         metadata: header of exported safetensors files. Transformers requires the default.
     """
 
@@ -46,6 +47,7 @@ class Format(abc.ABC):
     heads: ClassVar[tuple[str, ...]] = ()
     position_resize: ClassVar[str] = ""
     container: ClassVar[str] = "safetensors"
+    root: ClassVar[str] = ""
     metadata: ClassVar[Mapping[str, str]] = MappingProxyType({"format": "pt"})
 
     @abc.abstractmethod
@@ -86,6 +88,14 @@ class Format(abc.ABC):
         """
         del architecture
         return file
+
+    def written(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns tensors under the names of an exported file, the inverse of `view`.
+
+        Args:
+            tensors: tensors under the names of `entries` and `constants`.
+        """
+        return dict(tensors)
 
     def constants(self, architecture: Any) -> dict[str, np.ndarray]:
         """Returns tensors that the library requires and the model computes, by name.

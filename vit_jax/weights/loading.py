@@ -133,7 +133,7 @@ def save(params: "Params", model: "ModelDef", path: StrPath, format: Format) -> 
         metadata[RESIZE_KEY] = rule
         logger.info("%s: positions are resized by the rule %s; %s uses %s",
                     path, rule, format.name, usual)  # fmt: skip
-    write_tensors(path, tensors, format.container, metadata)
+    write_tensors(path, format.written(tensors), format.container, metadata, root=format.root)
 
 
 def _prepare(

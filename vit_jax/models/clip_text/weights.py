@@ -8,6 +8,7 @@ from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
 from vit_jax.weights.layers.torch import linear
+from vit_jax.weights.layers.transformers_flax import FlaxNames
 
 _PREFIX, _TOKENS = "text_model.", "embeddings.token_embedding.weight"
 _PROJECTION = "text_projection.weight"
@@ -61,4 +62,8 @@ class TransformersCLIPText(Format):
         return CLIPTextConfig(text=text, embed_dim=embed_dim)
 
 
-FORMATS: tuple[Format, ...] = (TransformersCLIPText(),)
+class FlaxCLIPText(FlaxNames, TransformersCLIPText):
+    """Flax's text tower of CLIP."""
+
+
+FORMATS: tuple[Format, ...] = (TransformersCLIPText(), FlaxCLIPText())

@@ -26,6 +26,8 @@ FOLDER_NAMES = (
     "pytorch_model.bin",
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
+    "flax_model.msgpack.index.json",
+    "flax_model.msgpack",
 )
 # Between the path of a file and the key of a part of it.
 SEPARATOR = "#"

@@ -102,6 +102,20 @@ class TensorFile:
             self.path, tensors, self.metadata, self.part, beside=beside, parts=self.parts
         )
 
+    def converted(
+        self, convert: Callable[[str, LazyTensor], tuple[str, LazyTensor]]
+    ) -> "TensorFile":
+        """Returns tensors under other names and in other layouts.
+
+        Args:
+            convert: (name, tensor) -> (name, tensor).
+        """
+        tensors = dict(convert(key, value) for key, value in self._tensors.items())
+        beside = [convert(key, self._tensors[key])[0] for key in self.beside]
+        return TensorFile(
+            self.path, tensors, self.metadata, self.part, beside=beside, parts=self.parts
+        )
+
     def under(self, prefix: str) -> "TensorFile":
         """Returns the tensors whose names start with a prefix, without it.
 

@@ -16,15 +16,18 @@ def write_tensors(
     tensors: Mapping[str, np.ndarray],
     container: str = "safetensors",
     metadata: Mapping[str, str] | None = None,
+    *,
+    root: str = "",
 ) -> None:
     """Writes a file of tensors atomically; an existing file is replaced.
 
     Args:
         path: path of the file.
         tensors: tensors by name.
-        container: "safetensors", "npz" or "msgpack", a checkpoint of Flax with the tree `params`,
-            for which names are split at "/".
+        container: "safetensors", "npz" or "msgpack", a checkpoint of Flax, for which names are
+            split at "/".
         metadata: strings for the header of a safetensors file.
+        root: key of the tensors in a checkpoint of Flax; "" for the top.
     """
     with atomic_write(path) as partial:
         if container == "npz":
@@ -33,7 +36,8 @@ def write_tensors(
                 np.savez(file, **arrays)
         elif container == "msgpack":
             tree = traverse_util.unflatten_dict(dict(tensors), sep="/")
-            partial.write_bytes(serialization.msgpack_serialize({"params": tree}))
+            tree = {root: tree} if root else tree
+            partial.write_bytes(serialization.msgpack_serialize(tree))
         else:
             partial.touch()
             mode = partial.stat().st_mode

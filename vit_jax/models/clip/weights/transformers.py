@@ -15,6 +15,7 @@ from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
 from vit_jax.weights.layers.timm import mlp
 from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
+from vit_jax.weights.layers.transformers_flax import FlaxNames
 from vit_jax.weights.transforms import FLAT, LEADING_ONE, LINEAR, NO_LEADING_ONE, concatenate
 
 # Defaults of the library. Published configs leave them out.
@@ -88,6 +89,10 @@ class TransformersCLIP(Format):
         if kind == "siglip":
             return _siglip_config(config)
         raise UserError(f"config.json: expected model_type 'clip' or 'siglip'; found {kind!r}")
+
+
+class FlaxCLIP(FlaxNames, TransformersCLIP):
+    """Flax's CLIP."""
 
 
 def clip_entries(config: CLIPConfig, prefix: str, *, pre_norm: str) -> list[Entry]:

@@ -32,6 +32,7 @@ class ScenicOwl(Format):
     ignored = ("class_head/padding", "class_head/padding_bias")
     position_resize = "bilinear_corners"
     container = "msgpack"
+    root = "params"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has the merged class token and the box head."""

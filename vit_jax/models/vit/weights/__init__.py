@@ -4,7 +4,7 @@ from vit_jax.models.vit.weights.big_vision import BigVisionScannedViT, BigVision
 from vit_jax.models.vit.weights.dinov2 import OfficialDINOv2
 from vit_jax.models.vit.weights.dinov3 import TimmDINOv3, TransformersDINOv3
 from vit_jax.models.vit.weights.timm import TimmViT
-from vit_jax.models.vit.weights.transformers import TransformersViT
+from vit_jax.models.vit.weights.transformers import FlaxViT, TransformersViT
 from vit_jax.models.vit.weights.vit_jax import ViTJaxNpz
 from vit_jax.weights.format import Format
 
@@ -12,6 +12,7 @@ FORMATS: tuple[Format, ...] = (
     TimmViT(),
     OfficialDINOv2(),
     TransformersViT(),
+    FlaxViT(),
     TimmDINOv3(),
     TransformersDINOv3(),
     BigVisionViT(),

@@ -18,6 +18,7 @@ from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
 from vit_jax.weights.layers.torch import conv, linear, norm
+from vit_jax.weights.layers.transformers_flax import FlaxNames
 from vit_jax.weights.transforms import LEADING_ONE
 
 PREFIXES = ("vit.", "deit.", "dinov2.", "dinov2_with_registers.")
@@ -93,6 +94,10 @@ class TransformersViT(Format):
         if kind == "dinov2_with_registers":
             changes["num_registers"] = settings["num_register_tokens"]
         return vit_config(settings, **changes)
+
+
+class FlaxViT(FlaxNames, TransformersViT):
+    """Flax's ViT and DINOv2."""
 
 
 def _dinov2_fields(settings: layers.Settings) -> dict[str, Any]:
