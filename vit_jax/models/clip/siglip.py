@@ -125,5 +125,5 @@ ALIASES: dict[str, str] = {
     "siglip-so400m-patch16-256-i18n": "siglip_so400m16_256_i18n",
     # big_vision's files, those of SigLIP without the number at their end.
     **{_big_vision(n): f"siglip_{n}" for n in _SIGLIP},
-    **{_big_vision2(n): f"siglip2_{n}" for n in _SIGLIP2},
+    **{_big_vision2(n): f"siglip2_{n}" for n in _SIGLIP2 if _big_vision2(n) not in MODELS},
 }

@@ -1,6 +1,5 @@
 """Former Flax models of Hugging Face's transformers (`flax_model.msgpack`).
 
-The library had them until version 4.
 Their modules had the names of the library's PyTorch models. Layers have the names and the layouts
 of flax.linen: `kernel` (in, out) for `weight` (out, in), `scale` for the weight of a norm,
 `embedding` for that of a table.
