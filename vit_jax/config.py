@@ -99,6 +99,9 @@ def default_config(
     config.total_epochs = 0.0  # length of training in epochs
     config.total_examples = 0  # length of training in examples
 
+    # name -> {"until_percent": ..., keys that differ until then}; see training/stages.
+    config.stages = ConfigDict()
+
     config.objective = ConfigDict({"name": objective})  # loss and its keys, see objectives
 
     config.init = ConfigDict()  # initial parameters, for fine-tuning

@@ -102,9 +102,9 @@ class Experiment:
         """See `build`."""
         self.config, self.workdir, self._devices, self._data = config, workdir, devices, data
 
-    def with_config(self, config: ConfigDict) -> "Experiment":
-        """Another config on the same devices, without data."""
-        return build(config, devices=list(self.mesh.devices.flat), data=False)
+    def with_config(self, config: ConfigDict, *, data: bool = False) -> "Experiment":
+        """Another config on the same devices."""
+        return build(config, devices=list(self.mesh.devices.flat), data=data)
 
     # --- model ------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from vit_jax.training.hooks.progress import Progress
 from vit_jax.training.hooks.watchdog import Watchdog
 from vit_jax.training.resume import check_resumable
 from vit_jax.training.run import Run
+from vit_jax.training.stages import Stage, make_stages
 
 if TYPE_CHECKING:
     from vit_jax.experiment import Experiment
@@ -51,7 +52,7 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
     retention = Retention(config.keep_checkpoints, config.keep_every_steps, config.keep_best)
     non_finite = NonFinite(config.non_finite, config.non_finite_limit)
     user_hooks = build_hooks(config.hooks.to_dict())
-    _check(experiment, workdir)
+    stages = _check(experiment, workdir)
     constants = experiment.objective.load_constants()
     with contextlib.ExitStack() as stack:
         stack.enter_context(workdir_lib.readable_file_errors(workdir))
@@ -68,7 +69,7 @@ def train(experiment: "Experiment", workdir: StrPath) -> dict[str, float]:
             Evaluate(),
             Checkpoint(stop),
         ]
-        run = Run(experiment, workdir, checkpoints, hooks)
+        run = Run(experiment, stages, workdir, checkpoints, hooks)
         while True:
             try:
                 _train(run, constants, start)
@@ -99,20 +100,22 @@ def _train(run: Run, constants: tuple, start: tuple[dict[str, Any], str]) -> Non
             stack.callback(hook.on_end, run)
         while run.step < total:
             batch = run.next_batch()
-            run.state, metrics = run.experiment.train_step(run.state, batch, *constants)
+            run.state, metrics = run.stage.experiment.train_step(run.state, batch, *constants)
             run.step += 1
             for hook in run.hooks:
                 hook.after_step(run, run.step, metrics)
 
 
-def _check(experiment: "Experiment", workdir: StrPath) -> None:
+def _check(experiment: "Experiment", workdir: StrPath) -> list[Stage]:
     """Builds every part, so that any mistake is found before the workdir is touched."""
     Trackers.check(experiment.config.trackers.to_dict())
     for part in ("mesh", "objective", "source", "tokenizer", "loader", "abstract_state"):
         getattr(experiment, part)
+    stages = make_stages(experiment)
     for name, reason in experiment.suite.skipped.items():
         logger.warning("%s is skipped: %s", name, reason)
     check_resumable(workdir, experiment)
+    return stages
 
 
 def _open_workdir(

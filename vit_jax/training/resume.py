@@ -52,14 +52,15 @@ def _previous_config(workdir: StrPath, experiment: "Experiment") -> ConfigDict:
 def _difference(previous: ConfigDict, experiment: "Experiment") -> str | None:
     """The first array in which the state of a config differs from the experiment's, or None."""
     before = experiment.with_config(previous).abstract_state
-    old, new = _shapes(before), _shapes(experiment.abstract_state)
+    old, new = shapes_by_path(before), shapes_by_path(experiment.abstract_state)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             return f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
     return None
 
 
-def _shapes(tree: Any) -> dict[str, str]:
+def shapes_by_path(tree: Any) -> dict[str, str]:
+    """Types and shapes of the arrays of a tree, to compare and to print them."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
         for path, x in jax.tree_util.tree_leaves_with_path(tree)

@@ -13,6 +13,7 @@ from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.parallel import processes
 from vit_jax.parallel.mesh import prefetch
 from vit_jax.tracking import Trackers
+from vit_jax.training.stages import Stage
 from vit_jax.training.state import TrainState
 from vit_jax.training.throughput import Throughput
 
@@ -28,6 +29,7 @@ class Run:
 
     Attributes:
         experiment: the objects of the run.
+        stages: its stages; the last one is `experiment`.
         workdir: folder of the run, local or in a bucket.
         checkpoints: its checkpoints.
         hooks: hooks in the order in which they run.
@@ -49,12 +51,13 @@ class Run:
     def __init__(
         self,
         experiment: "Experiment",
+        stages: Sequence[Stage],
         workdir: epath.Path,
         checkpoints: Checkpoints,
         hooks: Sequence["Hook"],
     ):
         """Declares a run; `restore` gives it a state."""
-        self.experiment, self.workdir = experiment, workdir
+        self.experiment, self.stages, self.workdir = experiment, list(stages), workdir
         self.config, self.durations = experiment.config, experiment.durations
         self.checkpoints, self.hooks = checkpoints, list(hooks)
         self.step = self.batch_number = 0
@@ -63,14 +66,14 @@ class Run:
 
     def restore(self) -> None:
         """Takes the state of the newest checkpoint, or initialises one."""
-        loader = self.experiment.loader
         self.step = self.checkpoints.latest_step() or 0
+        self._loader = self.stage.experiment.loader
         if self.step:
             abstract = self.experiment.abstract_state
             self.state, position = self.checkpoints.restore(self.step, abstract)
             self.bad_batches.update(position.get("non_finite", ()))
             self.batch_number = position["examples"] // self.config.batch_size
-            loader.set_state(position)
+            self._loader.set_state(position)
             logger.warning("Resuming %s at step %d.", self.workdir, self.step)
         else:
             self.state, self.batch_number = self.experiment.init_state(), 0
@@ -78,9 +81,14 @@ class Run:
                 self.state.params, include_stats=False
             )
             logger.info("\n%s", overview)
-            loader.set_state({"examples": 0})
+            self._loader.set_state({"examples": 0})
         self._numbers = self._batch_numbers()
-        self.batches = prefetch(self._wanted_batches(), self.experiment.mesh)
+        self.batches = self._batches()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next step; at the end of the run the last one."""
+        return next((each for each in self.stages if self.step < each.end), self.stages[-1])
 
     def next_batch(self) -> dict[str, jax.Array]:
         """The next global batch, on the devices."""
@@ -138,8 +146,8 @@ class Run:
         )
 
     def _broken_examples(self) -> int:
-        loader = self.experiment.loader
-        return processes.total(loader.broken(self.batch_number * self.config.batch_size))
+        examples = self.batch_number * self.config.batch_size
+        return processes.total(self._loader.broken(examples))
 
     def _batch_numbers(self) -> Iterator[int]:
         """Numbers of the batches to train on from here; a rollback leaves out the bad ones."""
@@ -148,11 +156,23 @@ class Run:
             return numbers
         return (n for n in numbers if n not in self.bad_batches)
 
+    def _batches(self) -> Iterator[dict[str, jax.Array]]:
+        """Global batches on the devices; those of a stage are read with its preprocessing."""
+        while self.step < self.durations.total:
+            stage, loader = self.stage, self.stage.experiment.loader
+            if loader is not self._loader:
+                logger.info("The stage from step %d has images of %s px.", self.step, stage.size)
+                examples = self.batch_number * self.config.batch_size
+                loader.set_state({"examples": examples, "broken": self._broken_examples()})
+                self._loader = loader
+            batches = itertools.islice(self._wanted_batches(), stage.end - self.step)
+            yield from prefetch(batches, self.experiment.mesh)
+
     def _wanted_batches(self) -> Iterator[dict[str, Any]]:
         """This process's part of the batches of `_batch_numbers`."""
         numbers, first = self._batch_numbers(), self.batch_number + 1
         wanted = next(numbers)
-        for number, batch in enumerate(self.experiment.loader, first):
+        for number, batch in enumerate(self._loader, first):
             if number == wanted:
                 wanted = next(numbers)
                 yield batch

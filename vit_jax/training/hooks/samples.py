@@ -52,7 +52,7 @@ class Samples(Hook):
     def _write(self, run: Run, step: int, batch: dict[str, jax.Array]) -> None:
         if jax.process_index():
             return  # no tracker writes here
-        images = self._rows(batch["image"]).reshape(-1, *run.experiment.spec.inputs.size, 3)
+        images = self._rows(batch["image"]).reshape(-1, *run.stage.experiment.spec.inputs.size, 3)
         run.trackers.write_images(step, {"samples/images": side_by_side(images)})
         tokenizer = run.experiment.tokenizer
         if tokenizer is None or "tokens" not in batch or batch["tokens"].ndim != 2:
