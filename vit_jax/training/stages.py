@@ -56,7 +56,8 @@ def make_stages(experiment: "Experiment") -> list[Stage]:
     Raises:
         UserError: a wrong key, a stage that has no step, or other parameters than those of the run.
     """
-    stages, total = [], experiment.durations.total
+    stages: list[Stage] = []
+    total = experiment.durations.total
     for name in _in_order(experiment.config):
         end = round(_until(experiment.config, name) / 100 * total)
         if end <= (stages[-1].end if stages else 0):
