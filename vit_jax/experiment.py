@@ -43,11 +43,9 @@ from vit_jax.parallel.mesh import (
 )
 from vit_jax.parallel.sharding import check_sharded, state_shardings, tracing_for
 from vit_jax.paths import StrPath
-from vit_jax.training import loop
-from vit_jax.training.freezing import frozen_mask
+from vit_jax.training import loop, optimizers
 from vit_jax.training.frozen_model import open_frozen_model
 from vit_jax.training.initialization import Initialization, build_initialization
-from vit_jax.training.optimizers import Optim, make_optimizer, make_schedule, parse_optim
 from vit_jax.training.schedules import Durations, Schedule
 from vit_jax.training.state import TrainState, init_state
 from vit_jax.training.step import make_train_step
@@ -252,15 +250,15 @@ class Experiment:
         )
 
     @functools.cached_property
-    def optim(self) -> Optim:
+    def optim(self) -> optimizers.Optim:
         """The parsed keys of `config.optim`."""
-        return parse_optim(self.config.optim.to_dict())
+        return optimizers.parse_optim(self.config.optim.to_dict())
 
     @functools.cached_property
     def schedule(self) -> Schedule:
         """Step -> learning rate."""
         durations = self.durations
-        return make_schedule(
+        return optimizers.make_schedule(
             self.optim,
             warmup_steps=durations.warmup,
             total_steps=durations.total,
@@ -270,12 +268,14 @@ class Experiment:
     @functools.cached_property
     def frozen(self) -> Any:
         """Tree of bool, which parameters are not trained; None where all are."""
-        return frozen_mask(self.optim.shared.freeze, self.model)
+        return optimizers.frozen_parameters(self.optim, self.model)
 
     @functools.cached_property
     def optimizer(self) -> Any:
         """The gradient transformation."""
-        return make_optimizer(self.optim, self.schedule, self.model, self.frozen)
+        return optimizers.make_optimizer(
+            self.optim, self.schedule, self.model, self.frozen, seed=self.config.seed
+        )
 
     # --- state and step ---------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ from vit_jax.components import Registry, config_class, parse
 from vit_jax.errors import UserError, unknown, unknown_key
 from vit_jax.models.definition import ModelDef
 from vit_jax.training import optax_functions
-from vit_jax.training.freezing import match_paths
+from vit_jax.training.freezing import frozen_mask, match_paths
+from vit_jax.training.lora import Lora
 from vit_jax.training.schedules import SCHEDULES, Decay, Schedule, warmup_decay_cooldown
 
 PATH = "config.optim"
@@ -64,6 +65,13 @@ class OptimConfig:
             rate, as (("text/.*", 0.1),). All factors that match a path are multiplied.
         freeze: regular expressions of parameter paths, as ("image/.*",), that are not trained.
         ema_decay: decay of the moving average of the parameters, which is then evaluated; 0: none.
+        lora_rank: rank of the adapters of LoRA (Hu et al. 2021), see `lora`; 0: no adapters. With
+            adapters, only they and `lora_full` are trained.
+        lora_alpha: adapters are scaled by lora_alpha / lora_rank.
+        lora_paths: regular expressions of the paths of adapted matrices, as
+            (".*/attention/.*kernel",).
+        lora_full: regular expressions of paths of parameters that are trained without adapters, as
+            ("head/.*",).
     """
 
     name: str = "adamw"
@@ -84,6 +92,10 @@ class OptimConfig:
     lr_factors: Sequence[tuple[str, float]] = ()
     freeze: Sequence[str] = ()
     ema_decay: float = 0.0
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
+    lora_paths: Sequence[str] = ()
+    lora_full: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +172,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    optim: Optim, schedule: Schedule, model: ModelDef, frozen: Any = None
+    optim: Optim, schedule: Schedule, model: ModelDef, frozen: Any = None, *, seed: int = 0
 ) -> optax.GradientTransformation:
     """Optimizer of `config.optim`, learning rate included.
 
@@ -171,7 +183,40 @@ def make_optimizer(
             inputs, and how many layers lie above a parameter.
         frozen: tree of bool like the parameters; frozen ones have neither optimizer state nor
             updates. None: all are trained.
+        seed: PRNG seed of adapters.
     """
+    if optim.shared.lora_rank:
+        lora = Lora(optim.shared, model, seed)
+        return lora.wrap(_chain(optim, schedule, lora.model))
+    chain = _chain(optim, schedule, model)
+    if frozen is None:
+        return chain
+    labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
+    return optax.partition({"trained": chain, "frozen": optax.set_to_zero()}, labels)
+
+
+def frozen_parameters(optim: Optim, model: ModelDef) -> Any:
+    """Tree of bool like the parameters, those that are not trained; None where all are.
+
+    Args:
+        optim: parsed block.
+        model: model whose parameters the expressions match.
+
+    Raises:
+        UserError: expressions that match nothing, or keys that contradict each other.
+    """
+    shared = optim.shared
+    if shared.lora_rank < 0:
+        raise UserError(f"{PATH}.lora_rank={shared.lora_rank}: expected 0 or more")
+    if shared.lora_rank:
+        return Lora(shared, model).frozen(model)
+    if shared.lora_paths or shared.lora_full:
+        raise UserError(f"{PATH}.lora_paths and lora_full need {PATH}.lora_rank, as 8")
+    return frozen_mask(shared.freeze, model)
+
+
+def _chain(optim: Optim, schedule: Schedule, model: ModelDef) -> optax.GradientTransformation:
+    """Clipping, optimizer, factors and learning rate."""
     shared = optim.shared
     parts = [optax.clip_by_global_norm(shared.grad_clip_norm)] if shared.grad_clip_norm else []
     takes_schedule = getattr(optim.optimizer, "takes_schedule", False)
@@ -185,11 +230,7 @@ def make_optimizer(
         parts.append(scale_by_path(shared.lr_factors, model))
     if not takes_schedule:
         parts.append(optax.scale_by_learning_rate(schedule))
-    chain = optax.chain(*parts)
-    if frozen is None:
-        return chain
-    labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
-    return optax.partition({"trained": chain, "frozen": optax.set_to_zero()}, labels)
+    return optax.chain(*parts)
 
 
 def scale_by_layer(decay: float, model: ModelDef) -> optax.GradientTransformation:
