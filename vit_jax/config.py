@@ -26,6 +26,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vit_jax.components import parse
+from vit_jax.data.crops import Crops, CropsConfig
 from vit_jax.data.detection import DetectionConfig
 from vit_jax.data.images import MAX_PIXELS, check_max_pixels
 from vit_jax.errors import UserError, unknown_key
@@ -91,6 +92,8 @@ def default_config(
     config.data.max_image_pixels = MAX_PIXELS
     # Sizes of a batch of images with boxes, see data/detection.
     config.data.detection = ConfigDict(dataclasses.asdict(DetectionConfig()))
+    # Several crops of each image for self-distillation, see data/crops.
+    config.data.crops = ConfigDict(dataclasses.asdict(CropsConfig()))
     config.data.workers = 0  # reader processes; 0: threads of this process
 
     config.batch_size = 0  # examples per step, over all devices
@@ -190,6 +193,15 @@ def model_spec(config: ConfigDict) -> ModelSpec:
     return spec
 
 
+def batch_shapes(config: ConfigDict) -> dict[str, Any]:
+    """Shapes of the boxes and crops in a batch, as `data.batches` takes them.
+
+    Raises:
+        UserError: see `detection` and `crops`.
+    """
+    return {"detection": detection(config), "crops": crops(config)}
+
+
 def detection(config: ConfigDict) -> DetectionConfig:
     """Sizes of a batch of images with boxes, `config.data.detection`.
 
@@ -197,6 +209,18 @@ def detection(config: ConfigDict) -> DetectionConfig:
         UserError: an unknown key, or a value out of range.
     """
     return parse(DetectionConfig, config.data.detection.to_dict(), "config.data.detection")
+
+
+def crops(config: ConfigDict) -> Crops:
+    """Shapes of several crops of an image, of `config.data.crops` and the model.
+
+    Raises:
+        UserError: an unknown key, or a value out of range.
+    """
+    architecture = model_spec(config).architecture
+    tower = getattr(architecture, "image", architecture)
+    keys = parse(CropsConfig, config.data.crops.to_dict(), "config.data.crops")
+    return Crops(keys, getattr(tower, "grid", (1, 1)))
 
 
 def steps(block: Any, prefix: str, *, batch_size: int, epoch_examples: int, total: int = 0) -> int:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from vit_jax import config as config_lib
 from vit_jax.components import Registry, config_class, describe_type
 from vit_jax.data.augment import TRANSFORMS
+from vit_jax.data.crops import CropsConfig
 from vit_jax.data.detection import DetectionConfig
 from vit_jax.evaluators import EVALUATORS
 from vit_jax.inputs import ImageInputs
@@ -45,6 +46,7 @@ def page() -> str:
         "",
         *_class("`config.model.inputs`", ImageInputs),
         *_class("`config.data.detection`", DetectionConfig),
+        *_class("`config.data.crops`", CropsConfig),
         *_class("`config.optim`, for all optimizers", OptimConfig),
         "## Optimizers\n\nFurther keys of `config.optim`, by `config.optim.name`.\n",
         *_registry(OPTIMIZERS, shared=OptimConfig),

@@ -8,6 +8,8 @@ import numpy as np
 
 from vit_jax.data.augment import parse_augmentation, parse_box_augmentation
 from vit_jax.data.broken import Transform
+from vit_jax.data.crops import FIELDS as CROPS
+from vit_jax.data.crops import Crops, CropsConfig, crops_transform
 from vit_jax.data.detection import MASKS, DetectionConfig, detection_transform
 from vit_jax.data.examples import example_transform
 from vit_jax.data.images import MAX_PIXELS
@@ -27,12 +29,13 @@ def batch_transform(
     templates: Sequence[str] = ("{}",),
     max_pixels: int = MAX_PIXELS,
     detection: DetectionConfig | None = None,
+    crops: Crops | None = None,
 ) -> Transform:
     """Builds the transform from an example to the fields that an objective reads.
 
     Args:
         fields: see `examples.example_transform`; with boxes or masks, see
-            `detection.detection_transform`.
+            `detection.detection_transform`; with crops, see `crops.crops_transform`.
         source: source of the examples.
         augment: augmentation as text, see `augment`.
         inputs: the model's preprocessing.
@@ -40,11 +43,19 @@ def batch_transform(
         templates: prompt templates with one `{}`, for "tokens".
         max_pixels: see `images.read_image`.
         detection: sizes of a batch of detection; by default those of `DetectionConfig`.
+        crops: shapes of crops, for "global_crops".
 
     Raises:
         UserError: an unknown field, an augmentation that does not fit, a source without boxes, or
-            changed sizes of detection without boxes or masks.
+            changed keys of detection or crops without fields of theirs.
     """
+    if crops is not None and {*CROPS} & {*fields}:
+        return crops_transform(fields, augment, inputs, crops, max_pixels)
+    if crops is not None and crops.config != CropsConfig():
+        raise UserError(
+            "config.data.crops applies to objectives that read several crops of an image, such as "
+            f"'self_distillation'; this one reads {', '.join(fields)}"
+        )
     if {"boxes", *MASKS} & {*fields}:
         boxed = parse_box_augmentation(augment, inputs, max_pixels)
         return detection_transform(source, boxed, tokenizer, templates, detection, fields)
@@ -63,6 +74,7 @@ def abstract_batch(
     inputs: ImageInputs,
     context_length: int,
     detection: DetectionConfig,
+    crops: Crops | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """`ShapeDtypeStruct`s of a batch of examples, as `batch_transform` returns them.
 
@@ -72,6 +84,7 @@ def abstract_batch(
         inputs: the model's preprocessing.
         context_length: tokens per text; 0 for models without text.
         detection: sizes of a batch of detection.
+        crops: shapes of crops, for "global_crops".
     """
     names, boxes = detection.max_queries, detection.max_boxes
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -83,6 +96,7 @@ def abstract_batch(
         "labels": ((boxes,), np.int32),
         "sizes": ((2,), np.int32),
         "positive_map": ((boxes, context_length), np.bool_),
+        **(crops.shapes(inputs) if crops else {}),
     }
     if {"valid", *MASKS} & {*fields}:
         cells = detection.mask_size(*inputs.size)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from vit_jax.data.crops import Crops
 from vit_jax.data.detection import DetectionConfig
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef, Params
@@ -72,6 +73,8 @@ class Context:
             registered model; either may be empty.
         tokenize: converts texts to token ids of the trained model.
         detection: sizes of a training batch of images with boxes or masks.
+        crops: shapes of a training batch of several crops per image.
+        has_ema: whether the run keeps a moving average of the parameters.
     """
 
     spec: ModelSpec
@@ -82,6 +85,8 @@ class Context:
     open_model: Callable[[str, str], FrozenModel] = _no_models
     tokenize: Callable[[Sequence[str]], Int[np.ndarray, "texts length"]] = _no_tokenizer
     detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
+    crops: Crops | None = None
+    has_ema: bool = False
 
     @property
     def num_classes(self) -> int | None:
@@ -112,6 +117,8 @@ class Objective:
             The training step takes their values after the batch.
         is_mean_over_examples: whether the loss is a mean of losses of single examples. Such
             objectives accept the optional field `weight` (B,), 0 for padding, 1 otherwise.
+        reads_ema: whether the moving average of the parameters, before the step, comes before all
+            other constants. Such objectives have no loss of held-out data.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,7 @@ class Objective:
 
     fields: ClassVar[tuple[str, ...]]
     is_mean_over_examples: ClassVar[bool] = True
+    reads_ema: ClassVar[bool] = False
     abstract_constants: tuple[Params, ...] = ()
 
     def __init__(self, config: Any, context: Context):

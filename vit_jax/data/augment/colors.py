@@ -92,6 +92,7 @@ class ColorJitter:
         contrast: largest relative change, about the mean grey level.
         saturation: largest relative change.
         hue: largest rotation in either direction, as a fraction of the full circle; at most 0.5.
+        probability: probability of changing an image.
     """
 
     keeps_boxes: ClassVar[bool] = True
@@ -100,9 +101,12 @@ class ColorJitter:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    probability: float = 1.0
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Changes the colours of an image (H, W, 3)."""
+        if self.probability < 1 and rng.random() >= self.probability:
+            return image
         pil = Image.fromarray(image)
         for number in rng.permutation(4):
             name, strength = (
@@ -122,6 +126,66 @@ class ColorJitter:
 
 
 @dataclasses.dataclass(frozen=True)
+class Grayscale:
+    """Remove all colour.
+
+    Attributes:
+        probability: probability of changing an image.
+    """
+
+    keeps_boxes: ClassVar[bool] = True
+
+    probability: float = 0.2
+
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Returns the luma of an image (H, W, 3) in all channels, or the image unchanged."""
+        return _grey(Image.fromarray(image)) if rng.random() < self.probability else image
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianBlur:
+    """Blur.
+
+    Attributes:
+        probability: probability of changing an image.
+        radius: range of the standard deviation, px.
+    """
+
+    keeps_boxes: ClassVar[bool] = True
+
+    probability: float = 0.5
+    radius: tuple[float, float] = (0.1, 2.0)
+
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Blurs an image (H, W, 3), or returns it unchanged."""
+        if rng.random() >= self.probability:
+            return image
+        blur = ImageFilter.GaussianBlur(rng.uniform(*self.radius))
+        return np.asarray(Image.fromarray(image).filter(blur))
+
+
+@dataclasses.dataclass(frozen=True)
+class Solarize:
+    """Invert bright levels.
+
+    Attributes:
+        probability: probability of changing an image.
+        threshold: smallest level that is inverted.
+    """
+
+    keeps_boxes: ClassVar[bool] = True
+
+    probability: float = 0.2
+    threshold: int = 128
+
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Inverts the bright levels of an image (H, W, 3), or returns it unchanged."""
+        if rng.random() >= self.probability:
+            return image
+        return np.where(image < self.threshold, image, 255 - image)
+
+
+@dataclasses.dataclass(frozen=True)
 class ThreeAugment:
     """Grey, solarise or blur, with equal probability (DeiT III; Touvron et al. 2022, sec. 3.2).
 
@@ -135,10 +199,14 @@ class ThreeAugment:
         pil = Image.fromarray(image)
         choice = int(rng.integers(3))
         if choice == 0:
-            return np.asarray(pil.convert("L").convert("RGB"))
+            return _grey(pil)
         if choice == 1:
             return np.asarray(ImageOps.solarize(pil, threshold=128))
         return np.asarray(pil.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))))
+
+
+def _grey(image: Image.Image) -> Pixels:
+    return np.asarray(image.convert("L").convert("RGB"))
 
 
 def _rotation_about_grey(angle: float) -> Float32[np.ndarray, "3 3"]:
