@@ -46,7 +46,7 @@ from vit_jax.paths import StrPath
 from vit_jax.training import loop, optimizers
 from vit_jax.training.frozen_model import open_frozen_model
 from vit_jax.training.initialization import Initialization, build_initialization
-from vit_jax.training.schedules import Durations, Schedule
+from vit_jax.training.schedules import Durations, Schedule, ema_schedule
 from vit_jax.training.state import TrainState, init_state
 from vit_jax.training.step import make_train_step
 from vit_jax.workdir import workdir_path
@@ -186,7 +186,7 @@ class Experiment:
             tokenizer=self.tokenizer if {"tokens", "caption"} & {*fields} else None,
             templates=tuple(data.templates),
             max_pixels=data.max_image_pixels,
-            detection=config_lib.detection(config),
+            **config_lib.batch_shapes(config),
         )
         return Loader(
             self.source,
@@ -245,7 +245,8 @@ class Experiment:
                     open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
                 ),
                 tokenize=lambda texts: self.embedder().tokenize(texts),
-                detection=config_lib.detection(self.config),
+                **config_lib.batch_shapes(self.config),
+                has_ema=self.optim.shared.ema_decay > 0,
             ),
         )
 
@@ -273,8 +274,9 @@ class Experiment:
     @functools.cached_property
     def optimizer(self) -> Any:
         """The gradient transformation."""
+        options = {"seed": self.config.seed, "total_steps": self.durations.total}
         return optimizers.make_optimizer(
-            self.optim, self.schedule, self.model, self.frozen, seed=self.config.seed
+            self.optim, self.schedule, self.model, self.frozen, **options
         )
 
     # --- state and step ---------------------------------------------------------------------------
@@ -326,7 +328,7 @@ class Experiment:
     @functools.cached_property
     def train_step(self) -> Any:
         """(state, batch, *constants) -> (state, metrics), jitted; the state is donated."""
-        mesh = self.mesh
+        mesh, shared = self.mesh, self.optim.shared
         train_step = make_train_step(
             self.model,
             self.objective,
@@ -334,7 +336,7 @@ class Experiment:
             self.schedule,
             seed=self.config.seed,
             total_steps=self.durations.total,
-            ema_decay=self.optim.shared.ema_decay,
+            ema_decay=ema_schedule(shared.ema_schedule, shared.ema_decay, self.durations.total),
             frozen=self.frozen,
             skip_non_finite=self.config.non_finite == "skip",
         )
@@ -356,8 +358,8 @@ class Experiment:
         """`ShapeDtypeStruct`s of a global training batch."""
         config, text = self.config, getattr(self.spec.architecture, "text", None)
         length = text.context_length if text else 0
-        sizes = config_lib.detection(config)
-        return abstract_batch(self.objective.fields, config.batch_size, self.inputs, length, sizes)
+        fields, shapes = self.objective.fields, config_lib.batch_shapes(config)
+        return abstract_batch(fields, config.batch_size, self.inputs, length, **shapes)
 
     # --- evaluation -------------------------------------------------------------------------------
 

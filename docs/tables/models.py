@@ -20,6 +20,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     r"vit_(giant|gigantic|so400m)14|vit_[bls]8|vit_l14": ("size without one source", SEE_SOURCE),
     r"vit_.*": ("google-research/vision_transformer; timm", "Apache-2.0 *"),
     r"deit3?_.*": ("facebookresearch/deit; timm", "Apache-2.0 *"),
+    r"dinov2_.*_pretraining": ("this project: `configs/`, trained on your machine", "yours"),
     r"dinov2_.*": ("facebookresearch/dinov2; timm", "Apache-2.0"),
     r"mae_vit_.*": ("facebookresearch/mae", "CC-BY-NC-4.0 *"),
     r"dinov3_.*|timm_dinov3_.*": ("facebookresearch/dinov3; timm", "DINOv3 License"),

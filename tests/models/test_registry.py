@@ -13,6 +13,13 @@ from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.vit.model import ViTConfig
 
+
+def projection(width, bottleneck, prototypes, hidden=2048):
+    """Head of DINO: three layers with biases, and prototypes."""
+    layers = (width + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * bottleneck
+    return layers + bottleneck * prototypes
+
+
 # Counts of timm and open_clip. DINOv2 with registers has a position of the class token, which timm
 # adds to the token itself. MAE is counted without its fixed positions. Running statistics of batch
 # norms do not count, though the models store them among the parameters.
@@ -76,6 +83,13 @@ PARAMETER_COUNTS = {
     "timm_dinov3_b16": 85_641_216,
     "timm_dinov3_l16": 303_079_424,
     "timm_dinov3_h16plus": 840_509_440,
+    # Backbones with positions of 224 px, a mask token, and the heads of DINOv2's configs.
+    "dinov2_s14_pretraining": 22_056_192 - 1112 * 384 + projection(384, 256, 65_536),
+    "dinov2_b14_pretraining": 86_579_712 - 1112 * 768 + projection(768, 256, 65_536),
+    "dinov2_l14_pretraining": 304_367_616
+    - 1112 * 1024
+    + projection(1024, 384, 131_072)
+    + projection(1024, 256, 131_072),
     "mae_vit_b16": 111_907_840 - 197 * (768 + 512),
     "mae_vit_h14": 657_074_508 - 257 * (1280 + 512),
     "mae_vit_l16": 329_541_888 - 197 * (1024 + 512),

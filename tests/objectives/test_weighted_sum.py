@@ -106,7 +106,7 @@ def test_the_step_reports_its_progress():
     def loss(module, batch, rng):
         return batch["progress"] * jnp.mean(module.norm.scale[...]), {}
 
-    options = {"seed": 0, "total_steps": 4, "ema_decay": 0.0}
+    options = {"seed": 0, "total_steps": 4, "ema_decay": lambda step: 0.0}
     step = jax.jit(make_train_step(model, loss, sgd, lambda count: 0.0, **options))
     params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), model.shapes())
     state = TrainState(jnp.asarray(2), params, sgd.init(params), None)

@@ -62,8 +62,14 @@ class ValidationLoss:
             objective: objective of the run.
 
         Raises:
-            UserError: a source without the fields that the objective reads, or too few examples.
+            UserError: a source without the fields that the objective reads, too few examples, or an
+                objective without a loss of held-out data.
         """
+        if objective.reads_ema:
+            raise UserError(
+                f"{type(objective).__name__} compares the parameters with their own moving average "
+                "and has no loss of held-out data: evaluate by knn or probe instead"
+            )
         self._config, self._embedder, self._objective = config, embedder, objective
         self._batch_size = config.batch_size or embedder.batch_size
         check_positive(self._batch_size, "batch_size")

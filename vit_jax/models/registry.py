@@ -35,6 +35,7 @@ ARCHITECTURES: dict[str, str] = {
     "cappa": "vit_jax.models.cappa",
     "coca": "vit_jax.models.coca",
     "clip_captioner": "vit_jax.models.clip_captioner",
+    "dino": "vit_jax.models.dino",
     "owl": "vit_jax.models.owl",
     "regionclip": "vit_jax.models.regionclip",
     "grounding_dino": "vit_jax.models.grounding_dino",

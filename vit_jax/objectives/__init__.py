@@ -20,6 +20,7 @@ OBJECTIVES = Registry(
         "owl": "vit_jax.objectives.owl:Owl",
         "sam": "vit_jax.objectives.sam:Sam",
         "region_text": "vit_jax.objectives.region_text:RegionText",
+        "self_distillation": "vit_jax.objectives.self_distillation.objective:SelfDistillation",
         "weighted_sum": "vit_jax.objectives.weighted_sum:WeightedSum",
     },
 )

@@ -53,6 +53,7 @@ class WeightedSum(Objective):
 
     fields: tuple[str, ...]  # type: ignore[misc]  # depends on the parts
     is_mean_over_examples: bool  # type: ignore[misc]
+    reads_ema: bool  # type: ignore[misc]
 
     def __init__(self, config: Config, context: Context):
         """Builds the parts.
@@ -72,6 +73,7 @@ class WeightedSum(Objective):
         objectives = [objective for _, objective in self.parts.values()]
         self.fields = tuple(dict.fromkeys(field for each in objectives for field in each.fields))
         self.is_mean_over_examples = all(each.is_mean_over_examples for each in objectives)
+        self.reads_ema = any(each.reads_ema for each in objectives)
 
     @property
     def abstract_constants(self) -> tuple[Params, ...]:  # type: ignore[override]
@@ -89,9 +91,10 @@ class WeightedSum(Objective):
         total: jax.Array = jnp.zeros(())
         metrics: Metrics = {}
         rest, progress = list(constants), batch.get(PROGRESS, jnp.ones(()))
+        ema = [rest.pop(0)] if self.reads_ema else []
         for i, (label, (weight, part)) in enumerate(self.parts.items()):
             count = len(part.abstract_constants)
-            own, rest = rest[:count], rest[count:]
+            own, rest = [*(ema if part.reads_ema else ()), *rest[:count]], rest[count:]
             if rng is None:
                 loss, found = part.evaluate(model, batch, *own)
             else:

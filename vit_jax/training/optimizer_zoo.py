@@ -10,18 +10,21 @@ from optax import contrib
 
 from vit_jax.errors import lookup
 from vit_jax.models.definition import DTYPES, ModelDef
+from vit_jax.training.schedules import Schedule
+
+WeightDecay = float | Schedule
 
 
 @runtime_checkable
 class Optimizer(Protocol):
     """A dataclass of an optimizer's keys."""
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the transformation of gradients into a direction of descent.
 
         Args:
             model: its metadata say which parameters are decayed and what their dimensions are.
-            weight_decay: factor of the decay.
+            weight_decay: factor of the decay, or a function of the step.
 
         Returns:
             The transformation before the learning rate, which is multiplied by -lr.
@@ -45,7 +48,7 @@ class AdamW:
     eps: float = 1e-8
     mu_dtype: str = "float32"
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the optimizer, see `Optimizer.build`."""
         return optax.chain(_adam(self), _decay(weight_decay, model))
 
@@ -54,7 +57,7 @@ class AdamW:
 class Lamb(AdamW):
     """LAMB (You et al. 2020). Its keys are those of `AdamW`."""
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the optimizer, see `Optimizer.build`."""
         return optax.chain(_adam(self), _decay(weight_decay, model), optax.scale_by_trust_ratio())
 
@@ -71,7 +74,7 @@ class Lars:
     momentum: float = 0.9
     mu_dtype: str = "float32"
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the optimizer, see `Optimizer.build`."""
         ratio = optax.scale_by_trust_ratio(trust_coefficient=0.001)
         return optax.chain(
@@ -95,7 +98,7 @@ class Lion:
     b2: float = 0.999
     mu_dtype: str = "float32"
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the optimizer, see `Optimizer.build`."""
         lion = optax.scale_by_lion(self.b1, self.b2, mu_dtype=_dtype(self.mu_dtype))
         return optax.chain(lion, _decay(weight_decay, model))
@@ -115,7 +118,7 @@ class SGD:
     nesterov: bool = False
     mu_dtype: str = "float32"
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the optimizer, see `Optimizer.build`."""
         trace = optax.trace(self.momentum, self.nesterov, accumulator_dtype=_dtype(self.mu_dtype))
         return optax.chain(_decay(weight_decay, model), trace)
@@ -138,7 +141,7 @@ class Adafactor:
     b2_cap: float = 0.999
     mu_dtype: str = "float32"
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the optimizer, see `Optimizer.build`."""
         second = optax.scale_by_factored_rms(
             min_dim_size_to_factor=32,
@@ -160,7 +163,7 @@ class Muon(AdamW):
     `b1`, `b2` and `eps` apply to parameters that are not matrices.
     """
 
-    def build(self, model: ModelDef, weight_decay: float) -> optax.GradientTransformation:
+    def build(self, model: ModelDef, weight_decay: WeightDecay) -> optax.GradientTransformation:
         """Builds the optimizer, see `Optimizer.build`."""
         return contrib.muon(
             -1.0,  # optax descends: this is the direction itself
@@ -202,7 +205,7 @@ def _adam(keys: AdamW) -> optax.GradientTransformation:
     return optax.scale_by_adam(keys.b1, keys.b2, keys.eps, mu_dtype=_dtype(keys.mu_dtype))
 
 
-def _decay(weight_decay: float, model: ModelDef) -> optax.GradientTransformation:
+def _decay(weight_decay: WeightDecay, model: ModelDef) -> optax.GradientTransformation:
     return optax.add_decayed_weights(weight_decay, model.metadata("decay"))
 
 

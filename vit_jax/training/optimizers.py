@@ -16,12 +16,18 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_jax.components import Registry, config_class, parse
-from vit_jax.errors import UserError, unknown, unknown_key
+from vit_jax.errors import UserError, check_name, unknown, unknown_key
 from vit_jax.models.definition import ModelDef
 from vit_jax.training import optax_functions
 from vit_jax.training.freezing import frozen_mask, match_paths
 from vit_jax.training.lora import Lora
-from vit_jax.training.schedules import SCHEDULES, Decay, Schedule, warmup_decay_cooldown
+from vit_jax.training.schedules import (
+    EMA_SCHEDULES,
+    SCHEDULES,
+    Decay,
+    Schedule,
+    warmup_decay_cooldown,
+)
 
 PATH = "config.optim"
 
@@ -59,6 +65,8 @@ class OptimConfig:
         cooldown_percent: length of the cooldown in percent of the run.
         weight_decay: decay of matrices, multiplied by the learning rate. It is decoupled from the
             gradient, except in sgd and lars, where it is added to the gradient.
+        final_weight_decay: weight decay at the end of the run, reached along half a cosine (DINO);
+            None: it is constant.
         grad_clip_norm: largest global norm of the gradient; 0: no clipping.
         layer_decay: layer-wise learning rates lr * layer_decay^(layers above), in (0, 1].
         lr_factors: pairs of a regular expression of parameter paths and a factor of the learning
@@ -72,6 +80,8 @@ class OptimConfig:
             (".*/attention/.*kernel",).
         lora_full: regular expressions of paths of parameters that are trained without adapters, as
             ("head/.*",).
+        ema_schedule: "warmup" (smaller in the first steps) or "cosine" (to 1 at the end of the run,
+            for teachers), see `schedules.ema_schedule`.
     """
 
     name: str = "adamw"
@@ -87,6 +97,7 @@ class OptimConfig:
     cooldown_examples: int = 0
     cooldown_percent: float = 0.0
     weight_decay: float = 0.0
+    final_weight_decay: float | None = None
     grad_clip_norm: float = 0.0
     layer_decay: float = 1.0
     lr_factors: Sequence[tuple[str, float]] = ()
@@ -96,6 +107,12 @@ class OptimConfig:
     lora_alpha: float = 1.0
     lora_paths: Sequence[str] = ()
     lora_full: Sequence[str] = ()
+    ema_schedule: str = "warmup"
+
+    def __post_init__(self) -> None:
+        check_name(self.ema_schedule, EMA_SCHEDULES, f"{PATH}.ema_schedule,")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"{PATH}.ema_decay={self.ema_decay}: expected a number in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +189,13 @@ def make_schedule(
 
 
 def make_optimizer(
-    optim: Optim, schedule: Schedule, model: ModelDef, frozen: Any = None, *, seed: int = 0
+    optim: Optim,
+    schedule: Schedule,
+    model: ModelDef,
+    frozen: Any = None,
+    *,
+    seed: int = 0,
+    total_steps: int = 0,
 ) -> optax.GradientTransformation:
     """Optimizer of `config.optim`, learning rate included.
 
@@ -184,11 +207,16 @@ def make_optimizer(
         frozen: tree of bool like the parameters; frozen ones have neither optimizer state nor
             updates. None: all are trained.
         seed: PRNG seed of adapters.
+        total_steps: length of the run, for `final_weight_decay`.
+
+    Raises:
+        UserError: a key has an invalid value, or the optimizer takes no changing weight decay.
     """
+    weight_decay = _weight_decay(optim, total_steps)
     if optim.shared.lora_rank:
         lora = Lora(optim.shared, model, seed)
-        return lora.wrap(_chain(optim, schedule, lora.model))
-    chain = _chain(optim, schedule, model)
+        return lora.wrap(_chain(optim, schedule, weight_decay, lora.model))
+    chain = _chain(optim, schedule, weight_decay, model)
     if frozen is None:
         return chain
     labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
@@ -215,15 +243,17 @@ def frozen_parameters(optim: Optim, model: ModelDef) -> Any:
     return frozen_mask(shared.freeze, model)
 
 
-def _chain(optim: Optim, schedule: Schedule, model: ModelDef) -> optax.GradientTransformation:
+def _chain(
+    optim: Optim, schedule: Schedule, weight_decay: float | Schedule, model: ModelDef
+) -> optax.GradientTransformation:
     """Clipping, optimizer, factors and learning rate."""
     shared = optim.shared
     parts = [optax.clip_by_global_norm(shared.grad_clip_norm)] if shared.grad_clip_norm else []
     takes_schedule = getattr(optim.optimizer, "takes_schedule", False)
     if takes_schedule:
-        parts.append(optim.optimizer.build(model, shared.weight_decay, schedule))
+        parts.append(optim.optimizer.build(model, weight_decay, schedule))
     else:
-        parts.append(optim.optimizer.build(model, shared.weight_decay))
+        parts.append(optim.optimizer.build(model, weight_decay))
     if shared.layer_decay != 1:
         parts.append(scale_by_layer(shared.layer_decay, model))
     if shared.lr_factors:
@@ -231,6 +261,20 @@ def _chain(optim: Optim, schedule: Schedule, model: ModelDef) -> optax.GradientT
     if not takes_schedule:
         parts.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*parts)
+
+
+def _weight_decay(optim: Optim, total_steps: int) -> float | Schedule:
+    """Weight decay: a number, or a function of the step."""
+    first, last = optim.shared.weight_decay, optim.shared.final_weight_decay
+    if last is None:
+        return first
+    if isinstance(optim.optimizer, optax_functions.OptaxFunction):
+        raise UserError(
+            f"{PATH}.final_weight_decay applies to the optimizers {', '.join(OPTIMIZERS.table)}; "
+            f"found {optim.shared.name!r}"
+        )
+    difference = optax.cosine_decay_schedule(first - last, total_steps)
+    return lambda step: last + difference(step)
 
 
 def scale_by_layer(decay: float, model: ModelDef) -> optax.GradientTransformation:

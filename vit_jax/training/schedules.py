@@ -10,7 +10,8 @@ import optax
 from vit_jax.components import Registry
 from vit_jax.errors import UserError
 
-# Step -> learning rate.
+EMA_SCHEDULES = ("warmup", "cosine")
+# Step -> learning rate, or another number that changes.
 Schedule = Callable[[Any], Any]
 
 
@@ -111,6 +112,22 @@ class Constant:
         """Builds the schedule, see `Decay.build`."""
         del min_lr, steps
         return optax.constant_schedule(lr)
+
+
+def ema_schedule(name: str, decay: float, total: int) -> Schedule:
+    """Step -> decay of the moving average of the parameters.
+
+    Args:
+        name: "warmup", at most (1 + step) / (10 + step), so that the average forgets the initial
+            parameters; or "cosine", from `decay` to 1 along half a cosine, as the teachers of BYOL
+            and DINO.
+        decay: decay per step.
+        total: length of the run, steps.
+    """
+    if name == "warmup":
+        return lambda step: jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    rate = optax.cosine_decay_schedule(1 - decay, total)
+    return lambda step: 1 - rate(step)
 
 
 def warmup_decay_cooldown(

@@ -30,7 +30,7 @@ def make_train_step(
     *,
     seed: int,
     total_steps: int,
-    ema_decay: float,
+    ema_decay: Schedule,
     frozen: Any = None,
     skip_non_finite: bool = False,
 ) -> TrainStep:
@@ -43,19 +43,21 @@ def make_train_step(
         schedule: step -> learning rate, for the metrics.
         seed: PRNG seed for augmentation, patch dropout and stochastic depth.
         total_steps: length of training, to which `objectives.base.PROGRESS` is relative.
-        ema_decay: decay of the moving average of the parameters; 0: there is none.
+        ema_decay: step -> decay of the moving average of the parameters, where the state has one.
         frozen: tree of bool like the parameters, those that are not trained; None: all are.
         skip_non_finite: whether a step with a non-finite loss or gradient leaves everything
             unchanged except the number of the step.
 
     Returns:
         (state, batch, *constants) -> (state, metrics), to be jitted with the state donated.
-        `constants` are the parameters of other models that the objective reads. Besides scalars,
+        `constants` are the parameters of other models that the objective reads; the moving average
+        comes before them if the objective reads it. Besides scalars,
         the metrics hold `finite`, bool, and `per_layer_grad_norms`, float32
         (len(per_layer_names(model)),).
     """
     if frozen is not None:
         model = model.with_frozen_statistics(frozen)
+    reads_ema = getattr(loss_fn, "reads_ema", False)
     bounds, axes = model.metadata("bounds"), model.metadata("axes")
 
     def train_step(
@@ -64,6 +66,7 @@ def make_train_step(
         # Keys depend on seed and step only, so a resumed run draws the same numbers.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
         batch = {**batch, PROGRESS: state.step / jnp.float32(total_steps)}
+        constants = (state.ema, *constants) if reads_ema else constants
 
         def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
             module = model.bind(stop_frozen(params, frozen))
@@ -88,7 +91,9 @@ def make_train_step(
             "finite": finite,
             "per_layer_grad_norms": norms,
         }
-        ema = update_ema(state.ema, params, ema_decay, state.step)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1.0 - ema_decay(state.step))
         after = TrainState(state.step + 1, params, opt_state, ema)
         if skip_non_finite:
             same = dataclasses.replace(state, step=after.step)
@@ -96,22 +101,6 @@ def make_train_step(
         return after, metrics
 
     return train_step
-
-
-def update_ema(ema: Params | None, params: Params, decay: float, step: jax.Array) -> Params | None:
-    """Moving average of the parameters after a step.
-
-    Args:
-        ema: average so far, or None.
-        params: parameters after the step.
-        decay: decay per step.
-        step: number of steps before this one. In the first steps the decay is at most
-            (1 + step) / (10 + step), so that the average forgets the initial parameters.
-    """
-    if ema is None:
-        return None
-    capped = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return optax.incremental_update(params, ema, 1.0 - capped)
 
 
 def clip_to_bounds(params: Params, bounds: Params) -> Params:

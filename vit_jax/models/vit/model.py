@@ -16,7 +16,7 @@ from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, as_size, grid_of
 from vit_jax.models.vit.outputs import POOLS, PooledOutputs
-from vit_jax.models.vit.tokens import POSITION_INITS, PatchTokens
+from vit_jax.models.vit.tokens import POSITION_INITS, Images, PatchTokens, Replaced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -338,32 +338,31 @@ class ViT(PatchTokens, PooledOutputs):
         return self.norm(x)
 
     def encode_patches_and_pool(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+        self, images: Images, *, rng: Key[Array, ""] | None = None, replaced: Replaced = None
     ) -> tuple[Float[Array, "batch dim"], Float[Array, "batch patches dim"]]:
         """Computes pooled features, see `encode_image`, and the normalised patches beside them.
 
         Args:
             images: (B, H, W, 3), normalised.
             rng: PRNG key for patch dropout and stochastic depth, or None for evaluation.
+            replaced: mask of patches, and the token that takes their place (iBOT); None for none.
 
         Returns:
             (B, D) and (B, h w, D), compute type.
         """
-        tokens, _ = self._forward(images, rng, intermediates=False)
+        tokens, _ = self._forward(images, rng, intermediates=False, replaced=replaced)
         return self._pool(tokens), self.norm(tokens[:, self.config.num_prefix :])
 
     def layers_above(self) -> LayersAbove:
         """Counts the blocks between each part and the output; the head counts as one (BEiT)."""
         depth = self.config.depth
         first = ("patch_embed", "class_token", "distillation_token", "registers", "positions")
-        return {
-            **dict.fromkeys((*first, "pre_norm"), depth + 1),
-            "transformer/blocks": range(depth, 0, -1),
-        }
+        above = dict.fromkeys((*first, "pre_norm"), depth + 1)
+        return {**above, "transformer/blocks": range(depth, 0, -1)}
 
     def _forward(
-        self, images: jax.Array, rng: jax.Array | None, intermediates: bool
+        self, images: Images, rng: jax.Array | None, intermediates: bool, replaced: Replaced = None
     ) -> tuple[jax.Array, jax.Array | None]:
         patch_rng, path_rng = (None, None) if rng is None else jax.random.split(rng)
-        x, angles = self._tokens(images, patch_rng)
+        x, angles = self._tokens(images, patch_rng, replaced=replaced)
         return self.transformer(x, path_rng, angles=angles, intermediates=intermediates)

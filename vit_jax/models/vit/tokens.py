@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.layers.norm import NORMS
 from vit_jax.models.layers.parameters import metadata
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Kinds of positions, see `ViTConfig.position_init`.
 POSITION_INITS = ("normal", "sincos", "fixed_sincos", "rotary")
+Images = Float[Array, "batch height width 3"]
+# Mask of patches, and the token that takes their place.
+Replaced = tuple[Bool[Array, "batch patches"], Float[Array, "1 dim"]] | None
 
 
 class PatchTokens(nnx.Module):
@@ -80,13 +84,14 @@ class PatchTokens(nnx.Module):
         images: jax.Array,
         rng: jax.Array | None = None,
         selected: jax.Array | None = None,
+        replaced: Replaced = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Input of the first block, and the rotation of its tokens or None.
 
         Patches are those `selected`, (B, K); or else, with a key, those that dropout keeps.
         """
         config, split = self.config, self.config.num_prefix
-        x, angles = self._embed(images), self._angles(images, rng)
+        x, angles = self._embed(images, replaced), self._angles(images, rng)
         if selected is None and rng is not None and config.patch_dropout:
             count = x.shape[1] - split
             selected = keep_patches(len(x), count, config.patch_dropout, rng)
@@ -97,12 +102,15 @@ class PatchTokens(nnx.Module):
             angles = select_patches(angles, selected, split)
         return (self.pre_norm(x) if config.pre_norm else x), angles
 
-    def _embed(self, images: jax.Array) -> jax.Array:
+    def _embed(self, images: jax.Array, replaced: Replaced = None) -> jax.Array:
         """Embeds all tokens with their positions: (B, num_prefix + h w, D)."""
         config = self.config
         x = self.patch_embed(images)
         batch, rows, columns, _ = x.shape
         grid, patches = (rows, columns), x.reshape(batch, rows * columns, -1)
+        if replaced is not None:
+            mask, token = replaced
+            patches = jnp.where(mask[..., None], token.astype(self.dtype), patches)
 
         def prefix(tokens: list[nnx.Param]) -> list[jax.Array]:
             values = [token[...].astype(self.dtype) for token in tokens]

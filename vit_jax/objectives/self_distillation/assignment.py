@@ -13,10 +13,10 @@ They are the difference between the two published ways:
 - `sinkhorn`: columns that give every prototype the same mass, by the iterations of Sinkhorn and
   Knopp (Caron et al. 2020, SwAV, https://arxiv.org/abs/2006.09882, section 3.1), as in DINOv2.
 
-Arrays are global: sums over tokens are those of all devices, so the result does not depend on the
-mesh. A matrix of tokens x prototypes never exists as a whole. Prototypes are scanned in blocks, and
-the logits of a block are computed anew in each pass: with 235,000 masked tokens and 131,072
-prototypes, one float32 matrix would take 115 GiB.
+An assignment has no gradient. Arrays are global: sums over tokens are those of all devices, so that
+the result does not depend on the mesh. A matrix of tokens x prototypes never exists as a whole.
+Prototypes are scanned in blocks, and the logits of a block are computed anew in each pass: with
+235,000 masked tokens and 131,072 prototypes, one float32 matrix would take 115 GiB.
 """
 
 from collections.abc import Callable
@@ -80,6 +80,7 @@ def centred(
         temperature: divisor of the logits.
         centre: running mean of the logits.
     """
+    tokens, blocks, centre = jax.lax.stop_gradient((tokens, blocks, centre))
     columns = (-centre / temperature).reshape(len(blocks), -1)
     return _assign(tokens, blocks, temperature, lambda logits, i: columns[i])
 
@@ -103,6 +104,7 @@ def sinkhorn(
         iterations: number of pairs of divisions; 3 in both papers.
         weight: 1 for tokens, 0 for padding, at least one of them 1; None for no padding.
     """
+    tokens, blocks = jax.lax.stop_gradient((tokens, blocks))
     mask = 0.0 if weight is None else jnp.log(weight)[..., None]
     axes = tuple(range(tokens.ndim - 1))
 
@@ -112,10 +114,9 @@ def sinkhorn(
 
         return _assign(tokens, blocks, temperature, column)
 
-    found = balanced(jnp.zeros(tokens.shape[:-1], jnp.float32))
-    for _ in range(iterations - 1):
-        found = balanced(found.rows)
-    return found
+    zeros = jnp.zeros(tokens.shape[:-1]), jnp.zeros((len(blocks), blocks.shape[-1]))
+    start = Assignment(tokens, blocks, temperature, *zeros)
+    return jax.lax.fori_loop(0, iterations, lambda _, found: balanced(found.rows), start)
 
 
 def moved_centre(

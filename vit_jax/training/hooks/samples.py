@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from vit_jax.data.crops import GLOBAL
 from vit_jax.errors import UserError
 from vit_jax.training.hooks.base import Hook
 from vit_jax.training.run import Run
@@ -52,7 +53,8 @@ class Samples(Hook):
     def _write(self, run: Run, step: int, batch: dict[str, jax.Array]) -> None:
         if jax.process_index():
             return  # no tracker writes here
-        images = self._rows(batch["image"]).reshape(-1, *run.stage.experiment.spec.inputs.size, 3)
+        packed = batch["image"] if "image" in batch else batch[GLOBAL]
+        images = self._rows(packed).reshape(-1, *run.stage.experiment.spec.inputs.size, 3)
         run.trackers.write_images(step, {"samples/images": side_by_side(images)})
         tokenizer = run.experiment.tokenizer
         if tokenizer is None or "tokens" not in batch or batch["tokens"].ndim != 2:
