@@ -9,14 +9,16 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from tests.helpers import tiny_classifier
+from tests.helpers import tiny_classifier, tiny_clip
 from vit_jax import config as config_lib
 from vit_jax import soup
 from vit_jax.errors import UserError
-from vit_jax.evaluation import open_weights
+from vit_jax.evaluation import open_run, open_weights
+from vit_jax.experiment import train
 from vit_jax.models.definition import ModelDef
 from vit_jax.pretrained import native
-from vit_jax.weights.averaging import Sum, greedy_soup, interpolate, uniform_soup
+from vit_jax.pretrained.model import create_model
+from vit_jax.weights.averaging import greedy_soup, interpolate, uniform_soup
 
 EVALS = {"classification": {"digits": {"data": "digits:test[:40]"}}}
 METRIC = "classification/digits/top1"
@@ -24,9 +26,9 @@ METRIC = "classification/digits/top1"
 
 def vectors(count=6, seed=0):
     rng = np.random.default_rng(seed)
-    shapes = {"a": (3, 2), "b": (4,)}
+    shapes = {"a": (3, 2), "b": (4,), "scalar": ()}
     return [
-        {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        {name: np.asarray(rng.normal(size=shape), np.float32) for name, shape in shapes.items()}
         for _ in range(count)
     ]
 
@@ -46,7 +48,8 @@ def test_a_uniform_soup_is_the_mean():
     found = uniform_soup(len(models), models.__getitem__)
     expected = np.mean([model["b"].astype(np.float64) for model in models], axis=0)
     np.testing.assert_array_equal(found["b"], expected.astype(np.float32))
-    assert Sum(models[0]).mean["a"].dtype == np.float32
+    assert found["scalar"].dtype == np.float32
+    assert isinstance(found["scalar"], np.ndarray)
 
 
 def greedy_by_hand(models, score):
@@ -167,3 +170,26 @@ def test_another_model_is_refused(files, tmp_path):
     message = r"2 differ, as head/bias: expected \(10,\), found \(7,\)"
     with pytest.raises(UserError, match=message):
         run([files[1][0], str(other)], tmp_path / "x.safetensors")
+
+
+@pytest.mark.release
+def test_runs_before_and_after_fine_tuning_with_adapters(tmp_path):
+    """A run and its fine-tuning by LoRA, by its workdir and by a checkpoint."""
+    config = tiny_clip()
+    config.evals = {}
+    train(config, tmp_path / "before")
+    config.init.weights = str(tmp_path / "before")
+    config.optim.update(lora_rank=2, lora_paths=("image/.*/mlp/.*kernel",), lora_full=("logit.*",))
+    train(config, tmp_path / "other")  # learns a tokenizer of its own, the same one here
+    config.model.tokenizer = f"saved:{tmp_path / 'before'}"
+    train(config, tmp_path / "after")
+    ends = [open_run(tmp_path / name).params for name in ("before", "after")]
+    checkpoint = str(tmp_path / "after" / "checkpoints" / "10")
+    found = run([str(tmp_path / "before"), checkpoint], tmp_path / "soup", alpha=0.25)
+    assert_equal(found, interpolate(*ends, 0.25))
+    clip = create_model(weights=str(tmp_path / "soup"))
+    assert clip.encode_text(clip.tokenize(["the digit 3"])).shape == (1, 16)
+    tokenizer = tmp_path / "other" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    with pytest.raises(UserError, match=r"expected the tokenizer of .*; found another one"):
+        run([str(tmp_path / "before"), str(tmp_path / "other")], tmp_path / "x", alpha=0.5)

@@ -31,7 +31,8 @@ def interpolate(first: Params, second: Params, alpha: float) -> Params:
 
     def line(x: Any, y: Any) -> np.ndarray:
         x, y = np.asarray(x), np.asarray(y)
-        return ((1 - alpha) * x.astype(np.float64) + alpha * y.astype(np.float64)).astype(x.dtype)
+        mean = (1 - alpha) * x.astype(np.float64) + alpha * y.astype(np.float64)
+        return np.asarray(mean, x.dtype)
 
     return jax.tree.map(line, first, second)
 
@@ -60,7 +61,7 @@ class Sum:
     def mean(self) -> Params:
         """Mean of the models, NumPy arrays of the dtypes of the first one."""
         return jax.tree.map(
-            lambda total, dtype: (total / self.count).astype(dtype), self._total, self._dtypes
+            lambda total, dtype: np.asarray(total / self.count, dtype), self._total, self._dtypes
         )
 
 
