@@ -122,11 +122,16 @@ def assert_equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
 
 
-def test_commands(files, tmp_path, capsys):
-    """The greedy soup of the command is that of the evaluation, derived model by model."""
+def test_wise_ft_and_a_uniform_soup_of_files(files, tmp_path):
     models, paths = files
     assert_equal(run(paths[:2], tmp_path / "a.safetensors", alpha=1.0), models[1])
     assert_equal(run(paths, tmp_path / "b.safetensors"), mean(models, [0, 1, 2]))
+
+
+@pytest.mark.release
+def test_a_greedy_soup_of_files(files, tmp_path, capsys):
+    """That of the evaluation, derived model by model."""
+    models, paths = files
     evals = tmp_path / "evals.py"
     evals.write_text(f"def get_evals():\n    return {json.dumps(EVALS)}\n")
     opened = open_weights(None, paths[0], batch_size=64)
