@@ -236,9 +236,56 @@ PARAMETER_COUNTS |= {
     "timm_siglip_gopt16_256": 1_163_168_256,
     "timm_siglip_gopt16_384": 1_163_659_776,
 }
+PARAMETER_COUNTS |= {
+    "openclip_vit_b32_256": 151_288_833,
+    "openclip_vit_b32_plus_256": 210_297_473,
+    "openclip_vit_b16_plus": 208_351_361,
+    "openclip_vit_b16_plus_240": 208_377_345,
+    "openclip_vit_l16": 427_739_393,
+    "openclip_vit_l16_320": 427_948_289,
+    "openclip_vit_l14_280": 427_763_969,
+    "openclip_vit_l14_336": 427_944_193,
+    "openclip_vit_h16": 986_263_041,
+    "openclip_vit_h14_quickgelu": 986_109_441,
+    "openclip_vit_h14_378": 986_714_881,
+    "openclip_vit_h14_378_quickgelu": 986_714_881,
+    "openclip_vit_bigg14_quickgelu": 2_539_567_105,
+    "openclip_vit_e14": 4_581_086_465,
+    "openclip_vit_m32": 103_119_873,
+    "openclip_vit_m32_alt": 80_070_273,
+    "openclip_vit_m16": 102_015_489,
+    "openclip_vit_m16_alt": 78_978_177,
+    "openclip_vit_s32": 63_085_825,
+    "openclip_vit_s32_alt": 43_224_449,
+    "openclip_vit_s16": 62_257_537,
+    "openclip_vit_s16_alt": 42_396_161,
+    "openclip_vit_l14_worldwide": 581_747_969,
+    "openclip_vit_l14_worldwide_quickgelu": 581_747_969,
+    "openclip_vit_h14_worldwide": 1_858_783_745,
+    "openclip_vit_h14_worldwide_quickgelu": 1_858_783_745,
+    "openclip_vit_h14_worldwide_378": 1_859_389_185,
+    "openclip_vit_bigg14_worldwide": 3_630_409_985,
+    "openclip_vit_bigg14_worldwide_378": 3_631_197_057,
+    "dfn5b_vit_h14": 986_109_441,
+    "dfn5b_vit_h14_378": 986_714_881,
+    "aimv2_l14_native": 308_935_680,  # without the positions of aimv2_l14
+    "aimv2_l14": 309_197_824,
+    "aimv2_l14_336": 309_525_504,
+    "aimv2_l14_448": 309_984_256,
+    "aimv2_h14": 680_851_968,
+    "aimv2_h14_336": 681_343_488,
+    "aimv2_h14_448": 682_031_616,
+    "aimv2_1b14": 1_234_958_336,
+    "aimv2_1b14_336": 1_235_613_696,
+    "aimv2_1b14_448": 1_236_531_200,
+    "aimv2_3b14": 2_720_658_432,
+    "aimv2_3b14_336": 2_721_641_472,
+    "aimv2_3b14_448": 2_723_017_728,
+}
 # Families whose models differ in sizes only: one of each is counted by default.
-FAMILIES = re.compile("(openclip_|timm_)?siglip.*|(timm_)?dinov[23]_.*")
-COUNTED = ("siglip_so400m14", "dinov2_g14_classifier", "dinov3_h16plus", "timm_dinov3_s16",
+FAMILIES = re.compile("(openclip_|timm_)?siglip.*|(timm_)?dinov[23]_.*|aimv2_.*|openclip_vit_.*")
+COUNTED = ("siglip_so400m14", "aimv2_h14", "openclip_vit_m16_alt", "openclip_vit_e14",
+           "dinov2_g14_classifier", "dinov3_h16plus", "timm_dinov3_s16",
            "openclip_siglip2_gopt16_256", "timm_siglip_so400m14_378")  # fmt: skip
 
 # SigLIP 2 B/16, that is SigLIP B/16 with a larger vocabulary, and a decoder as that of CapPa.

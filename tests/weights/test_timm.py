@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.weights.reference import format_of, relative_error, split_reference
+from tests.weights.transformers_models import AIMV2
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
@@ -36,6 +37,7 @@ CONFIGS = {
     "deit": dataclasses.replace(VIT, distillation=True),
     "deit3": dataclasses.replace(SCALED, prefix_positions=False),
     "dinov2": dataclasses.replace(SCALED, num_registers=3, num_classes=0),
+    "aimv2": ViTConfig(**SIZES, **AIMV2),
     "dinov2_giant": dataclasses.replace(
         SCALED, gated_mlp=True, activation="silu", mlp_dim=24, num_classes=0
     ),

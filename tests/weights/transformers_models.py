@@ -24,6 +24,17 @@ STACK = {"width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24}
 IMAGE = {**STACK, "image_size": 16, "patch_size": 4, "position_resize": "bicubic"}
 VIT = ViTConfig(**IMAGE, norm_epsilon=1e-12, num_classes=5)
 DINOV2 = ViTConfig(**{**IMAGE, "mlp_dim": 32}, layer_scale=0.5)
+AIMV2 = {
+    "activation": "silu",
+    "gated_mlp": True,
+    "qkv_bias": "none",
+    "use_bias": False,
+    "norm": "rms",
+    "norm_epsilon": 1e-5,
+    "patch_norm": True,
+    "class_token": False,
+    "pool": "mean",
+}
 TEXT = {
     "vocab_size": 50,
     "context_length": 9,
@@ -185,6 +196,9 @@ ARCHITECTURES = {
         gated_mlp=True,
         activation="silu",
         qkv_bias="qv",
+    ),
+    "aimv2": ViTConfig(
+        **{**STACK, "image_size": 16, "patch_size": 4}, **AIMV2, position_init="fixed_sincos"
     ),
     "mae": MAE,
     "swin": SWIN,

@@ -80,6 +80,7 @@ _OF_MODELS = {
     "clipseg": "ViT",
     "dinov2_with_registers": "Bit",
     "dinov3_vit": "DINOv3ViT",
+    "aimv2_vision_model": "CLIP",
     "sam": "Sam",
 }
 # Settings that have the same default in all image processors, and their only value here.

@@ -3,11 +3,12 @@
 from typing import Any
 
 from vit_jax.inputs import ImageInputs
-from vit_jax.models.clip import siglip
+from vit_jax.models.clip import open_clip, siglip
 from vit_jax.models.clip.model import CLIPConfig
+from vit_jax.models.clip.open_clip import clip_spec, clip_vit, text_tower
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.clip_resnet.model import CLIPResNetConfig
-from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, ModelSpec
+from vit_jax.models.spec import ModelSpec
 from vit_jax.models.vit.zoo import (
     BASE,
     GIANT,
@@ -21,50 +22,14 @@ from vit_jax.models.vit.zoo import (
 )
 
 
-def _clip(image: Any, text: TextConfig, embed_dim: int, **changes: Any) -> ModelSpec:
-    """OpenAI's preprocessing and tokenizer."""
-    return ModelSpec(
-        architecture=CLIPConfig(image=image, text=text, embed_dim=embed_dim, **changes),
-        inputs=ImageInputs(mean=CLIP_MEAN, std=CLIP_STD),
-        tokenizer="clip",
-    )
-
-
-def _text(width: int, depth: int = 12, activation: str = "gelu") -> TextConfig:
-    """Text tower with heads of 64 features (Radford et al. 2021, table 20)."""
-    return TextConfig(
-        width=width,
-        depth=depth,
-        num_heads=width // 64,
-        mlp_dim=4 * width,
-        activation=activation,
-    )
-
-
-def _clip_vit(
-    sizes: Sizes,
-    patch_size: int,
-    text: TextConfig,
-    embed_dim: int,
-    **changes: Any,
-) -> ModelSpec:
-    """Class token, norm before the blocks, epsilon 1e-5, no bias in the patch embedding."""
-    image = vit(
-        sizes,
-        patch_size,
-        activation=text.activation,
-        norm_epsilon=1e-5,
-        pre_norm=True,
-        patch_bias=False,
-        weight_init="clip",
-        **changes,
-    )
-    return _clip(image, text, embed_dim)
-
-
 def _openai(sizes: Sizes, patch_size: int, width: int, **changes: Any) -> ModelSpec:
     """OpenAI's ViT models: QuickGELU, and a text tower of the width of the shared space."""
-    return _clip_vit(sizes, patch_size, _text(width, activation="quick_gelu"), width, **changes)
+    text = text_tower(width, activation="quick_gelu")
+    return _clip_vit(sizes, patch_size, text, width, **changes)
+
+
+def _clip_vit(*arguments: Any, **changes: Any) -> ModelSpec:
+    return clip_spec(clip_vit(*arguments, **changes))
 
 
 def _clip_resnet(
@@ -78,7 +43,9 @@ def _clip_resnet(
         num_heads=width // 2,
         embed_dim=embed_dim,
     )
-    return _clip(image, text, embed_dim, image_projection=False)
+    return clip_spec(
+        CLIPConfig(image=image, text=text, embed_dim=embed_dim, image_projection=False)
+    )
 
 
 _EMOJI = ModelSpec(
@@ -117,26 +84,38 @@ MODELS: dict[str, ModelSpec] = {
     "clip_vit_b16": _openai(BASE, 16, 512),
     "clip_vit_l14": _openai(LARGE, 14, 768),
     "clip_vit_l14_336": _openai(LARGE, 14, 768, image_size=336),
-    "clip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, _text(512, activation="quick_gelu"), 1024),
-    "clip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, _text(512, activation="quick_gelu"), 512),
-    "clip_rn50x4": _clip_resnet((4, 6, 10, 6), 80, 288, _text(640, activation="quick_gelu"), 640),
-    "clip_rn50x16": _clip_resnet((6, 8, 18, 8), 96, 384, _text(768, activation="quick_gelu"), 768),
+    "clip_rn50": _clip_resnet(
+        (3, 4, 6, 3), 64, 224, text_tower(512, activation="quick_gelu"), 1024
+    ),
+    "clip_rn101": _clip_resnet(
+        (3, 4, 23, 3), 64, 224, text_tower(512, activation="quick_gelu"), 512
+    ),
+    "clip_rn50x4": _clip_resnet(
+        (4, 6, 10, 6), 80, 288, text_tower(640, activation="quick_gelu"), 640
+    ),
+    "clip_rn50x16": _clip_resnet(
+        (6, 8, 18, 8), 96, 384, text_tower(768, activation="quick_gelu"), 768
+    ),
     "clip_rn50x64": _clip_resnet(
-        (3, 15, 36, 10), 128, 448, _text(1024, activation="quick_gelu"), 1024
+        (3, 15, 36, 10), 128, 448, text_tower(1024, activation="quick_gelu"), 1024
     ),
     # OpenCLIP's own training (Ilharco et al. 2021; Cherti et al. 2023): the exact GELU.
-    "openclip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, _text(512), 1024),
-    "openclip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, _text(512), 512),
-    "openclip_vit_b32": _clip_vit(BASE, 32, _text(512), 512),
-    "openclip_vit_b16": _clip_vit(BASE, 16, _text(512), 512),
-    "openclip_vit_l14": _clip_vit(LARGE, 14, _text(768), 768),
-    "openclip_vit_h14": _clip_vit(HUGE, 14, _text(1024, 24), 1024),
-    "openclip_vit_g14": _clip_vit(GIANT, 14, _text(1024, 24), 1024, mlp_dim=GIANT_MLP),
-    "openclip_vit_bigg14": _clip_vit(GIGANTIC, 14, _text(1280, 32), 1280, mlp_dim=GIGANTIC_MLP),
+    "openclip_rn50": _clip_resnet((3, 4, 6, 3), 64, 224, text_tower(512), 1024),
+    "openclip_rn101": _clip_resnet((3, 4, 23, 3), 64, 224, text_tower(512), 512),
+    "openclip_vit_b32": _clip_vit(BASE, 32, text_tower(512), 512),
+    "openclip_vit_b16": _clip_vit(BASE, 16, text_tower(512), 512),
+    "openclip_vit_l14": _clip_vit(LARGE, 14, text_tower(768), 768),
+    "openclip_vit_h14": _clip_vit(HUGE, 14, text_tower(1024, 24), 1024),
+    "openclip_vit_g14": _clip_vit(GIANT, 14, text_tower(1024, 24), 1024, mlp_dim=GIANT_MLP),
+    "openclip_vit_bigg14": _clip_vit(
+        GIGANTIC, 14, text_tower(1280, 32), 1280, mlp_dim=GIGANTIC_MLP
+    ),
+    **open_clip.MODELS,
     **siglip.MODELS,
 }
 
 ALIASES: dict[str, str] = {
+    **open_clip.ALIASES,
     **siglip.ALIASES,
     # OpenAI's package.
     "ViT-B/32": "clip_vit_b32",

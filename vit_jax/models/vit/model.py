@@ -59,6 +59,7 @@ class ViTConfig:
         prefix_positions: whether class and distillation tokens have positions; not in DeiT III.
         pre_norm: whether a LayerNorm precedes the first block (CLIP).
         patch_bias: whether the patch embedding has a bias; not in CLIP.
+        patch_norm: whether a norm of the patches precedes their positions (AIMv2).
         drop_remainder: whether pixels at the lower and right edge that fill no patch are left out
             (SigLIP So400m/14 at 384 px); otherwise `patch_size` divides every size of images.
         layer_scale: initial factor of the residual branches' features (DeiT III); 0 for none.
@@ -94,6 +95,7 @@ class ViTConfig:
     prefix_positions: bool = True
     pre_norm: bool = False
     patch_bias: bool = True
+    patch_norm: bool = False
     drop_remainder: bool = False
     layer_scale: float = 0.0
     qk_norm: bool = False

@@ -64,10 +64,11 @@ class PatchTokens(nnx.Module):
             self.registers = tokens(config.num_registers)
         if config.has_table:
             self._make_positions(init, rngs)
+        norm = {"epsilon": config.norm_epsilon, "dtype": self.dtype, "rngs": rngs}
         if config.pre_norm:
-            self.pre_norm = NORMS[config.norm](
-                width, epsilon=config.norm_epsilon, dtype=self.dtype, rngs=rngs
-            )
+            self.pre_norm = NORMS[config.norm](width, **norm)
+        if config.patch_norm:
+            self.patch_norm = NORMS[config.norm](width, **norm)
 
     def _make_positions(self, init: initializers.Initializer, rngs: nnx.Rngs) -> None:
         """Creates the table of learned positions."""
@@ -106,6 +107,7 @@ class PatchTokens(nnx.Module):
         """Embeds all tokens with their positions: (B, num_prefix + h w, D)."""
         config = self.config
         x = self.patch_embed(images)
+        x = self.patch_norm(x) if config.patch_norm else x
         batch, rows, columns, _ = x.shape
         grid, patches = (rows, columns), x.reshape(batch, rows * columns, -1)
         if replaced is not None:

@@ -89,6 +89,15 @@ DINOV3 = BlockNames(
     fc2="mlp.down_proj",
     gate="mlp.gate_proj",
 )
+AIMV2 = BlockNames(
+    norm1="rms_norm1",
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    out="attention.out_proj",
+    norm2="rms_norm2",
+    fc1="ffn.up_proj",
+    fc2="ffn.down_proj",
+    gate="ffn.gate_proj",
+)
 SWIN = dataclasses.replace(
     VIT, qkv=("attention.self.query", "attention.self.key", "attention.self.value")
 )

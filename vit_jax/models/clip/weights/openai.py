@@ -87,17 +87,21 @@ class OpenAIClip(Format):
         )
 
 
-def transformer(path: str, key: str, depth: int) -> list[Entry]:
+def transformer(path: str, key: str, depth: int, *, layer_scale: bool = False) -> list[Entry]:
     """Returns the entries of residual attention blocks: torch's MultiheadAttention and an MLP.
 
     Args:
         path: path of the transformer in the model.
         key: name of the transformer in the file.
         depth: number of blocks.
+        layer_scale: whether the blocks have LayerScale.
     """
     ours, theirs, layers = f"{path}/blocks", f"{key}.resblocks.{{i}}", range(depth)
     fused = ("in_proj_weight", "in_proj_bias")
-    return [
+    scales = [
+        Entry(f"{ours}/scale{i}/gamma", f"{theirs}.ls_{i}.gamma", layers=layers) for i in (1, 2)
+    ]
+    return (scales if layer_scale else []) + [
         *norm(f"{ours}/norm1", f"{theirs}.ln_1", layers),
         *linear(f"{ours}/attention/qkv", f"{theirs}.attn.", layers, suffixes=fused),
         *attention_out(f"{ours}/attention/out", f"{theirs}.attn.out_proj", layers),
@@ -117,7 +121,12 @@ def _image_vit(config: ViTConfig) -> list[Entry]:
         Entry("image/class_token", "visual.class_embedding", NO_LEADING_ONE),
         Entry("image/positions", "visual.positional_embedding", resize=resize),
         *norm("image/pre_norm", "visual.ln_pre"),
-        *transformer("image/transformer", "visual.transformer", config.depth),
+        *transformer(
+            "image/transformer",
+            "visual.transformer",
+            config.depth,
+            layer_scale=config.layer_scale > 0,
+        ),
         *norm("image/norm", "visual.ln_post"),
     ]
 

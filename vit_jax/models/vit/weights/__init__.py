@@ -1,5 +1,6 @@
-"""Weights of ViT, DeiT, DINOv2, DINOv3 and the encoder of MAE in the formats of other libraries."""
+"""Weights of ViT, DeiT, DINO, AIMv2 and the encoder of MAE in the formats of other libraries."""
 
+from vit_jax.models.vit.weights.aimv2 import TimmAIMv2, TransformersAIMv2
 from vit_jax.models.vit.weights.big_vision import BigVisionScannedViT, BigVisionViT
 from vit_jax.models.vit.weights.dinov2 import OfficialDINOv2
 from vit_jax.models.vit.weights.dinov3 import TimmDINOv3, TransformersDINOv3
@@ -15,6 +16,8 @@ FORMATS: tuple[Format, ...] = (
     FlaxViT(),
     TimmDINOv3(),
     TransformersDINOv3(),
+    TimmAIMv2(),
+    TransformersAIMv2(),
     BigVisionViT(),
     BigVisionScannedViT(),
     ViTJaxNpz(),

@@ -29,13 +29,16 @@ class TimmViT(Format):
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has blocks of timm's `VisionTransformer`, and those alone."""
         names = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
-        # A decoder of MAE, the mask token of DINOv2's authors, DINOv3.
-        others = ("mask_token", "decoder_embed.weight", "blocks.0.gamma_1")
+        # A decoder of MAE, the mask token of DINOv2's authors, DINOv3, AIMv2.
+        others = (
+            *("mask_token", "decoder_embed.weight", "blocks.0.gamma_1"),
+            "patch_embed.norm.weight",
+        )
         return all(name in file for name in names) and not any(name in file for name in others)
 
     def holds(self, architecture: ViTConfig) -> bool:
-        """Returns whether a model is not rotary, as DINOv3; see `Format.holds`."""
-        return architecture.position_init != "rotary"
+        """Returns whether a model is neither DINOv3 nor AIMv2; see `Format.holds`."""
+        return architecture.position_init != "rotary" and architecture.norm != "rms"
 
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""

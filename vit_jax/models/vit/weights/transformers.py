@@ -51,8 +51,8 @@ class TransformersViT(Format):
     position_resize = "bicubic"
 
     def holds(self, architecture: ViTConfig) -> bool:
-        """Returns whether a model is not rotary, as DINOv3; see `Format.holds`."""
-        return architecture.position_init != "rotary"
+        """Returns whether a model is neither DINOv3 nor AIMv2; see `Format.holds`."""
+        return architecture.position_init != "rotary" and architecture.norm != "rms"
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has an embedding of patches with a class token and no decoder."""
