@@ -11,6 +11,7 @@ pytest.importorskip("timm")
 
 import timm
 import torch
+from timm.models.eva import checkpoint_filter_fn as filter_eva
 from timm.models.swin_transformer import checkpoint_filter_fn
 
 from tests.fixtures.generators import make_resnet, make_timm
@@ -88,6 +89,26 @@ def test_vit(name, tmp_path):
         return outputs | {"outputs": module(images)}
 
     compare(theirs, forward, model, ours, (random_images(1, 224, 224, 3),), "timm", tmp_path)
+
+
+def test_dinov3_of_its_authors(tmp_path):
+    """Exported under the names of the authors, and read by timm."""
+    name = "vit_small_plus_patch16_dinov3_qkvb"
+    theirs = timm.create_model(name, img_size=224, global_pool="token").eval()
+    model = ModelDef(dataclasses.replace(architecture(name), image_size=224))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: rng.normal(size=x.shape, scale=0.05).astype(np.float32), model.shapes()
+    )
+    save_weights(params, model, tmp_path / "x.safetensors", "dinov3")
+    file = open_weights(tmp_path / "x.safetensors")
+    state = {key: torch.from_numpy(file.read(key)) for key in file}
+    theirs.load_state_dict(filter_eva(state, theirs), strict=True)
+    images = random_images(1, 224, 224, 3)
+    with torch.no_grad():
+        expected = theirs(channels_first(torch.from_numpy(images))).numpy()
+    found = jax.jit(lambda p, x: model.bind(p).encode_image(x))(params, images)
+    check(name, {"pooled": found}, {"pooled": expected})
 
 
 def outputs_of_stages(module, images):

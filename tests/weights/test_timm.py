@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -203,6 +204,40 @@ def test_the_class_tokens_position_is_folded_into_it(tmp_path):
     for key in ("cls_token", "pos_embed"):
         expected = open_weights(path).read(key)
         np.testing.assert_allclose(file.read(key), expected, rtol=0, atol=1e-6)
+
+
+def test_dinov3_of_its_authors(tmp_path):
+    """Their names, with a bias of the keys that a mask clears."""
+    path, expected = split_reference("timm_dinov3.safetensors", tmp_path)
+    file, tensors = open_weights(path), {}
+    names = {"reg_token": "storage_tokens", "gamma_": "ls", "fc1_g": "w1", "fc1_x": "w2"}
+    for key in file:
+        theirs = key
+        for old, new in {**names, "mlp.fc2": "mlp.w3"}.items():
+            theirs = theirs.replace(old, new)
+        tensors[theirs + (".gamma" if "gamma_" in key else "")] = file.read(key)
+    for i in range(3):
+        queries, values = (tensors.pop(f"blocks.{i}.attn.{n}_bias") for n in "qv")
+        bias = np.concatenate([queries, np.full_like(queries, 7.0), values])
+        tensors[f"blocks.{i}.attn.qkv.bias"] = bias
+        tensors[f"blocks.{i}.attn.qkv.bias_mask"] = np.repeat(np.float32([1, 0, 1]), 16)
+    tensors["mask_token"] = np.ones((1, 16), np.float32)
+    tensors["rope_embed.periods"] = np.float32([1, 10])
+    write_tensors(tmp_path / "official.safetensors", tensors)
+    assert format_of(tmp_path / "official.safetensors") == "dinov3"
+    model = ModelDef(CONFIGS["dinov3"])
+    params = load_weights(tmp_path / "official.safetensors", model)
+    pooled = jax.jit(lambda p, x: model.bind(p).encode_image(x))(params, expected["images"])
+    assert relative_error(np.asarray(pooled), expected["pooled"]) < 1e-5
+    save_weights(params, model, tmp_path / "out.safetensors", "dinov3")
+    after = open_weights(tmp_path / "out.safetensors")
+    assert set(after) == set(tensors)
+    np.testing.assert_array_equal(after.read("rope_embed.periods"), [1, 10])
+    bias = after.read("blocks.2.attn.qkv.bias").reshape(3, 16)
+    np.testing.assert_array_equal(bias[1], 0)
+    np.testing.assert_array_equal(
+        bias[[0, 2]], tensors["blocks.2.attn.qkv.bias"].reshape(3, 16)[[0, 2]]
+    )
 
 
 def test_fixed_positions_are_written_and_compared(tmp_path):

@@ -3,7 +3,7 @@
 from vit_jax.models.vit.weights.aimv2 import TimmAIMv2, TransformersAIMv2
 from vit_jax.models.vit.weights.big_vision import BigVisionScannedViT, BigVisionViT
 from vit_jax.models.vit.weights.dinov2 import OfficialDINOv2
-from vit_jax.models.vit.weights.dinov3 import TimmDINOv3, TransformersDINOv3
+from vit_jax.models.vit.weights.dinov3 import OfficialDINOv3, TimmDINOv3, TransformersDINOv3
 from vit_jax.models.vit.weights.timm import TimmViT
 from vit_jax.models.vit.weights.transformers import FlaxViT, TransformersViT
 from vit_jax.models.vit.weights.vit_jax import ViTJaxNpz
@@ -14,6 +14,7 @@ FORMATS: tuple[Format, ...] = (
     OfficialDINOv2(),
     TransformersViT(),
     FlaxViT(),
+    OfficialDINOv3(),
     TimmDINOv3(),
     TransformersDINOv3(),
     TimmAIMv2(),

@@ -1,4 +1,4 @@
-"""DINOv3 (Siméoni et al. 2025) in timm (its `Eva`) and in Hugging Face's transformers."""
+"""DINOv3 (Siméoni et al. 2025) in timm (its `Eva`), in transformers, and of its authors."""
 
 from typing import Any
 
@@ -14,7 +14,13 @@ from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
 from vit_jax.weights.layers.timm import mlp
 from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
-from vit_jax.weights.transforms import LEADING_ONE, LINEAR, SEPARATE_QKV_BIAS
+from vit_jax.weights.transforms import (
+    LEADING_ONE,
+    LINEAR,
+    SEPARATE_QKV_BIAS,
+    Shape,
+    one_to_one,
+)
 
 # Factor by which training scales the coordinates at most; not in the files of timm.
 RESCALE = 2.0
@@ -175,3 +181,79 @@ class TransformersDINOv3(Format):
             qkv_bias=biases or "none",
             use_bias=settings["mlp_bias"],
         )
+
+
+class OfficialDINOv3(Format):
+    """Backbones as their authors published them (github.com/facebookresearch/dinov3).
+
+    One bias of queries, keys and values, of which a mask clears that of the keys. The periods of
+    the rotation lie in the file, rounded to bfloat16; they are computed here.
+    """
+
+    name = "dinov3"
+    architectures = (ViTConfig,)
+    ignored = ("mask_token", "rope_embed.periods", "*.bias_mask")
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has the registers and the blocks of DINOv3."""
+        names = ("storage_tokens", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight")
+        return all(name in file for name in names)
+
+    def resize_rule(self, architecture: ViTConfig) -> str:
+        """Returns the model's own rule: it has no table; see `Format.resize_rule`."""
+        return architecture.position_resize
+
+    def entries(self, architecture: ViTConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
+        config, path, key = architecture, "transformer/blocks", "blocks.{i}"
+        found = (config.position_init, config.qkv_bias, config.pool, config.num_classes)
+        if found != ("rotary", "qv", "class", 0):
+            raise UserError(
+                f"the format {self.name} holds models with position_init='rotary', qkv_bias='qv', "
+                f"pool='class' and num_classes=0; found {found}"
+            )
+        numbers, attention = range(config.depth), f"{path}/attention"
+        names = {"fc1": "fc1", "fc2": "fc2"}
+        if config.gated_mlp:
+            names = {"gate": "w1", "fc1": "w2", "fc2": "w3"}
+        entries = [
+            *conv("patch_embed", "patch_embed.proj"),
+            Entry("class_token", "cls_token", LEADING_ONE),
+            Entry("registers", "storage_tokens", LEADING_ONE),
+            *norm(f"{path}/norm1", f"{key}.norm1", numbers),
+            Entry(f"{attention}/qkv/kernel", f"{key}.attn.qkv.weight", LINEAR, numbers),
+            Entry(f"{attention}/qv_bias", f"{key}.attn.qkv.bias", _WITHOUT_KEYS, numbers),
+            *attention_out(f"{attention}/out", f"{key}.attn.proj", numbers),
+            *norm(f"{path}/norm2", f"{key}.norm2", numbers),
+            *norm("norm", "norm"),
+        ]
+        for i in (1, 2):
+            entries.append(Entry(f"{path}/scale{i}/gamma", f"{key}.ls{i}.gamma", layers=numbers))
+        for name, theirs in names.items():
+            entries += linear(f"{path}/mlp/{name}", f"{key}.mlp.{theirs}", numbers)
+        return entries
+
+    def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
+        """Returns mask token, masks of biases and periods; see `Format.constants`."""
+        width, quarter = architecture.width, architecture.width // architecture.num_heads // 4
+        mask = np.repeat(np.float32([1, 0, 1]), width)
+        return {
+            "mask_token": np.zeros((1, width), np.float32),
+            "rope_embed.periods": np.float32(100)
+            ** (np.arange(quarter, dtype=np.float32) / quarter),
+            **{f"blocks.{i}.attn.qkv.bias_mask": mask for i in range(architecture.depth)},
+        }
+
+
+def _keys_out(tensor: np.ndarray, shape: Shape) -> np.ndarray:
+    """(3 D,) -> (2, H, K)."""
+    return np.stack([tensor.reshape(3, *shape[1:])[i] for i in (0, 2)])
+
+
+def _keys_in(bias: np.ndarray) -> np.ndarray:
+    """(2, H, K) -> (3 D,), zero for the keys."""
+    return np.stack([bias[0], np.zeros_like(bias[0]), bias[1]]).reshape(-1)
+
+
+# Bias of queries and values in a file that has one for the keys, which is not used.
+_WITHOUT_KEYS = one_to_one(_keys_out, _keys_in)
