@@ -162,6 +162,7 @@ ARCHITECTURES = {
         condition_block=1,
         refined=True,
     ),
+    "metaclip2": dataclasses.replace(CLIP, text=dataclasses.replace(CLIP.text, end_id=49)),
     "clip_text": CLIP_TEXT,
     "clip_text_projection": CLIPTextConfig(
         text=dataclasses.replace(CLIP.text, end_id=40), embed_dim=10

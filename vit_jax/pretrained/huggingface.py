@@ -67,6 +67,7 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 # Image processors of the model types.
 _OF_MODELS = {
     "clip": "CLIP",
+    "metaclip_2": "CLIP",
     "llava": "Llava",
     "siglip": "Siglip",
     "vit": "ViT",

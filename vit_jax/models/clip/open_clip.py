@@ -167,6 +167,10 @@ ALIASES: dict[str, str] = {
         for data in ("400m", "fullcc2.5b")
         if (size, data) != ("h14", "400m")
     },
+    "metaclip-2-worldwide-huge-quickgelu": "openclip_vit_h14_worldwide_quickgelu",
+    "metaclip-2-worldwide-huge-378": "openclip_vit_h14_worldwide_378",
+    "metaclip-2-worldwide-giant": "openclip_vit_bigg14_worldwide",
+    "metaclip-2-worldwide-giant-378": "openclip_vit_bigg14_worldwide_378",
     "DFN2B-CLIP-ViT-B-16": "clip_vit_b16",
     "DFN2B-CLIP-ViT-L-14": "clip_vit_l14",
     "DFN2B-CLIP-ViT-L-14-39B": "openclip_vit_l14",

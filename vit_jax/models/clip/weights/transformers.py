@@ -1,4 +1,4 @@
-"""CLIP and SigLIP of Hugging Face's transformers (CLIPModel, SiglipModel)."""
+"""CLIP, MetaCLIP 2 and SigLIP of transformers (CLIPModel, MetaClip2Model, SiglipModel)."""
 
 import math
 from typing import Any
@@ -86,9 +86,15 @@ class TransformersCLIP(Format):
         kind = config.get("model_type")
         if kind == "clip":
             return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT))
+        if kind == "metaclip_2":
+            settings = _tower_settings(config, "text_config", {"eos_token_id": 49407})
+            end_id = settings["eos_token_id"]  # 2 is an id here, unlike in `end_of_text`
+            return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT, end_id=end_id))
         if kind == "siglip":
             return _siglip_config(config)
-        raise UserError(f"config.json: expected model_type 'clip' or 'siglip'; found {kind!r}")
+        raise UserError(
+            f"config.json: expected model_type 'clip', 'metaclip_2' or 'siglip'; found {kind!r}"
+        )
 
 
 class FlaxCLIP(FlaxNames, TransformersCLIP):
