@@ -1,5 +1,6 @@
 """open_clip's CoCa, in both directions."""
 
+import json
 import shutil
 
 import jax
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.weights.reference import DATA, format_of, relative_error, split_reference
-from vit_jax.models.coca.weights import OpenCLIPCoCa
 from vit_jax.models.definition import ModelDef
 from vit_jax.models.registry import model_spec
 from vit_jax.pretrained.weight_files import load_weights, read_architecture, save_weights
@@ -49,12 +49,13 @@ def test_round_trip_is_exact(loaded, tmp_path):
         np.testing.assert_array_equal(after.read(key), before.read(key), strict=True)
 
 
-def test_published_settings_are_those_of_the_registered_model():
+def test_published_settings_are_those_of_the_registered_model(loaded, tmp_path):
     config = {
         "embed_dim": 512,
         "vision_cfg": {"layers": 12, "width": 768, "patch_size": 32, "attentional_pool": True},
         "text_cfg": {"context_length": 76, "embed_cls": True},
         "multimodal_cfg": {"context_length": 76, "width": 512, "heads": 8, "layers": 12},
     }
-    found = OpenCLIPCoCa().architecture(None, {"model_cfg": config})
-    assert found == model_spec("coca_ViT-B-32").architecture
+    path = shutil.copy(loaded[0], tmp_path)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    assert read_architecture(path) == model_spec("coca_ViT-B-32").architecture

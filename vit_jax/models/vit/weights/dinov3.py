@@ -236,7 +236,7 @@ class OfficialDINOv3(Format):
     def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
         """Returns mask token, masks of biases and periods; see `Format.constants`."""
         width, quarter = architecture.width, architecture.width // architecture.num_heads // 4
-        mask = np.repeat(np.float32([1, 0, 1]), width)
+        mask = np.repeat(np.array([1, 0, 1], np.float32), width)
         return {
             "mask_token": np.zeros((1, width), np.float32),
             "rope_embed.periods": np.float32(100)
