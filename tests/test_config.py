@@ -90,6 +90,7 @@ def test_a_saved_config_of_an_earlier_version_gets_the_new_keys(tiny_config):
     saved = tiny_config.to_dict()
     expected = json.loads(json.dumps(saved))
     del saved["compute"]["attention"], saved["data"]["detection"], saved["keep_best"]
+    del saved["stages"]  # a block of components
     saved["compute"]["remat"] = "full"
     again = config_lib.with_defaults(ConfigDict(json.loads(json.dumps(saved))))
     expected["compute"]["remat"] = "full"

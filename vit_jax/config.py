@@ -284,11 +284,9 @@ def with_defaults(config: ConfigDict) -> ConfigDict:
 
 def _fill(block: ConfigDict, defaults: ConfigDict) -> None:
     for key, default in defaults.items():
-        if key in OPEN_BLOCKS and isinstance(default, ConfigDict):
-            continue
         if key not in block:
             block[key] = default
-        elif isinstance(default, ConfigDict):
+        elif isinstance(default, ConfigDict) and key not in OPEN_BLOCKS:
             _fill(block[key], default)
 
 
