@@ -79,7 +79,17 @@ CASES = {
 }
 
 
-@pytest.fixture(params=list(CASES))
+# Options of other models here and in test_transformers.py.
+RELEASE = ("dinov2_giant", "dinov3_mean")
+
+
+def marked(names, prefix=""):
+    """Names as parameters of tests, some of which run before a release."""
+    release = [f"{prefix}{name}" for name in RELEASE]
+    return [pytest.param(n, marks=[pytest.mark.release] * (n in release)) for n in names]
+
+
+@pytest.fixture(params=marked(CASES, "timm_"))
 def case(request, tmp_path):
     return (*CASES[request.param], *split_reference(f"{request.param}.safetensors", tmp_path))
 
@@ -92,7 +102,7 @@ def changed(path, target, **changes):
     return target
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 def test_vit_has_the_same_activations(name, tmp_path):
     path, expected = split_reference(f"timm_{name}.safetensors", tmp_path)
     model = ModelDef(CONFIGS[name])

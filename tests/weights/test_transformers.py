@@ -21,8 +21,9 @@ from vit_jax.pretrained.weight_files import load_weights, read_architecture, sav
 from vit_jax.weights.containers.reading import open_weights
 from vit_jax.weights.containers.writing import write_tensors
 
-# The refined one has the same layers and more; the other is compared in tests/segmentation.
-RELEASE = {"clipseg": pytest.mark.release}
+# The refined CLIPSeg has the same layers and more, and the other is compared in tests/segmentation.
+# The options of the others are those of other models here and in test_timm.py.
+RELEASE = dict.fromkeys(("clipseg", "deit_one_head", "metaclip2", "aimv2"), pytest.mark.release)
 
 
 @pytest.fixture(
