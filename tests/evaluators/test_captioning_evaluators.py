@@ -15,7 +15,9 @@ from vit_jax.errors import MissingPackageError, UserError
 from vit_jax.evaluators import caption_scores
 from vit_jax.evaluators.caption_zeroshot import CaptionZeroShot
 from vit_jax.evaluators.captioning import Captioning
-from vit_jax.experiment import build
+from vit_jax.evaluators.retrieval import Retrieval
+from vit_jax.evaluators.zeroshot import ZeroShot
+from vit_jax.experiment import build, train
 
 DATA, TEMPLATES = "digits:test[:6]", ("{}", "the digit {}")
 
@@ -125,6 +127,12 @@ def test_zero_shot_by_likelihood(captioner):
     np.testing.assert_allclose(given, scores - np.log(2), rtol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
+    # The likelihoods are kept: another evaluator of the same captions and images reads them.
+    config = CaptionZeroShot.Config(data=DATA, templates=TEMPLATES, prior=0.7)
+    given, _ = CaptionZeroShot(config, captioner.embedder)._scores(captioner.params)
+    prior = np.log(np.exp(scores).mean(axis=0) / 2)
+    np.testing.assert_allclose(given, scores - np.log(2) - 0.7 * prior, rtol=1e-4)
+
 
 @pytest.mark.release
 @pytest.mark.parametrize("method", ["beam", "top_p"])
@@ -137,6 +145,25 @@ def test_other_methods_do_not_depend_on_the_batch(captioner, method, monkeypatch
         captions.append(evaluator.captions)
     assert captions[0] == captions[1]
     assert len(set(captions[0])) > 1
+
+
+@pytest.mark.release
+def test_a_captioner_learns(tmp_path):
+    """Held-out captions of digits are 10 times as likely per token as by chance, and read."""
+    config = tiny_cappa()
+    config.model.image.update(patch_size=2, width=32, depth=2, mlp_dim=64)
+    config.model.decoder.update(width=32, mlp_dim=64)
+    config.batch_size, config.total_steps, config.compute.scan = 64, 300, False
+    config.data.templates, config.objective.parallel_fraction = ("{}",), 0.5
+    config.optim.update(lr=5e-3, warmup_steps=20)
+    config.log_steps, config.checkpoint_percent, config.eval_batch_size = 50, 0.0, 128
+    held_out = {"data": "digits:test[:256]"}
+    config.evals.captioning = {"digits": held_out}
+    config.evals.caption_zeroshot = {"digits": held_out}
+    found = train(config, tmp_path)
+    assert found["captioning/digits/perplexity"] < 300 / 10
+    assert found["captioning/digits/exact_match"] > 0.5
+    assert found["caption_zeroshot/digits/top1"] > 0.5
 
 
 @pytest.mark.parametrize(
@@ -157,6 +184,12 @@ def test_a_model_without_a_decoder():
     for evaluator in (Captioning, CaptionZeroShot):
         with pytest.raises(UserError, match="needs a model with a decoder of captions"):
             evaluator(evaluator.Config(data=DATA), embedder)
+
+
+def test_a_captioner_embeds_no_texts(captioner):
+    for evaluator in (ZeroShot, Retrieval):
+        with pytest.raises(UserError, match="CapPaConfig does not embed texts; for captions use"):
+            evaluator(evaluator.Config(data=DATA), captioner.embedder)
 
 
 def test_padding_that_the_decoder_would_learn():

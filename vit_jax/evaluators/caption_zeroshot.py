@@ -23,13 +23,24 @@ class CaptionZeroShot(ZeroShot):
     The likelihood of a class is the mean of those of its captions in all templates. Each image is
     decoded with each caption: the cost is that of images x classes x templates captions.
 
-    Metrics as those of `zeroshot`; `ece` is of the likelihoods as probabilities, relative to their
-    sum over the classes.
+    Metrics as those of `zeroshot`; `ece` is of the scores as probabilities, relative to their sum
+    over the classes.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config(ZeroShot.Config):
-        """Keys of the evaluator, those of `zeroshot`."""
+        """Keys of the evaluator, besides those of `zeroshot`.
+
+        Attributes:
+            prior: exponent of the prior of a class by which its likelihood is divided: the mean
+                likelihood of its captions over all images of the source (Lin et al. 2024,
+                "Revisiting the Role of Language Priors in Vision-Language Models"). With 0 short
+                and frequent captions are preferred; with 1 the score is the mutual information.
+        """
+
+        prior: float = 0.0
+
+    _config: Config
 
     def __init__(self, config: Config, embedder: Embedder):
         """Opens the source.
@@ -41,10 +52,12 @@ class CaptionZeroShot(ZeroShot):
         Raises:
             UserError: a model without a decoder of captions, or see `ZeroShot`.
         """
-        check_captioner(embedder)
         super().__init__(config, embedder)
         texts = [t.format(name) for name in self.class_names for t in self._templates]
         self._tokens = embedder.tokenize(texts)
+
+    def _check_model(self, embedder: Embedder) -> None:
+        check_captioner(embedder)
 
     def _scores(
         self, params: Params
@@ -55,6 +68,8 @@ class CaptionZeroShot(ZeroShot):
         )
         by_template = found.reshape(len(found), len(self.class_names), -1).astype(np.float64)
         scores = np.logaddexp.reduce(by_template, axis=2) - np.log(by_template.shape[2])
+        prior = np.logaddexp.reduce(scores, axis=0, keepdims=True) - np.log(len(scores))
+        scores = scores - self._config.prior * prior
         return scores, metrics.softmax(scores)
 
     def _likelihoods(

@@ -237,6 +237,19 @@ class Embedder:
             "'classification', for its features 'probe', 'knn' or 'fewshot'"
         )
 
+    def require_text_embeddings(self) -> None:
+        """Checks that the model embeds texts in the space of its images.
+
+        Raises:
+            UserError: it does not, or see `require_text`.
+        """
+        self.require_text()
+        if not hasattr(self.model.bind(self.model.shapes()), "encode_text"):
+            raise UserError(
+                f"the model {type(self.model.architecture).__name__} does not embed texts; for "
+                "captions use the evaluators 'captioning' and 'caption_zeroshot'"
+            )
+
     def compile(self, function: Callable) -> Any:
         """Compiles a function of the model for all devices.
 

@@ -63,7 +63,7 @@ class Retrieval:
             UserError: a model without a text encoder, a key with an invalid value, or examples
                 without captions.
         """
-        embedder.require_text()
+        embedder.require_text_embeddings()
         check_name(config.captions, CAPTIONS, "captions")
         check_name(config.equal_captions, EQUAL_CAPTIONS, "equal_captions")
         if not config.at or min(config.at) < 1:

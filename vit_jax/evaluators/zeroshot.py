@@ -58,7 +58,7 @@ class ZeroShot:
             UserError: a model without a text encoder, a source without classes, or unknown
                 templates, class names or candidates.
         """
-        embedder.require_text()
+        self._check_model(embedder)
         check_name(config.classes, CANDIDATES, "classes")
         self._config, self._embedder = config, embedder
         self._templates = prompts.templates(config.templates)
@@ -88,6 +88,10 @@ class ZeroShot:
                 self.targets,
                 self.class_names,
             )
+
+    def _check_model(self, embedder: Embedder) -> None:
+        """Refuses models for which there are no scores."""
+        embedder.require_text_embeddings()
 
     def _scores(
         self, params: Params

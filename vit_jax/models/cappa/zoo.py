@@ -41,7 +41,13 @@ MODELS: dict[str, ModelSpec] = {
                 patch_dropout=0.5,
             ),
             decoder=DecoderConfig(
-                vocab_size=1024, context_length=16, width=128, depth=2, num_heads=2, mlp_dim=512
+                vocab_size=1024,
+                context_length=16,
+                width=128,
+                depth=2,
+                num_heads=2,
+                mlp_dim=512,
+                embed_init=0.02,
             ),
         ),
         inputs=ImageInputs(resize="pad"),

@@ -44,6 +44,8 @@ class DecoderConfig:
             patches (CoCa).
         pad_id: id that fills a caption; it is the first input as well. Padding is not predicted.
         weight_init: key of `layers.block_init.BLOCK_INITS`.
+        embed_init: initial standard deviation of the embeddings of tokens. Where it is small, the
+            image is a larger part of the residual stream at first, and is read sooner.
     """
 
     vocab_size: int = 32_000
@@ -58,6 +60,7 @@ class DecoderConfig:
     interleaved: bool = False
     pad_id: int = 0
     weight_init: str = "xavier"
+    embed_init: float = 1.0
 
     def __post_init__(self) -> None:
         """Checks that the heads divide the width."""
@@ -249,7 +252,7 @@ class CaptionDecoder(TokenPredictor):
         self.token_embed = nnx.Embed(
             config.vocab_size + 1,  # the last one is the input of tokens that are not shown
             width,
-            embedding_init=initializers.normal(1.0),
+            embedding_init=initializers.normal(config.embed_init),
             embedding_metadata=metadata("vocab", "embed", decay=False),
             dtype=self.dtype,
             rngs=rngs,
