@@ -2,7 +2,7 @@ r"""SigLIP 2 ViT-B/16: sigmoid loss and captions in one step (Tschannen et al. 2
 
     python -m vit_jax.train --config configs/siglip2_b16.py --workdir DIR \
         --config.data.train=folder:/data/webli \
-        '--config.model.tokenizer=sentencepiece:/data/gemma.model?clean=lower&pad=<pad>'
+        '--config.model.tokenizer=gemma:/data/gemma.model?clean=lower'
 
 Result: not measured here. Time: not published.
 
@@ -10,8 +10,8 @@ This is the first stage of the published recipe (section 2.2) without its boxes:
 captions, but neither referring expressions nor captions of regions. Self-distillation and masked
 prediction, which join after 80% of training (section 2.3), are not part of this recipe.
 
-Set `data.train` to your pairs and `model.tokenizer` to Gemma's SentencePiece vocabulary of 256,000
-ids (extra [sentencepiece]), and start the command on every host.
+Set `data.train` to your pairs and `model.tokenizer` to Gemma's vocabulary of 256,000 ids (extra
+[sentencepiece]), and start the command on every host.
 """
 
 from ml_collections import ConfigDict
