@@ -46,6 +46,15 @@ class Power(Objective):
         return 100 * model + total(constants), {}
 
 
+class Follow(Power):
+    """Squared distance from the moving average of the parameter."""
+
+    reads_ema = True
+
+    def __call__(self, model, batch, rng, ema, *constants):
+        return (model - ema["x"]) ** 2 + total(constants), {}
+
+
 def total(constants):
     return sum(each["x"] for each in constants)
 
@@ -80,6 +89,17 @@ def test_losses_weights_and_constants():
     found, metrics = objective.evaluate(jnp.float32(3), {"image": jnp.zeros(())}, *constants)
     assert float(found) == 300 + 30 + 0.5 * (300 + 5)
     assert metrics.keys() == {"a/loss", "b/loss"}
+
+
+def test_parts_that_read_the_moving_average():
+    objective = summed(
+        a={"name": NAME, "constants": (10,)},
+        b={"name": "test_weighted_sum:Follow", "constants": (5,)},
+    )
+    constants = {"x": 1.0}, *objective.load_constants()
+    assert objective.reads_ema
+    assert float(objective(jnp.float32(3), {}, jax.random.key(0), *constants)[0]) == 9 + 10 + 4 + 5
+    assert not summed(a={"name": NAME}).reads_ema
 
 
 def test_weights_that_change():
