@@ -1,5 +1,6 @@
 """open_clip at published sizes (pytest -m parity; needs the extra `parity`)."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,7 +41,7 @@ def test_names_and_shapes(name):
         for tower, activation in towers.items():
             x = torch.linspace(-3, 3, 50)
             expected = activation(x).numpy()
-            found = ACTIVATIONS[getattr(architecture, tower).activation](x.numpy())
+            found = ACTIVATIONS[getattr(architecture, tower).activation](jnp.asarray(x.numpy()))
             np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
