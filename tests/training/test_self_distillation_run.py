@@ -109,17 +109,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path):
 def test_sharded_over_eight_devices(tmp_path):
     """On a mesh that splits student, teacher and moments, with accumulation.
 
-    The first losses agree. The class tokens of fresh parameters are nearly equal, so that later
-    ones differ more than rounding; see the objective's test for gradients.
+    Without KoLeo: the class tokens of fresh parameters are nearly equal, and it
+    enlarges rounding. The objective's test has its gradients.
     """
-    changes = {"objective.centering": "sinkhorn", "model.image.drop_path": 0.0}
-    changes |= {"checkpoint_steps": STEPS}
+    changes = {"objective.centering": "sinkhorn", "objective.koleo_weight": 0.0}
+    changes |= {"model.image.drop_path": 0.0, "checkpoint_steps": STEPS}
     experiment.train(tiny_dino(**changes), tmp_path / "one")
     mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.zero1": True}
     experiment.train(tiny_dino(**changes, **mesh, grad_accum_steps=2), tmp_path / "eight")
     one, eight = (list(metrics_of(tmp_path / name).values()) for name in ("one", "eight"))
-    np.testing.assert_allclose(eight[0], one[0], rtol=2e-5)
-    np.testing.assert_allclose(eight[1:], one[1:], rtol=1e-2)
+    np.testing.assert_allclose(eight, one, rtol=2e-5)
 
 
 def test_without_a_moving_average_nothing_is_written(tmp_path):
