@@ -15,7 +15,7 @@ setuptools.setup(
     package_dir={"vit_jax.configs": "configs"},
     package_data={
         "vit_jax": ["py.typed"],
-        "vit_jax.configs": ["evals/*.py"],
+        "vit_jax.configs": ["ablations/*.py", "evals/*.py"],
         "vit_jax.data.tokenizers": ["clip_merges.txt.gz", "CLIP_MERGES.md"],
         "vit_jax.evaluators.prompts": ["*.json", "ORIGIN.md"],
         "vit_jax.models": ["README.md"],

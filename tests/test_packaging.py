@@ -114,8 +114,7 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_recipes_data_and_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {"vit_jax/py.typed", "vit_jax/data/tokenizers/clip_merges.txt.gz"}
-    expected |= {f"vit_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
-    expected.add("vit_jax/configs/evals/digits.py")
+    expected |= {f"vit_jax/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
     expected |= {
         str(path.relative_to(ROOT))
         for path in (ROOT / "vit_jax").rglob("*")
@@ -130,8 +129,8 @@ def test_recipe_by_name_from_an_installed_wheel(wheel, tmp_path):
     code = (
         "from vit_jax.recipes import load_recipe; import vit_jax\n"
         "print(vit_jax.__file__, load_recipe('clip_emoji').batch_size)\n"
-        "print(load_recipe('clip_emoji_siglip').objective.loss)\n"
+        "print(load_recipe('ablations/clip_loss').batch_size)\n"
     )
     done = run("-c", code, cwd=tmp_path, path=tmp_path / "site")
-    expected = f"{tmp_path / 'site' / 'vit_jax' / '__init__.py'} 256\nsigmoid\n"
+    expected = f"{tmp_path / 'site' / 'vit_jax' / '__init__.py'} 256\n128\n"
     assert done.stdout == expected, done.stderr

@@ -26,8 +26,8 @@ def load_recipe(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Args:
         argument: path of a Python file with `get_config(arg="")`, after a colon the argument:
-            "configs/clip_emoji.py:small". A name without a folder is a recipe that comes with the
-            library, where there is no such file.
+            "configs/clip_emoji.py:small". Where there is no such file, a recipe that comes with
+            the library: "clip_emoji", "ablations/clip_loss".
         overrides: "key.path=value", see `apply_override`.
 
     Raises:
@@ -115,11 +115,12 @@ def _find(name: str) -> pathlib.Path:
     if path.is_file():
         return path
     shipped = _shipped_folder()
-    stem = path.with_suffix(".py").name
-    if shipped is not None and path.parent.name in ("", "configs") and (shipped / stem).is_file():
-        return shipped / stem
+    inner = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    if shipped is not None and (shipped / inner.with_suffix(".py")).is_file():
+        return shipped / inner.with_suffix(".py")
     near = [str(p) for p in sorted(path.parent.glob("*.py"))]
-    near += [f"configs/{p.name}" for p in sorted(shipped.glob("*.py"))] if shipped else []
+    if shipped is not None:
+        near += [f"configs/{p.relative_to(shipped)}" for p in sorted(shipped.rglob("*.py"))]
     raise unknown(name, near, "recipe")
 
 
