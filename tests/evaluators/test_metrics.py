@@ -313,6 +313,9 @@ def test_equal_captions_and_images_are_no_rivals(equal):
         def __init__(self):
             self.tokenizer = open_tokenizer("clip", vocab_size=49408, context_length=8)
 
+        def require_text_embeddings(self):
+            pass
+
         def open_source(self, spec):
             return Rows()
 

@@ -75,6 +75,7 @@ def whole_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.release
 def test_run_equals_steps_by_hand(config, whole_run):
     run = build(config)
     state, stages = run.init_state(), make_stages(run)

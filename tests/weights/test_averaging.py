@@ -1,5 +1,6 @@
 """WiSE-FT and soups, as functions and as a command, against averages in NumPy."""
 
+import importlib
 import json
 import logging
 
@@ -11,7 +12,6 @@ from absl.testing import flagsaver
 
 from tests.helpers import tiny_classifier, tiny_clip
 from vit_jax import config as config_lib
-from vit_jax import soup
 from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run, open_weights
 from vit_jax.experiment import train
@@ -110,26 +110,41 @@ def files(tmp_path_factory):
     return models, paths
 
 
-def run(models, output, **values):
+@pytest.fixture(scope="module")
+def run():
+    """Runs the command. Flags of other commands that this process has imported are set aside."""
+    every = flags.FLAGS.flags_by_module_dict().items()
+    others = [flag for module, own in every if module.startswith("vit_jax") for flag in own]
+    others = {flag.name: flag for flag in others if flag.name in flags.FLAGS}
+    flags.FLAGS.remove_flag_values(list(others))
+    before = set(flags.FLAGS)
+    soup = importlib.import_module("vit_jax.soup")
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(output=str(output), **values):
-        soup.main(models)
-    return native.load(output)[1]
+
+    def run(models, output, **values):
+        with flagsaver.flagsaver(output=str(output), **values):
+            soup.main(models)
+        return native.load(output)[1]
+
+    yield run
+    flags.FLAGS.remove_flag_values(list(set(flags.FLAGS) - before))
+    for name, flag in others.items():
+        flags.FLAGS[name] = flag
 
 
 def assert_equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
 
 
-def test_wise_ft_and_a_uniform_soup_of_files(files, tmp_path):
+def test_wise_ft_and_a_uniform_soup_of_files(run, files, tmp_path):
     models, paths = files
     assert_equal(run(paths[:2], tmp_path / "a.safetensors", alpha=1.0), models[1])
     assert_equal(run(paths, tmp_path / "b.safetensors"), mean(models, [0, 1, 2]))
 
 
 @pytest.mark.release
-def test_a_greedy_soup_of_files(files, tmp_path, capsys):
+def test_a_greedy_soup_of_files(run, files, tmp_path, capsys):
     """That of the evaluation, derived model by model."""
     models, paths = files
     evals = tmp_path / "evals.py"
@@ -160,12 +175,12 @@ def test_a_greedy_soup_of_files(files, tmp_path, capsys):
         (2, {"greedy": "zeroshot/val/top1"}, "unknown evaluation of --greedy 'zeroshot/val'"),
     ],
 )
-def test_wrong_flags(files, tmp_path, count, values, message):
+def test_wrong_flags(run, files, tmp_path, count, values, message):
     with pytest.raises(UserError, match=message):
         run(files[1][:count], tmp_path / "x.safetensors", **values)
 
 
-def test_another_model_is_refused(files, tmp_path):
+def test_another_model_is_refused(run, files, tmp_path):
     config = tiny_classifier()
     config.model.num_classes = 7
     spec = config_lib.model_spec(config)
@@ -178,7 +193,7 @@ def test_another_model_is_refused(files, tmp_path):
 
 
 @pytest.mark.release
-def test_runs_before_and_after_fine_tuning_with_adapters(tmp_path):
+def test_runs_before_and_after_fine_tuning_with_adapters(run, tmp_path):
     """A run and its fine-tuning by LoRA, by its workdir and by a checkpoint."""
     config = tiny_clip()
     config.evals = {}
