@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP, CLIPConfig, as_embedding
 from vit_jax.models.layers.decoder import CaptionDecoder, DecoderConfig
+from vit_jax.models.vit.captioner import PatchCaptioner
 from vit_jax.models.vit.model import ViTConfig
 
 
@@ -47,15 +48,10 @@ class CLIPCaptionerConfig(CLIPConfig):
             )
 
 
-class CLIPCaptioner(CLIP):
-    """Embeds images and texts, and predicts captions from the normalised patches of an image.
-
-    Attributes:
-        num_given: number of leading tokens of a caption that are read but not predicted.
-    """
+class CLIPCaptioner(PatchCaptioner, CLIP):
+    """Embeds images and texts, and predicts captions from the normalised patches of an image."""
 
     config: CLIPCaptionerConfig
-    num_given = 0
 
     def __init__(
         self,
@@ -77,29 +73,6 @@ class CLIPCaptioner(CLIP):
         self.decoder = CaptionDecoder(
             config.decoder, config.image.width, rngs=rngs, dtype=dtype, **execution
         )
-
-    def encode_memory(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
-    ) -> Float[Array, "batch patches dim"]:
-        """Computes the patches that the decoder attends to.
-
-        Args:
-            images: (B, H, W, 3), normalised.
-            rng: PRNG key for training, or None for evaluation.
-
-        Returns:
-            (B, N, D), compute type.
-        """
-        return self.image.encode_patches_and_pool(images, rng=rng)[1]
-
-    def caption_states(
-        self,
-        tokens: Int[Array, "batch length"],
-        memory: Float[Array, "batch patches dim"],
-        parallel: Bool[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch length width"]:
-        """Computes the features from which each token is predicted, see `CaptionDecoder`."""
-        return self.decoder(tokens, memory, parallel)
 
     def encode_pairs(
         self,

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -118,8 +119,7 @@ class CoCa(CLIP):
         Raises:
             UserError: parallel prediction.
         """
-        if parallel is not None:
-            raise UserError("CoCa does not predict in parallel: set parallel_fraction=0")
+        _refuse(parallel)
         return self._decode(self.text.encode_tokens(tokens, self.config.decoder.pad_id)[1], memory)
 
     def encode_pairs(
@@ -144,8 +144,7 @@ class CoCa(CLIP):
             Embeddings of images and texts (B, embed_dim), float32, of length 1, and the features
             from which each token is predicted (B, T, D), see `caption_states`.
         """
-        if parallel is not None:
-            raise UserError("CoCa does not predict in parallel: set parallel_fraction=0")
+        _refuse(parallel)
         queries = self.image.encode_queries(images, rng=rng)
         text, states = self.text.encode_tokens(tokens, self.config.decoder.pad_id)
         return (
@@ -163,3 +162,8 @@ class CoCa(CLIP):
         mask = jnp.tri(states.shape[1] - 1, dtype=bool)[None, None]
         predicted = self.decoder.states(states[:, :-1], memory, mask)
         return jnp.pad(predicted, ((0, 0), (1, 0), (0, 0)))
+
+
+def _refuse(parallel: jax.Array | None) -> None:
+    if parallel is not None:
+        raise UserError("CoCa does not predict in parallel: set parallel_fraction=0")

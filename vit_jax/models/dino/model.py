@@ -1,7 +1,6 @@
 """A ViT with projection heads (Caron et al. 2021, DINO; Zhou et al. 2022, iBOT; DINOv2)."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Key
 from vit_jax.errors import UserError
 from vit_jax.models.layers.heads import linear_layer
 from vit_jax.models.layers.mlp import ACTIVATIONS
-from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
+from vit_jax.models.layers.parameters import LayersAbove, metadata
+from vit_jax.models.vit.backbone import ViTBackbone
 from vit_jax.models.vit.model import ViT, ViTConfig
 
 
@@ -59,7 +59,7 @@ class DINOConfig:
             )
 
 
-class DINO(nnx.Module):
+class DINO(ViTBackbone):
     """The network of both student and teacher.
 
     Attributes:
@@ -105,36 +105,6 @@ class DINO(nnx.Module):
         """The head of patches, which may be that of the class token."""
         return self.own_patch_head if self.config.patch_prototypes else self.head
 
-    @property
-    def embed_dim(self) -> int:
-        """Number of pooled features."""
-        return self.image.embed_dim
-
-    def encode_image(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
-    ) -> Float[Array, "batch dim"]:
-        """Computes pooled features; the heads are not used.
-
-        Args:
-            images: (B, H, W, 3), normalised.
-            rng: PRNG key for training, or None for evaluation.
-
-        Returns:
-            (B, width), compute type.
-        """
-        return self.image.encode_image(images, rng=rng)
-
-    def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
-    ) -> list[Float[Array, "batch tokens dim"]]:
-        """Computes intermediate outputs of the backbone, see `ViT.features`.
-
-        Args:
-            images: (B, H, W, 3), normalised.
-            layers: indices of blocks; negative ones count from the last.
-        """
-        return self.image.features(images, layers)
-
     def encode_tokens(
         self,
         images: Float[Array, "batch height width 3"],
@@ -157,7 +127,7 @@ class DINO(nnx.Module):
 
     def layers_above(self) -> LayersAbove:
         """Counts the layers above each part of the backbone; the projection counts as its head."""
-        return {**nested("image", self.image), "mask_token": self.config.image.depth + 1}
+        return {**super().layers_above(), "mask_token": self.config.image.depth + 1}
 
 
 class Head(nnx.Module):

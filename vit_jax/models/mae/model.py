@@ -1,20 +1,20 @@
 """Masked autoencoder (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners")."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
+from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, grid_of
+from vit_jax.models.vit.backbone import ViTBackbone
 from vit_jax.models.vit.model import ViT, ViTConfig
 
 
@@ -63,7 +63,7 @@ class MAEConfig:
         )
 
 
-class MAE(nnx.Module):
+class MAE(ViTBackbone):
     """Reconstructs images from a subset of their patches."""
 
     def __init__(
@@ -99,40 +99,6 @@ class MAE(nnx.Module):
         )
         pixels = 3 * config.image.patch_size**2
         self.decoder_head = _linear(width, pixels, ("embed", "pixels"), dtype, rngs)
-
-    @property
-    def embed_dim(self) -> int:
-        """Number of pooled features D."""
-        return self.image.embed_dim
-
-    def encode_image(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
-    ) -> Float[Array, "batch dim"]:
-        """Computes pooled features of unmasked images; the decoder is not used.
-
-        Args:
-            images: (B, H, W, 3), normalised.
-            rng: PRNG key for training, or None for evaluation.
-
-        Returns:
-            (B, D), compute type.
-        """
-        return self.image.encode_image(images, rng=rng)
-
-    def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
-    ) -> list[Float[Array, "batch tokens dim"]]:
-        """Computes intermediate outputs of the encoder, see `ViT.features`.
-
-        Args:
-            images: (B, H, W, 3), normalised.
-            layers: indices of blocks; negative ones count from the last.
-        """
-        return self.image.features(images, layers)
-
-    def layers_above(self) -> LayersAbove:
-        """Counts the layers above each part of the encoder; the decoder counts as its head."""
-        return nested("image", self.image)
 
     def reconstruct(
         self,
