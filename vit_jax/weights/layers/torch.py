@@ -116,6 +116,20 @@ def attention_out(path: str, key: str, layers: Layers = None, *, bias: bool = Tr
     return linear(path, key, layers, bias=bias, kernel=ATTENTION_OUT)
 
 
+def layer_scales(path: str, key: str, layers: Sequence[int]) -> list[Entry]:
+    """Returns the entries of the LayerScales of a stack of blocks.
+
+    Args:
+        path: path of the stacked blocks in the model.
+        key: name of the factors in the file, with "{i}" for the block and "{n}" for 1, after the
+            attention, and 2, after the MLP.
+        layers: layer numbers, see `Entry`.
+    """
+    return [
+        Entry(f"{path}/scale{n}/gamma", key.replace("{n}", n), layers=layers) for n in ("1", "2")
+    ]
+
+
 def fused_gate(path: str, key: str, layers: Layers = None) -> list[Entry]:
     """Returns the entries of gate and first layer of a gated MLP, which a file has as one layer.
 

@@ -109,6 +109,8 @@ IN_MEMORY = dataclasses.replace(
     fc1="mlp.fc1",
     fc2="mlp.fc2",
 )
+# Factors of the LayerScales of a block.
+LAYER_SCALES = "layer_scale{n}.lambda1"
 # First parts of the names of a tower, after the prefix.
 _TOWER = ("embeddings.", "encoder.", "layernorm.")
 
@@ -158,20 +160,6 @@ def blocks(
     if gated_mlp:
         entries += linear(f"{path}/mlp/gate", f"{key}.{names.gate}", layers, bias=use_bias)
     return entries
-
-
-def layer_scales(path: str, key: str, depth: int) -> list[Entry]:
-    """Returns the entries of the LayerScales of a stack of blocks.
-
-    Args:
-        path: path of the stacked blocks in the model.
-        key: name of the blocks in the file, without the number.
-        depth: number of blocks.
-    """
-    return [
-        Entry(f"{path}/scale{i}/gamma", f"{key}.{{i}}.layer_scale{i}.lambda1", layers=range(depth))
-        for i in (1, 2)
-    ]
 
 
 def published_names(

@@ -106,7 +106,7 @@ def _resnet(image: Json, embed_dim: int) -> CLIPResNetConfig:
 
 
 def coca_fields(config: Json) -> dict[str, Any]:
-    """Returns the fields of a CoCa, whose package knows its own dataclass.
+    """Returns the fields of a CoCa. Its dataclass is in a package that imports this one.
 
     Args:
         config: content of the `open_clip_config.json`.

@@ -28,6 +28,7 @@ from vit_jax.weights.layers.torch import (
     batch_counters,
     batch_norm,
     conv,
+    layer_scales,
     linear,
     norm,
 )
@@ -98,9 +99,7 @@ def transformer(path: str, key: str, depth: int, *, layer_scale: bool = False) -
     """
     ours, theirs, layers = f"{path}/blocks", f"{key}.resblocks.{{i}}", range(depth)
     fused = ("in_proj_weight", "in_proj_bias")
-    scales = [
-        Entry(f"{ours}/scale{i}/gamma", f"{theirs}.ls_{i}.gamma", layers=layers) for i in (1, 2)
-    ]
+    scales = layer_scales(ours, f"{theirs}.ls_{{n}}.gamma", layers)
     return (scales if layer_scale else []) + [
         *norm(f"{ours}/norm1", f"{theirs}.ln_1", layers),
         *linear(f"{ours}/attention/qkv", f"{theirs}.attn.", layers, suffixes=fused),

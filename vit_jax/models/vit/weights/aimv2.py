@@ -11,8 +11,8 @@ from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
-from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
-from vit_jax.weights.transforms import LINEAR
+from vit_jax.weights.layers.timm import SEPARATE_GATE, blocks
+from vit_jax.weights.layers.torch import conv, linear, norm
 
 # Defaults of transformers. Published configs leave them out.
 DEFAULTS: layers.Settings = {
@@ -71,27 +71,29 @@ class TimmAIMv2(AIMv2):
 
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
-        config, path, key = architecture, "transformer/blocks", "blocks.{i}"
+        config = architecture
         self._check(config)
         if config.pool != "mean" or not config.has_table:
             raise UserError(
                 "timm's AIMv2 has learned positions and pool='mean'; found "
                 f"position_init={config.position_init!r}, pool={config.pool!r}"
             )
-        numbers = range(config.depth)
-        entries = [
+        return [
             *conv("patch_embed", "patch_embed.proj"),
             *norm("patch_norm", "patch_embed.norm", bias=False),
             *timm.tokens(config),
-            *norm(f"{path}/norm1", f"{key}.norm1", numbers, bias=False),
-            Entry(f"{path}/attention/qkv/kernel", f"{key}.attn.qkv.weight", LINEAR, numbers),
-            *attention_out(f"{path}/attention/out", f"{key}.attn.proj", numbers, bias=False),
-            *norm(f"{path}/norm2", f"{key}.norm2", numbers, bias=False),
+            *blocks(
+                "transformer/blocks",
+                "blocks",
+                config.depth,
+                mlp_layers=SEPARATE_GATE,
+                norm_bias=False,
+                qkv_bias=False,
+                use_bias=False,
+            ),
             *norm("norm", "norm", bias=False),
+            *(linear("head", "head") if config.num_classes else []),
         ]
-        for name, theirs in {"gate": "fc1_g", "fc1": "fc1_x", "fc2": "fc2"}.items():
-            entries += linear(f"{path}/mlp/{name}", f"{key}.mlp.{theirs}", numbers, bias=False)
-        return entries + (linear("head", "head") if config.num_classes else [])
 
 
 class TransformersAIMv2(AIMv2):

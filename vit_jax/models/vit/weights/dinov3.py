@@ -12,11 +12,10 @@ from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
-from vit_jax.weights.layers.timm import mlp
-from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
+from vit_jax.weights.layers.timm import SEPARATE_GATE, blocks
+from vit_jax.weights.layers.torch import conv, layer_scales, linear, norm
 from vit_jax.weights.transforms import (
     LEADING_ONE,
-    LINEAR,
     SEPARATE_QKV_BIAS,
     Shape,
     one_to_one,
@@ -46,20 +45,25 @@ DEFAULTS: layers.Settings = {
 _MASK = "embeddings.mask_token"
 
 
-class TimmDINOv3(Format):
+class DINOv3(Format):
+    """What the layouts have in common."""
+
+    architectures = (ViTConfig,)
+
+    def resize_rule(self, architecture: ViTConfig) -> str:
+        """Returns the model's own rule: it has no table; see `Format.resize_rule`."""
+        return architecture.position_resize
+
+
+class TimmDINOv3(DINOv3):
     """State dicts of timm, whose models without `qkvb` in their names have no such biases."""
 
     name = timm.TimmViT.name
-    architectures = (ViTConfig,)
     heads = timm.TimmViT.heads
 
     def holds(self, architecture: ViTConfig) -> bool:
         """Returns whether a model is rotary; see `Format.holds`."""
         return architecture.position_init == "rotary"
-
-    def resize_rule(self, architecture: ViTConfig) -> str:
-        """Returns the model's own rule: it has no table; see `Format.resize_rule`."""
-        return architecture.position_resize
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has blocks of timm's `Eva` with LayerScale and a fused qkv."""
@@ -79,46 +83,31 @@ class TimmDINOv3(Format):
         return [
             *conv("patch_embed", "patch_embed.proj"),
             *timm.tokens(config),
-            *_timm_blocks(config, "transformer/blocks", "blocks.{i}"),
+            *_timm_blocks(config, "transformer/blocks", "blocks"),
             *norm("norm", "fc_norm" if config.pool == "mean_norm" else "norm"),
             *head,
         ]
 
 
 def _timm_blocks(config: ViTConfig, path: str, key: str) -> list[Entry]:
-    numbers, attention = range(config.depth), f"{path}/attention"
-    entries = [
-        *norm(f"{path}/norm1", f"{key}.norm1", numbers),
-        Entry(f"{attention}/qkv/kernel", f"{key}.attn.qkv.weight", LINEAR, numbers),
-        *attention_out(f"{attention}/out", f"{key}.attn.proj", numbers),
-        *norm(f"{path}/norm2", f"{key}.norm2", numbers),
-    ]
+    mlp_layers = SEPARATE_GATE if config.gated_mlp else None
+    entries = blocks(path, key, config.depth, qkv_bias=False, mlp_layers=mlp_layers)
+    numbers, key = range(config.depth), f"{key}.{{i}}"
     if config.qkv_bias == "qv":
         biases = (f"{key}.attn.q_bias", f"{key}.attn.v_bias")
-        entries.append(Entry(f"{attention}/qv_bias", biases, SEPARATE_QKV_BIAS, numbers))
-    for i in (1, 2):
-        entries.append(Entry(f"{path}/scale{i}/gamma", f"{key}.gamma_{i}", layers=numbers))
-    if not config.gated_mlp:
-        return entries + mlp(f"{path}/mlp", f"{key}.mlp", numbers)
-    for name, theirs in {"gate": "fc1_g", "fc1": "fc1_x", "fc2": "fc2"}.items():
-        entries += linear(f"{path}/mlp/{name}", f"{key}.mlp.{theirs}", numbers)
-    return entries
+        entries.append(Entry(f"{path}/attention/qv_bias", biases, SEPARATE_QKV_BIAS, numbers))
+    return entries + layer_scales(path, f"{key}.gamma_{{n}}", numbers)
 
 
-class TransformersDINOv3(Format):
+class TransformersDINOv3(DINOv3):
     """Files of transformers (DINOv3ViTModel)."""
 
     name = layers.NAME
-    architectures = (ViTConfig,)
     ignored = (_MASK,)
 
     def holds(self, architecture: ViTConfig) -> bool:
         """Returns whether a model is rotary; see `Format.holds`."""
         return architecture.position_init == "rotary"
-
-    def resize_rule(self, architecture: ViTConfig) -> str:
-        """Returns the model's own rule: it has no table; see `Format.resize_rule`."""
-        return architecture.position_resize
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has DINOv3's embedding of patches and registers."""
@@ -152,7 +141,7 @@ class TransformersDINOv3(Format):
                 qkv_bias=config.qkv_bias,
                 use_bias=config.use_bias,
             ),
-            *layers.layer_scales(path, "layer", config.depth),
+            *layer_scales(path, f"layer.{{i}}.{layers.LAYER_SCALES}", range(config.depth)),
             *norm("norm", "norm"),
         ]
 
@@ -183,7 +172,7 @@ class TransformersDINOv3(Format):
         )
 
 
-class OfficialDINOv3(Format):
+class OfficialDINOv3(DINOv3):
     """Backbones as their authors published them (github.com/facebookresearch/dinov3).
 
     One bias of queries, keys and values, of which a mask clears that of the keys. The periods of
@@ -191,17 +180,12 @@ class OfficialDINOv3(Format):
     """
 
     name = "dinov3"
-    architectures = (ViTConfig,)
     ignored = ("mask_token", "rope_embed.periods", "*.bias_mask")
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has the registers and the blocks of DINOv3."""
         names = ("storage_tokens", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight")
         return all(name in file for name in names)
-
-    def resize_rule(self, architecture: ViTConfig) -> str:
-        """Returns the model's own rule: it has no table; see `Format.resize_rule`."""
-        return architecture.position_resize
 
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
@@ -212,26 +196,17 @@ class OfficialDINOv3(Format):
                 f"the format {self.name} holds models with position_init='rotary', qkv_bias='qv', "
                 f"pool='class' and num_classes=0; found {found}"
             )
-        numbers, attention = range(config.depth), f"{path}/attention"
-        names = {"fc1": "fc1", "fc2": "fc2"}
-        if config.gated_mlp:
-            names = {"gate": "w1", "fc1": "w2", "fc2": "w3"}
-        entries = [
+        numbers = range(config.depth)
+        mlp_layers = {"gate": "w1", "fc1": "w2", "fc2": "w3"} if config.gated_mlp else None
+        return [
             *conv("patch_embed", "patch_embed.proj"),
             Entry("class_token", "cls_token", LEADING_ONE),
             Entry("registers", "storage_tokens", LEADING_ONE),
-            *norm(f"{path}/norm1", f"{key}.norm1", numbers),
-            Entry(f"{attention}/qkv/kernel", f"{key}.attn.qkv.weight", LINEAR, numbers),
-            Entry(f"{attention}/qv_bias", f"{key}.attn.qkv.bias", _WITHOUT_KEYS, numbers),
-            *attention_out(f"{attention}/out", f"{key}.attn.proj", numbers),
-            *norm(f"{path}/norm2", f"{key}.norm2", numbers),
+            *blocks(path, "blocks", config.depth, qkv_bias=False, mlp_layers=mlp_layers),
+            Entry(f"{path}/attention/qv_bias", f"{key}.attn.qkv.bias", _WITHOUT_KEYS, numbers),
+            *layer_scales(path, f"{key}.ls{{n}}.gamma", numbers),
             *norm("norm", "norm"),
         ]
-        for i in (1, 2):
-            entries.append(Entry(f"{path}/scale{i}/gamma", f"{key}.ls{i}.gamma", layers=numbers))
-        for name, theirs in names.items():
-            entries += linear(f"{path}/mlp/{name}", f"{key}.mlp.{theirs}", numbers)
-        return entries
 
     def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
         """Returns mask token, masks of biases and periods; see `Format.constants`."""

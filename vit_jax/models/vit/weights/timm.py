@@ -14,7 +14,7 @@ from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers.timm import blocks, mlp
-from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
+from vit_jax.weights.layers.torch import attention_out, conv, layer_scales, linear, norm
 from vit_jax.weights.transforms import LEADING_ONE, Shape, Transform
 
 
@@ -160,9 +160,7 @@ def _blocks(config: ViTConfig, path: str, key: str) -> list[Entry]:
     entries = blocks(path, key, config.depth, gated_mlp=config.gated_mlp)
     layers = range(config.depth)
     if config.layer_scale:
-        for i in (1, 2):
-            gamma = f"{key}.{{i}}.ls{i}.gamma"
-            entries.append(Entry(f"{path}/scale{i}/gamma", gamma, layers=layers))
+        entries += layer_scales(path, f"{key}.{{i}}.ls{{n}}.gamma", layers)
     if config.qk_norm:
         for name in ("q_norm", "k_norm"):
             entries += norm(f"{path}/attention/{name}", f"{key}.{{i}}.attn.{name}", layers)

@@ -17,7 +17,7 @@ from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
-from vit_jax.weights.layers.torch import conv, linear, norm
+from vit_jax.weights.layers.torch import conv, layer_scales, linear, norm
 from vit_jax.weights.layers.transformers_flax import FlaxNames
 from vit_jax.weights.transforms import LEADING_ONE
 
@@ -209,7 +209,8 @@ def _blocks(config: ViTConfig, path: str, key: str) -> list[Entry]:
     names, gated = _names(config), config.gated_mlp
     entries = layers.blocks(path, key, names, config.depth, gated_mlp=gated)
     if config.layer_scale:
-        entries += layers.layer_scales(path, key, config.depth)
+        scales = f"{key}.{{i}}.{layers.LAYER_SCALES}"
+        entries += layer_scales(path, scales, range(config.depth))
     return entries
 
 
