@@ -101,9 +101,7 @@ class Captioning:
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields the metrics of parameters."""
         sums, rows = [], []
-        score = self._embedder.compile(self._sums)
-        generate = self._embedder.compile(self._generate)
-        generates = self._config.method != "none"
+        caption = self._embedder.compile(self._caption)
         batches = device_batches(
             self._read,
             mesh=self._embedder.mesh,
@@ -112,19 +110,18 @@ class Captioning:
             description="captions",
         )
         for batch, part in batches:
-            found = np.asarray(score(params, batch["image"], batch["tokens"]))[: len(part)]
+            outputs = caption(params, batch["image"], batch["tokens"], batch["row"])
+            found, ids = (np.asarray(x)[: len(part)] for x in outputs)
             if not np.isfinite(found).all():
                 raise not_finite(f"log-likelihoods of examples {part.start} to {part.stop - 1}")
             sums.append(found)
-            if generates:
-                ids = np.asarray(generate(params, batch["image"], batch["row"]))
-                rows.append(ids[: len(part)])
+            rows.append(ids)
         losses, correct, counts = np.concatenate(sums).astype(np.float64).T
         yield "log_likelihood", -float(losses.mean())
         yield "nats_per_token", (nats := float(losses.sum() / counts.sum()))
         yield "perplexity", float(np.exp(nats))
         yield "token_accuracy", float(correct.sum() / counts.sum())
-        if generates:
+        if self._config.method != "none":
             yield from self._compare(np.concatenate(rows))
 
     def _compare(self, rows: Int[np.ndarray, "examples length"]) -> Iterator[tuple[str, float]]:
@@ -145,14 +142,19 @@ class Captioning:
         packed = embedder.inputs.pack(embedder.inputs(image))
         return {"image": packed, "tokens": self._tokens[row], "row": np.asarray(row, np.int32)}
 
-    def _sums(self, model: Any, packed: jax.Array, tokens: jax.Array) -> jax.Array:
+    def _caption(
+        self, model: Any, packed: jax.Array, tokens: jax.Array, rows: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Sums over the tokens of captions, and ids of generated ones, of rows of the source."""
         memory = model.encode_memory(self._embedder.inputs.normalize(packed))
-        return caption_sums(model, tokens, model.caption_states(tokens, memory), CHUNK_TOKENS)
+        states = model.caption_states(tokens, memory)
+        sums = caption_sums(model, tokens, states, CHUNK_TOKENS)
+        generates = self._config.method != "none"
+        return sums, self._generate(model, memory, rows) if generates else tokens[:, :0]
 
-    def _generate(self, model: Any, packed: jax.Array, rows: jax.Array) -> jax.Array:
+    def _generate(self, model: Any, memory: jax.Array, rows: jax.Array) -> jax.Array:
         """Ids of generated captions of the examples in these rows of the source."""
         config, tokenizer = self._config, self._embedder.require_text()
-        memory = model.encode_memory(self._embedder.inputs.normalize(packed))
         layout, length = tokenizer.layout, tokenizer.context_length
         ids: dict[str, Any] = {"end_id": layout.end, "pad_id": layout.pad}
         if model.num_given:
@@ -166,7 +168,7 @@ class Captioning:
         beams = config.beams if config.method == "beam" else 1
         logits = caption_logits(model, jnp.repeat(memory, beams, axis=0))
         ids |= {"beams": beams, "length_penalty": config.length_penalty}
-        return beam_search(logits, len(packed), length, **ids).tokens
+        return beam_search(logits, len(memory), length, **ids).tokens
 
 
 def caption_logits(model: Any, memory: Float[Array, "batch patches dim"]) -> NextLogits:

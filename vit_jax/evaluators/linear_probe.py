@@ -9,17 +9,16 @@ import numpy as np
 
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
-from vit_jax.evaluators import metrics, predictions
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import check_same_classes, open_labelled, open_train_and_test
 from vit_jax.evaluators.logistic import (
     MAX_ITERATIONS,
     Joined,
     LogisticRegression,
-    class_logits,
     moments,
     predict,
 )
+from vit_jax.evaluators.trained_head import TrainedHead
 from vit_jax.models.definition import Params
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ _COARSE = tuple(range(-6, 7, 2))
 _FINEST = 1 / 8
 
 
-class LinearProbe:
+class LinearProbe(TrainedHead):
     """Accuracy of a linear classifier trained on the features of the image encoder.
 
     The features are those before the projection into the space shared with texts. Metrics on the
@@ -111,19 +110,7 @@ class LinearProbe:
                 data, y = Joined([x, check]), np.concatenate([y, check_y])
             l2 = chosen / len(y)
         theta = regression(data, y).fit(l2)
-        logits = class_logits(self._embedder.image_features(params, self._test), *theta)
-        labels = np.asarray(self._test.labels)
-        self._found = predictions.top_classes(logits, metrics.softmax(logits), labels)
-        correct = np.argmax(logits, axis=1) == labels
-        yield "top1", float(np.mean(correct))
-        yield "mean_per_class_recall", metrics.mean_per_class_recall(correct, labels)
-
-    def predicted(self, limit: int) -> predictions.Arrays:
-        """Returns what the last `run` predicted, see `predictions.classification`."""
-        names, max_pixels = self._test.class_names or (), self._embedder.max_image_pixels
-        return predictions.classification(
-            self._found, names, self._test, limit=limit, max_pixels=max_pixels
-        )
+        yield from self._score(params, theta)
 
     def _split(
         self, params: Params, x: np.ndarray, y: np.ndarray

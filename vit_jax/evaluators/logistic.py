@@ -1,6 +1,6 @@
 """Multinomial logistic regression by L-BFGS on the devices of a mesh."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -141,8 +141,7 @@ def class_logits(
     bias: Float[np.ndarray, " classes"],
 ) -> Float[np.ndarray, "rows classes"]:
     """Computes the logits of each row, reading a chunk at a time."""
-    parts = [features[i : i + _CHUNK] for i in range(0, len(features), _CHUNK)]
-    return np.concatenate([part @ weights + bias for part in parts])
+    return np.concatenate(list(_chunks_of_logits(features, weights, bias)))
 
 
 def predict(
@@ -150,9 +149,16 @@ def predict(
     weights: Float[np.ndarray, "width classes"],
     bias: Float[np.ndarray, " classes"],
 ) -> Int[np.ndarray, " rows"]:
-    """Predicts the class of each row, reading a chunk at a time."""
-    parts = [features[i : i + _CHUNK] for i in range(0, len(features), _CHUNK)]
-    return np.concatenate([np.argmax(part @ weights + bias, axis=1) for part in parts])
+    """Predicts the class of each row; the logits of a chunk are in memory at a time."""
+    chunks = _chunks_of_logits(features, weights, bias)
+    return np.concatenate([np.argmax(logits, axis=1) for logits in chunks])
+
+
+def _chunks_of_logits(
+    features: np.ndarray, weights: np.ndarray, bias: np.ndarray
+) -> Iterator[np.ndarray]:
+    for start in range(0, len(features), _CHUNK):
+        yield features[start : start + _CHUNK] @ weights + bias
 
 
 def _make_minimizer(count: int, max_iterations: int, tolerance: float) -> Any:

@@ -12,10 +12,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from vit_jax.errors import UserError
-from vit_jax.evaluators import metrics, predictions
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.labels import open_train_and_test
-from vit_jax.evaluators.logistic import class_logits
+from vit_jax.evaluators.trained_head import TrainedHead
 from vit_jax.models.definition import Params
 from vit_jax.parallel.mesh import replicated
 
@@ -24,7 +23,7 @@ _BATCH_NORM_MOMENTUM = 0.1  # fraction of a batch in the running statistics, PyT
 _INIT_STD = 0.01
 
 
-class SgdProbe:
+class SgdProbe(TrainedHead):
     """Accuracy of a linear layer trained as MAE's linear probe, on features computed once.
 
     The published protocol crops the images anew in each epoch, so that the frozen network runs in
@@ -88,19 +87,7 @@ class SgdProbe:
             mesh=self._embedder.mesh,
             **self._options,
         )
-        logits = class_logits(self._embedder.image_features(params, self._test), *theta)
-        labels = np.asarray(self._test.labels)
-        self._found = predictions.top_classes(logits, metrics.softmax(logits), labels)
-        correct = np.argmax(logits, axis=1) == labels
-        yield "top1", float(np.mean(correct))
-        yield "mean_per_class_recall", metrics.mean_per_class_recall(correct, labels)
-
-    def predicted(self, limit: int) -> predictions.Arrays:
-        """Returns what the last `run` predicted, see `predictions.classification`."""
-        names, max_pixels = self._test.class_names or (), self._embedder.max_image_pixels
-        return predictions.classification(
-            self._found, names, self._test, limit=limit, max_pixels=max_pixels
-        )
+        yield from self._score(params, theta)
 
 
 def train_head(
