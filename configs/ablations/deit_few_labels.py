@@ -19,8 +19,7 @@ TEACHER = "runs/deit_teacher/resnet,seed=0"
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe `vit_mnist5k` on the digits that the teacher has seen."""
-    short = ("batch_size=64", "total_steps=500", f"data.train={deit_teacher.FEW_LABELS}")
-    return load_recipe("vit_mnist5k", short)
+    return load_recipe("vit_mnist5k", deit_teacher.SHORT)
 
 
 def get_sweep() -> Variants:

@@ -11,13 +11,12 @@ from vit_jax.recipes import load_recipe
 from vit_jax.sweeping import seeds
 from vit_jax.sweeping.grids import Variants
 
-FEW_LABELS = "mnist5k:train[::20]"
+SHORT = ("batch_size=64", "total_steps=500", "data.train=mnist5k:train[::20]")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe `resnet_mnist5k` on 20 digits per class."""
-    short = ("batch_size=64", "total_steps=500", f"data.train={FEW_LABELS}")
-    return load_recipe("resnet_mnist5k", short)
+    return load_recipe("resnet_mnist5k", SHORT)
 
 
 def get_sweep() -> Variants:

@@ -52,15 +52,27 @@ def _previous_config(workdir: StrPath, experiment: "Experiment") -> ConfigDict:
 def _difference(previous: ConfigDict, experiment: "Experiment") -> str | None:
     """The first array in which the state of a config differs from the experiment's, or None."""
     before = experiment.with_config(previous).abstract_state
-    old, new = shapes_by_path(before), shapes_by_path(experiment.abstract_state)
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            return f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+    if found := first_difference(before, experiment.abstract_state):
+        path, old, new = found
+        return f"{path}: {old} -> {new}"
     return None
 
 
-def shapes_by_path(tree: Any) -> dict[str, str]:
-    """Types and shapes of the arrays of a tree, to compare and to print them."""
+def first_difference(old: Any, new: Any) -> tuple[str, str, str] | None:
+    """Compares the arrays of two trees.
+
+    Returns:
+        Path of the first one that differs, its type and shape in both; None if they are equal.
+    """
+    shapes = _shapes(old), _shapes(new)
+    for path in sorted(shapes[0].keys() | shapes[1].keys()):
+        before, now = (own.get(path, "absent") for own in shapes)
+        if before != now:
+            return path, before, now
+    return None
+
+
+def _shapes(tree: Any) -> dict[str, str]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
         for path, x in jax.tree_util.tree_leaves_with_path(tree)

@@ -7,9 +7,9 @@ of stages, so that a run may stop and continue anywhere.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
@@ -17,7 +17,7 @@ from vit_jax.errors import UserError, unknown
 from vit_jax.models.sizes import Size
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.recipes import OPEN_BLOCKS, apply_override
-from vit_jax.training.resume import shapes_by_path
+from vit_jax.training.resume import first_difference
 
 if TYPE_CHECKING:
     from vit_jax.experiment import Experiment
@@ -81,7 +81,9 @@ def stage_config(config: ConfigDict, name: str) -> ConfigDict:
     changed = ConfigDict({**config.to_dict(), "stages": {}}).lock()
     for block in OPEN_BLOCKS:
         changed[block].unlock()
-    for key, value in _changes(config.stages[name].to_dict()):
+    changes = flatten_dict(config.stages[name].to_dict(), sep=".")
+    changes.pop(UNTIL, None)
+    for key, value in changes.items():
         path = f"config.stages.{name}.{key}"
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in KEYS):
             raise UserError(
@@ -107,13 +109,12 @@ def _keep_positions(config: ConfigDict, changed: ConfigDict) -> None:
 def _staged(experiment: "Experiment", name: str) -> "Experiment":
     """The experiment of a stage, which shares state and data with that of the run."""
     staged = experiment.with_config(stage_config(experiment.config, name), data=True)
-    ours, theirs = (shapes_by_path(each.model.shapes()) for each in (experiment, staged))
-    for path in sorted(ours.keys() | theirs.keys()):
-        if ours.get(path) != theirs.get(path):
-            raise UserError(
-                f"config.stages.{name} has other parameters than the run: {path} is "
-                f"{theirs.get(path, 'absent')}, expected {ours.get(path, 'absent')}"
-            )
+    if found := first_difference(experiment.model.shapes(), staged.model.shapes()):
+        path, expected, other = found
+        raise UserError(
+            f"config.stages.{name} has other parameters than the run: {path} is {other}, expected "
+            f"{expected}"
+        )
     shared = ("source", "tokenizer", "durations", "optim", "schedule", "frozen", "optimizer")
     for part in (*shared, "abstract_state"):
         setattr(staged, part, getattr(experiment, part))
@@ -135,12 +136,3 @@ def _until(config: ConfigDict, name: str) -> float:
             f"changed keys; found {block!r:.80}"
         )
     return float(until)
-
-
-def _changes(block: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Paths and values of the changed keys of a stage."""
-    for key, value in block.items():
-        if isinstance(value, Mapping):
-            yield from _changes(value, f"{path}{key}.")
-        elif path or key != UNTIL:
-            yield path + key, value
