@@ -83,9 +83,6 @@ def default_config(
     config.data.augment = ""
     config.data.repeats = 1  # augmented views per image in a batch (Hoffer et al. 2020)
     config.data.templates = ("{}",)  # prompt templates; one is drawn per caption
-    # Captions per image and step, all of them positives of the objective contrastive; one is drawn
-    # at random by default.
-    config.data.captions_per_image = 1
     # An epoch takes every example, or, with field names, one random example per combination of
     # their values: ("name",) balances names with few and with many images.
     config.data.group_by = ()
@@ -115,8 +112,6 @@ def default_config(
     config.init.model = ""  # registered model of the weights, where the file does not name it
     # Regular expressions of parameter paths, as ("head/.*",), that keep their fresh values.
     config.init.fresh = ()
-    # Words whose token embeddings are the first values of `text/prompt`, as "a photo of a".
-    config.init.prompt = ""
 
     # Optimizer, learning rate and schedule, see training/optimizers.
     config.optim = ConfigDict({"name": optimizer})
@@ -182,7 +177,7 @@ def model_spec(config: ConfigDict) -> ModelSpec:
     architecture = registry.parse_architecture(
         fields, "config.model", base=base.architecture if base else None
     )
-    size = inputs.pop("size", None)
+    stated = {key: inputs.pop(key) for key in ("size", "patch_size") if key in inputs}
     spec = ModelSpec(
         architecture=architecture,
         inputs=parse(
@@ -190,25 +185,24 @@ def model_spec(config: ConfigDict) -> ModelSpec:
         ),
         tokenizer=tokenizer,
     )
-    if size is not None and tuple(size) != spec.inputs.size:
-        raise UserError(
-            f"config.model.inputs.size={tuple(size)}: the image_size of the model is "
-            f"{spec.inputs.size}; set config.model.image_size instead"
-        )
+    for key, value in stated.items():
+        value, own = tuple(value) if key == "size" else value, getattr(spec.inputs, key)
+        if value != own:
+            model_key = {"size": "image_size"}.get(key, key)
+            raise UserError(
+                f"config.model.inputs.{key}={value}: the {model_key} of the model is {own}; set "
+                f"config.model.{model_key} instead"
+            )
     return spec
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, Any]:
-    """Shapes of the boxes, crops and captions in a batch, as `data.batches` takes them.
+    """Shapes of the boxes and crops in a batch, as `data.batches` takes them.
 
     Raises:
         UserError: see `detection` and `crops`.
     """
-    return {
-        "detection": detection(config),
-        "crops": crops(config),
-        "captions_per_image": config.data.captions_per_image,
-    }
+    return {"detection": detection(config), "crops": crops(config)}
 
 
 def detection(config: ConfigDict) -> DetectionConfig:

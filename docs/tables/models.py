@@ -31,7 +31,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     r"swin_.*": ("microsoft/Swin-Transformer; timm", "MIT *"),
     r"resnet.*": ("timm; torchvision", SEE_SOURCE),
     r"clip_.*": ("openai/CLIP", "MIT *"),
-    r"timm_siglip_.*": ("google-research/big_vision, for timm", "Apache-2.0"),
+    r"timm_siglip2?_.*": ("google-research/big_vision, for timm", "Apache-2.0"),
     r"openclip_siglip2?_.*": ("google-research/big_vision, for open_clip", "Apache-2.0"),
     r"dfn5b_.*": ("apple/DFN5B", SEE_SOURCE),
     r"openclip_.*_worldwide.*": ("facebookresearch/MetaCLIP (2)", SEE_SOURCE),

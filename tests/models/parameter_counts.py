@@ -288,3 +288,10 @@ PARAMETER_COUNTS["siglip2_b16_captioner"] = (
     + (256_001 + 64) * 768
     + (768 + 1) * 256_000
 )
+# SigLIP 2 NaFlex has the layers, and the table of positions, of 256 px.
+PARAMETER_COUNTS |= {
+    "siglip2_b16_naflex": PARAMETER_COUNTS["siglip2_b16_256"],
+    "siglip2_so400m16_naflex": PARAMETER_COUNTS["siglip2_so400m16_256"],
+    "timm_siglip2_b16_naflex": PARAMETER_COUNTS["timm_siglip_b16_256"],
+    "timm_siglip2_so400m16_naflex": PARAMETER_COUNTS["timm_siglip_so400m16_256"],
+}

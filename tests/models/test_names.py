@@ -43,6 +43,8 @@ from vit_jax.models.vit.model import ViTConfig
         ("google/siglip2-base-patch32-256", "siglip2_b32_256"),
         ("google/siglip2-giant-opt-patch16-384", "siglip2_gopt16_384"),
         ("google/siglip2-so400m-patch14-384", "siglip2_so400m14_384"),
+        ("google/siglip2-base-patch16-naflex", "siglip2_b16_naflex"),
+        ("timm/naflexvit_so400m_patch16_siglip.v2_webli", "timm_siglip2_so400m16_naflex"),
         ("google/vit-base-patch16-224", "vit_b16"),
         ("facebook/deit-small-distilled-patch16-224", "deit_s16_distilled"),
         ("facebook/dinov2-base", "dinov2_b14"),

@@ -83,6 +83,9 @@ def test_published_grids_against_formulas(old, new):
         "bicubic_antialias": [
             point(x / new - 0.5, lambda d: cubic(d / shrink, -0.5), 2 * shrink, False) for x in half
         ],
+        "bilinear_antialias": [
+            point(x / new - 0.5, lambda d: max(0, 1 - abs(d / shrink)), shrink, False) for x in half
+        ],
         "bilinear": [point(x / new - 0.5, lambda d: max(0, 1 - abs(d)), 1, True) for x in half],
         "bilinear_corners": scipy.ndimage.zoom(table, (new / old, 1, 1), order=1)[:, 0, 0],
     }

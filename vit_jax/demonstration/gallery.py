@@ -96,7 +96,8 @@ def open_gallery(
 
 def _embed(subject: Subject, paths: Sequence[str]) -> Float32[np.ndarray, "images dim"]:
     """Embeddings of images; NaN for those that cannot be read."""
-    inputs = np.zeros((_BATCH, *subject.model.spec.inputs.size, 3), np.float32)
+    blank = subject.model.preprocess(np.zeros((1, 1, 3), np.uint8))
+    inputs = np.stack([blank] * _BATCH)
     broken = []
     for row, path in enumerate(paths):
         try:

@@ -19,6 +19,7 @@ from vit_jax.evaluators import cache as cache_lib
 from vit_jax.evaluators import metrics
 from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.inputs import ImageInputs
+from vit_jax.inputs.patches import Images
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.parallel.mesh import replicated
 from vit_jax.parallel.sharding import tracing_for
@@ -26,9 +27,8 @@ from vit_jax.paths import as_local_path
 
 # Examples with the field `image`.
 Examples = Source | Sequence[Mapping[str, Any]]
-Images = Float[Array, "batch height width 3"]
-# (bound model, normalized images) -> one row per image.
-ImageFunction = Callable[[Any, Images], Float[Array, "batch features"]]
+# (bound model, normalized images or patches) -> one row per image.
+ImageFunction = Callable[[Any, Any], Float[Array, "batch features"]]
 
 
 def embed_images(model: Any, images: Images) -> Float[Array, "batch features"]:

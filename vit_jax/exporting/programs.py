@@ -86,7 +86,8 @@ def programs(
         Programs by name, and their weights.
 
     Raises:
-        UserError: a model of another kind, or labels for a model without a text tower.
+        UserError: a model of another kind or for images of several sizes, or labels for a model
+            without a text tower.
     """
     module = model.definition.bind(model.definition.shapes())
     dual = hasattr(module, "encode_text")
@@ -132,6 +133,11 @@ def _check(model: PretrainedModel, module: Any, *, dual: bool, labels: Sequence[
         raise UserError(
             f"{model.kind} models are not exported: expected a classifier, an image encoder or a "
             "dual encoder"
+        )
+    if model.spec.inputs.is_naflex:
+        raise UserError(
+            "exported programs take images of one size; found inputs.resize='naflex': create the "
+            "model with inputs={'resize': 'squash'}"
         )
     if labels and not dual:
         raise UserError(f"{model.kind} models have no text tower: leave the labels out")

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.sizes import Size, as_size
 
@@ -24,8 +25,8 @@ class ModelSpec:
 
     Attributes:
         architecture: dataclass of an architecture, see `registry.ARCHITECTURES`.
-        inputs: image preprocessing; its size is set from the architecture, and is (0, 0) for models
-            that read no images.
+        inputs: image preprocessing; its size and patch size are set from the architecture. The size
+            is (0, 0) for models that read no images.
         tokenizer: spec of the tokenizer, see `data.tokenizers`: "trained" for one trained on the
             captions of the run, "clip" for OpenAI's, None for models without text.
     """
@@ -35,9 +36,11 @@ class ModelSpec:
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
-        """Sets the size of the inputs."""
-        size = image_size(self.architecture)
-        object.__setattr__(self, "inputs", dataclasses.replace(self.inputs, size=size))
+        """Sets the sizes of the inputs."""
+        sizes: dict[str, Any] = {"size": image_size(self.architecture)}
+        if self.inputs.is_naflex:
+            sizes["patch_size"] = _naflex_patch_size(self.architecture)
+        object.__setattr__(self, "inputs", dataclasses.replace(self.inputs, **sizes))
 
 
 def image_size(architecture: Any) -> Size:
@@ -48,3 +51,25 @@ def image_size(architecture: Any) -> Size:
     """
     tower = getattr(architecture, "image", architecture)
     return as_size(tower.image_size) if hasattr(tower, "image_size") else (0, 0)
+
+
+def _naflex_patch_size(architecture: Any) -> int:
+    """The patch size of an architecture whose image tower takes images of several sizes.
+
+    Models around a ViT, as detectors and captioners, read its patches without their mask. So an
+    architecture states itself that it does not.
+    """
+    tower = getattr(architecture, "image", architecture)
+    if not (_masks_padding(architecture) and _masks_padding(tower)):
+        raise UserError(
+            "inputs.resize='naflex' needs a ViT with pooled features, alone or in a dual encoder "
+            f"as siglip2_b16_naflex; found {type(architecture).__name__} with "
+            f"{type(tower).__name__}"
+        )
+    tower.check_naflex()
+    return tower.patch_size
+
+
+def _masks_padding(architecture: Any) -> bool:
+    """Whether the class of an architecture, not a base class, states so."""
+    return vars(type(architecture)).get("masks_padding", False)

@@ -74,9 +74,6 @@ class Context:
         tokenize: converts texts to token ids of the trained model.
         detection: sizes of a training batch of images with boxes or masks.
         crops: shapes of a training batch of several crops per image.
-        captions_per_image: number of captions per image of a training batch.
-        class_names: names of the classes of the training source; None to plan a run.
-        reads_same_tokens: whether another model reads the token ids of the trained model.
         has_ema: whether the run keeps a moving average of the parameters.
     """
 
@@ -89,9 +86,6 @@ class Context:
     tokenize: Callable[[Sequence[str]], Int[np.ndarray, "texts length"]] = _no_tokenizer
     detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
     crops: Crops | None = None
-    captions_per_image: int = 1
-    class_names: Callable[[], Sequence[str] | None] = lambda: None
-    reads_same_tokens: Callable[[ModelSpec], bool] = lambda spec: True
     has_ema: bool = False
 
     @property
@@ -180,8 +174,8 @@ class Objective:
         """Reads the parameters of other models."""
         return ()
 
-    def images(self, batch: Batch) -> Float[Array, "batch height width 3"]:
-        """The model's input from the packed images of a batch."""
+    def images(self, batch: Batch) -> Any:
+        """The model's input from the packed images of a batch, see `ImageInputs.normalize`."""
         return self.context.spec.inputs.normalize(batch["image"])
 
 

@@ -50,7 +50,8 @@ class Classification(Objective):
             context: model and devices.
 
         Raises:
-            UserError: an unknown loss, or a model without classes.
+            UserError: an unknown loss, a model without classes, or mixup of images of several
+                sizes.
         """
         super().__init__(config, context)
         check_name(config.loss, LOSSES, "config.objective.loss,")
@@ -58,6 +59,11 @@ class Classification(Objective):
             raise UserError(
                 "this objective learns labels: it needs a model with a classification head; "
                 f"{context.architecture_name} has none, or config.model.num_classes is 0"
+            )
+        if context.spec.inputs.is_naflex and (config.mixup_alpha or config.cutmix_alpha):
+            raise UserError(
+                "mixup and cutmix need images of one size; found config.model.inputs.resize="
+                "'naflex': set mixup_alpha and cutmix_alpha to 0"
             )
         self.num_classes = context.num_classes
 
@@ -67,7 +73,7 @@ class Classification(Objective):
         """Loss and metrics of a global batch of `image` and `label` (B,), see `Objective`."""
         images, targets, model_rng = self.mixed(batch, rng)
 
-        def classify(model: Any, images: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, ...]:
+        def classify(model: Any, images: Any, rng: jax.Array | None) -> tuple[jax.Array, ...]:
             return (model(images, rng=rng),)
 
         (logits,) = self.context.microbatches.run(classify, model, (images,), model_rng)
@@ -78,9 +84,7 @@ class Classification(Objective):
 
     def mixed(
         self, batch: Batch, rng: Key[Array, ""] | None
-    ) -> tuple[
-        Float[Array, "batch height width 3"], Float[Array, "batch classes"], Key[Array, ""] | None
-    ]:
+    ) -> tuple[Any, Float[Array, "batch classes"], Key[Array, ""] | None]:
         """Images after mixup or cutmix, their targets, and a key for the model.
 
         Args:
@@ -94,9 +98,7 @@ class Classification(Objective):
         targets = smooth_labels(batch["label"], self.num_classes, self.config.label_smoothing)
         return *self._mix(images, targets, mix_rng), model_rng
 
-    def _mix(
-        self, images: jax.Array, targets: jax.Array, rng: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _mix(self, images: Any, targets: jax.Array, rng: jax.Array) -> tuple[Any, jax.Array]:
         mixup_alpha, cutmix_alpha = self.config.mixup_alpha, self.config.cutmix_alpha
         if mixup_alpha and cutmix_alpha:
             choice, rng = jax.random.split(rng)

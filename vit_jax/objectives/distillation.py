@@ -68,6 +68,8 @@ class Distillation(Classification):
                 "config.objective.teacher_model where the weights do not name their model"
             )
         self.teacher = context.open_model(config.teacher_weights, config.teacher_model)
+        if context.spec.inputs.is_naflex:
+            raise UserError("distillation needs images of one size; found inputs.resize='naflex'")
         found = getattr(self.teacher.spec.architecture, "num_classes", 0)
         if found != self.num_classes:
             raise UserError(

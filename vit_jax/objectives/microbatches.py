@@ -30,7 +30,7 @@ class Microbatches:
         self,
         function: Callable[..., tuple[jax.Array, ...]],
         model: Any,
-        arrays: tuple[jax.Array, ...],
+        arrays: tuple[Any, ...],
         rng: Key[Array, ""] | None,
     ) -> tuple[jax.Array, ...]:
         """Applies `function(model, *arrays, rng)` to a whole batch.
@@ -38,7 +38,7 @@ class Microbatches:
         Args:
             function: maps arrays (microbatch, ...) to outputs (microbatch, D).
             model: module, whose running statistics are updated in place.
-            arrays: inputs (B, ...).
+            arrays: inputs (B, ...), or pytrees of such arrays.
             rng: key, split over the microbatches; None for evaluation, where the batch is run as a
                 whole.
 
@@ -53,7 +53,8 @@ class Microbatches:
         def run_one(one: tuple[jax.Array, jax.Array]) -> Any:
             index, key = one
             module = nnx.merge(graphdef, nnx.State(params))
-            outputs = function(module, *(self._cut(x, index) for x in arrays), key)
+            own = jax.tree.map(lambda x: self._cut(x, index), arrays)
+            outputs = function(module, *own, key)
             return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
         xs = (jnp.arange(self.steps), jax.random.split(rng, self.steps))

@@ -30,6 +30,7 @@ _CLASSES = {
     "owlv2": "CLIPTokenizer",
     "grounding-dino": "BertTokenizer",
     "siglip": "SiglipTokenizer",
+    "siglip2": "GemmaTokenizer",
 }
 
 # Ids of the tokens that fill a row. They matter where all tokens are read, by diffusion models.
@@ -74,6 +75,8 @@ def folder_tokenizer(
         has_clip_ids(read_json(words)) if words.is_file() else vocab_size == VOCAB_SIZE
     ):
         return "clip"
+    if kind in _GEMMA_CLASSES:
+        return GEMMA
     return SENTENCEPIECE if kind == "SiglipTokenizer" else HUGGINGFACE
 
 

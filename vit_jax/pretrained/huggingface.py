@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit_jax.errors import UserError
-from vit_jax.inputs import ImageInputs
+from vit_jax.inputs import NAFLEX, ImageInputs
+from vit_jax.inputs.patches import size_of_budget
 from vit_jax.models.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vit_jax.weights.containers.reading import read_json
 
@@ -36,6 +37,7 @@ PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "Llava": _CROPPED,
     "ViT": {**_SQUARE, "resample": 2},
     "Siglip": {**_SQUARE, "resample": 3},
+    "Siglip2": {**_HALF, "resample": 2, "patch_size": 16, "max_num_patches": 256},
     "DINOv3ViT": {
         "image_mean": IMAGENET_MEAN,
         "image_std": IMAGENET_STD,
@@ -70,6 +72,7 @@ _OF_MODELS = {
     "metaclip_2": "CLIP",
     "llava": "Llava",
     "siglip": "Siglip",
+    "siglip2": "Siglip2",
     "vit": "ViT",
     "vit_mae": "ViT",
     "swin": "ViT",
@@ -186,6 +189,10 @@ def _interpolation(settings: _Settings) -> str:
 
 def _geometry(settings: _Settings) -> dict[str, Any]:
     """Size, resize mode and crop fraction."""
+    if settings.kind == "Siglip2":
+        patch_size = settings["patch_size"]
+        budget = size_of_budget(settings["max_num_patches"], patch_size)
+        return {"resize": NAFLEX, "size": budget, "patch_size": patch_size}
     size, has_crop = settings["size"], settings["do_center_crop"]
     if isinstance(size, list):  # older files of OWL-ViT
         size = {"height": size[0], "width": size[1]}

@@ -17,26 +17,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from vit_jax.compilation_cache import options_to_run_once
-from vit_jax.components import parse
 from vit_jax.data.images import MAX_PIXELS, check_max_pixels, read_image
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
-from vit_jax.inputs import ImageInputs
+from vit_jax.inputs.patches import PatchSequence
 from vit_jax.models import registry
-from vit_jax.models import spec as spec_lib
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.paths import StrPath
+from vit_jax.pretrained.changes import changed_spec, stored_source, stored_spec
 from vit_jax.pretrained.fetching import fetch_weights
-from vit_jax.pretrained.identification import FileModel, identify, with_image_size
-from vit_jax.pretrained.stored import StoredModel, is_run, run_spec
+from vit_jax.pretrained.identification import identify
+from vit_jax.pretrained.stored import StoredModel, is_run
 from vit_jax.pretrained.weight_files import load_pretrained
-from vit_jax.weights.loading import Source
 
 Array = jax.Array | np.ndarray
+# Results of `PretrainedModel.preprocess`, stacked: images, or packed patches of NaFlex models.
+Images = Float[Array, "batch height width 3"] | UInt8[Array, "batch packed"]
 
 
 class PretrainedModel:
@@ -75,7 +75,7 @@ class PretrainedModel:
 
     def __call__(
         self,
-        images: Float[Array, "batch height width 3"],
+        images: Images,
         tokens: Int[Array, "batch ..."] | None = None,
     ) -> Any:
         """Computes logits, features of a model without a head, boxes of a detector, or masks.
@@ -106,7 +106,7 @@ class PretrainedModel:
         if takes_tokens is (tokens is None):
             expected = "images and tokens" if takes_tokens else "images alone"
             raise UserError(f"{self.kind} models are called with {expected}")
-        return self.apply("__call__", images, *(() if tokens is None else (tokens,)))
+        return self.apply("__call__", self._input(images), *(() if tokens is None else (tokens,)))
 
     @property
     def is_detector(self) -> bool:
@@ -134,7 +134,7 @@ class PretrainedModel:
         return hasattr(self._module, "classify_regions")
 
     def encode_image(
-        self, images: Float[Array, "batch height width 3"], *, normalize: bool = False
+        self, images: Images, *, normalize: bool = False
     ) -> Float[jax.Array, "batch embed"]:
         """Computes features of images; for a dual encoder, embeddings in the shared space.
 
@@ -147,7 +147,8 @@ class PretrainedModel:
         """
         if not hasattr(self._module, "encode_image"):
             raise UserError(f"{self.kind} models have no pooled features of images")
-        return self.apply("encode_image", images, **({"normalize": True} if normalize else {}))
+        options = {"normalize": True} if normalize else {}
+        return self.apply("encode_image", self._input(images), **options)
 
     def encode_text(
         self, tokens: Int[Array, "batch length"], *, normalize: bool = False
@@ -181,9 +182,7 @@ class PretrainedModel:
             raise UserError(f"{self.kind} models are not text encoders of diffusion models")
         return self.apply("text_states", tokens, clip_skip=clip_skip)
 
-    def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
-    ) -> list[jax.Array]:
+    def features(self, images: Images, layers: Sequence[int]) -> list[jax.Array]:
         """Computes intermediate outputs of the image tower.
 
         Args:
@@ -194,9 +193,11 @@ class PretrainedModel:
             Outputs in the order of `layers`: blocks (B, N, D) of a ViT; stages (B, h, w, C) of a
             Swin or a ResNet.
         """
-        return self.apply("features", images, layers=tuple(layers))
+        return self.apply("features", self._input(images), layers=tuple(layers))
 
-    def preprocess(self, image: Any) -> Float[np.ndarray, "height width 3"]:
+    def preprocess(
+        self, image: Any
+    ) -> Float[np.ndarray, "height width 3"] | UInt8[np.ndarray, " packed"]:
         """Converts an image to the input of the model.
 
         Args:
@@ -204,7 +205,8 @@ class PretrainedModel:
                 uint8, uint16, bool, or floating point in [0, 1]; see `data.images.read_image`.
 
         Returns:
-            float32 array of the size `spec.inputs.size`.
+            float32 array of the size `spec.inputs.size`; for a NaFlex model packed patches, uint8,
+            see `inputs.patches.pack`, which are normalised with the batch.
 
         Raises:
             UserError: the image cannot be read, or has too many pixels.
@@ -213,7 +215,13 @@ class PretrainedModel:
         if 0 in inputs.size:
             raise UserError(f"{self.kind} models read no images")
         pixels = inputs(read_image(image, max_pixels=self.max_image_pixels))
+        if inputs.is_naflex:
+            return inputs.pack(pixels)
         return np.asarray(inputs.normalize(pixels[None])[0])
+
+    def _input(self, images: Images) -> Any:
+        """The input of the model, for which packed patches are normalised."""
+        return self.spec.inputs.normalize(images) if np.ndim(images) == 2 else images
 
     @functools.cached_property
     def tokenize(self) -> Tokenizer:
@@ -239,7 +247,7 @@ class PretrainedModel:
             *arrays: arrays that it takes.
             **options: keyword arguments, which are hashable and part of the compiled function.
         """
-        given = tuple(jnp.asarray(array) for array in arrays)
+        given = tuple(x if isinstance(x, PatchSequence) else jnp.asarray(x) for x in arrays)
         return self._apply(self.params, given, method, tuple(options.items()))
 
     @property
@@ -314,7 +322,7 @@ def create_model(
         given: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size}
         given |= {"format": format, "weights_size": weights_size, "inputs": inputs, **changes}
         given = {key: value for key, value in {"name": name, **given}.items() if value is not None}
-        spec = _run_spec(weights, given)
+        spec = stored_spec(weights, given)
         spec = dataclasses.replace(spec, tokenizer=tokenizer or spec.tokenizer)
         stored = StoredModel(weights, spec, ModelDef(spec.architecture, dtype=dtype))
         return PretrainedModel(spec, stored.model, stored.load(shardings), max_image_pixels)
@@ -325,7 +333,7 @@ def create_model(
         assert named is not None
         if num_classes is not None:
             changes["num_classes"] = num_classes
-        spec = _changed(named, changes, image_size, tokenizer, inputs, title)
+        spec = changed_spec(named, changes, image_size, tokenizer, inputs, title)
         definition = ModelDef(spec.architecture, dtype=dtype)
         init = jax.jit(
             definition.init, out_shardings=shardings, compiler_options=options_to_run_once()
@@ -336,64 +344,12 @@ def create_model(
         architecture = registry.parse_architecture(changes, title, base=named.architecture)
         named = dataclasses.replace(named, architecture=architecture)
     found = identify(weights, named, format, headless=num_classes == 0)
-    source = _source(found, changes, weights_size, title)
+    source = stored_source(found, changes, weights_size, title)
     if num_classes is not None:
         changes["num_classes"] = num_classes
-    spec = _changed(found.spec(title), changes, image_size, tokenizer, inputs, title)
+    spec = changed_spec(found.spec(title), changes, image_size, tokenizer, inputs, title)
     definition = ModelDef(spec.architecture, dtype=dtype)
     params = load_pretrained(
         weights, definition, source, format=format, seed=seed, shardings=shardings
     )
     return PretrainedModel(spec, definition, params, max_image_pixels)
-
-
-def _run_spec(workdir: StrPath, given: dict[str, Any]) -> ModelSpec:
-    """The spec of a run, whose config describes its model; `given` would change it."""
-    if given:
-        raise UserError(
-            f"{workdir} is the workdir of a run, which is opened as it was trained; found "
-            f"{', '.join(f'{key}={value!r}' for key, value in given.items())}. `vit-jax convert "
-            "--workdir` writes a weight file, which can be opened in other ways"
-        )
-    return run_spec(workdir)
-
-
-def _changed(
-    spec: ModelSpec,
-    changes: dict[str, Any],
-    image_size: int | tuple[int, int] | None,
-    tokenizer: str | None,
-    inputs: Mapping[str, Any] | None,
-    title: str,
-) -> ModelSpec:
-    """A spec with the changes of the user."""
-    if "size" in (inputs or {}):
-        raise UserError("inputs.size is that of the model: set image_size instead")
-    architecture = registry.parse_architecture(changes, title, base=spec.architecture)
-    if image_size is not None:
-        architecture = with_image_size(architecture, image_size, title)
-    return dataclasses.replace(
-        spec,
-        architecture=architecture,
-        tokenizer=tokenizer or spec.tokenizer,
-        inputs=parse(ImageInputs, dict(inputs or {}), "inputs", base=spec.inputs),
-    )
-
-
-def _source(
-    found: FileModel,
-    changes: dict[str, Any],
-    weights_size: int | tuple[int, int] | None,
-    title: str,
-) -> Source:
-    """The model of the tensors: what the file states, and for the rest the changes of the user."""
-    stated = found.source.architecture
-    architecture = registry.parse_architecture(changes, title, base=stated)
-    if weights_size is not None:
-        return Source(with_image_size(architecture, weights_size, title), exact=True)
-    if found.source.exact:
-        architecture = with_image_size(architecture, spec_lib.image_size(stated), title)
-        if hasattr(stated, "text"):
-            length = {"text": {"context_length": stated.text.context_length}}
-            architecture = registry.parse_architecture(length, title, base=architecture)
-    return Source(architecture, found.source.exact)

@@ -37,9 +37,16 @@ def describe(
     if name is None:
         return None, inputs
     try:
-        architecture = registry.model_spec(name).architecture
+        spec = registry.model_spec(name)
     except UserError:
         return None, inputs
+    architecture = spec.architecture
+    if spec.inputs.is_naflex and inputs is not None:
+        # The folder states the size of a square image, which timm's evaluation does not use.
+        inputs = dataclasses.replace(
+            spec.inputs, mean=inputs.mean, std=inputs.std, interpolation=inputs.interpolation
+        )
+        return _with_pool(architecture, config, file), inputs
     arguments = {k: v for k, v in (config.get("model_args") or {}).items() if k != "num_classes"}
     size = arguments.pop("img_size", None)
     if arguments:

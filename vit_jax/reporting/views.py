@@ -4,6 +4,7 @@ They need the model, so that `vit-jax report --recompute` stores them beside the
 `predictions/model/NAME/predictions.npz`.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -50,10 +51,10 @@ def store(
     if not isinstance(tower, ViT):
         return
     rows = predictions.evenly(len(source), IMAGES).tolist()
-    limit = embedder.max_image_pixels
-    pixels = np.stack(
-        [embedder.inputs(read_image(source[row]["image"], max_pixels=limit)) for row in rows]
-    )
+    limit, inputs = embedder.max_image_pixels, embedder.inputs
+    if inputs.is_naflex:  # maps of several sizes do not fit into one array
+        inputs = dataclasses.replace(inputs, resize="squash")
+    pixels = np.stack([inputs(read_image(source[row]["image"], max_pixels=limit)) for row in rows])
     views = {"attention": attention(embedder, params, pixels, tower.config)}
     if tower.config.position_init != "fixed_sincos":
         positions = params.get("image", params)["positions"]

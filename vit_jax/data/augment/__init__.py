@@ -6,7 +6,7 @@ An augmentation is a string of transforms separated by `|`, with arguments as in
 
 Transforms receive images without alpha: it is composited on white, or on the colours of
 `background`. The last transform must return the model's input size. The empty string is the model's
-own preprocessing, as in evaluation.
+own preprocessing, as in evaluation. Where the preprocessing is "naflex", it follows the transforms.
 
 A transform is a frozen dataclass; its fields are the arguments:
 
@@ -101,7 +101,7 @@ class Augmentation:
             rng: source of randomness.
 
         Returns:
-            uint8 (height, width, 3) of the model's input size.
+            uint8 (height, width, 3), see `ImageInputs.size_of`.
 
         Raises:
             UserError: the image cannot be decoded, or the transforms leave another shape.
@@ -115,6 +115,8 @@ class Augmentation:
             return self.inputs(pixels)
         for transform in self.transforms:
             pixels = transform(pixels, rng)
+        if self.inputs.is_naflex:
+            return self.inputs(pixels)
         expected = (*self.inputs.size, 3)
         if pixels.shape != expected:
             raise UserError(

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from vit_jax.data.augment.boxed import BoxedImage
 from vit_jax.data.images import EncodedImage, Pixels
 from vit_jax.errors import UserError, check_name
-from vit_jax.inputs import RESIZES, ImageInputs, composite
+from vit_jax.inputs import NAFLEX, RESIZES, ImageInputs, composite
 
 # Reader threads and processes already run in parallel; OpenCV's threads would compete with them.
 cv2.setNumThreads(0)
@@ -32,6 +32,8 @@ class Resize:
     def __post_init__(self) -> None:
         if self.mode is not None:
             check_name(self.mode, RESIZES, "mode of resize,")
+        if self.mode == NAFLEX and not self.inputs.is_naflex:
+            raise UserError(f"resize({NAFLEX!r}): set config.model.inputs.resize instead")
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Resizes an image to the model's input size."""
@@ -46,7 +48,7 @@ class RandomResizedCrop:
     Area and aspect ratio are drawn as in torchvision and timm. As the first transform, it decodes
     a JPEG at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose crop is no smaller than the
     result. The remaining reduction, below a factor of two, is bilinear. Enlarging uses the model's
-    interpolation. Alpha is composited on white.
+    interpolation. Alpha is composited on white. With "naflex" the part keeps its aspect ratio.
 
     Attributes:
         scale: range of the part's area, as a fraction of the image's.
@@ -78,7 +80,8 @@ class RandomResizedCrop:
         bottom, right = top + height, left + width
         factor = 1
         if isinstance(image, EncodedImage):
-            scale = max(self.inputs.size[0] / height, self.inputs.size[1] / width)
+            target = self.inputs.size_of(height, width)
+            scale = max(target[0] / height, target[1] / width)
             # Up to one more row of the reduced image is needed where the factor does not divide
             # the height.
             image, factor = image.decode_reduced(scale, bottom + 8)
@@ -87,7 +90,8 @@ class RandomResizedCrop:
             round(top * down) : max(round(bottom * down), round(top * down) + 1),
             round(left * across) : max(round(right * across), round(left * across) + 1),
         ]
-        return _resize(composite(part), self.inputs)
+        size = self.inputs.size_of(height, width)
+        return _resize(composite(part), size, self.inputs.interpolation)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws the part of an image.
@@ -164,7 +168,7 @@ class Affine:
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         """Warps an image."""
         height, width, channels = image.shape
-        rows, columns = self.inputs.size
+        rows, columns = self.inputs.size_of(height, width)
         u = rng.random(6, dtype=np.float32)
         angle, aspect, shear, shift_y, shift_x = (2 * u[1:] - 1) * (
             math.radians(self.rotate),
@@ -189,11 +193,13 @@ class Affine:
         return ((total + 2) >> 2).astype(np.uint8)
 
 
-def _resize(image: Pixels, inputs: ImageInputs) -> UInt8[np.ndarray, "height width 3"]:
+def _resize(
+    image: Pixels, size: tuple[int, int], interpolation: str
+) -> UInt8[np.ndarray, "height width 3"]:
     """Scales an image: area averages below 1/2, bilinear below 1, else the model's method."""
-    height, width = inputs.size
+    height, width = size
     shrink = min(image.shape[0] / height, image.shape[1] / width)
-    enlarge = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}[inputs.interpolation]
+    enlarge = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}[interpolation]
     smaller = cv2.INTER_LINEAR if shrink < 2 else cv2.INTER_AREA
     method = enlarge if shrink < 1 else smaller
     return cv2.resize(image, (width, height), interpolation=method)

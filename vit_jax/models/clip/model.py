@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError
+from vit_jax.inputs.patches import Images
 from vit_jax.models.clip.text import TextConfig, TextTransformer
 from vit_jax.models.layers.parameters import LayersAbove, metadata, nested
 
@@ -33,6 +34,8 @@ class CLIPConfig:
         init_logit_scale: initial logarithm of the scale of the cosine similarities.
         init_logit_bias: initial bias of the logits (SigLIP: -10); None for no bias (CLIP).
     """
+
+    masks_padding: ClassVar[bool] = True  # of a `PatchSequence`
 
     image: Any
     text: TextConfig
@@ -111,7 +114,7 @@ class CLIP(nnx.Module):
 
     def encode_image(
         self,
-        images: Float[Array, "batch height width 3"],
+        images: Images,
         *,
         normalize: bool = False,
         rng: Key[Array, ""] | None = None,
@@ -119,7 +122,7 @@ class CLIP(nnx.Module):
         """Computes image embeddings.
 
         Args:
-            images: (B, H, W, 3), normalised.
+            images: (B, H, W, 3), normalised; or a `PatchSequence`, where the tower takes it.
             normalize: whether to scale the embeddings to length 1.
             rng: PRNG key for training, or None for evaluation.
 
@@ -150,9 +153,7 @@ class CLIP(nnx.Module):
         """
         return as_embedding(self.text_projection(self.text.encode_text(tokens, rng=rng)), normalize)
 
-    def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
-    ) -> list[Float[Array, "batch ..."]]:
+    def features(self, images: Images, layers: Sequence[int]) -> list[Float[Array, "batch ..."]]:
         """Computes intermediate outputs of the image tower, see its own `features`.
 
         The text tower's are `model.text.features(tokens, layers)`.

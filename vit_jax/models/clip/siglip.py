@@ -1,16 +1,24 @@
-"""SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025) at all fixed resolutions.
+"""SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), its NaFlex models included.
 
 The form of GELU is that of the library which runs the weights, see `vit.siglip`: registered names
 that start with `openclip_` have that of open_clip, the others that of big_vision and transformers.
 """
 
+import dataclasses
 import math
 
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.spec import ModelSpec
-from vit_jax.models.vit.siglip import TOWERS, siglip_tower, timm_activation
+from vit_jax.models.vit.siglip import (
+    NAFLEX_INPUTS,
+    NAFLEX_TOWERS,
+    TOWERS,
+    naflex_tower,
+    siglip_tower,
+    timm_activation,
+)
 from vit_jax.models.vit.zoo import BASE, LARGE, SO400M, SO400M_MLP, Sizes
 
 # Rows of the tables of tokens: English C4; mT5, multilingual; Gemma.
@@ -67,6 +75,13 @@ def _tanh(name: str, vocab_size: int) -> ModelSpec:
     return _siglip(name, vocab_size, image_activation="gelu_tanh", text_activation="gelu_tanh")
 
 
+def _naflex(name: str) -> ModelSpec:
+    """SigLIP 2 whose images keep their aspect ratio."""
+    spec = _tanh(name, GEMMA)
+    architecture = dataclasses.replace(spec.architecture, image=naflex_tower(name))
+    return dataclasses.replace(spec, architecture=architecture, inputs=NAFLEX_INPUTS)
+
+
 def _open_clip(name: str, vocab_size: int) -> ModelSpec:
     """open_clip: towers of timm, and texts with the exact form except in SigLIP 2."""
     text = "gelu_tanh" if vocab_size == GEMMA else "gelu"
@@ -77,6 +92,7 @@ MODELS: dict[str, ModelSpec] = {
     **{f"siglip_{n}": _tanh(n, ENGLISH) for n in _SIGLIP},
     **{f"siglip_{n}_i18n": _tanh(n, MULTILINGUAL) for n in _SIGLIP_I18N},
     **{f"siglip2_{n}": _tanh(n, GEMMA) for n in _SIGLIP2},
+    **{f"siglip2_{name}": _naflex(tower) for name, tower in NAFLEX_TOWERS.items()},
     **{f"openclip_siglip_{n}": _open_clip(n, ENGLISH) for n in _OPENCLIP_SIGLIP},
     **{f"openclip_siglip_{n}_i18n": _open_clip(n, MULTILINGUAL) for n in _SIGLIP_I18N},
     **{f"openclip_siglip2_{n}": _open_clip(n, GEMMA) for n in _OPENCLIP_SIGLIP2},
@@ -121,6 +137,8 @@ ALIASES: dict[str, str] = {
     **{_open_clip_name("SigLIP", n): f"openclip_siglip_{n}" for n in _OPENCLIP_SIGLIP},
     **{_open_clip_name("SigLIP-i18n", n): f"openclip_siglip_{n}_i18n" for n in _SIGLIP_I18N},
     **{_open_clip_name("SigLIP2", n): f"openclip_siglip2_{n}" for n in _OPENCLIP_SIGLIP2},
+    "siglip2-base-patch16-naflex": "siglip2_b16_naflex",
+    "siglip2-so400m-patch16-naflex": "siglip2_so400m16_naflex",
     "siglip-base-patch16-256-multilingual": "siglip_b16_256_i18n",
     "siglip-so400m-patch16-256-i18n": "siglip_so400m16_256_i18n",
     # big_vision's files, those of SigLIP without the number at their end.

@@ -9,6 +9,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError
+from vit_jax.inputs.patches import Images
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.layers.attention import CrossAttention
 from vit_jax.models.layers.decoder import DecoderConfig, DecoderStack
@@ -72,9 +73,7 @@ class QueryPooledViT(ViT):
         """Number of pooled features E."""
         return self.pooled_dim
 
-    def encode_queries(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
-    ) -> Tokens:
+    def encode_queries(self, images: Images, *, rng: Key[Array, ""] | None = None) -> Tokens:
         """Computes the normalised results of all queries.
 
         Args:
@@ -84,14 +83,12 @@ class QueryPooledViT(ViT):
         Returns:
             (B, Q, E), compute type.
         """
-        tokens, _ = self._forward(images, rng, intermediates=False)
+        tokens, _, _ = self._forward(images, rng, intermediates=False)
         keys, queries = self.key_norm(tokens), self.query_norm(self.queries[...].astype(self.dtype))
         queries = jnp.broadcast_to(queries, (len(images), *queries.shape))
         return self.pooled_norm(self.pooler(queries, keys, keys))
 
-    def encode_image(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
-    ) -> Pooled:
+    def encode_image(self, images: Images, *, rng: Key[Array, ""] | None = None) -> Pooled:
         """Computes pooled features (B, E), those of the first query; see `encode_queries`."""
         return self.encode_queries(images, rng=rng)[:, 0]
 

@@ -140,19 +140,24 @@ class Attention(nnx.Module):
             self.k_norm = layer_norm(width // num_heads, **norm)
 
     def __call__(
-        self, x: Float[Array, "batch length width"], angles: Angles | None = None
+        self,
+        x: Float[Array, "batch length width"],
+        angles: Angles | None = None,
+        mask: Bool[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length width"]:
         """Attends within each example.
 
         Args:
             x: tokens (B, N, D).
             angles: by which queries and keys are rotated (RoPE), see `layers.rotary`; or None.
+            mask: False for padding, to which no token attends; None for no padding.
         """
         return self_attention(
             x,
             self.qkv_weights(x.dtype),
             weights(self.out, x.dtype),
             causal=self.causal,
+            mask=mask,
             transform=self._transforms(angles),
         )
 
@@ -171,13 +176,17 @@ class Attention(nnx.Module):
         return kernel, bias
 
     def maps(
-        self, x: Float[Array, "batch length width"], angles: Angles | None = None
+        self,
+        x: Float[Array, "batch length width"],
+        angles: Angles | None = None,
+        mask: Bool[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch heads length length"]:
         """Computes the attention weights, to be shown: (B, H, N queries, N keys), float32.
 
         Args:
             x: tokens (B, N, D).
             angles: see `__call__`.
+            mask: see `__call__`.
         """
         qkv = linear(x, self.qkv_weights(x.dtype))
         queries, keys, _ = jnp.moveaxis(qkv, 2, 0)  # (B, N, H, D / H) each
@@ -187,6 +196,8 @@ class Attention(nnx.Module):
         logits *= queries.shape[-1] ** -0.5
         if self.causal:
             logits = jnp.where(jnp.tri(x.shape[1], dtype=bool), logits, -jnp.inf)
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None], logits, -jnp.inf)
         return jax.nn.softmax(logits, axis=-1)
 
     def _transforms(self, angles: jax.Array | None) -> tuple[Transform, Transform] | None:

@@ -5,6 +5,7 @@ On a 2-D grid:
 | rule | formula | used by |
 | --- | --- | --- |
 | `bicubic_antialias` | cubic, a = -0.5, antialias | timm, open_clip, DINOv2 with registers |
+| `bilinear_antialias` | linear, antialias | SigLIP 2 NaFlex in transformers and timm |
 | `bicubic` | cubic, a = -0.75, no antialias | transformers; authors of MAE and Swin |
 | `bicubic_offset` | the same, scaled by (new + 0.1) / old | authors of DINOv2, without registers |
 | `bilinear` | linear between pixel centres, no antialias | timm, reading `.npz` of Google |
@@ -18,12 +19,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import lookup
 from vit_jax.models.sizes import Size
 
 DEFAULT_RULE = "bicubic_antialias"
+AnyArray = jax.Array | np.ndarray
 
 
 def _interpolation(old: int, at: np.ndarray, offsets: range, kernel: Callable) -> np.ndarray:
@@ -36,11 +38,11 @@ def _interpolation(old: int, at: np.ndarray, offsets: range, kernel: Callable) -
     return matrix
 
 
-def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+def _cubic(distance: AnyArray, a: float = -0.75) -> AnyArray:
     """Cubic convolution (Keys 1981) with torch's parameter, at distances up to 2."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, far)
+    return near * (distance <= 1) + far * (distance > 1)
 
 
 def _centres(new: int, scale: float) -> np.ndarray:
@@ -68,7 +70,13 @@ MATRICES: dict[str, Callable[[int, int], np.ndarray]] = {
     "bilinear": _bilinear,
     "bilinear_corners": _bilinear_corners,
 }
-RESIZE_RULES = (DEFAULT_RULE, *MATRICES)
+# Rule that averages where it makes a table smaller -> method of `jax.image.resize`, and weight of a
+# value by its distance.
+ANTIALIASED: dict[str, tuple[str, Callable[[jax.Array], AnyArray]]] = {
+    DEFAULT_RULE: ("bicubic", lambda d: _cubic(d, -0.5) * (d < 2)),
+    "bilinear_antialias": ("linear", lambda d: (1 - d) * (d < 1)),
+}
+RESIZE_RULES = (*ANTIALIASED, *MATRICES)
 
 
 def resize_grid(
@@ -87,13 +95,51 @@ def resize_grid(
     if table.shape[:2] == new:
         return table
     table = table.astype(jnp.float32)
-    if rule == DEFAULT_RULE:
-        return jax.image.resize(table, (*new, table.shape[-1]), "bicubic", antialias=True)
+    if rule in ANTIALIASED:
+        method, _ = ANTIALIASED[rule]
+        return jax.image.resize(table, (*new, table.shape[-1]), method, antialias=True)
     matrix = lookup(MATRICES, rule, "rule to resize positions")
     down, right = (
         matrix(*lengths).astype(np.float32) for lengths in zip(table.shape[:2], new, strict=True)
     )
     return jnp.einsum("ai,bj,ijd->abd", down, right, table, precision="highest")
+
+
+def resize_to_grids(
+    table: Float[Array, "rows columns width"], grids: Int[Array, "batch 2"], length: int, rule: str
+) -> Float[Array, "batch {length} width"]:
+    """Resizes a table to a grid per image, which is not known before the program runs, in float32.
+
+    Args:
+        table: values on a grid.
+        grids: rows and columns of the result for each image, at least 1 each.
+        length: number of values per image with padding, at least rows times columns.
+        rule: name in `ANTIALIASED`.
+
+    Returns:
+        Values by rows. Those of the padding repeat the first one.
+
+    Raises:
+        UserError: another rule.
+    """
+    _, kernel = lookup(ANTIALIASED, rule, "rule to resize positions of each image")
+    rows, columns = grids[:, :1], grids[:, 1:]
+    index = jnp.arange(length)
+    index = jnp.where(index < rows * columns, index, 0)
+    down = _antialiased(index // columns, table.shape[0], rows, kernel)
+    right = _antialiased(index % columns, table.shape[1], columns, kernel)
+    weights = (down[..., :, None] * right[..., None, :]).reshape(len(grids) * length, -1)
+    old = table.astype(jnp.float32).reshape(-1, table.shape[-1])
+    return jnp.dot(weights, old, precision="highest").reshape(len(grids), length, -1)
+
+
+def _antialiased(index: jax.Array, old: int, new: jax.Array, kernel: Callable) -> jax.Array:
+    """Weights (..., old) of the old values, for values `index` of a line of `new`."""
+    scale = old / new
+    at = (index + 0.5) * scale - 0.5
+    distance = jnp.abs(jnp.arange(old) - at[..., None]) / jnp.maximum(scale, 1)[..., None]
+    weights = kernel(distance)
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 
 # Rules for positions of texts; "" refuses another length.

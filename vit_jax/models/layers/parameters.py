@@ -64,8 +64,10 @@ def check_layers(layers: Sequence[int], count: int, noun: str = "blocks") -> Non
             raise UserError(f"layer {layer} does not exist: this tower has {count} {noun}")
 
 
-def weights(layer: nnx.Linear | nnx.LinearGeneral, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Returns the kernel and the bias of a linear layer in the compute type.
+def weights(
+    layer: nnx.Linear | nnx.LinearGeneral | nnx.Conv, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the kernel and the bias of a linear layer, or of a convolution, in the compute type.
 
     Args:
         layer: layer; without a bias, zeros are returned, whose addition XLA leaves out.

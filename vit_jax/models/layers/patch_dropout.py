@@ -2,14 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Int, Key, Shaped
 
 
 def select_patches(
-    tokens: Float[Array, "batch length width"],
+    tokens: Shaped[Array, "batch length width"],
     selected: Int[Array, "batch kept"],
     num_prefix: int,
-) -> Float[Array, "batch new_length width"]:
+) -> Shaped[Array, "batch new_length width"]:
     """Keeps the prefix tokens and the selected patches.
 
     Args:
@@ -25,7 +25,11 @@ def select_patches(
 
 
 def keep_patches(
-    batch: int, count: int, fraction: float, rng: Key[Array, ""]
+    batch: int,
+    count: int,
+    fraction: float,
+    rng: Key[Array, ""],
+    mask: Bool[Array, "batch patches"] | None = None,
 ) -> Int[Array, "batch kept"]:
     """Chooses the patches of each example that are not dropped (FLIP, Li et al. 2023, section 3).
 
@@ -34,9 +38,13 @@ def keep_patches(
         count: number of patches N.
         fraction: fraction of patches that are dropped; at least one patch is kept.
         rng: PRNG key.
+        mask: False for padding, which is dropped before any patch; None for none.
 
     Returns:
         Indices of patches (B, K).
     """
     keep = max(1, round(count * (1 - fraction)))
-    return jnp.argsort(jax.random.uniform(rng, (batch, count)), axis=1)[:, :keep]
+    order = jax.random.uniform(rng, (batch, count))
+    if mask is not None:
+        order = order + ~mask
+    return jnp.argsort(order, axis=1)[:, :keep]

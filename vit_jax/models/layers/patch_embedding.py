@@ -7,7 +7,8 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from vit_jax.models.layers.parameters import Initializer, metadata
+from vit_jax.models.layers.parameters import Initializer, metadata, weights
+from vit_jax.models.ops.linear import linear
 from vit_jax.models.sizes import grid_of
 
 # Flax's default for convolutions.
@@ -73,3 +74,21 @@ class PatchEmbedding(nnx.Conv):
         grid_of(size, self.patch_size, drop_remainder=self.drop_remainder)
         embedded: jax.Array = super().__call__(images.astype(self.dtype), out_sharding)
         return embedded
+
+    def embed_patches(
+        self, patches: Float[Array, "batch patches features"]
+    ) -> Float[Array, "batch patches dim"]:
+        """Embeds pixels that are patches already, see `PatchSequence`.
+
+        Args:
+            patches: (B, N, patch_size * patch_size * 3), normalised.
+
+        Returns:
+            (B, N, D), compute type.
+        """
+        kernel, bias = weights(self, self.dtype)
+        batch, count, features = patches.shape
+        # XLA:CPU contracts (B, N, D) slowly, see `ops.mlp`.
+        flat = patches.reshape(batch * count, features).astype(self.dtype)
+        embedded = linear(flat, (kernel.reshape(features, -1), bias))
+        return embedded.reshape(batch, count, -1)

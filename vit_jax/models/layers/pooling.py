@@ -1,4 +1,4 @@
-"""Attention pooling of tokens to one vector per example."""
+"""Pooling of tokens to one vector per example, by attention or by the mean."""
 
 from typing import Any
 
@@ -11,8 +11,20 @@ from vit_jax.models.layers.attention import heads_projection, output_projection
 from vit_jax.models.layers.mlp import Mlp
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import metadata
-from vit_jax.models.layers.transformer import BlockConfig
+from vit_jax.models.layers.transformer import BlockConfig, Mask
 from vit_jax.models.ops.attention import attention
+
+
+def mean_over_tokens(
+    tokens: Float[Array, "batch length width"], mask: Mask = None
+) -> Float[Array, "batch width"]:
+    """Averages the tokens of each example.
+
+    Args:
+        tokens: (B, N, D).
+        mask: see `transformer.Mask`.
+    """
+    return jnp.mean(tokens, axis=1, where=None if mask is None else mask[..., None])
 
 
 class MAPHead(nnx.Module):
@@ -48,14 +60,18 @@ class MAPHead(nnx.Module):
             **common,
         )
 
-    def __call__(self, tokens: Float[Array, "batch length width"]) -> Float[Array, "batch width"]:
+    def __call__(
+        self, tokens: Float[Array, "batch length width"], mask: Mask = None
+    ) -> Float[Array, "batch width"]:
         """Pools the tokens of each example.
 
         Args:
             tokens: (B, N, D).
+            mask: see `Mask`.
         """
         probe = jnp.broadcast_to(self.probe[...], (tokens.shape[0], 1, tokens.shape[-1]))
         key, value = jnp.moveaxis(self.key_value(tokens), 2, 0)  # (B, N, H, D / H) each
-        x = attention(self.query(probe.astype(tokens.dtype)), key, value)
+        keys = None if mask is None else mask[:, None, None]
+        x = attention(self.query(probe.astype(tokens.dtype)), key, value, mask=keys)
         x = self.out(x)[:, 0]
         return x + self.mlp(self.norm(x))

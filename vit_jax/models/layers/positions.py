@@ -1,10 +1,10 @@
 """Position embeddings on a 2-D grid."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers.grids import DEFAULT_RULE, resize_grid
+from vit_jax.models.layers.grids import DEFAULT_RULE, resize_grid, resize_to_grids
 from vit_jax.models.sizes import Size
 
 
@@ -36,6 +36,36 @@ def resize_positions(
     prefix, grid = table[:num_prefix], table[num_prefix:]
     grid = resize_grid(grid.reshape(*old, -1), new, rule)
     return jnp.concatenate([prefix, grid.reshape(new[0] * new[1], -1).astype(table.dtype)])
+
+
+def positions_of_grids(
+    table: Float[Array, "old_length width"],
+    old: Size,
+    grids: Int[Array, "batch 2"],
+    length: int,
+    num_prefix: int,
+    rule: str,
+) -> Float[Array, "batch new_length width"]:
+    """Resizes position embeddings to the grid of each image, in float32.
+
+    Args:
+        table: (num_prefix + old_h * old_w, D).
+        old: rows and columns that the table was made for.
+        grids: rows and columns of each image.
+        length: number of patches per image with padding N.
+        num_prefix: number of leading rows that are kept unchanged.
+        rule: name in `grids.ANTIALIASED`.
+
+    Returns:
+        (B, num_prefix + N, D), dtype of `table`.
+
+    Raises:
+        UserError: another rule.
+    """
+    grid = table[num_prefix:].reshape(*old, -1)
+    patches = resize_to_grids(grid, grids, length, rule).astype(table.dtype)
+    prefix = jnp.broadcast_to(table[:num_prefix], (len(grids), num_prefix, table.shape[-1]))
+    return jnp.concatenate([prefix, patches], axis=1)
 
 
 def sincos_positions(

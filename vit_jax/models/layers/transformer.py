@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from vit_jax.errors import UserError, check_name, lookup
 from vit_jax.models.layers.attention import QKV_BIASES, Attention
@@ -19,6 +19,9 @@ from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.layers.rotary import Angles
 from vit_jax.models.layers.stacking import Stack
 from vit_jax.models.partitioning import constrain, laid_out
+
+# True for tokens, False for padding, to which no token attends; None for no padding.
+Mask = Bool[Array, "batch length"] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +149,7 @@ class Block(nnx.Module):
         drop_rate: Float[Array, ""] | float = 0.0,
         rng: Key[Array, ""] | None = None,
         angles: Angles | None = None,
+        mask: Mask = None,
     ) -> Float[Array, "batch length width"]:
         """Applies the block.
 
@@ -154,11 +158,12 @@ class Block(nnx.Module):
             drop_rate: stochastic depth of both branches.
             rng: PRNG key for stochastic depth, or None for evaluation.
             angles: rotation of queries and keys (RoPE), see `layers.rotary`; or None.
+            mask: see `Mask`.
         """
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = laid_out(constrain(x, "batch", "length", "embed"))
         normalized, x = split_branch(self.norm1, x)
-        branch = self.attention(normalized, angles)
+        branch = self.attention(normalized, angles, mask)
         x = x + drop_path(self.scale1(branch) if self.layer_scale else branch, drop_rate, keys[0])
         branch, x = mlp_branch(self.norm2, self.mlp, x, recompute=self.recompute_mlp)
         x = x + drop_path(self.scale2(branch) if self.layer_scale else branch, drop_rate, keys[1])
@@ -211,6 +216,7 @@ class Transformer(Stack):
         rng: Key[Array, ""] | None = None,
         *,
         angles: Angles | None = None,
+        mask: Mask = None,
         intermediates: bool = False,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "depth batch length width"] | None]:
         """Applies all blocks.
@@ -219,6 +225,7 @@ class Transformer(Stack):
             x: tokens (B, N, D).
             rng: PRNG key for stochastic depth, or None for evaluation.
             angles: rotation of queries and keys (RoPE), see `layers.rotary`; or None.
+            mask: see `Mask`.
             intermediates: whether to return the output of every block as well.
 
         Returns:
@@ -229,24 +236,28 @@ class Transformer(Stack):
         def apply_block(
             block: Block, x: jax.Array, rate: jax.Array, key: jax.Array | None
         ) -> tuple[jax.Array, jax.Array | None]:
-            x = block(x, rate, key, angles)
+            x = block(x, rate, key, angles, mask)
             return x, (x if intermediates else None)
 
         return self.apply_blocks(apply_block, x, rates, keys, dtype=self.dtype)
 
     def attention_maps(
-        self, x: Float[Array, "batch length width"], angles: Angles | None = None
+        self,
+        x: Float[Array, "batch length width"],
+        angles: Angles | None = None,
+        mask: Mask = None,
     ) -> Float[Array, "depth batch heads length length"]:
         """Computes the attention weights of all blocks, float32.
 
         Args:
             x: tokens (B, N, D).
             angles: see `__call__`.
+            mask: see `Mask`.
         """
 
         def apply_block(block: Block, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            maps = block.attention.maps(block.norm1(x), angles)
-            return block(x, angles=angles), maps
+            maps = block.attention.maps(block.norm1(x), angles, mask)
+            return block(x, angles=angles, mask=mask), maps
 
         return self.apply_blocks(apply_block, x, dtype=self.dtype)[1]
 
@@ -255,6 +266,7 @@ class Transformer(Stack):
         x: Float[Array, "batch length width"],
         shifts: Float[Array, "depth batch length width"],
         angles: Angles | None = None,
+        mask: Mask = None,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "depth batch length width"]]:
         """Applies all blocks, and adds an array to the input of each.
 
@@ -264,6 +276,7 @@ class Transformer(Stack):
             x: tokens (B, N, D).
             shifts: arrays that are added.
             angles: see `__call__`.
+            mask: see `Mask`.
 
         Returns:
             Tokens (B, N, D), and the inputs of all blocks.
@@ -272,6 +285,6 @@ class Transformer(Stack):
         def apply_block(
             block: Block, x: jax.Array, shift: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-            return block(x + shift, angles=angles), x
+            return block(x + shift, angles=angles, mask=mask), x
 
         return self.apply_blocks(apply_block, x, shifts, dtype=self.dtype)

@@ -64,7 +64,7 @@ class RegionCLIP(CLIP):
 
     def encode_image(
         self,
-        images: Float[Array, "batch height width 3"],
+        images: Float[Array, "batch height width 3"],  # type: ignore[override]
         *,
         normalize: bool = False,
         rng: Key[Array, ""] | None = None,

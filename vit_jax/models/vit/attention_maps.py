@@ -6,19 +6,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.inputs.patches import Images
 from vit_jax.models.vit.model import ViT
 
 
-def attention_maps(
-    model: ViT, images: Float[Array, "batch height width 3"]
-) -> Float[Array, "depth batch heads tokens tokens"]:
+def attention_maps(model: ViT, images: Images) -> Float[Array, "depth batch heads tokens tokens"]:
     """Computes the attention weights of all blocks, float32; the last axis is that of keys.
 
     Args:
         model: a ViT. That of a dual encoder or masked autoencoder is its `image`.
-        images: (B, H, W, 3), normalised.
+        images: (B, H, W, 3), normalised; or a `PatchSequence`.
     """
-    return model.transformer.attention_maps(*model._tokens(images))
+    x, angles, mask = model._tokens(images)
+    return model.transformer.attention_maps(x, angles, mask)
 
 
 def attention_rollout(
@@ -45,7 +45,7 @@ def attention_rollout(
 
 def patch_relevance(
     model: ViT,
-    images: Float[Array, "batch height width 3"],
+    images: Images,
     score: Callable[[Float[Array, "batch dim"]], Float[Array, " batch"]],
 ) -> Float[Array, "batch patches"]:
     """Computes how much each patch contributes to a score of the pooled features, float32.
@@ -56,14 +56,14 @@ def patch_relevance(
 
     Args:
         model: a ViT with pooled features.
-        images: (B, H, W, 3), normalised.
+        images: (B, H, W, 3), normalised; or a `PatchSequence`.
         score: function of the pooled features (B, D).
     """
-    x, angles = model._tokens(images)
+    x, angles, mask = model._tokens(images)
 
     def total(shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
-        tokens, inputs = model.transformer.apply_shifted(x, shifts, angles)
-        return jnp.sum(score(model._pool(tokens))), inputs
+        tokens, inputs = model.transformer.apply_shifted(x, shifts, angles, mask)
+        return jnp.sum(score(model._pool(tokens, mask))), inputs
 
     zeros = jnp.zeros((model.config.depth, *x.shape), x.dtype)
     gradients, inputs = jax.grad(total, has_aux=True)(zeros)

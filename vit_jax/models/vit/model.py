@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError, check_name
-from vit_jax.models.layers.grids import DEFAULT_RULE, RESIZE_RULES
+from vit_jax.inputs.patches import Images
+from vit_jax.models.layers.grids import ANTIALIASED, DEFAULT_RULE, RESIZE_RULES
 from vit_jax.models.layers.parameters import LayersAbove, check_layers
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, as_size, grid_of
 from vit_jax.models.vit.outputs import POOLS, PooledOutputs
-from vit_jax.models.vit.tokens import POSITION_INITS, Images, PatchTokens, Replaced
+from vit_jax.models.vit.tokens import POSITION_INITS, PatchTokens, Replaced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class ViTConfig:
         num_classes: outputs of the linear head; 0 for no head.
         head_norm: whether a batch norm without affine precedes the head (MAE's linear probe).
     """
+
+    masks_padding: ClassVar[bool] = True  # of a `PatchSequence`
 
     image_size: int | tuple[int, int] = 224
     patch_size: int = 16
@@ -198,6 +201,19 @@ class ViTConfig:
         grids = source.table_grid, self.table_grid
         return resize_positions(value, *grids, rows, source.position_resize)
 
+    def check_naflex(self) -> None:
+        """Refuses architectures whose positions cannot be resized for each image of a batch.
+
+        Raises:
+            UserError: positions are not learned, or another rule than those with antialias.
+        """
+        if not self.has_table or self.position_resize not in ANTIALIASED:
+            raise UserError(
+                "images of several sizes (inputs.resize='naflex') need position_init='normal' or "
+                f"'sincos' and position_resize out of {', '.join(ANTIALIASED)}; found "
+                f"{self.position_init!r} and {self.position_resize!r}"
+            )
+
     def fixed_positions(self, grid: Size, width: int) -> jax.Array:
         """Returns fixed sine-cosine positions of patches.
 
@@ -214,7 +230,11 @@ class ViTConfig:
 
 
 class ViT(PatchTokens, PooledOutputs):
-    """Images (B, H, W, 3) to features (B, D), or to logits (B, num_classes) with a head."""
+    """Images (B, H, W, 3) to features (B, D), or to logits (B, num_classes) with a head.
+
+    A `PatchSequence` in place of images has patches of images of several sizes. Its padding changes
+    no pooled feature; outputs per patch have padding as well.
+    """
 
     def __init__(
         self,
@@ -248,7 +268,7 @@ class ViT(PatchTokens, PooledOutputs):
         self._make_outputs(rngs)
 
     def __call__(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+        self, images: Images, *, rng: Key[Array, ""] | None = None
     ) -> Float[Array, "batch outputs"]:
         """Computes logits, or pooled features without a head.
 
@@ -261,13 +281,13 @@ class ViT(PatchTokens, PooledOutputs):
         Returns:
             Logits (B, num_classes), float32, or features (B, D), compute type.
         """
-        tokens, _ = self._forward(images, rng, intermediates=False)
+        tokens, mask, _ = self._forward(images, rng, intermediates=False)
         if not self.config.num_classes:
-            return self._pool(tokens)
-        return self._classify(tokens, train=rng is not None)
+            return self._pool(tokens, mask)
+        return self._classify(tokens, mask, train=rng is not None)
 
     def both_logits(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+        self, images: Images, *, rng: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch classes"]]:
         """Computes the logits of the class token and of the distillation token (DeiT, section 4).
 
@@ -283,11 +303,11 @@ class ViT(PatchTokens, PooledOutputs):
         """
         if not self.config.has_distillation_head:
             raise UserError("this model has no distillation head: set distillation and num_classes")
-        tokens, _ = self._forward(images, rng, intermediates=False)
-        return self._classify_twice(tokens)
+        tokens, mask, _ = self._forward(images, rng, intermediates=False)
+        return self._classify_twice(tokens, mask)
 
     def encode_image(
-        self, images: Float[Array, "batch height width 3"], *, rng: Key[Array, ""] | None = None
+        self, images: Images, *, rng: Key[Array, ""] | None = None
     ) -> Float[Array, "batch dim"]:
         """Computes pooled features.
 
@@ -298,11 +318,11 @@ class ViT(PatchTokens, PooledOutputs):
         Returns:
             (B, D), compute type.
         """
-        tokens, _ = self._forward(images, rng, intermediates=False)
-        return self._pool(tokens)
+        tokens, mask, _ = self._forward(images, rng, intermediates=False)
+        return self._pool(tokens, mask)
 
     def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
+        self, images: Images, layers: Sequence[int]
     ) -> list[Float[Array, "batch tokens dim"]]:
         """Computes the outputs of blocks, without the final norm.
 
@@ -317,13 +337,13 @@ class ViT(PatchTokens, PooledOutputs):
             UserError: a block that does not exist.
         """
         check_layers(layers, self.config.depth)
-        _, blocks = self._forward(images, None, intermediates=True)
+        *_, blocks = self._forward(images, None, intermediates=True)
         assert blocks is not None
         return [blocks[layer] for layer in layers]
 
     def encode_patches(
         self,
-        images: Float[Array, "batch height width 3"],
+        images: Images,
         selected: Int[Array, "batch kept"],
     ) -> Float[Array, "batch tokens dim"]:
         """Computes normalised tokens from a subset of the patches (MAE, section 3).
@@ -335,8 +355,8 @@ class ViT(PatchTokens, PooledOutputs):
         Returns:
             (B, num_prefix + K, D), compute type.
         """
-        x, angles = self._tokens(images, selected=selected)
-        x, _ = self.transformer(x, angles=angles)
+        x, angles, mask = self._tokens(images, selected=selected)
+        x, _ = self.transformer(x, angles=angles, mask=mask)
         return self.norm(x)
 
     def encode_patches_and_pool(
@@ -352,8 +372,8 @@ class ViT(PatchTokens, PooledOutputs):
         Returns:
             (B, D) and (B, h w, D), compute type.
         """
-        tokens, _ = self._forward(images, rng, intermediates=False, replaced=replaced)
-        return self._pool(tokens), self.norm(tokens[:, self.config.num_prefix :])
+        tokens, mask, _ = self._forward(images, rng, intermediates=False, replaced=replaced)
+        return self._pool(tokens, mask), self.norm(tokens[:, self.config.num_prefix :])
 
     def layers_above(self) -> LayersAbove:
         """Counts the blocks between each part and the output; the head counts as one (BEiT)."""
@@ -364,7 +384,11 @@ class ViT(PatchTokens, PooledOutputs):
 
     def _forward(
         self, images: Images, rng: jax.Array | None, intermediates: bool, replaced: Replaced = None
-    ) -> tuple[jax.Array, jax.Array | None]:
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """Tokens after the last block, their mask, and the outputs of all blocks."""
         patch_rng, path_rng = (None, None) if rng is None else jax.random.split(rng)
-        x, angles = self._tokens(images, patch_rng, replaced=replaced)
-        return self.transformer(x, path_rng, angles=angles, intermediates=intermediates)
+        x, angles, mask = self._tokens(images, patch_rng, replaced=replaced)
+        tokens, blocks = self.transformer(
+            x, path_rng, angles=angles, mask=mask, intermediates=intermediates
+        )
+        return tokens, mask, blocks

@@ -11,7 +11,8 @@ from vit_jax.errors import UserError
 from vit_jax.models.layers.batch_norm import BatchNorm
 from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.layers.norm import NORMS
-from vit_jax.models.layers.pooling import MAPHead
+from vit_jax.models.layers.pooling import MAPHead, mean_over_tokens
+from vit_jax.models.layers.transformer import Mask
 
 if TYPE_CHECKING:
     from vit_jax.models.vit.model import ViTConfig
@@ -65,32 +66,34 @@ class PooledOutputs(nnx.Module):
         """Number of pooled features D."""
         return self.config.embed_dim
 
-    def _pool(self, tokens: jax.Array) -> jax.Array:
-        """Pooled features (B, D) of the tokens after the last block."""
+    def _pool(self, tokens: jax.Array, mask: Mask = None) -> jax.Array:
+        """Pooled features (B, D) of the tokens after the last block, whose padding is masked."""
         pool, split = self.config.pool, self.config.num_prefix
         if pool == "none":
             raise UserError("this tower has no pooled features (pool='none'); call `features`")
         if pool == "class":
             return self.norm(tokens[:, 0])
+        patches = None if mask is None else mask[:, split:]
         if pool == "mean":
-            return jnp.mean(self.norm(tokens[:, split:]), axis=1)
+            return mean_over_tokens(self.norm(tokens[:, split:]), patches)
         if pool == "mean_norm":
-            return self.norm(jnp.mean(tokens[:, split:], axis=1))
+            return self.norm(mean_over_tokens(tokens[:, split:], patches))
         if pool == "class_mean":
             tokens = self.norm(tokens)
-            return jnp.concatenate([tokens[:, 0], jnp.mean(tokens[:, split:], axis=1)], axis=-1)
-        return self.map_head(self.norm(tokens))
+            mean = mean_over_tokens(tokens[:, split:], patches)
+            return jnp.concatenate([tokens[:, 0], mean], axis=-1)
+        return self.map_head(self.norm(tokens), mask)
 
-    def _classify(self, tokens: jax.Array, *, train: bool) -> jax.Array:
+    def _classify(self, tokens: jax.Array, mask: Mask = None, *, train: bool) -> jax.Array:
         """Logits of the tokens after the last block, the mean of those of both heads if any."""
         if self.config.has_distillation_head:
-            by_class, by_distillation = self._classify_twice(tokens)
+            by_class, by_distillation = self._classify_twice(tokens, mask)
             return (by_class + by_distillation) / 2
-        pooled = self._pool(tokens).astype(jnp.float32)
+        pooled = self._pool(tokens, mask).astype(jnp.float32)
         return self.head(self.head_norm(pooled, train=train) if self.config.head_norm else pooled)
 
-    def _classify_twice(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _classify_twice(self, tokens: jax.Array, mask: Mask = None) -> tuple[jax.Array, jax.Array]:
         """Logits of the class token, and those of the distillation token."""
-        pooled = self._pool(tokens).astype(jnp.float32)
+        pooled = self._pool(tokens, mask).astype(jnp.float32)
         distilled = self.norm(tokens[:, 1]).astype(jnp.float32)
         return self.head(pooled), self.distillation_head(distilled)

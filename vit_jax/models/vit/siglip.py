@@ -1,8 +1,9 @@
 """Image towers of SigLIP and SigLIP 2, which timm publishes on their own."""
 
+import dataclasses
 from typing import Any
 
-from vit_jax.inputs import ImageInputs
+from vit_jax.inputs import NAFLEX, ImageInputs
 from vit_jax.models.names import with_tags
 from vit_jax.models.spec import ModelSpec
 from vit_jax.models.vit.model import ViTConfig
@@ -68,6 +69,27 @@ def siglip_tower(name: str, activation: str) -> ViTConfig:
     )
 
 
+def naflex_tower(name: str) -> ViTConfig:
+    """Builds an image tower of SigLIP 2 NaFlex (Tschannen et al. 2025, section 2.4.2).
+
+    Its positions are a table of 16 x 16, which is resized for each image. `image_size` is a budget:
+    an image has at most as many patches as one of this size.
+
+    Args:
+        name: key of `TOWERS`, of 256 px.
+    """
+    tower = siglip_tower(name, "gelu_tanh")
+    return dataclasses.replace(
+        tower, position_grid=tower.grid, position_resize="bilinear_antialias"
+    )
+
+
+# Preprocessing of NaFlex models.
+NAFLEX_INPUTS = ImageInputs(resize=NAFLEX, interpolation="bilinear")
+# Name of a NaFlex model without its library -> name of its tower at a fixed size.
+NAFLEX_TOWERS = {"b16_naflex": "b16_256", "so400m16_naflex": "so400m16_256"}
+
+
 def _timm(name: str) -> tuple[str, str]:
     """A tower's name in timm, and the registered one."""
     sizes, patch_size, image_size, _ = TOWERS[name]
@@ -83,5 +105,15 @@ MODELS: dict[str, ModelSpec] = {
         inputs=ImageInputs(resize="squash"),
     )
     for name in TOWERS
+} | {
+    f"timm_siglip2_{name}": ModelSpec(architecture=naflex_tower(tower), inputs=NAFLEX_INPUTS)
+    for name, tower in NAFLEX_TOWERS.items()
 }
-ALIASES: dict[str, str] = with_tags(dict(map(_timm, TOWERS)), "webli", "v2_webli", "webli_i18n")
+_NAFLEX = {
+    "naflexvit_base_patch16_siglip": "timm_siglip2_b16_naflex",
+    "naflexvit_so400m_patch16_siglip": "timm_siglip2_so400m16_naflex",
+}
+ALIASES: dict[str, str] = {
+    **with_tags(dict(map(_timm, TOWERS)), "webli", "v2_webli", "webli_i18n"),
+    **with_tags(_NAFLEX, "v2_webli"),
+}

@@ -1,6 +1,6 @@
 """Tokens of an image: class token, distillation token, registers and patches, with positions."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,16 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float
 
+from vit_jax.inputs.patches import Images, PatchSequence
 from vit_jax.models.layers.norm import NORMS
 from vit_jax.models.layers.parameters import metadata
 from vit_jax.models.layers.patch_dropout import keep_patches, select_patches
 from vit_jax.models.layers.patch_embedding import PatchEmbedding
-from vit_jax.models.layers.positions import resize_positions, sincos_positions
+from vit_jax.models.layers.positions import (
+    positions_of_grids,
+    resize_positions,
+    sincos_positions,
+)
 from vit_jax.models.layers.rotary import patch_angles, random_scale
 from vit_jax.models.sizes import Size, grid_of
 
@@ -21,9 +26,22 @@ if TYPE_CHECKING:
 
 # Kinds of positions, see `ViTConfig.position_init`.
 POSITION_INITS = ("normal", "sincos", "fixed_sincos", "rotary")
-Images = Float[Array, "batch height width 3"]
 # Mask of patches, and the token that takes their place.
 Replaced = tuple[Bool[Array, "batch patches"], Float[Array, "1 dim"]] | None
+
+
+class Tokens(NamedTuple):
+    """Input of the first block.
+
+    Attributes:
+        values: tokens (B, num_prefix + N, D), compute type.
+        angles: rotation of queries and keys; None without rotary positions.
+        mask: False for padding, (B, num_prefix + N); None for no padding.
+    """
+
+    values: jax.Array
+    angles: jax.Array | None
+    mask: jax.Array | None
 
 
 class PatchTokens(nnx.Module):
@@ -82,34 +100,37 @@ class PatchTokens(nnx.Module):
 
     def _tokens(
         self,
-        images: jax.Array,
+        images: Images,
         rng: jax.Array | None = None,
         selected: jax.Array | None = None,
         replaced: Replaced = None,
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """Input of the first block, and the rotation of its tokens or None.
+    ) -> Tokens:
+        """Input of the first block.
 
         Patches are those `selected`, (B, K); or else, with a key, those that dropout keeps.
         """
-        config, split = self.config, self.config.num_prefix
+        config, split, mask = self.config, self.config.num_prefix, None
+        if isinstance(images, PatchSequence):
+            config.check_naflex()
+            mask = jnp.pad(images.mask, ((0, 0), (split, 0)), constant_values=True)
         x, angles = self._embed(images, replaced), self._angles(images, rng)
         if selected is None and rng is not None and config.patch_dropout:
             count = x.shape[1] - split
-            selected = keep_patches(len(x), count, config.patch_dropout, rng)
+            patches = None if mask is None else mask[:, split:]
+            selected = keep_patches(len(x), count, config.patch_dropout, rng, patches)
         if selected is not None:
             x = select_patches(x, selected, split)
         if selected is not None and angles is not None:
             angles = jnp.broadcast_to(angles, (len(x), *angles.shape[1:]))
             angles = select_patches(angles, selected, split)
-        return (self.pre_norm(x) if config.pre_norm else x), angles
+        if selected is not None and mask is not None:
+            mask = select_patches(mask[..., None], selected, split)[..., 0]
+        return Tokens(self.pre_norm(x) if config.pre_norm else x, angles, mask)
 
-    def _embed(self, images: jax.Array, replaced: Replaced = None) -> jax.Array:
-        """Embeds all tokens with their positions: (B, num_prefix + h w, D)."""
-        config = self.config
-        x = self.patch_embed(images)
-        x = self.patch_norm(x) if config.patch_norm else x
-        batch, rows, columns, _ = x.shape
-        grid, patches = (rows, columns), x.reshape(batch, rows * columns, -1)
+    def _embed(self, images: Images, replaced: Replaced = None) -> jax.Array:
+        """Embeds all tokens with their positions: (B, num_prefix + N, D)."""
+        config, batch = self.config, len(images)
+        patches, grid = self._patches(images)
         if replaced is not None:
             mask, token = replaced
             patches = jnp.where(mask[..., None], token.astype(self.dtype), patches)
@@ -124,19 +145,29 @@ class PatchTokens(nnx.Module):
         if config.position_init == "rotary":
             return jnp.concatenate([*prefix(special), *registers, patches], axis=1)
         if not config.prefix_positions or not config.has_table:
-            patches = patches + self._positions(grid, 0)
+            patches = patches + self._positions(grid, 0, patches.shape[1])
             return jnp.concatenate([*prefix(special), *registers, patches], axis=1)
         x = jnp.concatenate([*prefix(special), patches], axis=1)
-        x = x + self._positions(grid, config.num_special)
+        x = x + self._positions(grid, config.num_special, patches.shape[1])
         if not registers:
             return x
         split = config.num_special
         return jnp.concatenate([x[:, :split], *registers, x[:, split:]], axis=1)
 
-    def _angles(self, images: jax.Array, rng: jax.Array | None) -> jax.Array | None:
+    def _patches(self, images: Images) -> tuple[jax.Array, Size | jax.Array]:
+        """Embedded patches (B, N, D), and their grid: that of all images, or of each (B, 2)."""
+        if isinstance(images, PatchSequence):
+            x = self.patch_embed.embed_patches(images.values)
+            return (self.patch_norm(x) if self.config.patch_norm else x), images.grid
+        x = self.patch_embed(images)
+        x = self.patch_norm(x) if self.config.patch_norm else x
+        batch, rows, columns, _ = x.shape
+        return x.reshape(batch, rows * columns, -1), (rows, columns)
+
+    def _angles(self, images: Images, rng: jax.Array | None) -> jax.Array | None:
         """Rotation (1, num_prefix + h w, K / 2) of all tokens, scaled at random with a key."""
         config = self.config
-        if config.position_init != "rotary":
+        if config.position_init != "rotary" or isinstance(images, PatchSequence):
             return None
         size, drop = (images.shape[1], images.shape[2]), config.drop_remainder
         grid = grid_of(size, config.patch_size, drop_remainder=drop)
@@ -147,8 +178,16 @@ class PatchTokens(nnx.Module):
         head_dim = config.width // config.num_heads
         return patch_angles(grid, head_dim, config.num_prefix, scale=scale)
 
-    def _positions(self, grid: Size, num_prefix: int) -> jax.Array:
-        """Positions of the leading tokens and of a grid of patches, compute type."""
+    def _positions(self, grid: Size | jax.Array, num_prefix: int, length: int = 0) -> jax.Array:
+        """Positions of the leading tokens and of a grid of patches, compute type.
+
+        For a grid per image (B, 2), those of `length` patches per image: (B, num_prefix + N, D).
+        """
+        if isinstance(grid, jax.Array):
+            config = self.config
+            given = self.positions[...], config.table_grid, grid, length
+            table = positions_of_grids(*given, num_prefix, config.position_resize)
+            return table.astype(self.dtype)
         if self.config.position_init == "fixed_sincos":
             return self.config.fixed_positions(grid, self.config.width).astype(self.dtype)
         rule = self.config.position_resize

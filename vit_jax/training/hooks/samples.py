@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,9 @@ class Samples(Hook):
         if jax.process_index():
             return  # no tracker writes here
         packed = batch["image"] if "image" in batch else batch[GLOBAL]
-        images = self._rows(packed).reshape(-1, *run.stage.experiment.spec.inputs.size, 3)
+        inputs = run.stage.experiment.inputs
+        rows = self._rows(packed).reshape(-1, inputs.packed_size)
+        images = [inputs.unpack(row) for row in rows]
         run.trackers.write_images(step, {"samples/images": side_by_side(images)})
         tokenizer = run.experiment.tokenizer
         if tokenizer is None or "tokens" not in batch or batch["tokens"].ndim != 2:
@@ -70,7 +72,11 @@ class Samples(Hook):
 
 
 def side_by_side(
-    images: UInt8[np.ndarray, "images height width 3"],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
 ) -> UInt8[np.ndarray, "height total_width 3"]:
-    """Places images in one row."""
-    return np.concatenate(list(images), axis=1)
+    """Places images in one row, white below those that are not as high as the highest."""
+    height = max(len(image) for image in images)
+    padded = [
+        np.pad(x, ((0, height - len(x)), (0, 0), (0, 0)), constant_values=255) for x in images
+    ]
+    return np.concatenate(padded, axis=1)

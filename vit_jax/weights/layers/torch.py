@@ -13,6 +13,7 @@ from vit_jax.weights.transforms import (
     Transform,
     concatenate,
 )
+from vit_jax.weights.transforms import linear as linear_kernel
 
 Layers = Sequence[int] | None
 # Counter of batches in every batch norm of torch. It does not affect evaluation.
@@ -80,6 +81,19 @@ def conv(
     if bias:
         entries.append(Entry(f"{path}/bias", f"{key}.bias", layers=layers))
     return entries
+
+
+def patches(path: str, key: str) -> list[Entry]:
+    """Returns the entries of an embedding of patches that a file has as a linear layer (NaFlex).
+
+    Its inputs are the pixels of a patch by rows, channels last: the kernel (P, P, 3, D) of the
+    model is (D, P * P * 3) in the file.
+
+    Args:
+        path: path of the layer in the model.
+        key: name of the layer in the file.
+    """
+    return linear(path, key, kernel=linear_kernel(in_dims=3))
 
 
 def batch_norm(path: str, key: str, layers: Layers = None) -> list[Entry]:

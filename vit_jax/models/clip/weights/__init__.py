@@ -3,13 +3,18 @@
 from vit_jax.models.clip.weights.big_vision import BigVisionScannedSigLIP, BigVisionSigLIP
 from vit_jax.models.clip.weights.openai import OpenAIClip
 from vit_jax.models.clip.weights.siglip import OpenCLIPSigLIP
-from vit_jax.models.clip.weights.transformers import FlaxCLIP, TransformersCLIP
+from vit_jax.models.clip.weights.transformers import (
+    FlaxCLIP,
+    TransformersCLIP,
+    TransformersNaFlex,
+)
 from vit_jax.weights.format import Format
 
 FORMATS: tuple[Format, ...] = (
     OpenAIClip(),
     OpenCLIPSigLIP(),
     TransformersCLIP(),
+    TransformersNaFlex(),
     FlaxCLIP(),
     BigVisionSigLIP(),
     BigVisionScannedSigLIP(),

@@ -1,4 +1,7 @@
-"""CLIP, MetaCLIP 2 and SigLIP of transformers (CLIPModel, MetaClip2Model, SiglipModel)."""
+"""CLIP, MetaCLIP 2, SigLIP and SigLIP 2 NaFlex of transformers.
+
+CLIPModel, MetaClip2Model, SiglipModel, Siglip2Model.
+"""
 
 import math
 from typing import Any
@@ -8,13 +11,14 @@ from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.text import TextConfig
 from vit_jax.models.layers.weights import FitText, ResizePositions
 from vit_jax.models.vit.model import ViTConfig
+from vit_jax.models.vit.weights.timm import is_naflex
 from vit_jax.models.vit.weights.transformers import vit_config
 from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers import transformers as layers
 from vit_jax.weights.layers.timm import mlp
-from vit_jax.weights.layers.torch import attention_out, conv, linear, norm
+from vit_jax.weights.layers.torch import attention_out, conv, linear, norm, patches
 from vit_jax.weights.layers.transformers_flax import FlaxNames
 from vit_jax.weights.transforms import FLAT, LEADING_ONE, LINEAR, NO_LEADING_ONE, concatenate
 
@@ -47,6 +51,9 @@ SIGLIP_TEXT: layers.Settings = {
 }
 
 
+_PATCHES = "vision_model.embeddings.patch_embedding"
+
+
 class TransformersCLIP(Format):
     """Dual encoders with a ViT: CLIP, and SigLIP with its attention pooling."""
 
@@ -57,17 +64,24 @@ class TransformersCLIP(Format):
 
     def matches(self, file: TensorFile) -> bool:
         """Returns whether a file has both towers under the names of the library."""
-        names = (
-            "vision_model.embeddings.patch_embedding.weight",
-            "text_model.embeddings.token_embedding.weight",
-        )
-        return all(name in file for name in names)
+        return _has_towers(file, dimensions=4)
+
+    def holds(self, architecture: CLIPConfig) -> bool:
+        """Returns whether a model is not NaFlex; see `Format.holds`."""
+        return not is_naflex(architecture.image)
 
     def entries(self, architecture: CLIPConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
         check_supported(architecture)
         if architecture.image.pool != "map":
             return clip_entries(architecture, "", pre_norm="pre_layrnorm")  # sic
+        return [
+            *conv("image/patch_embed", _PATCHES, bias=architecture.image.patch_bias),
+            *self._siglip(architecture),
+        ]
+
+    def _siglip(self, architecture: CLIPConfig) -> list[Entry]:
+        """Entries of a SigLIP without its embedding of patches."""
         return [
             *_image_tower(architecture.image, ""),
             *text_entries(architecture.text, ""),
@@ -91,14 +105,59 @@ class TransformersCLIP(Format):
             end_id = settings["eos_token_id"]  # 2 is an id here, unlike in `end_of_text`
             return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT, end_id=end_id))
         if kind == "siglip":
-            return _siglip_config(config)
+            return _siglip_config(config, _tower_settings(config, "vision_config", SIGLIP_IMAGE))
         raise UserError(
             f"config.json: expected model_type 'clip', 'metaclip_2' or 'siglip'; found {kind!r}"
         )
 
 
+class TransformersNaFlex(TransformersCLIP):
+    """SigLIP 2 NaFlex, whose patches enter a linear layer."""
+
+    position_resize = "bilinear_antialias"
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has both towers and a linear layer for the patches."""
+        return _has_towers(file, dimensions=2)
+
+    def holds(self, architecture: CLIPConfig) -> bool:
+        """Returns whether a model is NaFlex; see `Format.holds`."""
+        return is_naflex(architecture.image)
+
+    def entries(self, architecture: CLIPConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`."""
+        check_supported(architecture)
+        if architecture.image.pool != "map":
+            raise UserError(
+                "the format transformers holds NaFlex models with image.pool='map'; found "
+                f"{architecture.image.pool!r}"
+            )
+        return [*patches("image/patch_embed", _PATCHES), *self._siglip(architecture)]
+
+    def architecture(self, file: TensorFile, config: layers.Settings | None) -> CLIPConfig | None:
+        """Returns the architecture described by `config.json`; see `Format.architecture`."""
+        del file
+        if config is None:
+            return None
+        layers.check_settings(config)
+        if (kind := config.get("model_type")) != "siglip2":
+            raise UserError(f"config.json: expected model_type 'siglip2'; found {kind!r}")
+        image = _tower_settings(config, "vision_config", {**SIGLIP_IMAGE, "num_patches": 256})
+        side = math.isqrt(image["num_patches"])
+        image = {**image, "image_size": side * image["patch_size"]}
+        return _siglip_config(
+            config, image, position_grid=(side, side), position_resize=self.position_resize
+        )
+
+
 class FlaxCLIP(FlaxNames, TransformersCLIP):
     """Flax's CLIP."""
+
+
+def _has_towers(file: TensorFile, dimensions: int) -> bool:
+    """Whether a file has both towers, and an embedding of patches of so many dimensions."""
+    image, text = f"{_PATCHES}.weight", "text_model.embeddings.token_embedding.weight"
+    return image in file and text in file and len(file.shape(image)) == dimensions
 
 
 def clip_entries(config: CLIPConfig, prefix: str, *, pre_norm: str) -> list[Entry]:
@@ -128,6 +187,7 @@ def image_entries(config: ViTConfig, prefix: str, *, pre_norm: str) -> list[Entr
     """
     class_token = f"{prefix}vision_model.embeddings.class_embedding"
     return [
+        *conv("image/patch_embed", f"{prefix}{_PATCHES}", bias=config.patch_bias),
         *_image_tower(config, prefix),
         Entry("image/class_token", class_token, NO_LEADING_ONE),
         *norm("image/pre_norm", f"{prefix}vision_model.{pre_norm}"),
@@ -164,12 +224,11 @@ def check_supported(config: CLIPConfig) -> None:
 
 
 def _image_tower(config: ViTConfig, prefix: str) -> list[Entry]:
-    """Entries of the image tower that CLIP and SigLIP have in common."""
+    """Entries of the image tower that all have in common, after its embedding of patches."""
     embeddings = f"{prefix}vision_model.embeddings"
     path, encoder = "image/transformer/blocks", f"{prefix}vision_model.encoder.layers"
     resize = ResizePositions(config.table_grid, config.num_special, config.position_resize)
     return [
-        *conv("image/patch_embed", f"{embeddings}.patch_embedding", bias=config.patch_bias),
         Entry("image/positions", f"{embeddings}.position_embedding.weight", resize=resize),
         *layers.blocks(path, encoder, layers.CLIP, config.depth),
         *norm("image/norm", f"{prefix}vision_model.post_layernorm"),
@@ -280,11 +339,15 @@ def clip_fields(
     }
 
 
-def _siglip_config(config: layers.Settings) -> CLIPConfig:
-    image = _tower_settings(config, "vision_config", SIGLIP_IMAGE)
+def _siglip_config(
+    config: layers.Settings, image: layers.Settings, **image_changes: Any
+) -> CLIPConfig:
+    """A SigLIP from the content of `config.json` and from its settings of the image tower."""
     text = _tower_settings(config, "text_config", SIGLIP_TEXT)
     return CLIPConfig(
-        image=vit_config(image, class_token=False, pool="map", weight_init="xavier"),
+        image=vit_config(
+            image, class_token=False, pool="map", weight_init="xavier", **image_changes
+        ),
         text=text_config(text, causal=False, pool="last", weight_init="xavier"),
         embed_dim=text.get("projection_size", text["hidden_size"]),
         image_projection=False,

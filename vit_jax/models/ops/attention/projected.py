@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vit_jax.errors import lookup
 from vit_jax.models.ops.attention.dot_product import attention, choose
+from vit_jax.models.ops.attention.plain import Masks
 from vit_jax.models.ops.attention.whole_sequence import Options, whole_sequence_attention
 from vit_jax.models.ops.linear import Weights, linear
 from vit_jax.models.partitioning import constrain, interpret_kernels, laid_out, platform
@@ -25,6 +26,7 @@ def self_attention(
     out: Weights,
     *,
     causal: bool = False,
+    mask: Bool[Array, "batch length"] | None = None,
     bias: Float[Array, "_examples _heads length length"] | None = None,
     transform: tuple[Transform, Transform] | None = None,
     implementation: str | None = None,
@@ -36,6 +38,7 @@ def self_attention(
         qkv: kernel (D, 3, H, K) and bias (3, H, K) of the fused projection.
         out: kernel (H, K, D) and bias (D,) of the output projection.
         causal: whether a token attends only to those before it and to itself.
+        mask: False for padding, to which no token attends, (B, N); None for no padding.
         bias: added to the scaled scores, (P, H or 1, N, N), see `attention`.
         transform: functions of the queries and of the keys (B, N, H, K), such as QK-norm and
             rotation by position; None for none.
@@ -47,10 +50,12 @@ def self_attention(
     """
     if implementation is None:
         shape = (*x.shape[:2], *qkv[0].shape[2:])
-        packed = choose(shape, x.shape[1], x.dtype, masked=bias is not None) == "pallas"
+        masked = mask is not None or bias is not None
+        packed = choose(shape, x.shape[1], x.dtype, masked=masked) == "pallas"
         implementation = "packed" if packed else "flat" if platform() == "cpu" else "split"
     function = lookup(SELF_ATTENTION, implementation, "implementation of self-attention")
-    return function(_Layer(qkv, out, causal, bias, transform), x)
+    keys = None if mask is None else mask[:, None, None]
+    return function(_Layer(qkv, out, Masks(causal, keys, bias), transform), x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +64,7 @@ class _Layer:
 
     qkv: Weights
     out: Weights
-    causal: bool
-    bias: jax.Array | None
+    masks: Masks
     transform: tuple[Transform, Transform] | None
 
     def flat(self, x: jax.Array) -> jax.Array:
@@ -107,9 +111,10 @@ class _Layer:
                 for function, y, b in zip(self.transform, (q, k), offset[:2], strict=True)
             )
             v, projection_bias = v + offset[2], None
-        options = Options(head_dim, self.causal, self.bias is not None, interpret_kernels())
+        masks = self.masks
+        options = Options(head_dim, masks.causal, masks.bias is not None, interpret_kernels())
         x = whole_sequence_attention(
-            q, k, v, options, projection_bias=projection_bias, bias=self.bias
+            q, k, v, options, projection_bias=projection_bias, bias=masks.additive()
         )
         kernel, offset = self.out
         return jnp.einsum("bnm,md->bnd", x, kernel.reshape(-1, kernel.shape[-1])) + offset
@@ -129,7 +134,16 @@ class _Layer:
         q, k, v = qkv
         if self.transform is not None:
             q, k = self.transform[0](q), self.transform[1](k)
-        return attention(q, k, v, causal=self.causal, bias=self.bias, implementation=implementation)
+        masks = self.masks
+        return attention(
+            q,
+            k,
+            v,
+            causal=masks.causal,
+            mask=masks.mask,
+            bias=masks.bias,
+            implementation=implementation,
+        )
 
 
 SELF_ATTENTION = {

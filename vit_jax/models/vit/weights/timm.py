@@ -1,9 +1,11 @@
 """timm's `VisionTransformer`: ViT, DeiT, DeiT III, DINOv2, encoder of MAE, image tower of SigLIP.
 
-An encoder of MAE without its decoder, pre-trained or fine-tuned, has the names of timm, too.
+Its `NaFlexVit`: image tower of SigLIP 2 NaFlex. An encoder of MAE without its decoder, pre-trained
+or fine-tuned, has the names of timm, too.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,15 @@ from vit_jax.weights.containers.tensors import TensorFile
 from vit_jax.weights.entry import Entry
 from vit_jax.weights.format import Format
 from vit_jax.weights.layers.timm import blocks, mlp
-from vit_jax.weights.layers.torch import attention_out, conv, layer_scales, linear, norm
-from vit_jax.weights.transforms import LEADING_ONE, Shape, Transform
+from vit_jax.weights.layers.torch import (
+    attention_out,
+    conv,
+    layer_scales,
+    linear,
+    norm,
+    patches,
+)
+from vit_jax.weights.transforms import LEADING_ONE, Shape, Transform, one_to_one
 
 
 class TimmViT(Format):
@@ -37,8 +46,9 @@ class TimmViT(Format):
         return all(name in file for name in names) and not any(name in file for name in others)
 
     def holds(self, architecture: ViTConfig) -> bool:
-        """Returns whether a model is neither DINOv3 nor AIMv2; see `Format.holds`."""
-        return architecture.position_init != "rotary" and architecture.norm != "rms"
+        """Returns whether a model is neither DINOv3, AIMv2 nor NaFlex; see `Format.holds`."""
+        rotary = architecture.position_init == "rotary"
+        return not (rotary or architecture.norm == "rms" or is_naflex(architecture))
 
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
@@ -47,6 +57,70 @@ class TimmViT(Format):
     def constants(self, architecture: ViTConfig) -> dict[str, np.ndarray]:
         """Returns fixed positions; see `Format.constants`."""
         return constants(architecture)
+
+
+class TimmNaFlexViT(Format):
+    """State dicts of timm's `NaFlexVit` as image tower of SigLIP 2."""
+
+    name = "timm"
+    architectures = (ViTConfig,)
+    heads = TimmViT.heads
+    position_resize = "bilinear_antialias"
+
+    def matches(self, file: TensorFile) -> bool:
+        """Returns whether a file has a linear layer for patches, and attention pooling."""
+        return "embeds.proj.weight" in file and "attn_pool.latent" in file
+
+    def holds(self, architecture: ViTConfig) -> bool:
+        """Returns whether a model is NaFlex; see `Format.holds`."""
+        return is_naflex(architecture)
+
+    def entries(self, architecture: ViTConfig) -> list[Entry]:
+        """Returns the mapping; see `Format.entries`.
+
+        Raises:
+            UserError: the library's SigLIP 2 NaFlex has other layers.
+        """
+        config = architecture
+        found = (config.pool, config.num_prefix, config.pre_norm)
+        if found != ("map", 0, False):
+            raise UserError(
+                "the format timm holds NaFlex models with pool='map', no tokens before the patches "
+                f"and pre_norm=False; found {found}"
+            )
+        _check_supported(config)
+        resize = ResizePositions(config.table_grid, 0, config.position_resize)
+        table = on_grid(config.table_grid)
+        return [
+            *patches("patch_embed", "embeds.proj"),
+            Entry("positions", "embeds.pos_embed", table, resize=resize),
+            *_blocks(config, "transformer/blocks", "blocks"),
+            *norm("norm", "norm"),
+            *_map_head("map_head", "attn_pool"),
+            *(linear("head", "head") if config.num_classes else []),
+        ]
+
+
+def is_naflex(config: Any) -> bool:
+    """Returns whether timm and transformers have an image tower as NaFlex model.
+
+    The rule by which positions are resized is theirs alone.
+
+    Args:
+        config: architecture of the tower.
+    """
+    return getattr(config, "position_resize", "") == TimmNaFlexViT.position_resize
+
+
+def on_grid(grid: tuple[int, int]) -> Transform:
+    """Returns the transform between a table (1, rows, columns, D) and positions (N, D).
+
+    Args:
+        grid: rows and columns of the table of the model.
+    """
+    return one_to_one(
+        lambda x, shape: x.reshape(-1, x.shape[-1]), lambda x: x.reshape(1, *grid, x.shape[-1])
+    )
 
 
 def vit(config: ViTConfig, path: str = "", key: str = "") -> list[Entry]:

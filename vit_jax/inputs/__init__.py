@@ -6,6 +6,7 @@ Augmentation runs before it.
 
 import dataclasses
 import math
+from typing import Any
 
 import cv2
 import jax.numpy as jnp
@@ -14,8 +15,12 @@ from jaxtyping import Array, Float, Float32, UInt8
 from PIL import Image
 
 from vit_jax.errors import UserError, check_name
+from vit_jax.inputs import patches
+from vit_jax.inputs.patches import PatchSequence
+from vit_jax.inputs.scaling import corner, source_of
 
-RESIZES = ("crop", "squash", "pad", "square", "corner", "fit", "longest")
+NAFLEX = "naflex"
+RESIZES = ("crop", "squash", "pad", "square", "corner", "fit", "longest", NAFLEX)
 # An image that would be enlarged to more pixels than both of these is cropped first.
 _MAX_ENLARGED = 1 << 23
 _MAX_ENLARGED_SIZES = 16  # multiple of the pixels of the size
@@ -51,9 +56,13 @@ class ImageInputs:
             the size if that is smaller, keeping the aspect ratio, and place it in the upper left
             corner on the mean colour, as DETR does. `scaled_size` is the size of the scaled image.
             "longest": the same with a scale at which the image just fits into the size, as SAM.
+            "naflex": scale it, keeping the aspect ratio, to as many whole patches as an image of
+            the size has, or as few less as possible, as SigLIP 2 NaFlex. The size is a budget
+            only, and the model's input are patches, see `inputs.patches`.
         crop_fraction: fraction of the scaled shortest edge that the crop keeps; for "crop",
             "square" and "squash".
         shortest_edge: shorter side of a scaled image, px; for "fit".
+        patch_size: side of a patch, px; set with the size, for "naflex".
         interpolation: "bicubic" or "bilinear", with antialiasing; "bilinear" for "corner".
         mean: value subtracted from each channel, for pixels in [0, 1].
         std: divisor of each channel, for pixels in [0, 1].
@@ -68,6 +77,7 @@ class ImageInputs:
     resize: str = "crop"
     crop_fraction: float = 1.0
     shortest_edge: int = 0
+    patch_size: int = 0
     interpolation: str = "bicubic"
     mean: Channels = HALF
     std: Channels = HALF
@@ -100,16 +110,19 @@ class ImageInputs:
                 `data.images.read_image` reads images of any kind.
 
         Returns:
-            uint8 (height, width, 3).
+            uint8 (height, width, 3), see `size_of`.
 
         Raises:
             UserError: the size is not set.
         """
-        if 0 in self.size:
-            raise UserError(f"inputs.size={self.size}: expected a height and a width above 0")
+        if 0 in self.size or (self.is_naflex and not self.patch_size):
+            raise UserError(
+                f"inputs.size={self.size}: expected a height and a width above 0, and with "
+                f"resize={NAFLEX!r} a patch_size; found {self.patch_size}"
+            )
         image = composite(image)
         if self.resize == "corner":
-            return _corner(image, self.size)
+            return corner(image, self.size)
         resize = {
             "crop": self._crop,
             "squash": self._squash,
@@ -117,8 +130,34 @@ class ImageInputs:
             "square": self._square,
             "fit": self._fit,
             "longest": self._fit,
+            NAFLEX: lambda x: self._resized(x, *self.size_of(x.height, x.width)),
         }
         return np.asarray(resize[self.resize](Image.fromarray(image)))
+
+    @property
+    def is_naflex(self) -> bool:
+        """Whether images keep their aspect ratio, so that the model's input are patches."""
+        return self.resize == NAFLEX
+
+    @property
+    def max_patches(self) -> int:
+        """Largest number of patches of an image, for "naflex"."""
+        return math.prod(side // self.patch_size for side in self.size)
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the size in which the model sees an image, px.
+
+        Args:
+            height: height of the image, px.
+            width: width of the image, px.
+
+        Returns:
+            `size`, or for "naflex" whole patches of about the image's aspect ratio.
+        """
+        if not self.is_naflex:
+            return self.size
+        rows, columns = patches.fitting_grid(height, width, self.patch_size, self.max_patches)
+        return rows * self.patch_size, columns * self.patch_size
 
     def extent(self, height: int, width: int) -> tuple[int, int]:
         """Returns the size of the area that the model's input shows, in pixels of the image.
@@ -199,29 +238,43 @@ class ImageInputs:
         return shown[:height, :width]
 
     def pack(self, pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, " packed"]:
-        """Flattens an image for the transfer to the devices."""
+        """Flattens an image for the transfer to the devices, for "naflex" with its grid."""
+        if self.is_naflex:
+            return patches.pack(pixels, self.patch_size, self.max_patches)
         return pixels.reshape(-1)
+
+    def unpack(self, packed: UInt8[np.ndarray, " packed"]) -> UInt8[np.ndarray, "height width 3"]:
+        """Returns the image of `pack`."""
+        if self.is_naflex:
+            return patches.unpack(packed, self.patch_size)
+        return packed.reshape(*self.size, 3)
 
     @property
     def packed_size(self) -> int:
         """Number of values per packed image."""
+        if self.is_naflex:
+            return patches.packed_size(self.patch_size, self.max_patches)
         return self.size[0] * self.size[1] * 3
 
     def normalize(
         self, pixels: UInt8[AnyArray, "batch packed"] | UInt8[AnyArray, "batch height width 3"]
-    ) -> Float[Array, "batch height width 3"]:
+    ) -> Any:
         """Converts uint8 pixels to the model's input: ((x / 255) - mean) / std.
 
         Args:
             pixels: packed images, or images.
 
         Returns:
-            float32 images.
+            float32 images (B, H, W, 3); for "naflex" and packed images a `PatchSequence`.
         """
+        mean, std = (jnp.asarray(x, jnp.float32) for x in (self.mean, self.std))
+        if self.is_naflex and pixels.ndim == 2:
+            values, grid = patches.split_packed(jnp.asarray(pixels), self.patch_size)
+            mean, std = (jnp.tile(x, self.patch_size**2) for x in (mean, std))
+            return PatchSequence((values.astype(jnp.float32) / 255.0 - mean) / std, grid)
         if pixels.ndim == 2:
             pixels = pixels.reshape(-1, *self.size, 3)
-        values = jnp.asarray(pixels, jnp.float32) / 255.0
-        return (values - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+        return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
 
     def renormalize(
         self, images: Float[Array, "batch height width 3"], inputs: "ImageInputs"
@@ -269,8 +322,8 @@ class ImageInputs:
     ) -> Image.Image:
         """Scales only what a crop needs; within one level of scaling the whole."""
         (height, width), method = self.size, INTERPOLATIONS[self.interpolation]
-        upper, lower, *rows = _source_of(image.height, scaled_height, top, height)
-        first, last, *columns = _source_of(image.width, scaled_width, left, width)
+        upper, lower, *rows = source_of(image.height, scaled_height, top, height)
+        first, last, *columns = source_of(image.width, scaled_width, left, width)
         part = image.crop((first, upper, last, lower))
         # In the order of Pillow, which rounds in between.
         part = part.resize((width, part.height), method, (columns[0], 0, columns[1], part.height))
@@ -316,44 +369,6 @@ class ImageInputs:
         if image.size == (width, height):
             return image
         return image.resize((width, height), INTERPOLATIONS[self.interpolation])
-
-
-def _corner(
-    image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Pads an image to a square and scales it (Minderer et al. 2023; scenic, projects/owl_vit).
-
-    The filters are those of transformers' Owlv2ImageProcessor, which resizes floating-point pixels.
-    """
-    side = max(image.shape[:2])
-    square = np.zeros((side, side, 3), np.float32)
-    square[: image.shape[0], : image.shape[1]] = image
-    sigmas = [max(0.0, (side / new - 1) / 2) for new in size]
-    if all(sigmas):
-        down, across = (cv2.getGaussianKernel(2 * math.ceil(3 * s) + 1, s) for s in sigmas)
-        square = cv2.sepFilter2D(square, -1, across, down, borderType=cv2.BORDER_REFLECT_101)
-    resized = cv2.resize(square, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.rint(resized).clip(0, 255).astype(np.uint8)
-
-
-def _source_of(whole: int, scaled: int, start: int, size: int) -> tuple[int, int, float, float]:
-    """The pixels of one axis from which a part of the scaled axis is interpolated.
-
-    Args:
-        whole: length of the axis.
-        scaled: its length after scaling.
-        start: first pixel of the part, after scaling.
-        size: length of the part, after scaling.
-
-    Returns:
-        First pixel and end of the source, with a margin for the filter, and start and end of the
-        part within it.
-    """
-    scale = whole / scaled
-    begin, end = start * scale, min(whole, (start + size) * scale)
-    margin = math.ceil(2 * max(1, scale)) + 1  # the bicubic filter has the largest support, 2 px
-    first = max(0, math.floor(begin) - margin)
-    return first, min(whole, math.ceil(end) + margin), begin - first, end - first
 
 
 def composite(
