@@ -83,6 +83,9 @@ def default_config(
     config.data.augment = ""
     config.data.repeats = 1  # augmented views per image in a batch (Hoffer et al. 2020)
     config.data.templates = ("{}",)  # prompt templates; one is drawn per caption
+    # Captions per image and step, all of them positives of the objective contrastive; one is drawn
+    # at random by default.
+    config.data.captions_per_image = 1
     # An epoch takes every example, or, with field names, one random example per combination of
     # their values: ("name",) balances names with few and with many images.
     config.data.group_by = ()
@@ -112,6 +115,8 @@ def default_config(
     config.init.model = ""  # registered model of the weights, where the file does not name it
     # Regular expressions of parameter paths, as ("head/.*",), that keep their fresh values.
     config.init.fresh = ()
+    # Words whose token embeddings are the first values of `text/prompt`, as "a photo of a".
+    config.init.prompt = ""
 
     # Optimizer, learning rate and schedule, see training/optimizers.
     config.optim = ConfigDict({"name": optimizer})
@@ -197,12 +202,16 @@ def model_spec(config: ConfigDict) -> ModelSpec:
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, Any]:
-    """Shapes of the boxes and crops in a batch, as `data.batches` takes them.
+    """Shapes of the boxes, crops and captions in a batch, as `data.batches` takes them.
 
     Raises:
         UserError: see `detection` and `crops`.
     """
-    return {"detection": detection(config), "crops": crops(config)}
+    return {
+        "detection": detection(config),
+        "crops": crops(config),
+        "captions_per_image": config.data.captions_per_image,
+    }
 
 
 def detection(config: ConfigDict) -> DetectionConfig:

@@ -22,7 +22,7 @@ from vit_jax.data.loader import Loader, group_rows
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
 from vit_jax.data.tokenizers import TRAINED, Tokenizer, learn_tokenizer, open_tokenizer
-from vit_jax.data.tokenizers.tokenizer import check_padding
+from vit_jax.data.tokenizers.tokenizer import check_layout
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite
@@ -44,7 +44,7 @@ from vit_jax.parallel.mesh import (
 from vit_jax.parallel.sharding import check_sharded, state_shardings, tracing_for
 from vit_jax.paths import StrPath
 from vit_jax.training import loop, optimizers
-from vit_jax.training.frozen_model import open_frozen_model
+from vit_jax.training.frozen_model import open_frozen_model, reads_same_tokens
 from vit_jax.training.initialization import Initialization, build_initialization
 from vit_jax.training.schedules import Durations, Schedule, ema_schedule
 from vit_jax.training.state import TrainState, init_state
@@ -160,12 +160,7 @@ class Experiment:
             )
         else:
             tokenizer = open_tokenizer(spec, **sizes)
-        if getattr(text, "pool", None) == "eot" and not tokenizer.end_is_largest:
-            raise UserError(
-                f"config.model.tokenizer={spec!r}: its end of text is not the largest id, which "
-                "config.model.text.pool='eot' looks for; use pool='last' with this tokenizer"
-            )
-        check_padding(tokenizer, self.spec.architecture, f"config.model.tokenizer={spec!r}")
+        check_layout(tokenizer, self.spec.architecture, f"config.model.tokenizer={spec!r}")
         return tokenizer
 
     @functools.cached_property
@@ -173,17 +168,14 @@ class Experiment:
         """The training batches of this process."""
         config, data, fields = self.config, self.config.data, self.objective.fields
         if "label" in fields:
-            check_classes(
-                self.source,
-                self.spec.architecture.num_classes,
-                f"config.data.train={data.train!r}",
-            )
+            classes = getattr(self.spec.architecture, "num_classes", None)
+            check_classes(self.source, classes, f"config.data.train={data.train!r}")
         transform = batch_transform(
             fields,
             self.source,
             data.augment,
             self.inputs,
-            tokenizer=self.tokenizer if {"tokens", "caption"} & {*fields} else None,
+            tokenizer=self.tokenizer if {"tokens", "captions", "caption"} & {*fields} else None,
             templates=tuple(data.templates),
             max_pixels=data.max_image_pixels,
             **config_lib.batch_shapes(config),
@@ -245,6 +237,10 @@ class Experiment:
                     open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
                 ),
                 tokenize=lambda texts: self.embedder().tokenize(texts),
+                class_names=lambda: self.source.class_names if self._data else None,
+                reads_same_tokens=lambda other: reads_same_tokens(
+                    self.spec, other, self.tokenizer if self._data else None
+                ),
                 **config_lib.batch_shapes(self.config),
                 has_ema=self.optim.shared.ema_decay > 0,
             ),
@@ -287,7 +283,7 @@ class Experiment:
         resumed = self.workdir is not None and has_checkpoint(self.workdir)
         if resumed or not self._data:
             return None
-        return build_initialization(self.config.init, self.spec, self.model)
+        return build_initialization(self.config.init, self.spec, self.model, lambda: self.tokenizer)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data.augment import parse_augmentation
+from vit_jax.data.batches import batch_transform
 from vit_jax.data.examples import captions_of, check_classes, example_transform
 from vit_jax.data.sources import open_source
 from vit_jax.data.tokenizers import open_tokenizer
@@ -50,6 +51,38 @@ def test_captions_and_templates_are_drawn(tokenizer):
     found = {transform(EXAMPLE, rng)["tokens"].tobytes() for _ in range(50)}
     texts = [template.format(text) for template in templates for text in EXAMPLE["captions"]]
     assert found == {row.tobytes() for row in tokenizer(texts)}
+
+
+def test_several_captions_are_drawn_without_replacement(tokenizer):
+    """Those of an image with fewer captions come equally often; each has its own template."""
+    example = {**EXAMPLE, "captions": ["a cat", "an animal", "a pet"]}
+    texts = {row.tobytes(): text for text, row in zip(
+        example["captions"], tokenizer(example["captions"]), strict=True)}  # fmt: skip
+
+    def drawn(count, rng):
+        transform = example_transform(("captions",), AUGMENT, tokenizer, captions_per_image=count)
+        rows = transform(example, rng)["captions"]
+        assert rows.shape == (count, 12)
+        return [texts[row.tobytes()] for row in rows]
+
+    rng = np.random.default_rng(0)
+    pairs = {tuple(drawn(2, rng)) for _ in range(50)}
+    assert len(pairs) == 6
+    assert all(a != b for a, b in pairs)
+    for _ in range(5):
+        five = drawn(5, rng)
+        assert sorted(five.count(text) for text in example["captions"]) == [1, 2, 2]
+    transform = example_transform(("captions",), AUGMENT, tokenizer, ("{}", "my {}"), 40)
+    assert len(np.unique(transform(example, rng)["captions"], axis=0)) == 6
+
+
+def test_captions_per_image_apply_to_captions(tokenizer):
+    source = open_source("digits:train")
+    keys = {"tokenizer": tokenizer}
+    with pytest.raises(UserError, match="captions_per_image=2 applies to the objective 'contrast"):
+        batch_transform(("image", "tokens"), source, "", INPUTS, captions_per_image=2, **keys)
+    with pytest.raises(UserError, match="captions_per_image=0: expected 1 or more"):
+        batch_transform(("image", "captions"), source, "", INPUTS, captions_per_image=0, **keys)
 
 
 def test_captions_are_drawn_before_the_augmentation(tokenizer):

@@ -54,8 +54,8 @@ class Clicked(nnx.Module):
         image = jnp.concatenate([image, back[..., None]], axis=-1)
         return image.reshape(-1, *image.shape[2:]), None, tokens.reshape(-1, *tokens.shape[2:])
 
-    def decoder(self, image, positions, tokens):
-        prompt = jnp.sum(tokens, axis=1)
+    def decoder(self, image, positions, tokens, present):
+        prompt = jnp.sum(tokens, axis=1, where=present[..., None])
         vectors = self.masks(prompt).reshape(-1, 4, 5)
         return jnp.einsum("bhwc,bmc->bmhw", image, vectors), self.scores(prompt)
 
@@ -102,6 +102,7 @@ def reference(objective, params, batch, rng):
     embedded = jax.jit(lambda x, s: model.embed_image(x, s))(images, batch["sizes"])
     points = np.zeros((IMAGES, MASKS, 2, 2), np.float32)
     labels = np.zeros((IMAGES, MASKS, 2), np.int32)
+    present = np.ones((IMAGES, MASKS, 2), bool)
     exists = [(i, n) for i, n in np.ndindex(IMAGES, MASKS)
               if (batch["masks"][i, n] & batch["valid"][i]).any()]  # fmt: skip
     for i, n in exists:
@@ -117,15 +118,16 @@ def reference(objective, params, batch, rng):
     for number in range(POINTS + 3):
         if 0 < number <= POINTS + 1:
             new, kind = np.zeros((IMAGES, MASKS, 1, 2)), np.zeros((IMAGES, MASKS, 1), int)
+            present = np.concatenate([present, (idle != number)[..., None]], axis=2)
             for i, n in exists:
                 right, valid = batch["masks"][i, n] & batch["valid"][i], batch["valid"][i]
                 wrong = ((logits[i, n] > 0) != right) & valid
                 cells = np.argwhere(wrong if wrong.any() else valid)[:, ::-1]
                 x, y = new[i, n, 0] = cells[int(clicks[i, n, number - 1] * len(cells))]
-                kind[i, n, 0] = -1 if idle[i, n] == number else right[int(y), int(x)]
+                kind[i, n, 0] = right[int(y), int(x)]
             points = np.concatenate([points, new], axis=2).astype(np.float32)
             labels = np.concatenate([labels, kind], axis=2).astype(np.int32)
-        found, scores = map(np.float64, run(params, embedded, points, labels, logits))
+        found, scores = map(np.float64, run(params, embedded, (points, labels, present), logits))
         logits = np.zeros((IMAGES, MASKS, *GRID), np.float32)
         for i, n in exists:
             several = number == 0 and not boxed[i, n]

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from vit_jax import experiment
 from vit_jax.config import default_config, model_spec
+from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run
 from vit_jax.models import registry
@@ -101,6 +102,41 @@ def test_positions_fit_another_shape_of_as_many_patches(tmp_path):
     expected = resize_positions(jax.numpy.asarray(source["positions"]), (4, 4), (2, 8), 1)
     np.testing.assert_allclose(found["positions"], expected, atol=1e-6)
     assert not np.allclose(found["positions"], source["positions"], atol=0.1)
+
+
+TEXT = {"vocab_size": 49408, "width": 8, "depth": 1, "num_heads": 2, "mlp_dim": 8}
+
+
+def prompt_config(weights, **text):
+    """A dual encoder whose texts have two learned vectors, of weights without any."""
+    config = default_config(model="clip_vit_emoji")
+    config.model.image.update(SIZES)
+    config.model.text.update({**TEXT, "context_length": 8, "prompt_length": 2, **text})
+    config.model.tokenizer = "clip"
+    config.init.update(weights=weights, prompt="a drawing")
+    return config
+
+
+def test_words_initialise_the_learned_vectors_of_texts(tmp_path):
+    text = dataclasses.replace(
+        registry.model_spec("clip_vit_emoji").architecture.text, **TEXT, context_length=10
+    )
+    path, source = save(tmp_path, "clip_vit_emoji", text=text)
+    found = filled(prompt_config(path))
+    ids = open_tokenizer("clip", vocab_size=49408, context_length=10)("a drawing")[0, 1:3]
+    np.testing.assert_array_equal(found["text/prompt"], source["text/token_embed/embedding"][ids])
+    np.testing.assert_array_equal(found["text/positions"], source["text/positions"])
+    for changes, words, message in (
+        ({}, "a drawing of", "has 3 tokens, config.model.text.prompt_length is 2: expected the"),
+        ({"prompt_after": 0}, "a drawing", "prompt_after=0: .* opens texts with 1 tokens"),
+    ):
+        config = prompt_config(path, **changes)
+        config.init.prompt = words
+        with pytest.raises(UserError, match=message):
+            _ = declared(config).initialization
+    config.init.weights = ""
+    with pytest.raises(UserError, match=r"init\.weights is not set, but other keys"):
+        _ = declared(config).initialization
 
 
 def test_a_classifier_becomes_the_image_tower_of_a_pair(tmp_path):

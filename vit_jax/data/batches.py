@@ -30,6 +30,7 @@ def batch_transform(
     max_pixels: int = MAX_PIXELS,
     detection: DetectionConfig | None = None,
     crops: Crops | None = None,
+    captions_per_image: int = 1,
 ) -> Transform:
     """Builds the transform from an example to the fields that an objective reads.
 
@@ -39,16 +40,24 @@ def batch_transform(
         source: source of the examples.
         augment: augmentation as text, see `augment`.
         inputs: the model's preprocessing.
-        tokenizer: tokenizer, for "tokens".
-        templates: prompt templates with one `{}`, for "tokens".
+        tokenizer: tokenizer, for "tokens" and "captions".
+        templates: prompt templates with one `{}`, for "tokens" and "captions".
         max_pixels: see `images.read_image`.
         detection: sizes of a batch of detection; by default those of `DetectionConfig`.
         crops: shapes of crops, for "global_crops".
+        captions_per_image: number of captions, for "captions".
 
     Raises:
         UserError: an unknown field, an augmentation that does not fit, a source without boxes, or
-            changed keys of detection or crops without fields of theirs.
+            changed keys of detection, crops or captions without fields of theirs.
     """
+    if captions_per_image < 1:
+        raise UserError(f"config.data.captions_per_image={captions_per_image}: expected 1 or more")
+    if captions_per_image > 1 and "captions" not in fields:
+        raise UserError(
+            f"config.data.captions_per_image={captions_per_image} applies to the objective "
+            f"'contrastive'; this one reads {', '.join(fields)}"
+        )
     if crops is not None and {*CROPS} & {*fields}:
         return crops_transform(fields, augment, inputs, crops, max_pixels)
     if crops is not None and crops.config != CropsConfig():
@@ -65,7 +74,7 @@ def batch_transform(
             f"reads {', '.join(fields)}"
         )
     plain = parse_augmentation(augment, inputs, max_pixels)
-    return example_transform(fields, plain, tokenizer, templates)
+    return example_transform(fields, plain, tokenizer, templates, captions_per_image)
 
 
 def abstract_batch(
@@ -75,6 +84,7 @@ def abstract_batch(
     context_length: int,
     detection: DetectionConfig,
     crops: Crops | None = None,
+    captions_per_image: int = 1,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """`ShapeDtypeStruct`s of a batch of examples, as `batch_transform` returns them.
 
@@ -85,12 +95,14 @@ def abstract_batch(
         context_length: tokens per text; 0 for models without text.
         detection: sizes of a batch of detection.
         crops: shapes of crops, for "global_crops".
+        captions_per_image: number of captions, for "captions".
     """
     names, boxes = detection.max_queries, detection.max_boxes
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((inputs.packed_size,), np.uint8),
         "label": ((), np.int32),
         "tokens": ((context_length,), np.int32),
+        "captions": ((captions_per_image, context_length), np.int32),
         "caption": ((context_length,), np.int32),
         "boxes": ((boxes, 4), np.float32),
         "labels": ((boxes,), np.int32),

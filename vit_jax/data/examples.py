@@ -22,6 +22,7 @@ class ExampleTransform:
     augment: Augmentation
     tokenizer: Tokenizer | None
     templates: tuple[str, ...]
+    captions_per_image: int = 1
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Transforms an example.
@@ -41,10 +42,19 @@ class ExampleTransform:
 
     def _tokens(self, example: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
         captions = captions_of(example)
-        caption = captions[int(rng.integers(len(captions)))]
-        template = self.templates[int(rng.integers(len(self.templates)))]
+        return self._tokenized([captions[int(rng.integers(len(captions)))]], rng)[0]
+
+    def _captions(self, example: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+        captions, count = captions_of(example), self.captions_per_image
+        # Each caption once before any comes again.
+        orders = [rng.permutation(len(captions)) for _ in range(-(-count // len(captions)))]
+        return self._tokenized([captions[i] for i in np.concatenate(orders)[:count]], rng)
+
+    def _tokenized(self, captions: list[str], rng: np.random.Generator) -> np.ndarray:
+        """Token ids of captions, each in a random template."""
         assert self.tokenizer is not None  # see example_transform
-        return self.tokenizer(template.format(caption))[0]
+        drawn = [self.templates[int(rng.integers(len(self.templates)))] for _ in captions]
+        return self.tokenizer([t.format(c) for t, c in zip(drawn, captions, strict=True)])
 
     def _image(self, example: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
         return self.augment.inputs.pack(self.augment(example["image"], rng))
@@ -60,6 +70,7 @@ _Reader = Callable[[ExampleTransform, dict[str, Any], np.random.Generator], np.n
 # In the order in which they draw random numbers.
 _READERS: dict[str, _Reader] = {
     "tokens": ExampleTransform._tokens,
+    "captions": ExampleTransform._captions,
     "image": ExampleTransform._image,
     "label": ExampleTransform._label,
 }
@@ -70,6 +81,7 @@ def example_transform(
     augment: Augmentation,
     tokenizer: Tokenizer | None = None,
     templates: Sequence[str] = ("{}",),
+    captions_per_image: int = 1,
 ) -> ExampleTransform:
     """Builds the transform from an example to the fields that an objective reads.
 
@@ -77,21 +89,24 @@ def example_transform(
         fields: any of
             "image": the augmented image, uint8 (height * width * 3,), packed;
             "label": index of the class, int32;
-            "tokens": token ids of a random caption in a random template, int32 (context_length,).
+            "tokens": token ids of a random caption in a random template, int32 (context_length,);
+            "captions": the same of K random captions, int32 (K, context_length), drawn without
+            replacement; those of an image with fewer captions are repeated equally often.
         augment: augmentation of the image.
-        tokenizer: tokenizer of the captions, for "tokens".
-        templates: prompt templates with one `{}`, for "tokens".
+        tokenizer: tokenizer of the captions, for "tokens" and "captions".
+        templates: prompt templates with one `{}`, for "tokens" and "captions".
+        captions_per_image: number K, for "captions".
 
     Raises:
-        UserError: an unknown field, or "tokens" without a tokenizer or templates.
+        UserError: an unknown field, or "tokens" or "captions" without a tokenizer or templates.
     """
     for field in fields:
         check_name(field, _READERS, "field of a batch,")
-    if "tokens" in fields and tokenizer is None:
-        raise UserError("the objective reads tokens, but the model has no tokenizer")
-    if "tokens" in fields:
+    if {"tokens", "captions"} & {*fields}:
+        if tokenizer is None:
+            raise UserError("the objective reads tokens, but the model has no tokenizer")
         check_templates(templates)
-    return ExampleTransform(tuple(fields), augment, tokenizer, tuple(templates))
+    return ExampleTransform(tuple(fields), augment, tokenizer, tuple(templates), captions_per_image)
 
 
 def check_templates(templates: Sequence[str]) -> None:
@@ -110,12 +125,12 @@ def check_templates(templates: Sequence[str]) -> None:
             raise UserError(f"prompt template {template!r}: expected exactly one {{}}")
 
 
-def check_classes(source: Source, num_classes: int, title: str) -> None:
+def check_classes(source: Source, num_classes: int | None, title: str) -> None:
     """Checks that a source has labels of as many classes as a model has outputs.
 
     Args:
         source: training source.
-        num_classes: number of outputs of the model.
+        num_classes: number of outputs of the model; None for any.
         title: name of the source in messages.
 
     Raises:
@@ -124,7 +139,7 @@ def check_classes(source: Source, num_classes: int, title: str) -> None:
     names = source.class_names
     if names is None:
         raise UserError(f"{title} has no labels: expected a source with classes")
-    if len(names) != num_classes:
+    if num_classes not in (None, len(names)):
         raise UserError(
             f"{title} has {len(names)} classes, config.model.num_classes is {num_classes}: set it "
             f"to {len(names)}"

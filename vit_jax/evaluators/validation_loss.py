@@ -92,6 +92,7 @@ class ValidationLoss:
             templates=prompts.templates(config.templates),
             max_pixels=embedder.max_image_pixels,
             detection=objective.context.detection,
+            captions_per_image=objective.context.captions_per_image,
         )
         self._rows = self._choose_rows()
 

@@ -74,6 +74,9 @@ class Context:
         tokenize: converts texts to token ids of the trained model.
         detection: sizes of a training batch of images with boxes or masks.
         crops: shapes of a training batch of several crops per image.
+        captions_per_image: number of captions per image of a training batch.
+        class_names: names of the classes of the training source; None to plan a run.
+        reads_same_tokens: whether another model reads the token ids of the trained model.
         has_ema: whether the run keeps a moving average of the parameters.
     """
 
@@ -86,6 +89,9 @@ class Context:
     tokenize: Callable[[Sequence[str]], Int[np.ndarray, "texts length"]] = _no_tokenizer
     detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
     crops: Crops | None = None
+    captions_per_image: int = 1
+    class_names: Callable[[], Sequence[str] | None] = lambda: None
+    reads_same_tokens: Callable[[ModelSpec], bool] = lambda spec: True
     has_ema: bool = False
 
     @property

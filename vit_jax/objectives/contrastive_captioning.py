@@ -72,6 +72,11 @@ class ContrastiveCaptioning(Contrastive):
                 f"{context.architecture_name} reads the states of tokens, expected 0"
             )
 
+    @property
+    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Fields of a batch that are read."""
+        return ("image", "tokens")
+
     def __call__(
         self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
     ) -> tuple[Float[Array, ""], Metrics]:

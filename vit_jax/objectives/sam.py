@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.definition import Params
+from vit_jax.models.layers.stacking import apply_stack
 from vit_jax.models.sam.prompts import (
     BACKGROUND,
     FOREGROUND,
@@ -27,6 +28,9 @@ from vit_jax.objectives.interaction import (
 )
 from vit_jax.objectives.mask_losses import dice_loss, mask_focal_loss, mask_iou
 
+# Points (B, N, P, 2), their labels (B, N, P), and whether they are attended to (B, N, P).
+Prompts = tuple[jax.Array, jax.Array, jax.Array]
+
 _LOSSES = ("focal", "dice", "iou")
 _EVALUATION_SEED = 0
 
@@ -38,6 +42,9 @@ class Sam(Objective):
     with noise. In each of the next rounds a point of the error region is added, and the logits of
     the round before are given back, without a gradient. In one further round at a random place and
     in one at the end nothing is added but these logits.
+
+    All rounds have one shape, so that those after the first are compiled once: there are tokens for
+    all points from the start, and those of later rounds are not attended to.
 
     - A point alone is ambiguous: of the masks for ambiguous prompts the one with the lowest focal
       and dice loss counts, and the one of the highest predicted IoU is given back.
@@ -136,7 +143,7 @@ class Sam(Objective):
 
     @property
     def _clicks(self) -> int:
-        """Rounds that add a token to the prompt."""
+        """Tokens that rounds after the first add to the prompt."""
         return self.config.points + self.config.refine
 
     def _draw(self, rng: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
@@ -175,45 +182,58 @@ class Sam(Objective):
         embedded = model.embed_image(self.context.spec.inputs.normalize(images), sizes, rng=rng)
         valid = jnp.broadcast_to(valid[:, None], targets.shape)
         targets = targets & valid
-        points, labels = self._first_prompts(targets, boxed, start, shift)
-        step: Any = nnx.remat(decode) if self._remat else decode
-        logits, rounds = None, []
-        for i in range(1 + self._clicks + self.config.refine):
-            if logits is not None and i <= self._clicks:
-                cells, inside = corrective_points(logits > 0, targets, valid, clicks[..., i - 1])
-                label = jnp.where(inside, FOREGROUND, BACKGROUND)
-                label = jnp.where(idle == i, NO_POINT, label)
-                points = jnp.concatenate([points, self._pixels(cells, targets)], axis=2)
-                labels = jnp.concatenate([labels, label[..., None]], axis=2)
-            found, scores = step(model, embedded, points, labels, logits)
-            if found.shape[3:] != targets.shape[2:]:
-                stride = self.context.spec.inputs.size[0] // found.shape[3]
-                raise UserError(
-                    f"masks of {targets.shape[2:]} cells, the model predicts {found.shape[3:]}: "
-                    f"set config.data.detection.mask_stride={stride}"
-                )
-            count = found.shape[2] if i == 0 else 1
-            allowed = jnp.ones((*targets.shape[:2], 1), bool)
-            if i == 0:
-                single = jnp.arange(count) == 0
-                allowed = jnp.where(boxed[..., None], single, ~single)
-            outcome, logits = self._compare(
-                found[:, :, :count], scores[:, :, :count], targets, valid, allowed
-            )
-            rounds.append(outcome)
-        means = jnp.mean(jnp.stack([each[:3] for each in rounds]), axis=0)
+        prompts = self._first_prompts(targets, boxed, start, shift)
+        found, scores = self._decode(model, embedded, prompts, None, targets)
+        single = jnp.arange(found.shape[2]) == 0
+        allowed = jnp.where(boxed[..., None], single, ~single)
+        first, logits = self._compare(found, scores, targets, valid, allowed)
+        graphdef, params = nnx.split(model)
+
+        def click(carry: tuple[Prompts, jax.Array], step: Any) -> tuple[Any, jax.Array]:
+            prompts, logits = carry
+            noise, number = step
+            added = (idle != number)[..., None] & (jnp.arange(prompts[1].shape[2]) == number + 1)
+            prompts = self._correct(prompts, added, logits, targets, valid, noise)
+            bound = nnx.merge(graphdef, params, copy=True)  # variables of the scan's own trace
+            found, scores = self._decode(bound, embedded, prompts, logits, targets)
+            only = jnp.ones((*targets.shape[:2], 1), bool)
+            outcome, logits = self._compare(found[:, :, :1], scores[:, :, :1], targets, valid, only)
+            return (prompts, logits), outcome
+
+        count, scan = self._clicks + self.config.refine, self.context.model.execution["scan"]
+        # The last round of `refine` adds no token: its number is that of none.
+        noise = jnp.pad(jnp.moveaxis(clicks, -1, 0), ((0, self.config.refine), (0, 0), (0, 0)))
+        steps = noise, jnp.arange(1, count + 1)
+        _, later = apply_stack(click, (prompts, logits), steps, depth=count, scan=scan)
+        rounds = jnp.concatenate([first[None], later])
+        means = jnp.mean(rounds[:, :3], axis=0)
         exists = jnp.any(targets, axis=(2, 3))
         columns = jnp.stack([*means, rounds[0][3], rounds[-1][3], jnp.ones_like(means[0])], axis=-1)
         return (jnp.sum(columns, axis=1, where=exists[..., None]),)
 
-    @property
-    def _remat(self) -> bool:
-        """Whether a round is computed again in the backward pass."""
-        return self.context.model.execution["remat"] != "none"
+    def _decode(
+        self,
+        model: Any,
+        embedded: jax.Array,
+        prompts: Prompts,
+        logits: jax.Array | None,
+        targets: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `decode`; with rematerialization the round is computed again in the backward pass."""
+        execution = self.context.model.execution
+        step: Any = decode if execution["remat"] == "none" else nnx.remat(decode)
+        found, scores = step(model, embedded, prompts, logits)
+        if found.shape[3:] != targets.shape[2:]:
+            stride = self.context.spec.inputs.size[0] // found.shape[3]
+            raise UserError(
+                f"masks of {targets.shape[2:]} cells, the model predicts {found.shape[3:]}: "
+                f"set config.data.detection.mask_stride={stride}"
+            )
+        return found, scores
 
     def _first_prompts(
         self, targets: jax.Array, boxed: jax.Array, start: jax.Array, shift: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> Prompts:
         """Two tokens: the corners of a box, or a point and one without a position."""
         stride, size = self._stride(targets), self.context.spec.inputs.size
         boxes = noisy_boxes(
@@ -227,7 +247,32 @@ class Sam(Objective):
         point = jnp.concatenate([point, jnp.zeros_like(point)], axis=2)
         points = jnp.where(boxed[..., None, None], boxes.reshape(point.shape), point)
         kinds = jnp.asarray([UPPER_LEFT, LOWER_RIGHT]), jnp.asarray([FOREGROUND, NO_POINT])
-        return points, jnp.where(boxed[..., None], *kinds)
+        labels = jnp.where(boxed[..., None], *kinds)
+        later = ((0, 0), (0, 0), (0, self._clicks))
+        return (
+            jnp.pad(points, (*later, (0, 0))),
+            jnp.pad(labels, later, constant_values=NO_POINT),
+            jnp.pad(jnp.ones(labels.shape, bool), later),
+        )
+
+    def _correct(
+        self,
+        prompts: Prompts,
+        added: Bool[Array, "batch n points"],
+        logits: jax.Array,
+        targets: jax.Array,
+        valid: jax.Array,
+        noise: jax.Array,
+    ) -> Prompts:
+        """Makes the token that is `added` a point of the error region."""
+        points, labels, present = prompts
+        cells, inside = corrective_points(logits > 0, targets, valid, noise)
+        label = jnp.where(inside, FOREGROUND, BACKGROUND)[..., None]
+        return (
+            jnp.where(added[..., None], self._pixels(cells, targets), points),
+            jnp.where(added, label, labels),
+            present | added,
+        )
 
     def _stride(self, targets: jax.Array) -> jax.Array:
         """Pixels per cell along x, y, x, y."""
@@ -279,17 +324,22 @@ class Sam(Objective):
 def decode(
     model: Any,
     embedded: Float[Array, "batch rows columns channels"],
-    points: Float[Array, "batch n points 2"],
-    labels: Int[Array, "batch n points"],
+    prompts: Prompts,
     masks: Float[Array, "batch n height width"] | None,
 ) -> tuple[Float[Array, "batch n masks height width"], Float[Array, "batch n masks"]]:
     """Predicts all masks of each prompt, first the one for unambiguous prompts.
 
-    The arguments are those of `Sam.predict_masks`.
+    Args:
+        model: SAM.
+        embedded: features of images, see `Sam.predict_masks`.
+        prompts: points and labels, see `Sam.predict_masks`, and which of them are there.
+        masks: see `Sam.predict_masks`.
 
     Returns:
         Logits and predicted IoU, float32.
     """
-    found, scores = model.decoder(*model.embed_prompts(embedded, points, labels, masks))
-    shape = points.shape[:2]
+    points, labels, present = prompts
+    inputs = model.embed_prompts(embedded, points, labels, masks)
+    shape = labels.shape[:2]
+    found, scores = model.decoder(*inputs, present.reshape(-1, labels.shape[2]))
     return found.reshape(*shape, *found.shape[1:]), scores.reshape(*shape, -1)

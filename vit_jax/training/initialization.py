@@ -12,13 +12,16 @@ that makes a parameter from that of another configuration, see `ViTConfig.adapt`
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
@@ -28,6 +31,9 @@ from vit_jax.training.freezing import match_paths
 from vit_jax.weights.checks import describe
 
 logger = logging.getLogger(__name__)
+
+# Learned vectors of every text, and the table of tokens from which words initialise them.
+_PROMPT, _TOKENS = "text/prompt", "text/token_embed/embedding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +93,14 @@ class Initialization:
         paths: path in the new model -> path in the stored model; None for parameters that are
             computed from the stored configuration.
         towers: image towers of both models.
+        prompt: token ids whose embeddings are the learned vectors of texts, int32 (M,); None where
+            they are fresh or stored.
     """
 
     stored: StoredModel
     paths: dict[str, str | None]
     towers: _Towers
+    prompt: np.ndarray | None = None
 
     @property
     def abstract(self) -> Params:
@@ -113,11 +122,16 @@ class Initialization:
         for path, key in self.paths.items():
             value: Any = self.towers.adapt(path, None if key is None else source[key])
             leaves[path] = value.astype(leaves[path].dtype)
+        if self.prompt is not None:
+            leaves[_PROMPT] = leaves[_TOKENS][self.prompt]
         return unflatten_dict(leaves, sep="/")
 
 
 def build_initialization(
-    init: ConfigDict, spec: ModelSpec, model: ModelDef
+    init: ConfigDict,
+    spec: ModelSpec,
+    model: ModelDef,
+    tokenizer: Callable[[], Tokenizer | None] = lambda: None,
 ) -> Initialization | None:
     """Opens the weights of `config.init`, without reading their tensors.
 
@@ -126,16 +140,17 @@ def build_initialization(
         spec: architecture and image preprocessing of the new model, which is also that of weights
             that do not name theirs.
         model: the new model.
+        tokenizer: opens the tokenizer of the model, for `init.prompt`.
 
     Returns:
         The initialization, or None for fresh parameters.
 
     Raises:
         UserError: the weights do not fit the model, and `config.init.fresh` does not name the
-            parameters that differ.
+            parameters that differ; or `config.init.prompt` does not fit the model.
     """
     if not init.weights:
-        if init.fresh or init.model:
+        if init.fresh or init.model or init.prompt:
             raise UserError("config.init.weights is not set, but other keys of config.init are")
         return None
     stored = open_stored_model(init.weights, init.model, spec, {})
@@ -146,6 +161,10 @@ def build_initialization(
     fresh: set[str] = set()
     for pattern in init.fresh:
         fresh |= match_paths(pattern, [*expected, *sources], "config.init.fresh")
+    prompt = None
+    if init.prompt:
+        prompt = _prompt_tokens(init.prompt, expected, tokenizer())
+        fresh.add(_PROMPT)
     _check_shapes(init.weights, expected, sources, fresh, stored.model, towers)
     paths = {path: key for path, key in sources.items() if path in expected and path not in fresh}
     logger.info(
@@ -155,7 +174,29 @@ def build_initialization(
         init.weights,
         ", ".join(sorted(fresh & expected.keys())) or "none",
     )
-    return Initialization(stored, paths, towers)
+    return Initialization(stored, paths, towers, prompt)
+
+
+def _prompt_tokens(words: str, expected: Params, tokenizer: Tokenizer | None) -> np.ndarray:
+    """Token ids of the words that initialise the learned vectors of texts."""
+    if _PROMPT not in expected or tokenizer is None:
+        raise UserError(
+            f"config.init.prompt={words!r} needs a text tower with learned vectors: set "
+            "config.model.text.prompt_length"
+        )
+    marks, count = tokenizer.layout.marks, expected[_PROMPT].shape[0]
+    found = tokenizer.lengths([words])[0] - marks
+    if found != count:
+        raise UserError(
+            f"config.init.prompt={words!r} has {found} tokens, config.model.text.prompt_length is "
+            f"{count}: expected the same number"
+        )
+    if found > tokenizer.context_length - marks:
+        raise UserError(
+            f"config.init.prompt={words!r} has {found} tokens, expected at most "
+            f"{tokenizer.context_length - marks}"
+        )
+    return tokenizer([words])[0, marks - 1 : marks - 1 + count]
 
 
 def _sources(stored: ModelDef, expected: Params, towers: _Towers) -> dict[str, str | None]:

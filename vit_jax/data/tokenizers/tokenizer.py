@@ -127,6 +127,15 @@ class Tokenizer:
         before = itertools.takewhile(lambda i: i != self._layout.end, map(int, row))
         return self.decode([i for i in before if i not in (self._layout.start, self._layout.pad)])
 
+    def is_same(self, other: "Tokenizer") -> bool:
+        """Returns whether another tokenizer has the same rows for all texts.
+
+        Args:
+            other: tokenizer.
+        """
+        own, theirs = ((_to_json(x._encoder), x.layout, x.context_length) for x in (self, other))
+        return own == theirs
+
     def save(self, directory: StrPath) -> None:
         """Writes `tokenizer.json`, the kind and the whole vocabulary, into a directory."""
         write_text(as_path(directory) / FILE_NAME, _to_json(self._encoder))
@@ -136,17 +145,30 @@ class Tokenizer:
         return _restore, (_to_json(self._encoder), self.vocab_size, self.context_length)
 
 
-def check_padding(tokenizer: Tokenizer, architecture: Any, title: str) -> None:
-    """Refuses a tokenizer whose padding a decoder of captions would learn.
+def check_layout(tokenizer: Tokenizer, architecture: Any, title: str) -> None:
+    """Refuses a tokenizer with another layout of texts than the model reads.
 
     Args:
         tokenizer: tokenizer of the model.
-        architecture: dataclass of an architecture, with a decoder of captions or without.
+        architecture: dataclass of an architecture with a text tower.
         title: name of the tokenizer, for the message.
 
     Raises:
-        UserError: the decoder has another id for padding.
+        UserError: the tower pools the largest id, which is not the end of text; its learned prompt
+            does not follow the start of text; or a decoder of captions would learn the padding.
     """
+    text = architecture.text
+    if getattr(text, "pool", None) == "eot" and not tokenizer.end_is_largest:
+        raise UserError(
+            f"{title}: its end of text is not the largest id, which config.model.text.pool='eot' "
+            "looks for; use pool='last' with this tokenizer"
+        )
+    first = tokenizer.layout.marks - 1
+    if getattr(text, "prompt_length", 0) and text.prompt_after != first:
+        raise UserError(
+            f"config.model.text.prompt_after={text.prompt_after}: {title} opens texts with "
+            f"{first} tokens, expected {first}"
+        )
     expected = getattr(getattr(architecture, "decoder", None), "pad_id", None)
     if expected not in (None, tokenizer.layout.pad):
         raise UserError(

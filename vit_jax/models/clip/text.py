@@ -40,6 +40,11 @@ class TextConfig:
         weight_init: key of `layers.block_init.BLOCK_INITS`.
         position_resize: how positions of another context length are fitted: "cut" (the first ones
             are kept), "linear" (interpolated, as in open_clip), or "" to refuse them.
+        prompt_length: number M of learned vectors that stand in every text as if they were tokens
+            (CoOp, Zhou et al. 2022, section 3.2). They have positions of their own: for weights of
+            77 positions, `context_length` is 77 - M.
+        prompt_after: number of tokens before them: 1 for a vocabulary that opens texts, as CLIP's,
+            0 for others.
     """
 
     vocab_size: int = 49408
@@ -55,17 +60,24 @@ class TextConfig:
     end_id: int | None = None
     weight_init: str = "clip"
     position_resize: str = ""
+    prompt_length: int = 0
+    prompt_after: int = 1
 
     def __post_init__(self) -> None:
         """Checks the fields."""
         check_name(self.position_resize, TEXT_RULES, "position_resize of the text tower")
         check_name(self.pool, POOLS, "pool of the text tower")
+        if self.prompt_length < 0 or self.prompt_after not in (0, 1):
+            raise UserError(
+                f"text tower: expected prompt_length of at least 0 and prompt_after of 0 or 1; "
+                f"found {self.prompt_length} and {self.prompt_after}"
+            )
         self.block  # noqa: B018 - checks its own fields
 
     def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
         """Makes the parameter `path` from that of another configuration, for fine-tuning.
 
-        Positions are fitted to the context length of this model by its own rule.
+        Positions are fitted to the length of texts in this model by its own rule.
 
         Args:
             path: path of the parameter.
@@ -78,9 +90,14 @@ class TextConfig:
         del source
         if path != "positions" or value is None:
             return None
-        if not can_fit_text(value.shape[0], self.context_length, self.position_resize):
+        if not can_fit_text(value.shape[0], self.num_positions, self.position_resize):
             return None
-        return fit_text_positions(value, self.context_length, self.position_resize)
+        return fit_text_positions(value, self.num_positions, self.position_resize)
+
+    @property
+    def num_positions(self) -> int:
+        """Length of a text with its prompt."""
+        return self.context_length + self.prompt_length
 
     @property
     def block(self) -> BlockConfig:
@@ -127,9 +144,14 @@ class TextTransformer(nnx.Module):
             rngs=rngs,
         )
         self.positions = nnx.Param(
-            initializers.normal(0.01)(rngs.params(), (config.context_length, config.width)),
+            initializers.normal(0.01)(rngs.params(), (config.num_positions, config.width)),
             **metadata("length", "embed", decay=False),
         )
+        if config.prompt_length:
+            self.prompt = nnx.Param(
+                initializers.normal(0.02)(rngs.params(), (config.prompt_length, config.width)),
+                **metadata("length", "embed", decay=False),
+            )
         self.transformer = Transformer(
             config.block,
             config.depth,
@@ -170,7 +192,7 @@ class TextTransformer(nnx.Module):
             layers: indices of blocks; negative ones count from the last.
 
         Returns:
-            One array (B, context_length, D) per index.
+            One array (B, context_length, D) per index; with a prompt, its M vectors are included.
 
         Raises:
             UserError: a block that does not exist.
@@ -191,7 +213,7 @@ class TextTransformer(nnx.Module):
             final_norm: whether to apply the tower's final norm.
 
         Returns:
-            (B, context_length, D), compute type.
+            (B, context_length, D), compute type; with a prompt, its M vectors are included.
 
         Raises:
             UserError: a negative `clip_skip`, or one that leaves out all blocks.
@@ -202,12 +224,12 @@ class TextTransformer(nnx.Module):
         return self.norm(states) if final_norm else states
 
     def pool(
-        self, x: Float[Array, "batch length dim"], tokens: Int[Array, "batch length"]
+        self, x: Float[Array, "batch length dim"], tokens: Int[Array, "batch tokens"]
     ) -> Float[Array, "batch dim"]:
         """Normalises and pools the token that `config.pool` names.
 
         Args:
-            x: output of the last block (B, context_length, D).
+            x: output of the last block (B, M + context_length, D).
             tokens: ids (B, context_length).
 
         Returns:
@@ -218,6 +240,7 @@ class TextTransformer(nnx.Module):
         # Without its id, the end of text has the largest one. argmax finds the first occurrence.
         end_id = self.config.end_id
         end = jnp.argmax(tokens if end_id is None else tokens == end_id, axis=-1)
+        end += self.config.prompt_length
         return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
 
     def layers_above(self) -> LayersAbove:
@@ -226,6 +249,7 @@ class TextTransformer(nnx.Module):
         return {
             "token_embed": depth + 1,
             "positions": depth + 1,
+            "prompt": depth + 1,
             "transformer/blocks": range(depth, 0, -1),
         }
 
@@ -237,5 +261,11 @@ class TextTransformer(nnx.Module):
                 f"found {tokens.shape[1]} tokens per caption, the text tower expects "
                 f"context_length={self.config.context_length}"
             )
-        x = self.token_embed(tokens) + self.positions[...].astype(self.dtype)
+        x = self.token_embed(tokens)
+        if self.config.prompt_length:
+            prompt = self.prompt[...].astype(self.dtype)
+            prompts = jnp.broadcast_to(prompt, (len(x), *prompt.shape))
+            first, rest = jnp.split(x, [self.config.prompt_after], axis=1)
+            x = jnp.concatenate([first, prompts, rest], axis=1)
+        x += self.positions[...].astype(self.dtype)
         return self.transformer(x, rng, intermediates=intermediates)

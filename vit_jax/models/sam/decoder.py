@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.layers.attention import CrossAttention
 from vit_jax.models.layers.convolution import Enlarging
@@ -23,6 +23,7 @@ FINAL_EPSILON = 1e-5  # torch's default, of the norm after the last attention
 
 Tokens = Float[Array, "batch tokens width"]
 Pixels = Float[Array, "batch pixels width"]
+Mask = Bool[Array, "batch 1 1 tokens"]
 
 
 class TwoWayBlock(nnx.Module):
@@ -69,6 +70,7 @@ class TwoWayBlock(nnx.Module):
         positions: Tokens,
         image_positions: Float[Array, "1 pixels width"],
         *,
+        present: Mask | None,
         first: bool,
     ) -> tuple[Tokens, Pixels]:
         """Applies the block.
@@ -78,6 +80,7 @@ class TwoWayBlock(nnx.Module):
             image: features of the image (B, h w, C).
             positions: tokens as they enter the first block, added to queries and keys.
             image_positions: positions of the image's features (1, h w, C).
+            present: True for tokens that are attended to; None for all.
             first: whether the block is the first one, whose tokens attend to each other without
                 positions and without a residual connection.
 
@@ -85,15 +88,15 @@ class TwoWayBlock(nnx.Module):
             Tokens and features of the image.
         """
         if first:
-            tokens = self.attention(tokens, tokens, tokens)
+            tokens = self.attention(tokens, tokens, tokens, present)
         else:
             queries = tokens + positions
-            tokens = tokens + self.attention(queries, queries, tokens)
+            tokens = tokens + self.attention(queries, queries, tokens, present)
         tokens = self.norm1(tokens)
         keys = image + image_positions
         tokens = self.norm2(tokens + self.to_image(tokens + positions, keys, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.to_tokens(keys, tokens + positions, tokens))
+        image = self.norm4(image + self.to_tokens(keys, tokens + positions, tokens, present))
         return tokens, constrain(image, "batch", "length", "embed")
 
 
@@ -160,6 +163,7 @@ class MaskDecoder(nnx.Module):
         image: Float[Array, "batch rows columns dim"],
         image_positions: Float[Array, "rows columns dim"],
         prompts: Float[Array, "batch points dim"],
+        present: Bool[Array, "batch points"] | None = None,
     ) -> tuple[Float[Array, "batch masks height width"], Float[Array, "batch masks"]]:
         """Predicts the masks of prompts.
 
@@ -167,11 +171,12 @@ class MaskDecoder(nnx.Module):
             image: features of the image with those of a mask added, for each prompt (B, h, w, C).
             image_positions: their positions (h, w, C).
             prompts: tokens of the points of each prompt (B, N, C).
+            present: tokens of points that are attended to (B, N); None for all.
 
         Returns:
             Logits of masks (B, M + 1, 4 h, 4 w) and their predicted IoU (B, M + 1), float32.
         """
-        states = self.attend(image, image_positions, prompts)
+        states = self.attend(image, image_positions, prompts, present)
         tokens, pixels = states[-1]
         masks = self._masks(tokens[:, 1 : 1 + self.num_masks], pixels.reshape(image.shape))
         return masks, self.quality_head(tokens[:, 0])
@@ -181,6 +186,7 @@ class MaskDecoder(nnx.Module):
         image: Float[Array, "batch rows columns dim"],
         image_positions: Float[Array, "rows columns dim"],
         prompts: Float[Array, "batch points dim"],
+        present: Bool[Array, "batch points"] | None = None,
     ) -> list[tuple[Tokens, Pixels]]:
         """Computes tokens and features of the image after each block and after the last norm.
 
@@ -188,6 +194,7 @@ class MaskDecoder(nnx.Module):
             image: see `__call__`.
             image_positions: see `__call__`.
             prompts: see `__call__`.
+            present: see `__call__`.
 
         Returns:
             Pairs of tokens (B, 2 + M + N, C), first that of the quality and those of the masks, and
@@ -199,11 +206,14 @@ class MaskDecoder(nnx.Module):
         positions = jnp.concatenate([own, prompts], axis=1).astype(self.dtype)
         pixels = image.reshape(batch, rows * columns, width).astype(self.dtype)
         places = image_positions.reshape(1, rows * columns, width).astype(self.dtype)
+        if present is not None:
+            present = jnp.pad(present, ((0, 0), (len(own[0]), 0)), constant_values=True)
+        mask = None if present is None else present[:, None, None]
         tokens, states = positions, []
         graphdef, params = nnx.split(self.blocks)
         for i, layer in enumerate(unstack(params, self.depth)):
             block = nnx.merge(graphdef, layer)
-            tokens, pixels = block(tokens, pixels, positions, places, first=i == 0)
+            tokens, pixels = block(tokens, pixels, positions, places, present=mask, first=i == 0)
             states.append((tokens, pixels))
         tokens = self.norm(tokens + self.to_image(tokens + positions, pixels + places, pixels))
         return [*states, (tokens, pixels)]

@@ -10,10 +10,14 @@ from vit_jax.errors import UserError, check_name
 from vit_jax.models.definition import Params
 from vit_jax.objectives.base import Batch, Context, Metrics, Objective
 from vit_jax.objectives.contrastive.loss import FORMS, LOSSES, contrastive_loss
+from vit_jax.objectives.contrastive.several_captions import several_captions_loss
 
 
 class Contrastive(Objective):
     """Aligns each image with its caption against all other pairs of the global batch.
+
+    With `config.data.captions_per_image` above 1, all captions of an image are positives, see
+    `objectives.contrastive.several_captions`.
 
     Metrics: `logit_scale`, `logit_bias` for models that have one, and for the softmax loss the
     accuracies of `contrastive_loss`.
@@ -34,7 +38,6 @@ class Contrastive(Objective):
         form: str = "gathered"
         tile_size: int = 1024
 
-    fields = ("image", "tokens")
     is_mean_over_examples = False
 
     def __init__(self, config: Config, context: Context):
@@ -45,14 +48,14 @@ class Contrastive(Objective):
             context: model and devices.
 
         Raises:
-            UserError: an unknown loss or form, or a model without the methods `encode_image`,
-                `encode_text` and `logit_parameters`, or without a bias for the sigmoid loss.
+            UserError: an unknown loss or form, one that does not take several captions per image, a
+                model without the methods `encode_image`, `encode_text` and `logit_parameters`, or
+                without a bias for the sigmoid loss.
         """
         super().__init__(config, context)
         check_name(config.loss, LOSSES, "config.objective.loss,")
         check_name(config.form, FORMS, "config.objective.form,")
-        methods = ("encode_image", "encode_text", "logit_parameters")
-        if not all(hasattr(context.module, name) for name in methods):
+        if not is_dual_encoder(context.module):
             raise UserError(
                 "config.objective.name='contrastive' compares images with texts: it needs a dual "
                 f"encoder, as clip_vit_b16; found {context.architecture_name}"
@@ -61,27 +64,43 @@ class Contrastive(Objective):
             raise UserError(
                 "config.objective.loss='sigmoid' needs config.model.init_logit_bias (SigLIP: -10.0)"
             )
+        if "captions" in self.fields and config.loss == "softmax" and config.form != "gathered":
+            raise UserError(
+                f"config.objective.form={config.form!r}: the softmax loss of several captions per "
+                "image needs 'gathered'; the sigmoid loss takes any form"
+            )
+
+    @property
+    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Fields of a batch that are read; "captions" for several captions per image."""
+        return ("image", "tokens" if self.context.captions_per_image == 1 else "captions")
 
     def __call__(
         self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Loss and metrics of a global batch of `image` and `tokens` (B, length)."""
-        arrays = (batch["image"], batch["tokens"])
+        """Loss and metrics of a global batch of `image`, and `tokens` or `captions`.
+
+        `tokens` are (B, length), `captions` (B, K, length).
+        """
+        arrays = tuple(batch[name] for name in self.fields)
         images, texts = self.context.microbatches.run(self._embed, model, arrays, rng)
+        if "captions" in self.fields:
+            texts = texts.reshape(len(texts), -1, images.shape[1])
         return self.compare(model, images, texts)
 
     def compare(
-        self, model: Any, images: Float[Array, "batch dim"], texts: Float[Array, "batch dim"]
+        self, model: Any, images: Float[Array, "batch dim"], texts: Float[Array, "batch *k dim"]
     ) -> tuple[Float[Array, ""], Metrics]:
         """Computes loss and metrics of embeddings.
 
         Args:
             model: bound model, for scale and bias of the logits.
             images: embeddings of the global batch (B, D), of length 1.
-            texts: embeddings of the captions (B, D), of length 1.
+            texts: embeddings of the captions, (B, D) or (B, K, D), of length 1.
         """
         scale, bias = model.logit_parameters()
-        loss, metrics = contrastive_loss(
+        loss_of = contrastive_loss if texts.ndim == 2 else several_captions_loss
+        loss, metrics = loss_of(
             images,
             texts,
             logit_scale=scale,
@@ -100,13 +119,21 @@ class Contrastive(Objective):
     def _embed(
         self, model: Any, images: jax.Array, tokens: jax.Array, rng: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Embeddings (B, D) of unit length of images and texts."""
+        """Embeddings of unit length of images (B, D) and texts (B, D), or (B, K D) of captions."""
         image_rng, text_rng = (None, None) if rng is None else jax.random.split(rng)
         pixels = self.context.spec.inputs.normalize(images)
+        texts = model.encode_text(
+            tokens.reshape(-1, tokens.shape[-1]), normalize=True, rng=text_rng
+        )
         return (
             model.encode_image(pixels, normalize=True, rng=image_rng),
-            model.encode_text(tokens, normalize=True, rng=text_rng),
+            texts.reshape(len(tokens), -1),
         )
+
+
+def is_dual_encoder(module: Any) -> bool:
+    """Returns whether a model embeds images and texts in one space, with a scale of logits."""
+    return all(hasattr(module, x) for x in ("encode_image", "encode_text", "logit_parameters"))
 
 
 def _has_logit_bias(context: Context) -> bool:
