@@ -60,6 +60,17 @@ def test_grids_are_those_of_transformers():
     assert [size_of_budget(n, 16) for n in (256, 128, 7)] == [(256, 256), (128, 256), (16, 112)]
 
 
+def test_normalisation_of_a_teacher():
+    packed = INPUTS.pack(INPUTS(noise(13, 40)))[None]
+    teacher = dataclasses.replace(INPUTS, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
+    found = teacher.renormalize(INPUTS.normalize(packed), INPUTS)
+    np.testing.assert_allclose(found.values, teacher.normalize(packed).values, atol=1e-5)
+    teacher.check_renormalized(INPUTS)
+    for other in ({"resize": "squash"}, {"patch_size": 2}):
+        with pytest.raises(UserError, match=r"patches of one size for both, or for none"):
+            dataclasses.replace(INPUTS, **other).check_renormalized(INPUTS)
+
+
 @pytest.mark.parametrize("shape", [(13, 40), (33, 9), (20, 20), (1, 300)])
 def test_image_survives_packing(shape):
     pixels = INPUTS(noise(*shape))

@@ -16,8 +16,8 @@ from PIL import Image
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.inputs import patches
-from vit_jax.inputs.patches import PatchSequence
-from vit_jax.inputs.scaling import corner, source_of
+from vit_jax.inputs.patches import Images, PatchSequence
+from vit_jax.inputs.scaling import composite, corner, source_of
 
 NAFLEX = "naflex"
 RESIZES = ("crop", "squash", "pad", "square", "corner", "fit", "longest", NAFLEX)
@@ -276,21 +276,41 @@ class ImageInputs:
             pixels = pixels.reshape(-1, *self.size, 3)
         return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
 
-    def renormalize(
-        self, images: Float[Array, "batch height width 3"], inputs: "ImageInputs"
-    ) -> Float[Array, "batch height width 3"]:
+    def renormalize(self, images: Images, inputs: "ImageInputs") -> Any:
         """Converts images that are normalised for another model to this model's normalisation.
 
         Args:
             images: input of the other model.
             inputs: preprocessing of the other model.
+
+        Returns:
+            Images, or patches of the same grids.
         """
-        scale = [theirs / ours for ours, theirs in zip(self.std, inputs.std, strict=True)]
-        shift = [
-            (theirs - ours) / std
-            for ours, theirs, std in zip(self.mean, inputs.mean, self.std, strict=True)
-        ]
-        return images * jnp.asarray(scale) + jnp.asarray(shift)
+        scale, shift = (
+            jnp.asarray([x / std for x, std in zip(values, self.std, strict=True)])
+            for values in (inputs.std, np.subtract(inputs.mean, self.mean).tolist())
+        )
+        if isinstance(images, PatchSequence):
+            scale, shift = (jnp.tile(x, self.patch_size**2) for x in (scale, shift))
+            return dataclasses.replace(images, values=images.values * scale + shift)
+        return images * scale + shift
+
+    def check_renormalized(self, inputs: "ImageInputs") -> None:
+        """Checks that this model can see the images of another model, see `renormalize`.
+
+        Args:
+            inputs: preprocessing of the other model.
+
+        Raises:
+            UserError: one of both is NaFlex and the other one not, or has other patches.
+        """
+        kinds = [(x.is_naflex, x.patch_size if x.is_naflex else 0) for x in (self, inputs)]
+        if kinds[0] != kinds[1]:
+            raise UserError(
+                "a teacher sees the images of its student: expected inputs.resize='naflex' with "
+                f"patches of one size for both, or for none; found {self.resize!r} with patches "
+                f"of {self.patch_size} px, and {inputs.resize!r} with {inputs.patch_size}"
+            )
 
     def _squash(self, image: Image.Image) -> Image.Image:
         if self.crop_fraction == 1:
@@ -369,20 +389,3 @@ class ImageInputs:
         if image.size == (width, height):
             return image
         return image.resize((width, height), INTERPOLATIONS[self.interpolation])
-
-
-def composite(
-    image: UInt8[np.ndarray, "height width channels"], background: int | np.ndarray = 255
-) -> UInt8[np.ndarray, "height width 3"]:
-    """Composites an image with straight alpha on a background.
-
-    Args:
-        image: uint8 (H, W, 4); an image (H, W, 3) is returned unchanged.
-        background: grey level or colour.
-    """
-    if image.shape[-1] == 3:
-        return image
-    alpha = image[..., 3:].astype(np.uint16)
-    blended = image[..., :3] * alpha + np.asarray(background, np.uint16) * (255 - alpha) + 128
-    # Equals round(blended / 255) and is several times faster than a division.
-    return ((blended + (blended >> 8)) >> 8).astype(np.uint8)

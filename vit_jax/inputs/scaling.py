@@ -43,3 +43,20 @@ def source_of(whole: int, scaled: int, start: int, size: int) -> tuple[int, int,
     margin = math.ceil(2 * max(1, scale)) + 1  # the bicubic filter has the largest support, 2 px
     first = max(0, math.floor(begin) - margin)
     return first, min(whole, math.ceil(end) + margin), begin - first, end - first
+
+
+def composite(
+    image: UInt8[np.ndarray, "height width channels"], background: int | np.ndarray = 255
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Composites an image with straight alpha on a background.
+
+    Args:
+        image: uint8 (H, W, 4); an image (H, W, 3) is returned unchanged.
+        background: grey level or colour.
+    """
+    if image.shape[-1] == 3:
+        return image
+    alpha = image[..., 3:].astype(np.uint16)
+    blended = image[..., :3] * alpha + np.asarray(background, np.uint16) * (255 - alpha) + 128
+    # Equals round(blended / 255) and is several times faster than a division.
+    return ((blended + (blended >> 8)) >> 8).astype(np.uint8)

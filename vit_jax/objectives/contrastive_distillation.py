@@ -156,7 +156,7 @@ class ContrastiveDistillation(Contrastive):
             for teacher, params in zip(self._teachers, constants, strict=True):
                 module, theirs = teacher.model.bind(params), teacher.spec.inputs
                 seen = theirs.renormalize(pixels, inputs)
-                if theirs.size != inputs.size:
+                if theirs.size != inputs.size and not inputs.is_naflex:
                     seen = jax.image.resize(seen, (len(seen), *theirs.size, 3), "bicubic")
                 taught.append(module.encode_image(seen, normalize=True))
                 taught.append(module.encode_text(tokens, normalize=True))
@@ -247,6 +247,7 @@ def _open(label: str, keys: TeacherConfig, context: Context) -> FrozenModel:
     if not is_dual_encoder(model.bind(model.shapes())):
         found = type(teacher.spec.architecture).__name__
         raise UserError(f"{title}: expected a dual encoder, as clip_vit_b16; found {found}")
+    teacher.spec.inputs.check_renormalized(context.spec.inputs)
     if not context.reads_same_tokens(teacher.spec):
         raise UserError(
             f"{title} has the tokenizer {teacher.spec.tokenizer!r}, which is not that of the "

@@ -68,8 +68,7 @@ class Distillation(Classification):
                 "config.objective.teacher_model where the weights do not name their model"
             )
         self.teacher = context.open_model(config.teacher_weights, config.teacher_model)
-        if context.spec.inputs.is_naflex:
-            raise UserError("distillation needs images of one size; found inputs.resize='naflex'")
+        self.teacher.spec.inputs.check_renormalized(context.spec.inputs)
         found = getattr(self.teacher.spec.architecture, "num_classes", 0)
         if found != self.num_classes:
             raise UserError(
@@ -93,7 +92,7 @@ class Distillation(Classification):
         (teacher_params,) = constants
         images, targets, model_rng = self.mixed(batch, rng)
 
-        def classify(model: Any, images: jax.Array, rng: jax.Array | None) -> tuple[jax.Array, ...]:
+        def classify(model: Any, images: Any, rng: jax.Array | None) -> tuple[jax.Array, ...]:
             taught = jax.lax.stop_gradient(self._teach(self.teacher, teacher_params, images))
             return (*model.both_logits(images, rng=rng), taught)
 
@@ -115,7 +114,7 @@ class Distillation(Classification):
             "distillation_loss": following,
         }
 
-    def _teach(self, teacher: FrozenModel, params: Params, images: jax.Array) -> jax.Array:
+    def _teach(self, teacher: FrozenModel, params: Params, images: Any) -> jax.Array:
         """The teacher's logits for images in the student's normalisation."""
         own = teacher.spec.inputs.renormalize(images, self.context.spec.inputs)
         return teacher.model.bind(params)(own)
