@@ -21,6 +21,7 @@ most one of them is set, zero means "not set".
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -101,12 +102,17 @@ def default_config(
 
     config.batch_size = 0  # examples per step, over all devices
     config.grad_accum_steps = 1  # microbatches per batch; the loss still sees the whole batch
+    # Image tokens (patches) that a device processes at once, at most: a batch has more microbatches
+    # than `grad_accum_steps` where it must. 0: no limit.
+    config.token_budget = 0
     config.total_steps = 0  # length of training in steps
     config.total_epochs = 0.0  # length of training in epochs
     config.total_examples = 0  # length of training in examples
 
     # name -> {"until_percent": ..., keys that differ until then}; see training/stages.
     config.stages = ConfigDict()
+    # Key -> values, one of which is drawn for each batch; see training/variants.
+    config.draw = ConfigDict()
 
     config.objective = ConfigDict({"name": objective})  # loss and its keys, see objectives
 
@@ -201,6 +207,24 @@ def model_spec(config: ConfigDict) -> ModelSpec:
     return spec
 
 
+def resolved(
+    config: ConfigDict, spec: ModelSpec, objective: Mapping[str, Any], optim: Mapping[str, Any]
+) -> ConfigDict:
+    """A config with every key of its model, objective and optimizer.
+
+    Args:
+        config: config of a run.
+        spec: its model.
+        objective: keys of its objective.
+        optim: block of its optimizer.
+    """
+    fields = config.to_dict()
+    model = {"name": fields["model"].get("name"), **registry.describe(spec.architecture)}
+    model |= {"inputs": dataclasses.asdict(spec.inputs), "tokenizer": spec.tokenizer}
+    loss = {"name": fields["objective"]["name"], **objective}
+    return ConfigDict({**fields, "model": model, "objective": loss, "optim": dict(optim)})
+
+
 def batch_shapes(config: ConfigDict) -> dict[str, Any]:
     """Shapes of the boxes, crops and captions in a batch, as `data.batches` takes them.
 
@@ -277,6 +301,8 @@ def validate(config: ConfigDict) -> None:
     check_max_pixels(config.data.max_image_pixels, "config.data.max_image_pixels")
     if config.batch_size <= 0:
         raise UserError("config.batch_size is not set: expected a positive number of examples")
+    if config.token_budget < 0:
+        raise UserError(f"config.token_budget={config.token_budget}: expected 0 or more tokens")
     if not (config.total_steps or config.total_epochs or config.total_examples):
         raise UserError("no length is set: set total_steps, total_epochs or total_examples")
 

@@ -169,7 +169,7 @@ def open_run(
     config.data.max_image_pixels = max_image_pixels
     # Evaluation has no training batches: any size serves that the devices divide.
     config.batch_size = batch_shards(make_mesh(**sizes, devices=devices))
-    config.grad_accum_steps = 1
+    config.grad_accum_steps, config.token_budget = 1, 0
     experiment = build(config.lock(), workdir=workdir, devices=devices)
     spec = experiment.spec
     if spec.tokenizer is not None:

@@ -17,22 +17,21 @@ from vit_jax import compilation_cache
 from vit_jax import config as config_lib
 from vit_jax.checkpoint.manager import has_checkpoint, with_sharding
 from vit_jax.data.batches import abstract_batch, batch_transform
+from vit_jax.data.broken import Transform
 from vit_jax.data.examples import check_classes
 from vit_jax.data.loader import Loader, group_rows
 from vit_jax.data.sources import Source, open_source
-from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
-from vit_jax.data.tokenizers import TRAINED, Tokenizer, learn_tokenizer, open_tokenizer
-from vit_jax.data.tokenizers.tokenizer import check_layout
+from vit_jax.data.tokenizers import Tokenizer
+from vit_jax.data.tokenizers.of_model import tokenizer_of_model
 from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite
 from vit_jax.inputs import ImageInputs
-from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives import OBJECTIVES
 from vit_jax.objectives.base import Context, Objective
-from vit_jax.objectives.microbatches import Microbatches
+from vit_jax.objectives.microbatches import Microbatches, cut_batch
 from vit_jax.parallel.mesh import (
     BATCH_AXES,
     batch_sharding,
@@ -49,6 +48,7 @@ from vit_jax.training.initialization import Initialization, build_initialization
 from vit_jax.training.schedules import Durations, Schedule, ema_schedule
 from vit_jax.training.state import TrainState, init_state
 from vit_jax.training.step import make_train_step
+from vit_jax.training.variants import Variants, make_variants, shared
 from vit_jax.workdir import workdir_path
 
 
@@ -96,13 +96,25 @@ class Experiment:
         workdir: epath.Path | None,
         devices: list[Any] | None,
         data: bool,
+        base: "Experiment | None" = None,
     ):
-        """See `build`."""
+        """See `build`; `base` is the run that a stage or variant shares its state and data with."""
         self.config, self.workdir, self._devices, self._data = config, workdir, devices, data
+        self.base = base
 
-    def with_config(self, config: ConfigDict, *, data: bool = False) -> "Experiment":
-        """Another config on the same devices."""
-        return build(config, devices=list(self.mesh.devices.flat), data=data)
+    def with_config(self, config: ConfigDict) -> "Experiment":
+        """Another config on the same devices, without data."""
+        return build(config, devices=list(self.mesh.devices.flat), data=False)
+
+    def derived(self, config: ConfigDict) -> "Experiment":
+        """A stage or variant of this run, with its state, data and devices."""
+        config_lib.validate(config)
+        return Experiment(config, self.workdir, list(self.mesh.devices.flat), self._data, base=self)
+
+    @functools.cached_property
+    def variants(self) -> Variants:
+        """Variants of the step, one of which is drawn for each batch."""
+        return make_variants(self)
 
     # --- model ------------------------------------------------------------------------------------
 
@@ -123,54 +135,46 @@ class Experiment:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The mesh of `config.mesh`, with batch sizes checked against it."""
-        config, axes = self.config, self.config.mesh
+        """The mesh of `config.mesh`, with the batch size checked against it."""
+        axes = self.config.mesh
         mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, devices=self._devices)
-        shards, parts = batch_shards(mesh), config.grad_accum_steps
-        if parts < 1:
-            raise UserError(f"config.grad_accum_steps={parts}: expected 1 or more")
-        check_batch_size(config.batch_size, shards, "config.batch_size")
-        noun = f"microbatches ({shards} devices x grad_accum_steps={parts})"
-        check_batch_size(config.batch_size, shards * parts, "config.batch_size", noun)
+        check_batch_size(self.config.batch_size, batch_shards(mesh), "config.batch_size")
         check_sharded(self.model, mesh)
         return mesh
 
+    @functools.cached_property
+    def microbatches(self) -> Microbatches:
+        """How a batch is cut, see `config.grad_accum_steps` and `config.token_budget`."""
+        config, shards, budget = self.config, batch_shards(self.mesh), self.config.token_budget
+        tokens = self.spec.image_tokens if budget else 0
+        return cut_batch(config.batch_size, shards, config.grad_accum_steps, budget, tokens)
+
     # --- data -------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @shared
     def source(self) -> Source:
         """The training source."""
         return open_source(self.config.data.train)
 
-    @functools.cached_property
+    @shared
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer: that of the workdir, or of the model; None for models without text."""
-        spec, text = self.spec.tokenizer, getattr(self.spec.architecture, "text", None)
-        if text is None:
-            return None
-        sizes = {"vocab_size": text.vocab_size, "context_length": text.context_length}
-        if spec is None:
-            raise UserError("config.model.tokenizer is not set: the model reads text")
-        if self.workdir is not None and (self.workdir / TOKENIZER_FILE).is_file():
-            tokenizer = open_tokenizer(f"saved:{self.workdir}", **sizes)
-        elif spec == TRAINED:
-            data = self.config.data
-            tokenizer = learn_tokenizer(
-                self.source, data.templates, max_broken_fraction=data.max_broken_fraction, **sizes
-            )
-        else:
-            tokenizer = open_tokenizer(spec, **sizes)
-        check_layout(tokenizer, self.spec.architecture, f"config.model.tokenizer={spec!r}")
-        return tokenizer
+        return tokenizer_of_model(
+            self.spec.tokenizer,
+            self.spec.architecture,
+            workdir=self.workdir,
+            open_source=lambda: self.source,
+            data=self.config.data,
+        )
 
     @functools.cached_property
-    def loader(self) -> Loader:
-        """The training batches of this process."""
-        config, data, fields = self.config, self.config.data, self.objective.fields
+    def transform(self) -> Transform:
+        """Maps an example of the source to the fields of a batch."""
+        data, fields = self.config.data, self.objective.fields
         if "label" in fields:
             classes = getattr(self.spec.architecture, "num_classes", None)
             check_classes(self.source, classes, f"config.data.train={data.train!r}")
-        transform = batch_transform(
+        return batch_transform(
             fields,
             self.source,
             data.augment,
@@ -178,11 +182,17 @@ class Experiment:
             tokenizer=self.tokenizer if {"tokens", "captions", "caption"} & {*fields} else None,
             templates=tuple(data.templates),
             max_pixels=data.max_image_pixels,
-            **config_lib.batch_shapes(config),
+            **config_lib.batch_shapes(self.config),
         )
+
+    @functools.cached_property
+    def loader(self) -> Loader:
+        """The training batches of this process."""
+        config, data = self.config, self.config.data
         return Loader(
             self.source,
-            transform,
+            [variant.experiment.transform for variant in self.variants],
+            draw=self.variants.draw,
             batch_size=config.batch_size,
             seed=config.seed,
             groups=group_rows(data.group_by, self.source, data.max_broken_fraction),
@@ -193,7 +203,7 @@ class Experiment:
             process_count=jax.process_count(),
         )
 
-    @functools.cached_property
+    @shared
     def durations(self) -> Durations:
         """Lengths of the run in steps.
 
@@ -232,7 +242,7 @@ class Experiment:
                 model=self.model,
                 mesh=self.mesh,
                 batch_axes=BATCH_AXES,
-                microbatches=Microbatches(self.config.grad_accum_steps, batch_shards(self.mesh)),
+                microbatches=self.microbatches,
                 open_model=functools.partial(
                     open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
                 ),
@@ -246,12 +256,12 @@ class Experiment:
             ),
         )
 
-    @functools.cached_property
+    @shared
     def optim(self) -> optimizers.Optim:
         """The parsed keys of `config.optim`."""
         return optimizers.parse_optim(self.config.optim.to_dict())
 
-    @functools.cached_property
+    @shared
     def schedule(self) -> Schedule:
         """Step -> learning rate."""
         durations = self.durations
@@ -262,12 +272,12 @@ class Experiment:
             cooldown_steps=durations.cooldown,
         )
 
-    @functools.cached_property
+    @shared
     def frozen(self) -> Any:
         """Tree of bool, which parameters are not trained; None where all are."""
         return optimizers.frozen_parameters(self.optim, self.model)
 
-    @functools.cached_property
+    @shared
     def optimizer(self) -> Any:
         """The gradient transformation."""
         options = {"seed": self.config.seed, "total_steps": self.durations.total}
@@ -285,7 +295,7 @@ class Experiment:
             return None
         return build_initialization(self.config.init, self.spec, self.model, lambda: self.tokenizer)
 
-    @functools.cached_property
+    @shared
     def abstract_state(self) -> TrainState:
         """`ShapeDtypeStruct`s of the state, with shardings."""
         weights = [] if self.initialization is None else [self.initialization.abstract]
@@ -385,11 +395,5 @@ class Experiment:
     @functools.cached_property
     def resolved_config(self) -> ConfigDict:
         """The config with every key of its components, as it is saved with the run."""
-        config, spec = self.config.to_dict(), self.spec
-        block = {"name": config["model"].get("name"), **registry.describe(spec.architecture)}
-        block |= {"inputs": dataclasses.asdict(spec.inputs), "tokenizer": spec.tokenizer}
-        config["model"] = block
         keys = dataclasses.asdict(self._selected_objective[1])
-        config["objective"] = {"name": config["objective"]["name"], **keys}
-        config["optim"] = self.optim.as_block()
-        return ConfigDict(config)
+        return config_lib.resolved(self.config, self.spec, keys, self.optim.as_block())

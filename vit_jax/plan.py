@@ -8,6 +8,7 @@ needed) or for simulated CPU devices. docs/plan.md explains the output.
     --topology NAME     v4:2x2x2, v5e:16x16, v5p:4x4x4, v6e:8x8, tpu7x:2x2x2; cpu-8 for 8 simulated
                         CPU devices, without libtpu and without estimates of time
     --stage NAME        plan this stage of config.stages instead of the last one
+    --variant NAME      plan this variant of config.draw instead of the one with the most FLOPs
     --num_slices N      number of slices of that shape
     --json              print one JSON object instead of a table
     --config.KEY=VALUE  change a key of the config, as in training
@@ -23,6 +24,7 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _SLICES = flags.DEFINE_integer("num_slices", 1, "Number of slices of that shape.", lower_bound=1)
 _STAGE = flags.DEFINE_string("stage", None, "Stage of config.stages; default: the last one.")
+_VARIANT = flags.DEFINE_string("variant", "", "Variant of config.draw; default: the largest.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
 
 
@@ -38,7 +40,7 @@ def main() -> None:
         config = stage_config(config, _STAGE.value)
     topologies.prepare_platform(str(_TOPOLOGY.value))
     topology = topologies.find_slice(str(_TOPOLOGY.value), _SLICES.value)
-    plan = make_plan(config, topology)
+    plan = make_plan(config, topology, str(_VARIANT.value))
     print(plan.to_json() if _JSON.value else table(plan))
 
 

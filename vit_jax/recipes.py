@@ -18,7 +18,7 @@ from vit_jax.paths import as_local_path
 
 UNITS = ("steps", "epochs", "examples", "percent")
 # Blocks whose keys belong to the component or model that they name.
-OPEN_BLOCKS = ("model", "objective", "optim", "evals", "hooks", "trackers", "stages")
+OPEN_BLOCKS = ("model", "objective", "optim", "evals", "hooks", "trackers", "stages", "draw")
 
 
 def load_recipe(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:

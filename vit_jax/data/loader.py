@@ -27,6 +27,7 @@ from vit_jax.data.broken import (
     Transform,
     read_all,
 )
+from vit_jax.data.draw import Draw
 from vit_jax.data.sources.base import Source
 from vit_jax.data.sources.mixture import Mixture
 from vit_jax.errors import UserError, unknown
@@ -50,8 +51,9 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     def __init__(
         self,
         source: RandomAccess,
-        transform: Transform,
+        transform: Transform | Sequence[Transform],
         *,
+        draw: Draw | None = None,
         batch_size: int,
         seed: int,
         groups: Sequence[Sequence[int]] | None = None,
@@ -66,7 +68,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         Args:
             source: examples by index.
             transform: maps an example and a NumPy generator to a dict of arrays, whose shapes are
-                the same for all examples.
+                the same for all examples; with `draw` a sequence of them, one for each choice.
+            draw: chooses the transform of each batch; None for a single transform.
             batch_size: global batch size, over all processes.
             seed: PRNG seed for the order, augmentation and every other choice.
             groups: rows of `source` per group, of which an epoch takes one each; None for all rows.
@@ -96,7 +99,12 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         if repeats > 1:
             positions = grain.MapDataset.range(_END).seed(seed)
             self._order = positions.map(_Repeat(self._order, repeats))
-        self._dataset = self._order.random_map(ReadExample(source, transform, groups))
+        transforms = transform if isinstance(transform, Sequence) else [transform]
+        readers = [self._order.random_map(ReadExample(source, x, groups)) for x in transforms]
+        self._dataset = readers[0]
+        if draw is not None and len(readers) > 1:
+            drawn = _Drawn(readers, draw, batch_size)
+            self._dataset = grain.MapDataset.range(_END).map(drawn)
         self._broken = BrokenLog(max_broken_fraction)
         self.left_out = LeftOutLog()
         self._broken_before = 0
@@ -237,6 +245,16 @@ class _Repeat:
 
     def __call__(self, position: int) -> int:
         return self._order[position // self._repeats]
+
+
+class _Drawn:
+    """Maps a position to its example, read with the transform that is drawn for its batch."""
+
+    def __init__(self, readers: list[grain.MapDataset], draw: Draw, batch_size: int) -> None:
+        self._readers, self._draw, self._batch_size = readers, draw, batch_size
+
+    def __call__(self, position: int) -> Any:
+        return self._readers[self._draw(position // self._batch_size + 1)][position]
 
 
 def _start_worker(worker: int, workers: int) -> None:

@@ -1,6 +1,7 @@
 """Specification of a registered model."""
 
 import dataclasses
+import math
 from typing import Any
 
 from vit_jax.errors import UserError
@@ -41,6 +42,21 @@ class ModelSpec:
         if self.inputs.is_naflex:
             sizes["patch_size"] = _naflex_patch_size(self.architecture)
         object.__setattr__(self, "inputs", dataclasses.replace(self.inputs, **sizes))
+
+    @property
+    def image_tokens(self) -> int:
+        """Number of patches of an image.
+
+        Raises:
+            UserError: the image tower has no patches.
+        """
+        tower = getattr(self.architecture, "image", self.architecture)
+        if not hasattr(tower, "grid"):
+            raise UserError(
+                "config.token_budget counts the patches of images: expected a model with a ViT; "
+                f"found {type(tower).__name__}"
+            )
+        return math.prod(tower.grid)
 
 
 def image_size(architecture: Any) -> Size:

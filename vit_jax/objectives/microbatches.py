@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key
 
+from vit_jax.errors import UserError
+from vit_jax.parallel.mesh import check_batch_size
+
 
 @dataclasses.dataclass(frozen=True)
 class Microbatches:
@@ -73,3 +76,34 @@ class Microbatches:
     def _join(self, x: jax.Array) -> jax.Array:
         pieces = x.reshape(self.steps, self.shards, -1, x.shape[-1])
         return jnp.moveaxis(pieces, 0, 1).reshape(-1, x.shape[-1])
+
+
+def cut_batch(batch_size: int, shards: int, least: int, budget: int, tokens: int) -> Microbatches:
+    """Finds the smallest number of microbatches that respects a budget of image tokens.
+
+    Args:
+        batch_size: number of examples of a batch.
+        shards: number of devices that the batch is split over; divides `batch_size`.
+        least: smallest number of microbatches.
+        budget: largest number of image tokens that a device processes at once; 0 for no limit.
+        tokens: image tokens per example.
+
+    Raises:
+        UserError: `least` does not divide the batch, or an example has more tokens than the budget.
+
+    Example:
+        >>> cut_batch(batch_size=64, shards=2, least=1, budget=4096, tokens=256).steps
+        2
+    """
+    if least < 1:
+        raise UserError(f"config.grad_accum_steps={least}: expected 1 or more")
+    noun = f"microbatches ({shards} devices x grad_accum_steps={least})"
+    check_batch_size(batch_size, shards * least, "config.batch_size", noun)
+    examples = batch_size // shards
+    if budget and tokens > budget:
+        raise UserError(
+            f"config.token_budget={budget}: expected at least the {tokens} tokens of one image"
+        )
+    fitting = (n for n in range(least, examples + 1) if examples % n == 0)
+    steps = next(n for n in fitting if not budget or examples // n * tokens <= budget)
+    return Microbatches(steps, shards)

@@ -1,5 +1,6 @@
 """Compiles the training step ahead of time and analyses the compiled program."""
 
+import dataclasses
 import math
 import time
 from typing import Any
@@ -25,20 +26,22 @@ from vit_jax.planning.units import demanded_bytes
 _LISTED = 10
 
 
-def make_plan(config: ConfigDict, topology: Slice) -> Plan:
+def make_plan(config: ConfigDict, topology: Slice, variant: str = "") -> Plan:
     """Plans the training step of a config.
 
     Args:
         config: config of a run; `config.mesh` is laid over the devices as in training.
         topology: devices to compile for.
+        variant: variant of the step, where `config.draw` makes several; by default the one with
+            the most FLOPs.
 
     Raises:
-        UserError: training would refuse the config on these devices.
+        UserError: training would refuse the config on these devices, or an unknown variant.
     """
-    experiment = build(config, devices=topology.devices, data=False)
-    model_flops = traced_flops(
-        trace_step(build(without_recomputation(config), devices=topology.devices, data=False)).jaxpr
-    )
+    variants = build(config, devices=topology.devices, data=False).variants
+    work = {each.name: each for each in step_work(config, topology.devices)}
+    chosen = variant or max(work.values(), key=lambda each: each.flops).name
+    experiment, model_flops = variants.named(chosen).experiment, work[chosen].flops
     start = time.monotonic()
     traced = trace_step(experiment)
     kernel_schedules.forget()
@@ -55,7 +58,16 @@ def make_plan(config: ConfigDict, topology: Slice) -> Plan:
         batch_size=config.batch_size,
         image_size=experiment.spec.inputs.size,
         remat=config.compute.remat,
-        grad_accum_steps=config.grad_accum_steps,
+        grad_accum_steps=experiment.microbatches.steps,
+        variant=chosen,
+        draw=[
+            {
+                "name": each.name,
+                "fraction": each.fraction,
+                "model_flops_per_device": each.flops / mesh.size,
+            }
+            for each in work.values()
+        ],
         parameter_bytes=local_bytes(state.params),
         optimizer_bytes=local_bytes((state.opt_state, state.ema)),
         model_flops_per_device=model_flops / mesh.size,
@@ -65,6 +77,39 @@ def make_plan(config: ConfigDict, topology: Slice) -> Plan:
         compile_seconds=seconds,
         error=error,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Work of one variant of the training step.
+
+    Attributes:
+        name: name of the variant; empty where `config.draw` is.
+        fraction: fraction of the steps that draw it.
+        flops: model FLOPs of a step, over all devices.
+    """
+
+    name: str
+    fraction: float
+    flops: int
+
+
+def step_work(config: ConfigDict, devices: list[Any] | None = None) -> list[Work]:
+    """Counts the model FLOPs of each variant of the training step, without recomputation.
+
+    Args:
+        config: config of a run.
+        devices: devices of the mesh; None for all.
+    """
+    variants = build(without_recomputation(config), devices=devices, data=False).variants
+    return [
+        Work(
+            each.name,
+            variants.frequency(each),
+            traced_flops(trace_step(each.experiment).jaxpr),
+        )
+        for each in variants
+    ]
 
 
 def trace_step(experiment: Experiment) -> jax.stages.Traced:
@@ -87,7 +132,7 @@ def without_recomputation(config: ConfigDict) -> ConfigDict:
         config: config of a run.
     """
     plain = config.copy_and_resolve_references()
-    plain.compute.remat, plain.grad_accum_steps = "none", 1
+    plain.compute.remat, plain.grad_accum_steps, plain.token_budget = "none", 1, 0
     if plain.objective.name in ("contrastive", "contrastive_captioning"):
         plain.objective.form = "gathered"  # ring and tiled recompute the logits
     return plain

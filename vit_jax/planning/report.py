@@ -25,6 +25,8 @@ class Plan:
         image_size: height and width of the model's input, px.
         remat: rematerialisation policy.
         grad_accum_steps: microbatches per batch.
+        variant: variant of the step that was compiled; empty where `config.draw` is.
+        draw: variants with the fraction of the steps that draw them and their model FLOPs.
         fits: whether the step fits into the memory; None on CPU devices, which have no limit.
         hbm_bytes: memory of a device.
         peak_hbm_bytes: arguments, temporaries, program, and outputs that do not reuse the memory of
@@ -62,6 +64,8 @@ class Plan:
     image_size: tuple[int, int]
     remat: str
     grad_accum_steps: int
+    variant: str = ""
+    draw: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     fits: bool | None
     hbm_bytes: int | None
     peak_hbm_bytes: int | None = None
@@ -104,10 +108,12 @@ def table(plan: Plan) -> str:
     slices = f"{plan.num_slices} x " if plan.num_slices > 1 else ""
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items())
     height, width = plan.image_size
+    parts = f", {plan.grad_accum_steps} microbatches" if plan.grad_accum_steps > 1 else ""
     rows = [
         ("slice", f"{slices}{plan.topology}: {plan.devices} devices, mesh {mesh}"),
-        ("batch", f"{plan.batch_size:,} ({plan.batch_size // plan.devices:,} per device)"),
+        ("batch", f"{plan.batch_size:,} ({plan.batch_size // plan.devices:,} per device{parts})"),
         ("image", f"{height} x {width} px"),
+        *_variant_rows(plan),
         ("", ""),
         (
             "fits",
@@ -126,6 +132,25 @@ def table(plan: Plan) -> str:
     rows += [("try", text) for text in suggestions(plan)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def _variant_rows(plan: Plan) -> Rows:
+    """The variant that is planned, and the work of all."""
+    if not plan.variant:
+        return []
+    mean = sum(each["fraction"] * each["model_flops_per_device"] for each in plan.draw)
+    return [
+        ("variant", f"{plan.variant} of {len(plan.draw)}; --variant plans another one"),
+        *(
+            (
+                f"  {each['name']}",
+                f"{each['model_flops_per_device'] / TERA:.3f} T per device in "
+                f"{each['fraction']:.0%} of the steps",
+            )
+            for each in plan.draw
+        ),
+        ("  mean", f"{mean / TERA:.3f} T per device"),
+    ]
 
 
 def _memory_rows(plan: Plan) -> Rows:

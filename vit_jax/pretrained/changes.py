@@ -8,10 +8,9 @@ from vit_jax.components import parse
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models import registry
-from vit_jax.models import spec as spec_lib
 from vit_jax.models.spec import ModelSpec
 from vit_jax.paths import StrPath
-from vit_jax.pretrained.identification import FileModel, with_image_size
+from vit_jax.pretrained.identification import FileModel, resolution, with_image_size
 from vit_jax.pretrained.stored import run_spec
 from vit_jax.weights.loading import Source
 
@@ -90,8 +89,5 @@ def stored_source(
     if weights_size is not None:
         return Source(with_image_size(architecture, weights_size, title), exact=True)
     if found.source.exact:
-        architecture = with_image_size(architecture, spec_lib.image_size(stated), title)
-        if hasattr(stated, "text"):
-            length = {"text": {"context_length": stated.text.context_length}}
-            architecture = registry.parse_architecture(length, title, base=architecture)
+        architecture = registry.parse_architecture(resolution(stated), title, base=architecture)
     return Source(architecture, found.source.exact)

@@ -47,6 +47,10 @@ SILENT = frozenset(
 SIZES = ("patch_size", "width", "depth", "depths", "mlp_dim", "mlp_ratio", "window_size")
 
 
+# Fields that determine the sizes of tables and kernels, which can be resized.
+RESOLUTION = ("image_size", "patch_size", "kernel_size", "position_grid", "context_length")
+
+
 @dataclasses.dataclass(frozen=True)
 class FileModel:
     """The model of a weight file.
@@ -133,6 +137,20 @@ def identify(
         architecture = _with_classes(architecture, file, known)
     source = dataclasses.replace(found.source, architecture=architecture)
     return dataclasses.replace(found, source=source)
+
+
+def resolution(architecture: Any) -> dict[str, Any]:
+    """Returns the fields of an architecture and of its towers that `RESOLUTION` names, nested.
+
+    Args:
+        architecture: dataclass of an architecture.
+    """
+    own = {field.name for field in dataclasses.fields(architecture)}
+    found = {name: getattr(architecture, name) for name in RESOLUTION if name in own}
+    for tower in ("image", "text"):
+        if hasattr(architecture, tower):
+            found[tower] = resolution(getattr(architecture, tower))
+    return found
 
 
 def with_image_size(architecture: Any, size: int | tuple[int, int], title: str) -> Any:

@@ -4,9 +4,8 @@ import dataclasses
 
 from vit_jax.errors import UserError
 from vit_jax.experiment import build
-from vit_jax.flops import traced_flops
 from vit_jax.planning import topologies
-from vit_jax.planning.compilation import make_plan, trace_step, without_recomputation
+from vit_jax.planning.compilation import make_plan, step_work
 from vit_jax.sweeping.variants import Variant
 
 
@@ -34,12 +33,16 @@ def training_cost(variant: Variant, topology: str | None) -> Cost:
         UserError: training would refuse the config.
     """
     steps = build(variant.config).durations.total
-    plain = build(without_recomputation(variant.config), data=False)
-    flops = float(traced_flops(trace_step(plain).jaxpr)) * steps
+    work = step_work(variant.config)
+    mean, largest = sum(x.fraction * x.flops for x in work), max(x.flops for x in work)
+    flops = mean * steps
     if topology is None:
         return Cost(flops, None)
     plan = make_plan(variant.config, topologies.find_slice(topology, 1))
     if plan.error is not None:
         raise UserError(f"variant {variant.name!r} on {topology}: {plan.error}")
     milliseconds = plan.estimated_compute_ms
-    return Cost(flops, None if milliseconds is None else milliseconds * steps / 3.6e6)
+    if milliseconds is None:
+        return Cost(flops, None)
+    # Where steps differ, that of the plan is the largest.
+    return Cost(flops, milliseconds * mean / largest * steps / 3.6e6)

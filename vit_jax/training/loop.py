@@ -100,7 +100,8 @@ def _train(run: Run, constants: tuple, start: tuple[dict[str, Any], str]) -> Non
             stack.callback(hook.on_end, run)
         while run.step < total:
             batch = run.next_batch()
-            run.state, metrics = run.stage.experiment.train_step(run.state, batch, *constants)
+            step = run.variant.experiment.train_step
+            run.state, metrics = step(run.state, batch, *constants)
             run.step += 1
             for hook in run.hooks:
                 hook.after_step(run, run.step, metrics)
@@ -112,6 +113,10 @@ def _check(experiment: "Experiment", workdir: StrPath) -> list[Stage]:
     for part in ("mesh", "objective", "source", "tokenizer", "loader", "abstract_state"):
         getattr(experiment, part)
     stages = make_stages(experiment)
+    for stage in stages:
+        names = ", ".join(each.name for each in stage.experiment.variants)
+        if names:
+            logger.info("Each step up to %d draws one of: %s.", stage.end, names)
     for name, reason in experiment.suite.skipped.items():
         logger.warning("%s is skipped: %s", name, reason)
     check_resumable(workdir, experiment)

@@ -1,5 +1,6 @@
 """The state of a run: what hooks read and change."""
 
+import collections
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from vit_jax.tracking import Trackers
 from vit_jax.training.stages import Stage
 from vit_jax.training.state import TrainState
 from vit_jax.training.throughput import Throughput
+from vit_jax.training.variants import Variant
 
 if TYPE_CHECKING:
     from vit_jax.experiment import Experiment
@@ -37,6 +39,8 @@ class Run:
         step: steps done.
         batch_number: number of the newest batch; the first batch of a run is 1.
         bad_batches: numbers of the batches whose loss or gradient was not finite.
+        variant: variant of the step that the newest batch has drawn.
+        drawn: number of steps of each variant; empty where nothing is drawn.
         batches: iterator over global batches on the devices.
         trackers: where metrics go.
         throughput: clock of the steps.
@@ -44,6 +48,7 @@ class Run:
     """
 
     state: TrainState
+    variant: Variant
     trackers: Trackers
     throughput: Throughput
     batches: Iterator[dict[str, jax.Array]]
@@ -62,6 +67,7 @@ class Run:
         self.checkpoints, self.hooks = checkpoints, list(hooks)
         self.step = self.batch_number = 0
         self.bad_batches: set[int] = set()
+        self.drawn = collections.Counter[str]()
         self.evaluation: dict[str, float] = {}
 
     def restore(self) -> None:
@@ -73,10 +79,12 @@ class Run:
             self.state, position = self.checkpoints.restore(self.step, abstract)
             self.bad_batches.update(position.get("non_finite", ()))
             self.batch_number = position["examples"] // self.config.batch_size
+            self.drawn = collections.Counter(position.get("drawn"))
             self._loader.set_state(position)
             logger.warning("Resuming %s at step %d.", self.workdir, self.step)
         else:
             self.state, self.batch_number = self.experiment.init_state(), 0
+            self.drawn.clear()
             overview = parameter_overview.get_parameter_overview(
                 self.state.params, include_stats=False
             )
@@ -92,8 +100,12 @@ class Run:
 
     def next_batch(self) -> dict[str, jax.Array]:
         """The next global batch, on the devices."""
+        number = next(self._numbers)
+        self.variant = self.stage.experiment.variants.at(number)
         batch = next(self.batches)
-        self.batch_number = next(self._numbers)
+        self.batch_number = number
+        if self.variant.name:
+            self.drawn[self.variant.name] += 1
         return batch
 
     def evaluate(self, *, save: bool) -> None:
@@ -118,8 +130,9 @@ class Run:
             hook.settle()
 
     def counters(self) -> dict[str, float]:
-        """Counts of what was left out so far; every process must ask."""
-        counters = {"broken_examples": float(self._broken_examples())}
+        """Counts of what was drawn and left out so far; every process must ask."""
+        counters = {f"drawn/{name}": float(count) for name, count in sorted(self.drawn.items())}
+        counters["broken_examples"] = float(self._broken_examples())
         if self.config.non_finite != "stop":
             counters["non_finite_batches"] = float(len(self.bad_batches))
         return counters
@@ -134,6 +147,7 @@ class Run:
             "examples": self.batch_number * self.config.batch_size,
             "non_finite": sorted(self.bad_batches),
             "broken": self._broken_examples(),
+            "drawn": dict(self.drawn),
         }
         self.trackers.flush()
         self.checkpoints.save(

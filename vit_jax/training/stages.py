@@ -12,19 +12,14 @@ from typing import TYPE_CHECKING
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from vit_jax import config as config_lib
 from vit_jax.errors import UserError, unknown
 from vit_jax.models.sizes import Size
-from vit_jax.models.vit.model import ViTConfig
-from vit_jax.recipes import OPEN_BLOCKS, apply_override
-from vit_jax.training.resume import first_difference
+from vit_jax.training.variants import KEYS, changed_config, derive
 
 if TYPE_CHECKING:
     from vit_jax.experiment import Experiment
 
 UNTIL = "until_percent"
-# Keys that may change within a run; the others belong to the state or to the order of the data.
-KEYS = ("model", "compute", "objective", "grad_accum_steps", "data.augment", "data.templates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +57,10 @@ def make_stages(experiment: "Experiment") -> list[Stage]:
         end = round(_until(experiment.config, name) / 100 * total)
         if end <= (stages[-1].end if stages else 0):
             raise UserError(f"config.stages.{name} has no step: the run has {total} steps")
-        stages.append(Stage(name, end, _staged(experiment, name)))
+        config = stage_config(experiment.config, name)
+        staged = derive(experiment, config, f"stages.{name}")
+        _ = staged.objective, staged.loader  # mistakes are found before the run starts
+        stages.append(Stage(name, end, staged))
     return [*stages, Stage("", total, experiment)]
 
 
@@ -78,48 +76,10 @@ def stage_config(config: ConfigDict, name: str) -> ConfigDict:
     """
     if name not in config.stages:
         raise unknown(name, config.stages, "stage")
-    changed = ConfigDict({**config.to_dict(), "stages": {}}).lock()
-    for block in OPEN_BLOCKS:
-        changed[block].unlock()
     changes = flatten_dict(config.stages[name].to_dict(), sep=".")
     changes.pop(UNTIL, None)
-    for key, value in changes.items():
-        path = f"config.stages.{name}.{key}"
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in KEYS):
-            raise UserError(
-                f"{path} cannot change within a run; a stage may change {', '.join(KEYS)}"
-            )
-        try:
-            apply_override(changed, f"{key}={value!r}")
-        except UserError as error:
-            raise UserError(f"config.stages.{name}: {error}") from None
-    _keep_positions(config, changed)
-    return changed
-
-
-def _keep_positions(config: ConfigDict, changed: ConfigDict) -> None:
-    """Keeps the table of positions, which the model resizes to the images of the stage."""
-    tower, block = config_lib.model_spec(config).architecture, changed.model
-    if hasattr(tower, "image"):
-        tower, block = tower.image, block.image
-    if isinstance(tower, ViTConfig):
-        block.position_grid = tower.table_grid
-
-
-def _staged(experiment: "Experiment", name: str) -> "Experiment":
-    """The experiment of a stage, which shares state and data with that of the run."""
-    staged = experiment.with_config(stage_config(experiment.config, name), data=True)
-    if found := first_difference(experiment.model.shapes(), staged.model.shapes()):
-        path, expected, other = found
-        raise UserError(
-            f"config.stages.{name} has other parameters than the run: {path} is {other}, expected "
-            f"{expected}"
-        )
-    shared = ("source", "tokenizer", "durations", "optim", "schedule", "frozen", "optimizer")
-    for part in (*shared, "abstract_state"):
-        setattr(staged, part, getattr(experiment, part))
-    _ = staged.objective, staged.loader  # mistakes are found before the run starts
-    return staged
+    keys = (*KEYS, "draw", "token_budget")
+    return changed_config(config, changes, f"config.stages.{name}", keys, {"stages": {}})
 
 
 def _in_order(config: ConfigDict) -> list[str]:

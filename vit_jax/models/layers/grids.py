@@ -9,6 +9,7 @@ On a 2-D grid:
 | `bicubic` | cubic, a = -0.75, no antialias | transformers; authors of MAE and Swin |
 | `bicubic_offset` | the same, scaled by (new + 0.1) / old | authors of DINOv2, without registers |
 | `bilinear` | linear between pixel centres, no antialias | timm, reading `.npz` of Google |
+| `bilinear_antialias` | linear between pixel centres, antialias | FlexiViT |
 | `bilinear_corners` | linear between the corners (`scipy.ndimage.zoom`, order 1) | big_vision |
 
 The rules differ: weights that were trained with one lose accuracy with another.

@@ -1,12 +1,16 @@
-"""Patch embedding: a convolution whose stride is its kernel size."""
+"""Patch embedding: a convolution whose stride is the side of a patch."""
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from vit_jax.models.layers.grids import MATRICES
 from vit_jax.models.layers.parameters import Initializer, metadata, weights
 from vit_jax.models.ops.linear import linear
 from vit_jax.models.sizes import grid_of
@@ -15,14 +19,47 @@ from vit_jax.models.sizes import grid_of
 KERNEL_INIT = initializers.lecun_normal()
 
 
+@functools.cache
+def _pi_matrix(old: int, new: int) -> np.ndarray:
+    """Pseudo-inverse (new, old) of the transposed bilinear resize from `old` to `new` pixels."""
+    return np.linalg.pinv(MATRICES["bilinear"](old, new).T).astype(np.float32)
+
+
+def resize_kernel(
+    kernel: Float[Array, "old_rows old_columns channels width"], side: int
+) -> Float[Array, "{side} {side} channels width"]:
+    """PI-resize of a patch embedding (Beyer et al. 2023, FlexiViT, section 3.4), in float32.
+
+    Where B resizes a patch bilinearly, the new kernel is the pseudo-inverse of B^T, times the old
+    one. Tokens of an enlarged image under the new kernel are exactly those of the image under the
+    old one. For a smaller patch the new kernel, enlarged again by B^T, is as near as possible to
+    the old one.
+
+    Args:
+        kernel: kernel of patches of another size.
+        side: side of the new patches, px.
+    """
+    if kernel.shape[:2] == (side, side):
+        return kernel
+    down, across = (_pi_matrix(old, side) for old in kernel.shape[:2])
+    resized = jnp.einsum(
+        "ai,bj,ijcd->abcd", down, across, kernel.astype(jnp.float32), precision="highest"
+    )
+    return resized.astype(kernel.dtype)
+
+
 class PatchEmbedding(nnx.Conv):
-    """Linear embedding of square patches (Dosovitskiy et al. 2021, section 3.1)."""
+    """Linear embedding of square patches (Dosovitskiy et al. 2021, section 3.1).
+
+    The learned kernel may have another size than the patches; it is then resized in each call.
+    """
 
     def __init__(
         self,
         patch_size: int,
         width: int,
         *,
+        kernel_side: int | None = None,
         use_bias: bool = True,
         drop_remainder: bool = False,
         kernel_init: Initializer = KERNEL_INIT,
@@ -34,16 +71,18 @@ class PatchEmbedding(nnx.Conv):
         Args:
             patch_size: side of a patch, px.
             width: number of features D.
+            kernel_side: side of the learned kernel, px, see `resize_kernel`; None: `patch_size`.
             use_bias: whether there is a bias.
             drop_remainder: see `grid_of`.
-            kernel_init: initializer of the kernel (patch_size, patch_size, 3, D).
+            kernel_init: initializer of the kernel (kernel_side, kernel_side, 3, D).
             dtype: compute type.
             rngs: source of the parameters' keys.
         """
+        side = kernel_side or patch_size
         super().__init__(
             3,
             width,
-            (patch_size, patch_size),
+            (side, side),
             strides=patch_size,
             padding="VALID",
             use_bias=use_bias,
@@ -72,6 +111,8 @@ class PatchEmbedding(nnx.Conv):
         """
         size = images.shape[1], images.shape[2]
         grid_of(size, self.patch_size, drop_remainder=self.drop_remainder)
+        if self.kernel.shape[0] != self.patch_size:
+            return self._embed_resized(images)
         embedded: jax.Array = super().__call__(images.astype(self.dtype), out_sharding)
         return embedded
 
@@ -87,8 +128,21 @@ class PatchEmbedding(nnx.Conv):
             (B, N, D), compute type.
         """
         kernel, bias = weights(self, self.dtype)
+        if kernel.shape[0] != self.patch_size:
+            kernel = resize_kernel(self.kernel[...], self.patch_size).astype(self.dtype)
         batch, count, features = patches.shape
         # XLA:CPU contracts (B, N, D) slowly, see `ops.mlp`.
         flat = patches.reshape(batch * count, features).astype(self.dtype)
         embedded = linear(flat, (kernel.reshape(features, -1), bias))
         return embedded.reshape(batch, count, -1)
+
+    def _embed_resized(self, images: jax.Array) -> jax.Array:
+        """Embeds with a kernel that is resized to the patches."""
+        embedded = jax.lax.conv_general_dilated(
+            images.astype(self.dtype),
+            resize_kernel(self.kernel[...], self.patch_size).astype(self.dtype),
+            (self.patch_size, self.patch_size),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return embedded if self.bias is None else embedded + self.bias[...].astype(self.dtype)

@@ -16,6 +16,7 @@ from vit_jax.models.layers.parameters import LayersAbove, check_layers
 from vit_jax.models.layers.positions import resize_positions, sincos_positions
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 from vit_jax.models.sizes import Size, as_size, grid_of
+from vit_jax.models.vit.adaptation import adapt
 from vit_jax.models.vit.outputs import POOLS, PooledOutputs
 from vit_jax.models.vit.tokens import POSITION_INITS, PatchTokens, Replaced
 
@@ -30,6 +31,8 @@ class ViTConfig:
         image_size: (height, width) of the training images, px; an int for squares. Images of other
             sizes get resized positions.
         patch_size: side of a patch, px.
+        kernel_size: side of the learned kernel of the patch embedding, px, where it is not that of
+            a patch: the kernel is resized to the patches (FlexiViT, Beyer et al. 2023).
         width: number of features D of the residual stream.
         depth: number of blocks.
         num_heads: attention heads.
@@ -76,6 +79,7 @@ class ViTConfig:
 
     image_size: int | tuple[int, int] = 224
     patch_size: int = 16
+    kernel_size: int | None = None
     width: int = 768
     depth: int = 12
     num_heads: int = 12
@@ -122,6 +126,8 @@ class ViTConfig:
         if not self.class_token and (reads_class or self.distillation):
             found = f"pool={self.pool!r}" if reads_class else "distillation"
             raise UserError(f"{found} needs class_token=True")
+        if self.kernel_size is not None and self.kernel_size < 1:
+            raise UserError(f"kernel_size={self.kernel_size}: expected 1 px or more, or None")
         if self.head_norm and self.distillation:
             raise UserError("head_norm applies to a single head: set distillation=False")
         if not 0 <= self.patch_dropout < 1:
@@ -140,6 +146,11 @@ class ViTConfig:
         """Rows and columns of patches of a training image."""
         size, drop = as_size(self.image_size), self.drop_remainder
         return grid_of(size, self.patch_size, f"image_size={size}", drop_remainder=drop)
+
+    @property
+    def kernel_side(self) -> int:
+        """Side of the learned kernel of the patch embedding, px."""
+        return self.kernel_size or self.patch_size
 
     @property
     def table_grid(self) -> Size:
@@ -183,23 +194,8 @@ class ViTConfig:
         return self.num_special if self.prefix_positions else 0
 
     def adapt(self, path: str, value: jax.Array | None, source: Any) -> jax.Array | None:
-        """Makes the parameter `path` from that of another configuration, for fine-tuning.
-
-        `value` is the source's parameter, None if it has none. Positions are resized to the grid of
-        this model; fixed ones initialise learned ones. None if the value applies unchanged.
-        """
-        if path != "positions" or not isinstance(source, ViTConfig):
-            return None
-        rows = source.num_position_rows
-        if source.width != self.width or rows != self.num_position_rows:
-            return None
-        if value is None and source.position_init == "fixed_sincos":
-            table = source.fixed_positions(source.table_grid, source.width)
-            value = jnp.pad(table, ((rows, 0), (0, 0)))  # zeros for class and distillation token
-        if value is None:
-            return None
-        grids = source.table_grid, self.table_grid
-        return resize_positions(value, *grids, rows, source.position_resize)
+        """Makes a parameter from that of another configuration, see `adaptation.adapt`."""
+        return adapt(path, value, source, self) if isinstance(source, ViTConfig) else None
 
     def check_naflex(self) -> None:
         """Refuses architectures whose positions cannot be resized for each image of a batch.

@@ -63,6 +63,7 @@ class PatchTokens(nnx.Module):
         self.patch_embed = PatchEmbedding(
             config.patch_size,
             width,
+            kernel_side=config.kernel_size,
             use_bias=config.patch_bias,
             drop_remainder=config.drop_remainder,
             dtype=self.dtype,

@@ -12,6 +12,7 @@ import tqdm
 from vit_jax.training.hooks.base import Hook, is_due, scalars
 from vit_jax.training.run import Run
 from vit_jax.training.throughput import Throughput
+from vit_jax.training.variants import Variant
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Progress(Hook):
     def on_start(self, run: Run) -> None:
         """Starts the clock and wraps the reading of batches with it."""
         self.throughput = run.throughput = Throughput(run.config.batch_size)
-        self._first_step = run.step
+        self._first_step, self._compiled = run.step, set[Variant]()
         run.batches = self._timed(run.batches)
         self._bar = tqdm.tqdm(
             total=run.durations.total,
@@ -53,16 +54,21 @@ class Progress(Hook):
     def after_step(self, run: Run, step: int, metrics: dict[str, jax.Array]) -> None:
         """Counts the step; logs it when it is due."""
         self.throughput.dispatched(metrics)
-        if step == self._first_step + 1:
+        compiles = run.variant not in self._compiled
+        if compiles:
+            self._compiled.add(run.variant)
             jax.block_until_ready(metrics)
             self.throughput.restart(step)  # compilation is not in the rate
+        if step == self._first_step + 1:
             logger.info("First step after %.1f s.", time.monotonic() - self._started)
         last = step == run.durations.total
         if last or is_due(step, run.config.log_steps):
             run.settle()
             values = {**scalars(metrics), **run.counters()}
+            if run.variant.name:  # losses of variants differ: each has a curve of its own
+                values[f"loss/{run.variant.name}"] = values["loss"]
             rates = self.throughput.rates(step)
-            if step > self._first_step + 1:
+            if not compiles:
                 values.update(rates)
                 self._bar.set_postfix_str(
                     f"loss {values['loss']:.4f}, {rates['examples_per_second']:.0f} examples/s, "

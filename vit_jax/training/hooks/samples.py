@@ -54,7 +54,7 @@ class Samples(Hook):
         if jax.process_index():
             return  # no tracker writes here
         packed = batch["image"] if "image" in batch else batch[GLOBAL]
-        inputs = run.stage.experiment.inputs
+        inputs = run.variant.experiment.inputs
         rows = self._rows(packed).reshape(-1, inputs.packed_size)
         images = [inputs.unpack(row) for row in rows]
         run.trackers.write_images(step, {"samples/images": side_by_side(images)})
