@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from vit_jax import create_model
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef
-from vit_jax.models.layers.patch_embedding import resize_kernel
+from vit_jax.models.layers.patch_embedding import PatchEmbedding, resize_kernel
 from vit_jax.models.layers.positions import resize_positions
 from vit_jax.models.spec import ModelSpec
 from vit_jax.models.vit.model import ViTConfig
@@ -93,6 +94,16 @@ def test_fine_tuning_of_a_vit_with_other_patches_resizes_its_kernel(kernel):
     new = dataclasses.replace(old, patch_size=4)
     found = new.adapt("patch_embed/kernel", jnp.asarray(kernel, jnp.float32), old)
     np.testing.assert_array_equal(found, resize_kernel(jnp.asarray(kernel, jnp.float32), 4))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_patches_of_naflex_are_embedded_as_those_of_images(use_bias):
+    options = {"kernel_side": 6, "use_bias": use_bias, "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    layer = PatchEmbedding(4, 5, **options)
+    images = np.random.default_rng(4).normal(size=(2, 8, 12, 3)).astype(np.float32)
+    patches = images.reshape(2, 2, 4, 3, 4, 3).swapaxes(2, 3).reshape(2, 6, 48)
+    found = layer.embed_patches(jnp.asarray(patches)).reshape(2, 2, 3, 5)
+    np.testing.assert_allclose(found, layer(jnp.asarray(images)), atol=1e-5)
 
 
 def test_sizes_that_cannot_be():

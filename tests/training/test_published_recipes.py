@@ -13,7 +13,7 @@ RECIPES = sorted(
     path.stem for path in (ROOT / "configs").glob("*.py") if "--topology" in path.read_text()
 )
 # A smaller recipe traces the same code; of the last two, other tests run the parts.
-LARGER = ("clip_vit_l14", "mae_vit_l16", "swin_b", "regionclip_rn50", "clipseg")
+LARGER = ("clip_vit_l14", "mae_vit_l16", "swin_b", "naflex_b16", "regionclip_rn50", "clipseg")
 STAGES = [
     *(pytest.param(r, marks=[pytest.mark.release] if r in LARGER else []) for r in RECIPES),
     "vit_b16_augreg:finetune",

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_equal, metrics_of, tiny_classifier
+from tests.helpers import assert_trees_equal, metrics_of, tiny_classifier, tiny_clip
 from vit_jax import experiment
 from vit_jax.data.draw import Draw
 from vit_jax.errors import Interrupted, UserError
@@ -110,6 +110,40 @@ def test_budget_of_tokens_sets_the_microbatches(config):
     config.token_budget = 3
     with pytest.raises(UserError, match="token_budget=3: expected at least the 4 tokens of one"):
         _ = build(config).microbatches
+
+
+def sequences():
+    """A dual encoder whose images have at most 8 or 16 patches, and keep their aspect ratio."""
+    config = tiny_clip()
+    config.model.inputs = {"resize": "naflex", "interpolation": "bilinear"}
+    config.model.image.update(pool="map", position_resize="bilinear_antialias")
+    config.model.image.position_grid = (4, 4)
+    config.draw.model = {"image": {"image_size": ((8, 16), (16, 16))}}
+    config.total_steps, config.evals, config.mesh.data = 4, {}, 1
+    config.token_budget = 64
+    return config
+
+
+def test_lengths_of_sequences():
+    run = build(sequences())
+    assert [each.name for each in run.variants] == ["image_size_8x16", "image_size_16x16"]
+    assert [each.experiment.microbatches.steps for each in run.variants] == [4, 8]
+    packed = [patches * 4 * 4 * 3 + 4 for patches in (8, 16)]
+    for number in range(1, 5):
+        expected = packed[run.variants.draw(number)]
+        assert next(run.loader)["image"].shape == (32, expected)
+
+
+@pytest.mark.release
+def test_losses_do_not_depend_on_the_budget(tmp_path):
+    for name, budget in (("cut", 64), ("whole", 0)):
+        config = sequences()
+        config.token_budget = budget
+        config.hooks.samples = {"name": "samples", "count": 2, "every_steps": 1}
+        experiment.train(config, tmp_path / name)
+    cut, whole = (list(metrics_of(tmp_path / name).values()) for name in ("cut", "whole"))
+    assert len(cut) == 4
+    np.testing.assert_allclose(cut, whole, rtol=1e-4)
 
 
 def test_a_stage_has_variants(config):

@@ -5,11 +5,10 @@ On a 2-D grid:
 | rule | formula | used by |
 | --- | --- | --- |
 | `bicubic_antialias` | cubic, a = -0.5, antialias | timm, open_clip, DINOv2 with registers |
-| `bilinear_antialias` | linear, antialias | SigLIP 2 NaFlex in transformers and timm |
+| `bilinear_antialias` | linear, antialias | SigLIP 2 NaFlex in transformers and timm; FlexiViT |
 | `bicubic` | cubic, a = -0.75, no antialias | transformers; authors of MAE and Swin |
 | `bicubic_offset` | the same, scaled by (new + 0.1) / old | authors of DINOv2, without registers |
 | `bilinear` | linear between pixel centres, no antialias | timm, reading `.npz` of Google |
-| `bilinear_antialias` | linear between pixel centres, antialias | FlexiViT |
 | `bilinear_corners` | linear between the corners (`scipy.ndimage.zoom`, order 1) | big_vision |
 
 The rules differ: weights that were trained with one lose accuracy with another.
