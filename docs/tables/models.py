@@ -22,6 +22,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     r"deit3?_.*": ("facebookresearch/deit; timm", "Apache-2.0 *"),
     r"dinov2_.*_pretraining": ("this project: `configs/`, trained on your machine", "yours"),
     r"dinov2_.*": ("facebookresearch/dinov2; timm", "Apache-2.0"),
+    r"aimv2_.*_lit": ("apple/ml-aim", SEE_SOURCE),
     r"aimv2_.*": ("apple/ml-aim; timm", SEE_SOURCE),
     r"mae_vit_.*": ("facebookresearch/mae", "CC-BY-NC-4.0 *"),
     r"dinov3_.*|timm_dinov3_.*": ("facebookresearch/dinov3; timm", "DINOv3 License"),

@@ -271,6 +271,14 @@ PARAMETER_COUNTS |= {
     "aimv2_3b14_336": 2_721_641_472,
     "aimv2_3b14_448": 2_723_017_728,
 }
+# The tower of aimv2_l14 with its pooling, a text tower and projections.
+PARAMETER_COUNTS["aimv2_l14_lit"] = (
+    309_197_824
+    + (1024 + 3 * 1024**2 + 1024)
+    + ((49_408 + 77) * 768 + 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768)
+    + (1024 + 768) * 768
+    + 1
+)
 # Families whose models differ in sizes only: one of each is counted by default.
 FAMILIES = re.compile(
     "(openclip_|timm_)?siglip.*|(timm_)?dinov[23]_(?!.*pretraining).*|aimv2_.*|openclip_vit_.*"

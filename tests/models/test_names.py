@@ -39,6 +39,7 @@ from vit_jax.models.vit.model import ViTConfig
         ("google/siglip-base-patch16-224", "siglip_b16"),
         ("google/siglip-so400m-patch14-384", "siglip_so400m14_384"),
         ("apple/aimv2-1B-patch14-336", "aimv2_1b14_336"),
+        ("apple/aimv2-large-patch14-224-lit", "aimv2_l14_lit"),
         ("aimv2_large_patch14_224.apple_pt_dist", "aimv2_l14"),
         ("google/siglip2-base-patch32-256", "siglip2_b32_256"),
         ("google/siglip2-giant-opt-patch16-384", "siglip2_gopt16_384"),

@@ -31,6 +31,7 @@ CLIPSEG = functools.partial(T.CLIPSegConfig, vision_config={"patch_size": 16})
 # The library's default sizes are those of the base models.
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "clip": lambda: T.CLIPModel(T.CLIPConfig()),  # ViT-B/32
+    "aimv2_pair": lambda: T.Aimv2Model(T.Aimv2Config(projection_dim=768)),  # L/14, LiT
     "clipseg": lambda: T.CLIPSegForImageSegmentation(CLIPSEG()),  # rd64
     "clipseg_refined": lambda: T.CLIPSegForImageSegmentation(
         CLIPSEG(use_complex_transposed_convolution=True)

@@ -201,6 +201,17 @@ ARCHITECTURES = {
     "aimv2": ViTConfig(
         **{**STACK, "image_size": 16, "patch_size": 4}, **AIMV2, position_init="fixed_sincos"
     ),
+    "aimv2_pair": CLIPConfig(
+        image=ViTConfig(
+            **{**STACK, "image_size": 16, "patch_size": 4}, **{**AIMV2, "pool": "query"}
+        ),
+        text=TextConfig(
+            **TEXT,
+            **{key: AIMV2[key] for key in ("activation", "gated_mlp", "qkv_bias", "use_bias")},
+            norm="rms",
+        ),
+        embed_dim=10,
+    ),
     "mae": MAE,
     "swin": SWIN,
 }

@@ -84,6 +84,7 @@ _OF_MODELS = {
     "clipseg": "ViT",
     "dinov2_with_registers": "Bit",
     "dinov3_vit": "DINOv3ViT",
+    "aimv2": "CLIP",
     "aimv2_vision_model": "CLIP",
     "sam": "Sam",
 }

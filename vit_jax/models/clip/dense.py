@@ -28,8 +28,8 @@ def check_dense(architecture: object) -> None:
         architecture: config dataclass of the model.
 
     Raises:
-        UserError: a model that is no dual encoder, an image tower that is not a ViT, or one of a
-            single block.
+        UserError: a model that is no dual encoder, an image tower that is not a ViT, one of a
+            single block, or one with AIMv2's pooling.
     """
     image = getattr(architecture, "image", None)
     if image is None or not hasattr(architecture, "text"):
@@ -41,6 +41,11 @@ def check_dense(architecture: object) -> None:
         raise UserError(
             "embeddings of patches: expected a dual encoder whose image tower is a ViT, as "
             f"clip_vit_b16; found {type(image).__name__}"
+        )
+    if image.pool == "query":
+        raise UserError(
+            "embeddings of patches: expected an image tower with pool='class', 'mean' or 'map'; "
+            "found 'query'"
         )
     if image.pool != "map" and image.depth < 2:
         raise UserError(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.layers.grids import TEXT_RULES, can_fit_text, fit_text_positions
-from vit_jax.models.layers.norm import layer_norm
+from vit_jax.models.layers.norm import NORMS
 from vit_jax.models.layers.parameters import LayersAbove, check_layers, metadata
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 
@@ -31,7 +31,11 @@ class TextConfig:
         num_heads: attention heads.
         mlp_dim: hidden units of the MLP.
         activation: key of `layers.mlp.ACTIVATIONS`.
-        norm_epsilon: epsilon of LayerNorm.
+        norm_epsilon: epsilon of the norms.
+        norm: key of `layers.norm.NORMS`: "layer", or "rms" (AIMv2).
+        gated_mlp: whether the MLP is gated; with the activation "silu" it is SwiGLU.
+        qkv_bias: which of queries, keys and values have a bias: "qkv", "qv" or "none" (AIMv2).
+        use_bias: whether the other linear layers of the blocks have biases; not in AIMv2.
         causal: whether a token attends only to those before it and to itself.
         pool: token that features are taken from: "eot" (the end of text, CLIP) or "last" (the last
             one, padding or not, SigLIP).
@@ -55,6 +59,10 @@ class TextConfig:
     mlp_dim: int = 2048
     activation: str = "quick_gelu"
     norm_epsilon: float = 1e-5
+    norm: str = "layer"
+    gated_mlp: bool = False
+    qkv_bias: str = "qkv"
+    use_bias: bool = True
     causal: bool = True
     pool: str = "eot"
     end_id: int | None = None
@@ -108,6 +116,10 @@ class TextConfig:
             mlp_dim=self.mlp_dim,
             activation=self.activation,
             norm_epsilon=self.norm_epsilon,
+            norm=self.norm,
+            gated_mlp=self.gated_mlp,
+            qkv_bias=self.qkv_bias,
+            use_bias=self.use_bias,
             causal=self.causal,
             weight_init=self.weight_init,
         )
@@ -160,7 +172,9 @@ class TextTransformer(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = layer_norm(config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        self.norm = NORMS[config.norm](
+            config.width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs
+        )
 
     @property
     def embed_dim(self) -> int:

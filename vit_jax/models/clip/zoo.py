@@ -3,7 +3,7 @@
 from typing import Any
 
 from vit_jax.inputs import ImageInputs
-from vit_jax.models.clip import open_clip, siglip
+from vit_jax.models.clip import aimv2, open_clip, siglip
 from vit_jax.models.clip.model import CLIPConfig
 from vit_jax.models.clip.open_clip import clip_spec, clip_vit, text_tower
 from vit_jax.models.clip.text import TextConfig
@@ -112,11 +112,13 @@ MODELS: dict[str, ModelSpec] = {
     ),
     **open_clip.MODELS,
     **siglip.MODELS,
+    **aimv2.MODELS,
 }
 
 ALIASES: dict[str, str] = {
     **open_clip.ALIASES,
     **siglip.ALIASES,
+    **aimv2.ALIASES,
     # OpenAI's package.
     "ViT-B/32": "clip_vit_b32",
     "ViT-B/16": "clip_vit_b16",

@@ -110,6 +110,12 @@ class ClassTokenText(nnx.Module):
         """
         if not config.causal:
             raise UserError("the text tower of CoCa is causal: set text.causal=True")
+        if config.prompt_length or config.norm != "layer" or config.gated_mlp:
+            raise UserError(
+                "the text tower of CoCa has LayerNorms, plain MLPs and no learned prompt: expected "
+                f"prompt_length=0, norm='layer', gated_mlp=False; found {config.prompt_length}, "
+                f"{config.norm!r}, {config.gated_mlp}"
+            )
         self.config, self.dtype, width = config, dtype, config.width
         self.token_embed = nnx.Embed(
             config.vocab_size,
@@ -129,7 +135,7 @@ class ClassTokenText(nnx.Module):
         )
         shared = {field.name for field in dataclasses.fields(DecoderConfig)}
         fields = {name: value for name, value in vars(config).items() if name in shared}
-        blocks = DecoderConfig(**fields, use_bias=True)
+        blocks = DecoderConfig(**fields)
         self.blocks = DecoderStack(blocks, 0, scan=scan, remat=remat, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(width, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
 

@@ -27,6 +27,44 @@ def mean_over_tokens(
     return jnp.mean(tokens, axis=1, where=None if mask is None else mask[..., None])
 
 
+class QueryPool(nnx.Module):
+    """Multi-head attention of one learned query, which is not projected (AIMv2's dual encoder)."""
+
+    def __init__(self, config: BlockConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
+        """Builds the head.
+
+        Args:
+            config: width, heads and biases of keys and values, those of the tower's blocks.
+            dtype: compute type.
+            rngs: source of the parameters' keys.
+        """
+        width, heads, small = config.width, config.num_heads, initializers.normal(0.02)
+        common: dict[str, Any] = {"init": small, "dtype": dtype, "rngs": rngs}
+        self.query = nnx.Param(
+            small(rngs.params(), (1, width)), **metadata("prefix", "embed", decay=False)
+        )
+        self.key_value = heads_projection(
+            width, heads, parts=2, use_bias=config.qkv_bias == "qkv", **common
+        )
+        self.out = output_projection(width, heads, **common)
+
+    def __call__(
+        self, tokens: Float[Array, "batch length width"], mask: Mask = None
+    ) -> Float[Array, "batch width"]:
+        """Pools the tokens of each example.
+
+        Args:
+            tokens: (B, N, D).
+            mask: see `Mask`.
+        """
+        key, value = jnp.moveaxis(self.key_value(tokens), 2, 0)  # (B, N, H, D / H) each
+        query = self.query[...].astype(key.dtype).reshape(1, 1, *key.shape[2:])
+        keys = None if mask is None else mask[:, None, None]
+        query = jnp.broadcast_to(query, (len(key), *query.shape[1:]))
+        x = attention(query, key, value, mask=keys)
+        return self.out(x)[:, 0]
+
+
 class MAPHead(nnx.Module):
     """Multi-head attention pooling (Zhai et al. 2022, "Scaling Vision Transformers", section 2.2).
 

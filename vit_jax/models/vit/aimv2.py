@@ -15,20 +15,24 @@ _SIZES: dict[str, tuple[str, str, Sizes, int]] = {
     "3b14": ("3b", "3B", (3072, 24, 24), 8192),
 }
 _IMAGE_SIZES = (224, 336, 448)
+# Blocks of image and text towers: RMSNorm, SwiGLU, no biases.
+BLOCKS: dict[str, Any] = {
+    "activation": "silu",
+    "gated_mlp": True,
+    "qkv_bias": "none",
+    "use_bias": False,
+    "norm": "rms",
+    "norm_epsilon": 1e-5,
+}
 
 
 def _aimv2(sizes: Sizes, mlp_dim: int, **changes: Any) -> ModelSpec:
-    """RMSNorm, SwiGLU, no biases; pooled as in timm: the mean of the normalised patches."""
+    """Pooled as in timm: the mean of the normalised patches."""
     architecture = vit(
         sizes,
         14,
         mlp_dim=mlp_dim,
-        activation="silu",
-        gated_mlp=True,
-        qkv_bias="none",
-        use_bias=False,
-        norm="rms",
-        norm_epsilon=1e-5,
+        **BLOCKS,
         patch_norm=True,
         class_token=False,
         pool="mean",

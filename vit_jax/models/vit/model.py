@@ -50,7 +50,9 @@ class ViTConfig:
         pool: "class" (normalised class token), "mean" (mean of the normalised patches), "mean_norm"
             (norm of the mean of the patches, as in MAE's fine-tuning), "class_mean" ("class" and
             "mean" side by side: 2 D features, as in DINOv2's classifiers), "map" (attention pooling
-            of the normalised tokens, as in SigLIP), or "none" for `features` alone, without a norm.
+            of the normalised tokens, as in SigLIP), "query" (attention of a learned query to the
+            normalised tokens, as in AIMv2's dual encoder), or "none" for `features` alone, without
+            a norm.
         position_init: "normal" or "sincos" for learned positions, "fixed_sincos" for fixed ones,
             "rotary" for none: queries and keys of patches are rotated instead (DINOv3).
         rotary_rescale: R; with "rotary", coordinates are scaled in training by a random factor that

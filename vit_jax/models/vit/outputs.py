@@ -11,14 +11,14 @@ from vit_jax.errors import UserError
 from vit_jax.models.layers.batch_norm import BatchNorm
 from vit_jax.models.layers.heads import classifier_head
 from vit_jax.models.layers.norm import NORMS
-from vit_jax.models.layers.pooling import MAPHead, mean_over_tokens
+from vit_jax.models.layers.pooling import MAPHead, QueryPool, mean_over_tokens
 from vit_jax.models.layers.transformer import Mask
 
 if TYPE_CHECKING:
     from vit_jax.models.vit.model import ViTConfig
 
 # Ways of pooling, see `ViTConfig.pool`.
-POOLS = ("class", "mean", "mean_norm", "class_mean", "map", "none")
+POOLS = ("class", "mean", "mean_norm", "class_mean", "map", "query", "none")
 
 
 class PooledOutputs(nnx.Module):
@@ -41,6 +41,8 @@ class PooledOutputs(nnx.Module):
             )
         if config.pool == "map":
             self.map_head = MAPHead(config.block, dtype=self.dtype, rngs=rngs)
+        if config.pool == "query":
+            self.query_pool = QueryPool(config.block, dtype=self.dtype, rngs=rngs)
         if config.num_classes:
             self._make_heads(rngs)
 
@@ -82,7 +84,8 @@ class PooledOutputs(nnx.Module):
             tokens = self.norm(tokens)
             mean = mean_over_tokens(tokens[:, split:], patches)
             return jnp.concatenate([tokens[:, 0], mean], axis=-1)
-        return self.map_head(self.norm(tokens), mask)
+        head = self.map_head if pool == "map" else self.query_pool
+        return head(self.norm(tokens), mask)
 
     def _classify(self, tokens: jax.Array, mask: Mask = None, *, train: bool) -> jax.Array:
         """Logits of the tokens after the last block, the mean of those of both heads if any."""

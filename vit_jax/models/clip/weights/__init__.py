@@ -1,5 +1,6 @@
-"""Weights of dual encoders, CLIP and SigLIP, in the formats of other libraries."""
+"""Weights of dual encoders, CLIP, SigLIP and AIMv2, in the formats of other libraries."""
 
+from vit_jax.models.clip.weights.aimv2 import TransformersAIMv2CLIP
 from vit_jax.models.clip.weights.big_vision import BigVisionScannedSigLIP, BigVisionSigLIP
 from vit_jax.models.clip.weights.openai import OpenAIClip
 from vit_jax.models.clip.weights.siglip import OpenCLIPSigLIP
@@ -16,6 +17,7 @@ FORMATS: tuple[Format, ...] = (
     TransformersCLIP(),
     TransformersNaFlex(),
     FlaxCLIP(),
+    TransformersAIMv2CLIP(),
     BigVisionSigLIP(),
     BigVisionScannedSigLIP(),
 )

@@ -67,8 +67,8 @@ class TransformersCLIP(Format):
         return _has_towers(file, dimensions=4)
 
     def holds(self, architecture: CLIPConfig) -> bool:
-        """Returns whether a model is not NaFlex; see `Format.holds`."""
-        return not is_naflex(architecture.image)
+        """Returns whether a model is neither NaFlex nor AIMv2's; see `Format.holds`."""
+        return not is_naflex(architecture.image) and architecture.text.norm == "layer"
 
     def entries(self, architecture: CLIPConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
@@ -101,11 +101,11 @@ class TransformersCLIP(Format):
         if kind == "clip":
             return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT))
         if kind == "metaclip_2":
-            settings = _tower_settings(config, "text_config", {"eos_token_id": 49407})
+            settings = tower_settings(config, "text_config", {"eos_token_id": 49407})
             end_id = settings["eos_token_id"]  # 2 is an id here, unlike in `end_of_text`
             return CLIPConfig(**clip_fields(config, CLIP_IMAGE, CLIP_TEXT, end_id=end_id))
         if kind == "siglip":
-            return _siglip_config(config, _tower_settings(config, "vision_config", SIGLIP_IMAGE))
+            return _siglip_config(config, tower_settings(config, "vision_config", SIGLIP_IMAGE))
         raise UserError(
             f"config.json: expected model_type 'clip', 'metaclip_2' or 'siglip'; found {kind!r}"
         )
@@ -142,7 +142,7 @@ class TransformersNaFlex(TransformersCLIP):
         layers.check_settings(config)
         if (kind := config.get("model_type")) != "siglip2":
             raise UserError(f"config.json: expected model_type 'siglip2'; found {kind!r}")
-        image = _tower_settings(config, "vision_config", {**SIGLIP_IMAGE, "num_patches": 256})
+        image = tower_settings(config, "vision_config", {**SIGLIP_IMAGE, "num_patches": 256})
         side = math.isqrt(image["num_patches"])
         image = {**image, "image_size": side * image["patch_size"]}
         return _siglip_config(
@@ -270,10 +270,16 @@ def _map_head(path: str, key: str) -> list[Entry]:
     ]
 
 
-def _tower_settings(
+def tower_settings(
     config: layers.Settings, name: str, defaults: layers.Settings
 ) -> layers.Settings:
-    """Settings of one tower. Those under the second name of old files take precedence."""
+    """Returns the settings of one tower. Those under the second name of old files take precedence.
+
+    Args:
+        config: content of `config.json`.
+        name: name of the part for the tower.
+        defaults: settings that `config` may leave out.
+    """
     overrides = config.get(f"{name}_dict") or {}
     return {**defaults, **config.get(name, {}), **overrides}
 
@@ -330,8 +336,8 @@ def clip_fields(
     Returns:
         Field of `CLIPConfig` -> value.
     """
-    image = _tower_settings(config, "vision_config", image_defaults)
-    text = _tower_settings(config, "text_config", text_defaults)
+    image = tower_settings(config, "vision_config", image_defaults)
+    text = tower_settings(config, "text_config", text_defaults)
     return {
         "image": image_config(image),
         "text": text_config(text, **{"end_id": end_of_text(text), **text_changes}),
@@ -343,7 +349,7 @@ def _siglip_config(
     config: layers.Settings, image: layers.Settings, **image_changes: Any
 ) -> CLIPConfig:
     """A SigLIP from the content of `config.json` and from its settings of the image tower."""
-    text = _tower_settings(config, "text_config", SIGLIP_TEXT)
+    text = tower_settings(config, "text_config", SIGLIP_TEXT)
     return CLIPConfig(
         image=vit_config(
             image, class_token=False, pool="map", weight_init="xavier", **image_changes

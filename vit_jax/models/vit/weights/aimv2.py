@@ -45,17 +45,6 @@ class AIMv2(Format):
         fixed = architecture.position_init == "fixed_sincos"
         return architecture if fixed else super().settle(architecture, file)
 
-    def _check(self, config: ViTConfig) -> None:
-        """Refuses what no AIMv2 has."""
-        found = (config.gated_mlp, config.qkv_bias, config.use_bias, config.patch_norm)
-        if found != (True, "none", False, True) or config.class_token or config.layer_scale:
-            raise UserError(
-                f"the format {self.name} holds models with norm='rms' as AIMv2: gated_mlp=True, "
-                "qkv_bias='none', use_bias=False, patch_norm=True, no class token and no "
-                f"layer_scale; found {found}, class_token={config.class_token}, "
-                f"layer_scale={config.layer_scale}"
-            )
-
 
 class TimmAIMv2(AIMv2):
     """State dicts of timm."""
@@ -72,7 +61,7 @@ class TimmAIMv2(AIMv2):
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
         config = architecture
-        self._check(config)
+        check_blocks(config, self.name)
         if config.pool != "mean" or not config.has_table:
             raise UserError(
                 "timm's AIMv2 has learned positions and pool='mean'; found "
@@ -113,33 +102,13 @@ class TransformersAIMv2(AIMv2):
     def entries(self, architecture: ViTConfig) -> list[Entry]:
         """Returns the mapping; see `Format.entries`."""
         config = architecture
-        self._check(config)
+        check_blocks(config, self.name)
         if config.pool not in ("mean", "none") or config.num_classes:
             raise UserError(
                 "the format transformers holds AIMv2 without a pooling head and without classes; "
                 f"found pool={config.pool!r}, num_classes={config.num_classes}"
             )
-        entries = [
-            *conv("patch_embed", "embeddings.patch_embed"),
-            *norm("patch_norm", "embeddings.rms_norm", bias=False),
-            *layers.blocks(
-                "transformer/blocks",
-                "encoder.layers",
-                layers.AIMV2,
-                config.depth,
-                norm_bias=False,
-                gated_mlp=True,
-                qkv_bias="none",
-                use_bias=False,
-            ),
-        ]
-        if config.pool == "mean":
-            entries += norm("norm", "rms_norm", bias=False)
-        if config.has_table:
-            resize = ResizePositions(config.table_grid, 0, config.position_resize)
-            key = "embeddings.position_embedding.weight"
-            entries.append(Entry("positions", key, resize=resize))
-        return entries
+        return tower(config)
 
     def architecture(self, file: TensorFile, config: layers.Settings | None) -> ViTConfig | None:
         """Returns the architecture described by `config.json`; see `Format.architecture`."""
@@ -152,14 +121,86 @@ class TransformersAIMv2(AIMv2):
                 "config.json: expected AIMv2 with use_head=False, qkv_bias=False, mlp_bias=False; "
                 f"found {settings['use_head']}, {settings['qkv_bias']}, {settings['mlp_bias']}"
             )
-        return vit_config(
-            {**settings, "layer_norm_eps": settings["rms_norm_eps"]},
-            norm="rms",
-            gated_mlp=True,
-            qkv_bias="none",
-            use_bias=False,
-            patch_norm=True,
-            class_token=False,
-            pool="mean",
-            position_init="fixed_sincos" if settings["is_native"] else "normal",
+        return aimv2_config(settings)
+
+
+def check_blocks(config: ViTConfig, name: str) -> None:
+    """Refuses what no AIMv2 has.
+
+    Args:
+        config: architecture of the image tower.
+        name: name of the format.
+
+    Raises:
+        UserError: other blocks or tokens.
+    """
+    found = (config.gated_mlp, config.qkv_bias, config.use_bias, config.patch_norm)
+    if found != (True, "none", False, True) or config.class_token or config.layer_scale:
+        raise UserError(
+            f"the format {name} holds models with norm='rms' as AIMv2: gated_mlp=True, "
+            "qkv_bias='none', use_bias=False, patch_norm=True, no class token and no "
+            f"layer_scale; found {found}, class_token={config.class_token}, "
+            f"layer_scale={config.layer_scale}"
         )
+
+
+def tower(config: ViTConfig, path: str = "", prefix: str = "") -> list[Entry]:
+    """Returns the entries of an image tower without a pooling head.
+
+    Args:
+        config: architecture of the tower.
+        path: prefix of the paths in the model.
+        prefix: prefix of the names in the file.
+    """
+    entries = [
+        *conv(f"{path}patch_embed", f"{prefix}embeddings.patch_embed"),
+        *norm(f"{path}patch_norm", f"{prefix}embeddings.rms_norm", bias=False),
+        *stack(f"{path}transformer/blocks", f"{prefix}encoder.layers", config.depth),
+    ]
+    if config.pool != "none":
+        entries += norm(f"{path}norm", f"{prefix}rms_norm", bias=False)
+    if config.has_table:
+        resize = ResizePositions(config.table_grid, 0, config.position_resize)
+        key = f"{prefix}embeddings.position_embedding.weight"
+        entries.append(Entry(f"{path}positions", key, resize=resize))
+    return entries
+
+
+def stack(path: str, key: str, depth: int) -> list[Entry]:
+    """Returns the entries of the blocks of a tower.
+
+    Args:
+        path: path of the stacked blocks in the model.
+        key: name of the blocks in the file, without the number.
+        depth: number of blocks.
+    """
+    return layers.blocks(
+        path,
+        key,
+        layers.AIMV2,
+        depth,
+        norm_bias=False,
+        gated_mlp=True,
+        qkv_bias="none",
+        use_bias=False,
+    )
+
+
+def aimv2_config(settings: layers.Settings, *, pool: str = "mean") -> ViTConfig:
+    """Returns the architecture of an image tower.
+
+    Args:
+        settings: content of `config.json`, or of its part for the tower, with defaults.
+        pool: pooling, which the settings do not determine.
+    """
+    return vit_config(
+        {**settings, "layer_norm_eps": settings["rms_norm_eps"]},
+        norm="rms",
+        gated_mlp=True,
+        qkv_bias="none",
+        use_bias=False,
+        patch_norm=True,
+        class_token=False,
+        pool=pool,
+        position_init="fixed_sincos" if settings["is_native"] else "normal",
+    )
