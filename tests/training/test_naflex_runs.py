@@ -63,22 +63,33 @@ def noise(count):
     return [rng.integers(0, 256, (8 + 3 * i, 20, 3), np.uint8) for i in range(count)]
 
 
-def test_classification_in_microbatches_but_without_mixup():
+def naflex_context():
     architecture = small_vit(num_classes=3, position_resize="bilinear_antialias")
-    context = context_of(architecture)
     spec = ModelSpec(architecture=architecture, inputs=ImageInputs(resize="naflex"))
-    context = dataclasses.replace(context, spec=spec)
-    sequence = np.stack([spec.inputs.pack(spec.inputs(image)) for image in noise(4)])
-    batch = {"image": jnp.asarray(sequence), "label": jnp.arange(4) % 3}
-    losses = []
-    for steps in (1, 2):
-        cut = dataclasses.replace(context, microbatches=Microbatches(steps, 1))
-        objective, model = build("classification", cut), context.model
-        params = model.init(jax.random.key(0))
-        losses.append(objective(model.bind(params), batch, jax.random.key(1))[0])
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    return dataclasses.replace(context_of(architecture), spec=spec)
+
+
+def test_mixup_needs_images_of_one_size():
     with pytest.raises(UserError, match="mixup and cutmix need images of one size"):
-        build("classification", context, mixup_alpha=0.2)
+        build("classification", naflex_context(), mixup_alpha=0.2)
+
+
+@pytest.mark.release
+def test_classification_in_microbatches():
+    context = naflex_context()
+    inputs = context.spec.inputs
+    packed = np.stack([inputs.pack(inputs(image)) for image in noise(4)])
+    batch = {"image": jnp.asarray(packed), "label": jnp.arange(4) % 3}
+
+    @jax.jit
+    def losses(batch):
+        model = context.model.bind(context.model.init(jax.random.key(0)))
+        cut = [
+            dataclasses.replace(context, microbatches=Microbatches(steps, 1)) for steps in (1, 2)
+        ]
+        return [build("classification", x)(model, batch, jax.random.key(1))[0] for x in cut]
+
+    np.testing.assert_allclose(*losses(batch), rtol=1e-5)
 
 
 @pytest.mark.release
