@@ -14,11 +14,13 @@ from tests.objectives.contexts import context as context_of
 from vit_jax import experiment
 from vit_jax.config import default_config
 from vit_jax.errors import UserError
+from vit_jax.exporting.programs import programs
 from vit_jax.flops import traced_flops
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.microbatches import Microbatches
 from vit_jax.planning.compilation import trace_step
+from vit_jax.pretrained.model import PretrainedModel
 
 
 def naflex_clip():
@@ -72,6 +74,12 @@ def naflex_context():
 def test_mixup_needs_images_of_one_size():
     with pytest.raises(UserError, match="mixup and cutmix need images of one size"):
         build("classification", naflex_context(), mixup_alpha=0.2)
+
+
+def test_export_needs_images_of_one_size():
+    context = naflex_context()
+    with pytest.raises(UserError, match=r"exported programs take images of one size"):
+        programs(PretrainedModel(context.spec, context.model, {}))
 
 
 @pytest.mark.release
