@@ -319,8 +319,9 @@ class Experiment:
                 return params
             return self.initialization.fill(params, *weights)
 
-        shared = self.optim.shared
-        return init_state(self.model, self.optimizer, key, shared.ema_decay > 0, fill)
+        has_ema = self.optim.shared.ema_decay > 0
+        anchor = has_ema and "anchor" in self.objective.reads_state
+        return init_state(self.model, self.optimizer, key, has_ema, fill, anchor=anchor)
 
     @property
     def _seed_key(self) -> jax.Array:

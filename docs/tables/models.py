@@ -28,6 +28,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     r"dinov3_.*|timm_dinov3_.*": ("facebookresearch/dinov3; timm", "DINOv3 License"),
     r"cappa_.*": ("google-research/big_vision (code; no weights)", "-"),
     r"coca_.*": ("mlfoundations/open_clip", SEE_SOURCE),
+    r"siglip2_.*_pretraining": ("this project: `configs/`, trained on your machine", "yours"),
     r"siglip2_.*_captioner": ("architecture of google-research/big_vision; no weights", "-"),
     r"swin_.*": ("microsoft/Swin-Transformer; timm", "MIT *"),
     r"resnet.*": ("timm; torchvision", SEE_SOURCE),

@@ -50,6 +50,34 @@ def test_shapes_and_areas_of_crops():
     assert 0.02 < small.min() < 0.1 < 0.2 < small.max() < 0.33
 
 
+def test_crops_of_a_gram_teacher_show_the_same_parts():
+    """At twice the size and without the changes of colours, whose numbers come after."""
+    colours = f"{GLOBAL}|flip|solarize(1.0, threshold=0)"
+    keys = {"first": colours, "gram_size": 32, "gram": f"{GLOBAL}|flip"}
+    read, crops = transform(augment="", **keys)
+    found, plain = read(IMAGE, rng()), transform(FIELDS[:3], augment="", **keys)[0](IMAGE, rng())
+    for name in FIELDS[:3]:
+        np.testing.assert_array_equal(found[name], plain[name])
+    assert found["gram_crops"].shape == crops.shapes(INPUTS)["gram_crops"][0]
+    small = found["global_crops"].reshape(2, 16, 16, 3).astype(float)
+    large = found["gram_crops"].reshape(2, 32, 32, 3).astype(float)
+    halved = large.reshape(2, 16, 2, 16, 2, 3).mean((2, 4))
+    assert np.abs(halved - (255 - small)).max() < 8
+
+
+def test_crops_beside_the_image_and_its_caption():
+    fields = ("image", "label", *FIELDS[:3])
+    read, crops = transform(fields, "resize", first=GLOBAL, num_global=1, mask_ratio=(0.5, 0.5))
+    example = {**IMAGE, "label": 3}
+    found = read(example, rng())
+    planned = abstract_batch(fields, 1, INPUTS, 0, DetectionConfig(), crops)
+    assert {k: (1, *x.shape) for k, x in found.items()} == {k: x.shape for k, x in planned.items()}
+    whole = batch_transform(("image",), SOURCE, "resize", INPUTS, tokenizer=None)(example, rng())
+    np.testing.assert_array_equal(found["image"], whole["image"])
+    assert (found["image"] != found["global_crops"]).any()
+    assert 1 <= found["patch_mask"].sum() <= crops.max_masked == 32
+
+
 def test_crops_depend_on_the_seed_alone():
     read, _ = transform()
     one, again, other = read(IMAGE, rng(3)), read(IMAGE, rng(3)), read(IMAGE, rng(4))
@@ -120,6 +148,8 @@ def test_colours_change_with_their_probability():
     [
         ({"mask_ratio": (0.0, 0.5)}, r"mask_ratio=\(0.0, 0.5\): expected a range within \(0, 1\]"),
         ({"num_local": -1}, "expected at least 0 crops"),
+        ({"num_global": 3}, "num_global=3: expected 1 or 2"),
+        ({"gram": "flip"}, "gram_size=0: expected a size in px"),
     ],
 )
 def test_wrong_keys(keys, message):

@@ -303,3 +303,7 @@ PARAMETER_COUNTS |= {
     "timm_siglip2_b16_naflex": PARAMETER_COUNTS["timm_siglip_b16_256"],
     "timm_siglip2_so400m16_naflex": PARAMETER_COUNTS["timm_siglip_so400m16_256"],
 }
+# The same with DINO's head and a mask token.
+PARAMETER_COUNTS["siglip2_b16_pretraining"] = (
+    PARAMETER_COUNTS["siglip2_b16_captioner"] + 768 + projection(768, 256, 65_536)
+)

@@ -8,6 +8,7 @@ import numpy as np
 
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.definition import ModelDef
+from vit_jax.models.dino.model import DINOConfig
 from vit_jax.models.spec import ModelSpec
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.objectives import OBJECTIVES, Context, Objective
@@ -24,6 +25,13 @@ SMALL = {"patch_size": PATCH, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim"
 def small_vit(**changes: Any) -> ViTConfig:
     """ViT for images of 8 x 12 px."""
     return ViTConfig(image_size=SIZE, **{**SMALL, **changes})
+
+
+def small_dino(**changes: Any) -> DINOConfig:
+    """ViT for images of 8 x 12 px with heads of 12 and 18 prototypes."""
+    heads = {"head_dim": 8, "bottleneck": 6, "prototypes": 12, "patch_bottleneck": 4}
+    defaults = {"image": small_vit(), **heads, "patch_prototypes": 18}
+    return DINOConfig(**{**defaults, **changes})
 
 
 def context(architecture: Any, *, microbatches: tuple[int, int] = (1, 1), **fields: Any) -> Context:

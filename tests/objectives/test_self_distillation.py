@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from contexts import MEAN, STD, build, context, small_vit, step_on_devices
+from contexts import MEAN, STD, build, context, small_dino, small_vit, step_on_devices
 
 from vit_jax.data.crops import Crops, CropsConfig
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef
-from vit_jax.models.dino.model import DINOConfig
 from vit_jax.training.schedules import ema_schedule
 from vit_jax.training.state import TrainState
 from vit_jax.training.step import make_train_step
@@ -28,12 +27,6 @@ KEYS = {
 }
 PROGRESS = 0.3  # of the warm-up three quarters: a temperature of 0.07
 TEMPERATURE = 0.07
-
-
-def small_dino(**changes):
-    heads = {"head_dim": 8, "bottleneck": 6, "prototypes": 12, "patch_bottleneck": 4}
-    defaults = {"image": small_vit(), **heads, "patch_prototypes": 18}
-    return DINOConfig(**{**defaults, **changes})
 
 
 def objective(architecture=None, microbatches=(1, 1), *, crops=CROPS, has_ema=True, **keys):
@@ -205,23 +198,27 @@ def test_centring_with_frozen_prototypes(params):
 
 
 def test_the_step_gives_the_moving_average_before_it():
-    """With a toy loss; the average moves by the published schedule."""
+    """With a toy loss; the average moves by the published schedule, the anchor every other step."""
     model, sgd, total = ModelDef(small_vit()), optax.sgd(16.0), 4
 
-    def loss(module, batch, rng, ema):
-        return jnp.mean(module.norm.scale[...]), {"teacher": ema["norm"]["scale"][0]}
+    def loss(module, batch, rng, ema, anchor):
+        metrics = {"teacher": ema["norm"]["scale"][0], "anchor": anchor["norm"]["scale"][0]}
+        return jnp.mean(module.norm.scale[...]), metrics
 
-    loss.reads_ema = True
+    loss.reads_state = ("ema", "anchor")
+    loss.renews_anchor = lambda step, total: step % 2 == 0
     step = make_train_step(
         model, loss, sgd, lambda count: 0.0, seed=0, total_steps=total,
         ema_decay=ema_schedule("cosine", 0.8, total),
     )  # fmt: skip
     params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), model.shapes())
-    state = TrainState(jnp.asarray(0), params, sgd.init(params), params)
-    step, student, teacher = jax.jit(step), 1.0, 1.0
+    state = TrainState(jnp.asarray(0), params, sgd.init(params), params, params)
+    step, student, teacher, anchor = jax.jit(step), 1.0, 1.0, 1.0
     for n in range(total):
         state, metrics = step(state, {})
-        np.testing.assert_allclose(metrics["teacher"], teacher, rtol=1e-5)
+        anchor = teacher if n % 2 == 0 else anchor
+        found = [metrics[name] for name in ("teacher", "anchor")]
+        np.testing.assert_allclose(found, [teacher, anchor], rtol=1e-5)
         student -= 1.0  # the gradient is 1 / 16, the learning rate 16
         decay = 1 - 0.2 * (1 + np.cos(np.pi * n / total)) / 2
         teacher = decay * teacher + (1 - decay) * student
@@ -247,6 +244,10 @@ def test_without_masks_and_local_crops():
         (
             {"crops": dataclasses.replace(CROPS, config=CropsConfig(local_size=5))},
             "config.data.crops.local_size=5",
+        ),
+        (
+            {"crops": dataclasses.replace(CROPS, config=CropsConfig(num_global=1, num_local=0))},
+            "num_global=1, num_local=0: expected another crop",
         ),
     ],
 )

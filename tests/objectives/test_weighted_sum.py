@@ -49,10 +49,22 @@ class Power(Objective):
 class Follow(Power):
     """Squared distance from the moving average of the parameter."""
 
-    reads_ema = True
+    reads_state = ("ema",)
 
     def __call__(self, model, batch, rng, ema, *constants):
         return (model - ema["x"]) ** 2 + total(constants), {}
+
+
+class Anchored(Follow):
+    """Distance from an earlier moving average, renewed before steps that the exponent divides."""
+
+    reads_state = ("ema", "anchor")
+
+    def renews_anchor(self, step, total_steps):
+        return step % self.config.exponent == 0
+
+    def __call__(self, model, batch, rng, ema, anchor, *constants):
+        return model - anchor["x"] + total(constants), {}
 
 
 def total(constants):
@@ -97,9 +109,33 @@ def test_parts_that_read_the_moving_average():
         b={"name": "test_weighted_sum:Follow", "constants": (5,)},
     )
     constants = {"x": 1.0}, *objective.load_constants()
-    assert objective.reads_ema
+    assert objective.reads_state == ("ema",)
     assert float(objective(jnp.float32(3), {}, jax.random.key(0), *constants)[0]) == 9 + 10 + 4 + 5
-    assert not summed(a={"name": NAME}).reads_ema
+    assert summed(a={"name": NAME}).reads_state == ()
+
+
+def test_parts_share_an_anchor():
+    name = "test_weighted_sum:Anchored"
+    objective = summed(
+        a={"name": "test_weighted_sum:Follow"},
+        b={"name": name, "exponent": 2, "constants": (5,)},
+        c={"name": name, "exponent": 3},
+    )
+    assert objective.reads_state == ("ema", "anchor")
+    constants = {"x": 1.0}, {"x": 2.0}, *objective.load_constants()
+    found, _ = objective(jnp.float32(4), {}, jax.random.key(0), *constants)
+    assert float(found) == 9 + (2 + 5) + 2
+    renewed = [bool(objective.renews_anchor(jnp.int32(step), 7)) for step in range(7)]
+    assert renewed == [True, False, True, True, True, False, True]
+
+
+def test_a_part_of_no_weight_is_left_out():
+    objective = summed(
+        a={"name": NAME},
+        b={"name": "test_weighted_sum:Follow", "weight": 0.0, "field": "label"},
+    )
+    assert (objective.fields, objective.reads_state) == (("image",), ())
+    assert objective(jnp.float32(3), {}, jax.random.key(0))[1].keys() == {"a/loss", "a/x"}
 
 
 def test_weights_that_change():

@@ -14,6 +14,7 @@ from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import default_config
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluation import open_run
+from vit_jax.training.stages import make_stages
 
 STEPS, DECAY = 4, 0.8
 
@@ -103,6 +104,34 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path):
     experiment.train(config, tmp_path)
     assert metrics_of(tmp_path) == metrics_of(finished)
     assert_trees_equal(history(tmp_path)[-1], history(finished)[-1])
+
+
+@pytest.mark.release
+def test_a_gram_teacher_is_resumed(tmp_path):
+    """It is the teacher of step 2, which no checkpoint of step 3 has in another place."""
+    changes = {"objective.gram_weight": 1.0, "objective.gram_start_percent": 50.0}
+    changes |= {"objective.gram_every_percent": 50.0, "data.crops.gram_size": 16}
+    config = tiny_dino(**changes)
+    experiment.train(config, tmp_path / "whole")
+    config.hooks.stop = {
+        "name": "tests.training.components:SendSignal", "step": 3, "signal": int(signal.SIGTERM),
+    }  # fmt: skip
+    with pytest.raises(Interrupted):
+        experiment.train(config, tmp_path / "parts")
+    del config.hooks.stop
+    experiment.train(config, tmp_path / "parts")
+    gram = metrics_of(tmp_path / "whole", "gram_loss")
+    assert gram == metrics_of(tmp_path / "parts", "gram_loss")
+    assert gram[1] == gram[2] == 0
+    assert gram[3] > 0
+    assert_trees_equal(history(tmp_path / "parts")[-1], history(tmp_path / "whole")[-1])
+
+
+def test_a_gram_teacher_of_an_early_stage_alone_is_refused():
+    config = tiny_dino()
+    config.stages.first = {"until_percent": 50.0, "objective": {"gram_weight": 1.0}}
+    with pytest.raises(UserError, match=r"stages\.first has a Gram teacher, which the state"):
+        make_stages(experiment.build(config))
 
 
 @pytest.mark.release

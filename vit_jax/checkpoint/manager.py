@@ -27,7 +27,7 @@ State = TypeVar("State")  # see training.state.TrainState
 
 DIRECTORY = "checkpoints"  # within a workdir
 # Items of a checkpoint. Evaluation reads the parameters without the optimizer.
-_PARTS = ("params", "opt_state", "ema")
+_PARTS = ("params", "opt_state", "ema", "anchor")
 _RECORDS = ("data", "config")
 _SET_ASIDE = ".damaged"  # suffix of a checkpoint that cannot be read
 # Errors of the operating system, as they appear in the messages of other libraries.
@@ -152,7 +152,7 @@ class Checkpoints:
 
         Args:
             step: steps done.
-            state: state after that step: a dataclass with step, params, opt_state and ema.
+            state: state after that step: see `training.state.TrainState`.
             data: position in the data.
             config: config of the run, saved beside the state.
             metrics: evaluation metrics of this very step; empty where there are none.
@@ -218,7 +218,6 @@ class Checkpoints:
             step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
         )
         values: dict[str, Any] = {part: found[part] for part in items}
-        values.setdefault("ema", None)
         counter = jax.device_put(np.asarray(step, old.step.dtype), old.step.sharding)
         return dataclasses.replace(old, step=counter, **values), found["data"]
 

@@ -58,9 +58,8 @@ def batch_transform(
             f"config.data.captions_per_image={captions_per_image} applies to the objective "
             f"'contrastive'; this one reads {', '.join(fields)}"
         )
-    if crops is not None and {*CROPS} & {*fields}:
-        return crops_transform(fields, augment, inputs, crops, max_pixels)
-    if crops is not None and crops.config != CropsConfig():
+    reads_crops = bool({*CROPS} & {*fields})
+    if crops is not None and not reads_crops and crops.config != CropsConfig():
         raise UserError(
             "config.data.crops applies to objectives that read several crops of an image, such as "
             f"'self_distillation'; this one reads {', '.join(fields)}"
@@ -74,7 +73,12 @@ def batch_transform(
             f"reads {', '.join(fields)}"
         )
     plain = parse_augmentation(augment, inputs, max_pixels)
-    return example_transform(fields, plain, tokenizer, templates, captions_per_image)
+    others = [field for field in fields if field not in CROPS]
+    whole = example_transform(others, plain, tokenizer, templates, captions_per_image)
+    if not reads_crops:
+        return whole
+    assert crops is not None  # of every run
+    return crops_transform(fields, augment, inputs, crops, max_pixels, whole)
 
 
 def abstract_batch(

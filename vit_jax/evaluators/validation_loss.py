@@ -65,7 +65,7 @@ class ValidationLoss:
             UserError: a source without the fields that the objective reads, too few examples, or an
                 objective without a loss of held-out data.
         """
-        if objective.reads_ema:
+        if objective.reads_state:
             raise UserError(
                 f"{type(objective).__name__} compares the parameters with their own moving average "
                 "and has no loss of held-out data: evaluate by knn or probe instead"

@@ -35,6 +35,7 @@ ARCHITECTURES: dict[str, str] = {
     "cappa": "vit_jax.models.cappa",
     "coca": "vit_jax.models.coca",
     "clip_captioner": "vit_jax.models.clip_captioner",
+    "siglip2": "vit_jax.models.siglip2",
     "dino": "vit_jax.models.dino",
     "owl": "vit_jax.models.owl",
     "regionclip": "vit_jax.models.regionclip",

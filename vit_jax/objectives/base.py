@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from vit_jax.data.crops import Crops
 from vit_jax.data.detection import DetectionConfig
@@ -123,8 +123,9 @@ class Objective:
             The training step takes their values after the batch.
         is_mean_over_examples: whether the loss is a mean of losses of single examples. Such
             objectives accept the optional field `weight` (B,), 0 for padding, 1 otherwise.
-        reads_ema: whether the moving average of the parameters, before the step, comes before all
-            other constants. Such objectives have no loss of held-out data.
+        reads_state: parts of `TrainState` before the step that come before all other constants:
+            "ema", the moving average of the parameters, and "anchor", an earlier one. Such
+            objectives have no loss of held-out data.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ class Objective:
 
     fields: ClassVar[tuple[str, ...]]
     is_mean_over_examples: ClassVar[bool] = True
-    reads_ema: ClassVar[bool] = False
+    reads_state: tuple[str, ...] = ()
     abstract_constants: tuple[Params, ...] = ()
 
     def __init__(self, config: Any, context: Context):
@@ -179,6 +180,15 @@ class Objective:
     def load_constants(self) -> tuple[Params, ...]:
         """Reads the parameters of other models."""
         return ()
+
+    def renews_anchor(self, step: Int[Array, ""], total_steps: int) -> Bool[Array, ""]:
+        """Whether the anchor becomes the moving average before a step; see `reads_state`.
+
+        Args:
+            step: number of steps done.
+            total_steps: length of training.
+        """
+        raise NotImplementedError
 
     def images(self, batch: Batch) -> Any:
         """The model's input from the packed images of a batch, see `ImageInputs.normalize`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vit_jax.components import describe_type, matches
 from vit_jax.errors import UserError
@@ -36,7 +36,8 @@ class WeightedSum(Objective):
                 default 1): a number, or pairs of progress and weight, between which the weight is
                 linear. Progress is 0 at the first step and 1 at the end of training, as
                 `((0.8, 0.0), (0.8, 1.0))` for a part that starts after 80%. Held-out losses have
-                the last weight.
+                the last weight. A part of the weight 0 is not built: a stage without it reads and
+                computes nothing for it.
         """
 
         parts: Mapping[str, Any]
@@ -53,7 +54,6 @@ class WeightedSum(Objective):
 
     fields: tuple[str, ...]  # type: ignore[misc]  # depends on the parts
     is_mean_over_examples: bool  # type: ignore[misc]
-    reads_ema: bool  # type: ignore[misc]
 
     def __init__(self, config: Config, context: Context):
         """Builds the parts.
@@ -69,11 +69,14 @@ class WeightedSum(Objective):
         self.parts: dict[str, tuple[Weight, Objective]] = {}
         for label, block in config.parts.items():
             _, weight, component, keys = _select(label, block)
-            self.parts[label] = weight, component(keys, context)
+            if weight != 0:
+                self.parts[label] = weight, component(keys, context)
         objectives = [objective for _, objective in self.parts.values()]
         self.fields = tuple(dict.fromkeys(field for each in objectives for field in each.fields))
         self.is_mean_over_examples = all(each.is_mean_over_examples for each in objectives)
-        self.reads_ema = any(each.reads_ema for each in objectives)
+        self.reads_state = tuple(
+            dict.fromkeys(part for each in objectives for part in each.reads_state)
+        )
 
     @property
     def abstract_constants(self) -> tuple[Params, ...]:  # type: ignore[override]
@@ -84,6 +87,11 @@ class WeightedSum(Objective):
         """Reads the parameters of other models."""
         return tuple(x for _, part in self.parts.values() for x in part.load_constants())
 
+    def renews_anchor(self, step: Int[Array, ""], total_steps: int) -> Bool[Array, ""]:
+        """Whether one of the parts renews the anchor, which they share."""
+        readers = [each for _, each in self.parts.values() if "anchor" in each.reads_state]
+        return jnp.any(jnp.stack([each.renews_anchor(step, total_steps) for each in readers]))
+
     def __call__(
         self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
     ) -> tuple[Float[Array, ""], Metrics]:
@@ -91,10 +99,11 @@ class WeightedSum(Objective):
         total: jax.Array = jnp.zeros(())
         metrics: Metrics = {}
         rest, progress = list(constants), batch.get(PROGRESS, jnp.ones(()))
-        ema = [rest.pop(0)] if self.reads_ema else []
+        state = {name: rest.pop(0) for name in self.reads_state}
         for i, (label, (weight, part)) in enumerate(self.parts.items()):
             count = len(part.abstract_constants)
-            own, rest = [*(ema if part.reads_ema else ()), *rest[:count]], rest[count:]
+            own = [*(state[name] for name in part.reads_state), *rest[:count]]
+            rest = rest[count:]
             if rng is None:
                 loss, found = part.evaluate(model, batch, *own)
             else:

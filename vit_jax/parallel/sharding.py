@@ -93,7 +93,7 @@ def state_shardings(abstract: Any, model: ModelDef, mesh: Mesh, zero1: bool) -> 
         abstract: `ShapeDtypeStruct`s of the state.
         model: model of the state.
         mesh: mesh of the devices.
-        zero1: whether optimizer state and moving average are split over `data` as well.
+        zero1: whether optimizer state and moving averages are split over `data` as well.
 
     Returns:
         Shardings in the structure of the state.
@@ -109,6 +109,7 @@ def state_shardings(abstract: Any, model: ModelDef, mesh: Mesh, zero1: bool) -> 
         params=params,
         opt_state=_optimizer_shardings(abstract.opt_state, shapes, moments, whole),
         ema=None if abstract.ema is None else moments,
+        anchor=None if abstract.anchor is None else moments,
     )
 
 

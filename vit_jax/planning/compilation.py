@@ -69,7 +69,7 @@ def make_plan(config: ConfigDict, topology: Slice, variant: str = "") -> Plan:
             for each in work.values()
         ],
         parameter_bytes=local_bytes(state.params),
-        optimizer_bytes=local_bytes((state.opt_state, state.ema)),
+        optimizer_bytes=local_bytes((state.opt_state, state.ema, state.anchor)),
         model_flops_per_device=model_flops / mesh.size,
         executed_flops_per_device=traced_flops(traced.jaxpr) / mesh.size,
         **memory_fields(compiled, error, topology.chip),

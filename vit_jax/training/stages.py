@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from vit_jax.data.crops import FIELDS as CROPS
+from vit_jax.data.crops import CropsConfig
 from vit_jax.errors import UserError, unknown
 from vit_jax.models.sizes import Size
 from vit_jax.training.variants import KEYS, changed_config, derive
@@ -59,7 +61,7 @@ def make_stages(experiment: "Experiment") -> list[Stage]:
             raise UserError(f"config.stages.{name} has no step: the run has {total} steps")
         config = stage_config(experiment.config, name)
         staged = derive(experiment, config, f"stages.{name}")
-        _ = staged.objective, staged.loader  # mistakes are found before the run starts
+        _check(staged, f"config.stages.{name}")
         stages.append(Stage(name, end, staged))
     return [*stages, Stage("", total, experiment)]
 
@@ -80,6 +82,19 @@ def stage_config(config: ConfigDict, name: str) -> ConfigDict:
     changes.pop(UNTIL, None)
     keys = (*KEYS, "draw", "token_budget")
     return changed_config(config, changes, f"config.stages.{name}", keys, {"stages": {}})
+
+
+def _check(staged: "Experiment", path: str) -> None:
+    """Finds the mistakes of a stage before the run starts."""
+    if not {*CROPS} & {*staged.objective.fields}:
+        # The keys of the crops of another stage.
+        staged.config.data.crops = ConfigDict(dataclasses.asdict(CropsConfig()))
+    if "anchor" in staged.objective.reads_state and staged.abstract_state.anchor is None:
+        raise UserError(
+            f"{path} has a Gram teacher, which the state of the run does not keep: set "
+            "config.objective.gram_weight for the end of the run as well"
+        )
+    _ = staged.loader
 
 
 def _in_order(config: ConfigDict) -> list[str]:

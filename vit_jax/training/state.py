@@ -23,12 +23,14 @@ class TrainState:
         params: nested dict of float32 arrays.
         opt_state: state of the optimizer.
         ema: exponential moving average of `params`, or None.
+        anchor: an earlier value of `ema`, see `Objective.renews_anchor`, or None.
     """
 
     step: Any
     params: Any
     opt_state: Any
     ema: Any
+    anchor: Any = None
 
     @property
     def eval_params(self) -> Params:
@@ -42,6 +44,8 @@ def init_state(
     key: jax.Array,
     ema: bool,
     fill: Callable[[Params], Params] = lambda params: params,
+    *,
+    anchor: bool = False,
 ) -> TrainState:
     """Creates the state before the first step. Pure: jit it with output shardings.
 
@@ -51,6 +55,7 @@ def init_state(
         key: PRNG key of the run.
         ema: whether to keep a moving average of the parameters.
         fill: replaces fresh parameters by stored ones, see `Initialization.fill`.
+        anchor: whether to keep an earlier moving average as well.
     """
     params = fill(model.init(jax.random.fold_in(key, 0)))
     return TrainState(
@@ -59,4 +64,5 @@ def init_state(
         opt_state=optimizer.init(params),
         # A copy, since donated buffers must not occur twice.
         ema=jax.tree.map(jnp.copy, params) if ema else None,
+        anchor=jax.tree.map(jnp.copy, params) if anchor else None,
     )

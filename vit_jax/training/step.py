@@ -50,14 +50,13 @@ def make_train_step(
 
     Returns:
         (state, batch, *constants) -> (state, metrics), to be jitted with the state donated.
-        `constants` are the parameters of other models that the objective reads; the moving average
-        comes before them if the objective reads it. Besides scalars,
-        the metrics hold `finite`, bool, and `per_layer_grad_norms`, float32
-        (len(per_layer_names(model)),).
+        `constants` are the parameters of other models that the objective reads; what it reads of
+        the state comes before them. Besides scalars, the metrics hold `finite`, bool, and
+        `per_layer_grad_norms`, float32 (len(per_layer_names(model)),).
     """
     if frozen is not None:
         model = model.with_frozen_statistics(frozen)
-    reads_ema = getattr(loss_fn, "reads_ema", False)
+    reads_state = getattr(loss_fn, "reads_state", ())
     bounds, axes = model.metadata("bounds"), model.metadata("axes")
 
     def train_step(
@@ -66,7 +65,10 @@ def make_train_step(
         # Keys depend on seed and step only, so a resumed run draws the same numbers.
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.step)
         batch = {**batch, PROGRESS: state.step / jnp.float32(total_steps)}
-        constants = (state.ema, *constants) if reads_ema else constants
+        if "anchor" in reads_state:
+            renewed = loss_fn.renews_anchor(state.step, total_steps)  # type: ignore[attr-defined]
+            state = dataclasses.replace(state, anchor=_select(renewed, state.ema, state.anchor))
+        constants = (*(getattr(state, part) for part in reads_state), *constants)
 
         def loss_of(params: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
             module = model.bind(stop_frozen(params, frozen))
@@ -94,13 +96,17 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             ema = optax.incremental_update(params, ema, 1.0 - ema_decay(state.step))
-        after = TrainState(state.step + 1, params, opt_state, ema)
+        after = TrainState(state.step + 1, params, opt_state, ema, state.anchor)
         if skip_non_finite:
             same = dataclasses.replace(state, step=after.step)
-            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, same)
+            after = _select(finite, after, same)
         return after, metrics
 
     return train_step
+
+
+def _select(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def clip_to_bounds(params: Params, bounds: Params) -> Params:

@@ -50,6 +50,7 @@ def linear_layer(
     rngs: nnx.Rngs,
     *,
     init_bias: float = 0.0,
+    decay: bool = True,
 ) -> nnx.Linear:
     """Builds a linear layer with a bias.
 
@@ -61,13 +62,14 @@ def linear_layer(
         dtype: compute type.
         rngs: source of the parameters' keys.
         init_bias: initial value of the bias.
+        decay: whether weight decay applies to the kernel.
     """
     return nnx.Linear(
         inputs,
         outputs,
         kernel_init=init,
         bias_init=initializers.constant(init_bias),
-        kernel_metadata=metadata(*axes),
+        kernel_metadata=metadata(*axes, decay=decay),
         bias_metadata=metadata(axes[1], decay=False),
         dtype=dtype,
         rngs=rngs,

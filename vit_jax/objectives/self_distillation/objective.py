@@ -1,27 +1,23 @@
-"""Self-distillation: DINO's loss of crops, iBOT's loss of masked patches, and KoLeo (DINOv2)."""
+"""Self-distillation: DINO's loss of crops, iBOT's of masked patches, KoLeo, and Gram anchoring."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vit_jax.data.crops import GLOBAL, LOCAL, MASK, NUM_GLOBAL, Crops
+from vit_jax.data.crops import GLOBAL, GRAM, LOCAL, MASK, Crops
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.definition import Params
 from vit_jax.models.partitioning import constrain
 from vit_jax.models.sizes import grid_of
 from vit_jax.objectives.base import PROGRESS, Batch, Context, Metrics, Objective, check_range
-from vit_jax.objectives.self_distillation.assignment import (
-    Assignment,
-    centred,
-    cross_entropy,
-    moved_centre,
-    sinkhorn,
-    split_prototypes,
-)
+from vit_jax.objectives.self_distillation.gram import gram_loss, resize_patches
 from vit_jax.objectives.self_distillation.koleo import koleo
+from vit_jax.objectives.self_distillation.step_losses import StepLosses
 
 CENTERINGS = ("sinkhorn", "mean")
 
@@ -38,9 +34,15 @@ class SelfDistillation(Objective):
       another global crop, over the 2 + 2 N pairs;
     - iBOT: the mean cross-entropy of the student's and the teacher's token of the same patch, over
       the masked patches of a crop, then over all global crops; the half without a mask counts as 0;
-    - KoLeo: of the student's class tokens, before the head, for each of the two global crops.
+    - KoLeo: of the student's class tokens, before the head, for each of the two global crops;
+    - Gram: see `objectives.self_distillation.gram`; the mean over global crops. The Gram teacher is
+      `TrainState.anchor`, an earlier state of the teacher.
 
-    Metrics: `dino_loss`, `ibot_loss`, `koleo_loss`, unweighted, and `teacher_temperature`.
+    With one global crop there are N pairs, and the student sees this crop masked (SigLIP 2, section
+    2.3). Models without a class token have their pooled features in its place.
+
+    Metrics: `dino_loss`, `ibot_loss`, `koleo_loss`, `gram_loss`, unweighted, and
+    `teacher_temperature`.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class SelfDistillation(Objective):
             dino_weight: weight of the loss of crops.
             ibot_weight: weight of the loss of masked patches; 0: no patches are masked (DINO).
             koleo_weight: weight of the KoLeo regulariser; 0 for none.
+            gram_weight: weight of Gram anchoring; 0 for none, 2 in DINOv3.
+            gram_start_percent: part of the run, in percent, before Gram anchoring. The teacher is
+                the first Gram teacher then.
+            gram_every_percent: interval, in percent of the run, after which the teacher becomes the
+                Gram teacher again; in DINOv3 10,000 steps.
             centering: "sinkhorn" (DINOv2) or "mean" (DINO), see
                 `objectives.self_distillation.assignment`.
             sinkhorn_iterations: number of iterations of Sinkhorn and Knopp.
@@ -68,6 +75,9 @@ class SelfDistillation(Objective):
         dino_weight: float = 1.0
         ibot_weight: float = 1.0
         koleo_weight: float = 0.1
+        gram_weight: float = 0.0
+        gram_start_percent: float = 0.0
+        gram_every_percent: float = 100.0
         centering: str = "sinkhorn"
         sinkhorn_iterations: int = 3
         centre_momentum: float = 0.9
@@ -79,7 +89,6 @@ class SelfDistillation(Objective):
         prototypes_per_block: int = 4096
 
     is_mean_over_examples = False
-    reads_ema = True
     config: Config
 
     def __init__(self, config: Config, context: Context):
@@ -107,14 +116,26 @@ class SelfDistillation(Objective):
             )
         assert context.crops is not None
         self.crops: Crops = context.crops
-        self.num_local = self.crops.config.num_local
+        self.num_global, self.num_local = self.crops.config.num_global, self.crops.config.num_local
         _check_sizes(config, context)
+        self.reads_state = ("ema", "anchor") if config.gram_weight else ("ema",)
 
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
         """Fields of a batch."""
-        local = (LOCAL,) if self.num_local else ()
-        return (GLOBAL, *local, *((MASK,) if self.config.ibot_weight else ()))
+        read = {
+            GLOBAL: True,
+            LOCAL: self.num_local > 0,
+            MASK: self.config.ibot_weight > 0,
+            GRAM: self.config.gram_weight > 0 and self.crops.config.gram_size > 0,
+        }
+        return tuple(field for field, is_read in read.items() if is_read)
+
+    def renews_anchor(self, step: Int[Array, ""], total_steps: int) -> Bool[Array, ""]:
+        """Whether the teacher becomes the Gram teacher before a step, see `Objective`."""
+        start = math.ceil(self.config.gram_start_percent * total_steps / 100)
+        every = max(1, round(self.config.gram_every_percent * total_steps / 100))
+        return (step >= start) & ((step - start) % every == 0)
 
     def __call__(
         self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
@@ -125,7 +146,7 @@ class SelfDistillation(Objective):
             model: module of the student.
             batch: fields of `data.crops.crops_transform`, and `PROGRESS`.
             rng: key of the student's stochastic depth.
-            *constants: parameters of the teacher.
+            *constants: parameters of the teacher, and of the Gram teacher.
 
         Raises:
             UserError: without a key: there is no loss of held-out data.
@@ -135,43 +156,67 @@ class SelfDistillation(Objective):
                 "'self_distillation' has no loss of held-out images, which a teacher and a student "
                 "of equal parameters would share: evaluate by knn or probe instead"
             )
-        (params,) = constants
-        teacher = self.context.model.bind(jax.lax.stop_gradient(params))
+        teachers = [self.context.model.bind(jax.lax.stop_gradient(each)) for each in constants]
+        is_anchored = batch[PROGRESS] >= self.config.gram_start_percent / 100
 
         def embed(model: Any, *arrays: Any) -> tuple[jax.Array, ...]:
             *crops, rng = arrays
-            return self._embed(model, teacher, dict(zip(self.fields, crops, strict=True)), rng)
+            found = self._embed(
+                model, teachers, dict(zip(self.fields, crops, strict=True)), is_anchored, rng
+            )
+            return tuple(found[name].reshape(len(crops[0]), -1) for name in self.views)
 
         crops = tuple(batch[name] for name in self.fields)
-        found = self.context.microbatches.run(embed, model, crops, rng)
-        masked = self.crops.max_masked
-        views = (NUM_GLOBAL, NUM_GLOBAL + self.num_local, NUM_GLOBAL, masked, masked, masked)
-        tokens, student, taught, *patches = (
-            constrain(x.reshape(len(x), n, -1), "batch", None, None)
-            for x, n in zip(found, views[: len(found)], strict=True)
-        )
-        step = _Step(model, teacher, self.config, batch[PROGRESS])
+        outputs = self.context.microbatches.run(embed, model, crops, rng)
+        found = {
+            name: constrain(x.reshape(len(x), count, -1), "batch", None, None)
+            for (name, count), x in zip(self.views.items(), outputs, strict=True)
+        }
+        step = StepLosses(model, teachers[0], self.config, batch[PROGRESS])
         metrics = {
             "teacher_temperature": step.teacher_temperature,
-            "dino_loss": step.dino_loss(student, taught),
+            "dino_loss": step.dino_loss(found["student"], found["taught"]),
         }
         loss = self.config.dino_weight * metrics["dino_loss"]
         if self.config.koleo_weight:
-            metrics["koleo_loss"] = koleo(tokens[:, 0]) + koleo(tokens[:, 1])
+            tokens = jnp.moveaxis(found["tokens"], 1, 0)
+            metrics["koleo_loss"] = sum((koleo(each) for each in tokens), jnp.zeros(()))
             loss += self.config.koleo_weight * metrics["koleo_loss"]
         if self.config.ibot_weight:
-            metrics["ibot_loss"] = step.ibot_loss(*patches)
+            patches = (found[name] for name in ("patches", "taught_patches", "valid"))
+            metrics["ibot_loss"] = step.ibot_loss(*patches) / self.num_global
             loss += self.config.ibot_weight * metrics["ibot_loss"]
+        if self.config.gram_weight:
+            metrics["gram_loss"] = jnp.where(is_anchored, jnp.mean(found["gram"]), 0.0)
+            loss += self.config.gram_weight * metrics["gram_loss"]
         return loss, metrics
 
-    def _embed(
-        self, model: Any, teacher: Any, batch: Batch, rng: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        """Everything of a microbatch of b images that the losses compare, each (b, views * width).
+    @property
+    def views(self) -> dict[str, int]:
+        """What `_embed` computes of an image, and the number of embeddings or values of each."""
+        large, masked = self.num_global, self.crops.max_masked
+        views = {"tokens": large, "taught": large}
+        # A single global crop has no other one to be compared with.
+        views["student"] = self.num_local + (large if large > 1 else 0)
+        if self.config.ibot_weight:
+            views |= {"patches": masked, "taught_patches": masked, "valid": masked}
+        if self.config.gram_weight:
+            views["gram"] = large
+        return views
 
-        The student's global class tokens; embeddings of the student's class tokens of all crops and
-        of the teacher's; embeddings of the student's and the teacher's masked patches, and 1 for
-        patches that are masked, 0 for padding.
+    def _embed(
+        self,
+        model: Any,
+        teachers: Sequence[Any],
+        batch: Batch,
+        is_anchored: jax.Array,
+        rng: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Everything of a microbatch that the losses compare, see `views`.
+
+        The student's global class tokens; embeddings of the teacher's class tokens and of the
+        student's; embeddings of the student's and the teacher's masked patches, and 1 for patches
+        that are masked, 0 for padding; losses of Gram anchoring.
         """
         inputs, count = self.context.spec.inputs, len(batch[GLOBAL])
         global_rng, local_rng = jax.random.split(rng)
@@ -179,103 +224,49 @@ class SelfDistillation(Objective):
         mask = batch.get(MASK)
         by_crop = None if mask is None else mask.reshape(len(images), -1)
         tokens, patches = model.encode_tokens(images, by_crop, rng=global_rng)
-        taught, taught_patches = teacher.encode_tokens(images)
-        embeddings = [model.head(tokens).reshape(count, -1)]
+        taught, taught_patches = teachers[0].encode_tokens(images)
+        found = {"tokens": tokens, "taught": teachers[0].head(taught)}
+        embeddings = [model.head(tokens)] if self.num_global > 1 else []
         if self.num_local:
             small = self.crops.local_inputs(inputs)
             local = small.normalize(batch[LOCAL].reshape(-1, small.packed_size))
-            local_tokens = model.encode_image(local, rng=local_rng)
-            embeddings.append(model.head(local_tokens).reshape(count, -1))
-        found = [tokens, jnp.concatenate(embeddings, axis=1), teacher.head(taught)]
+            embeddings.append(model.head(model.encode_tokens(local, rng=local_rng)[0]))
+        found["student"] = jnp.concatenate([x.reshape(count, -1) for x in embeddings], axis=1)
         if mask is not None:
-            index, valid = masked_patches(mask.reshape(count, -1), self.crops.max_masked)
-            for module, all_patches in ((model, patches), (teacher, taught_patches)):
+            index, found["valid"] = masked_patches(mask.reshape(count, -1), self.crops.max_masked)
+            modules = ("patches", model, patches), ("taught_patches", teachers[0], taught_patches)
+            for name, module, all_patches in modules:
                 by_image = all_patches.reshape(count, -1, all_patches.shape[-1])
                 chosen = jnp.take_along_axis(by_image, index[..., None], axis=1)
-                found.append(module.patch_head(chosen))
-            found.append(valid)
-        return tuple(x.reshape(count, -1) for x in found)
+                found[name] = module.patch_head(chosen)
+        if self.config.gram_weight:
+            anchor = self._anchor(teachers[1], images, batch.get(GRAM), is_anchored)
+            found["gram"] = gram_loss(patches, anchor)
+        return found
 
-
-@dataclasses.dataclass
-class _Step:
-    """Losses of one step, between embeddings of student and teacher.
-
-    With the centering "mean" they move the centres, which are stored in the student.
-    """
-
-    model: Any
-    teacher: Any
-    config: SelfDistillation.Config
-    progress: jax.Array
-
-    @property
-    def teacher_temperature(self) -> jax.Array:
-        """Divisor of the teacher's logits, float32 ()."""
-        first, last = self.config.warmup_teacher_temperature, self.config.teacher_temperature
-        if not self.config.teacher_warmup_percent:
-            return jnp.float32(last)
-        done = self.progress * 100 / self.config.teacher_warmup_percent
-        return first + (last - first) * jnp.minimum(done, 1.0)
-
-    def dino_loss(self, student: jax.Array, taught: jax.Array) -> jax.Array:
-        """Mean over pairs of a teacher's crop and another crop.
-
-        Args:
-            student: embeddings (B, 2 + N, D) of all crops, the global ones first.
-            taught: the teacher's of global crops (B, 2, D).
-        """
-        num_local = student.shape[1] - NUM_GLOBAL
-
-        def targets(p: jax.Array) -> jax.Array:
-            both = jnp.sum(p, axis=1, keepdims=True)
-            return jnp.concatenate([p[:, ::-1], jnp.repeat(both, num_local, axis=1)], axis=1)
-
-        heads = self.model.head, self.teacher.head
-        losses = self._compare(student, taught, heads, self.model.class_centre, targets=targets)
-        return jnp.sum(losses) / (len(losses) * NUM_GLOBAL * (1 + num_local))
-
-    def ibot_loss(self, student: jax.Array, taught: jax.Array, valid: jax.Array) -> jax.Array:
-        """Mean over the masked patches of a crop, then over all global crops.
-
-        Args:
-            student: embeddings (B, M, D) of the masked patches of an image, which are in one crop.
-            taught: the teacher's of the same patches.
-            valid: (B, M, 1), 0 for padding.
-        """
-        heads, weight = (self.model.patch_head, self.teacher.patch_head), valid[..., 0]
-        losses = self._compare(student, taught, heads, self.model.patch_centre, weight)
-        by_image = jnp.sum(losses * weight, axis=1) / jnp.sum(weight, axis=1)
-        return jnp.mean(by_image) / NUM_GLOBAL
-
-    def _compare(
-        self,
-        student: jax.Array,
-        taught: jax.Array,
-        heads: tuple[Any, Any],
-        centre: Any,
-        weight: jax.Array | None = None,
-        **options: Any,
+    def _anchor(
+        self, teacher: Any, images: jax.Array, large: jax.Array | None, is_anchored: jax.Array
     ) -> jax.Array:
-        """Cross-entropies of the student's embeddings with assignments of the teacher's."""
-        config, (own, theirs) = self.config, (head.prototypes() for head in heads)
-        is_frozen = self.progress < config.freeze_prototypes_percent / 100
-        own = jnp.where(is_frozen, jax.lax.stop_gradient(own), own)
-        own_blocks, blocks = (
-            split_prototypes(kernel, min(config.prototypes_per_block, kernel.shape[1]))
-            for kernel in (own, theirs)
-        )
-        assigned: Assignment
-        if config.centering == "sinkhorn":
-            assigned = sinkhorn(
-                taught, blocks, self.teacher_temperature, config.sinkhorn_iterations, weight
-            )
-        else:
-            assigned = centred(taught, blocks, self.teacher_temperature, centre[...])
-            centre[...] = jax.lax.stop_gradient(
-                moved_centre(centre[...], taught, theirs, config.centre_momentum, weight)
-            )
-        return cross_entropy(student, own_blocks, config.student_temperature, assigned, **options)
+        """Patches of global crops for the student to resemble; zeros before Gram anchoring.
+
+        Args:
+            teacher: Gram teacher.
+            images: the student's crops.
+            large: the Gram teacher's, packed, where it has its own.
+            is_anchored: whether Gram anchoring has begun.
+        """
+        inputs = self.context.spec.inputs
+        if large is not None:
+            inputs = self.crops.gram_inputs(inputs)
+            images = inputs.normalize(large.reshape(-1, inputs.packed_size))
+        patch = self.context.spec.architecture.image.patch_size
+
+        def patches() -> jax.Array:
+            _, found = teacher.encode_tokens(images)
+            return resize_patches(found, grid_of(inputs.size, patch), self.crops.grid)
+
+        shape = jax.eval_shape(patches)
+        return jax.lax.cond(is_anchored, patches, lambda: jnp.zeros(shape.shape, shape.dtype))
 
 
 def masked_patches(
@@ -296,10 +287,11 @@ def masked_patches(
 
 def _check_config(config: SelfDistillation.Config) -> None:
     check_name(config.centering, CENTERINGS, "config.objective.centering,")
-    for key in ("dino_weight", "ibot_weight", "koleo_weight"):
+    for key in ("dino_weight", "ibot_weight", "koleo_weight", "gram_weight"):
         check_range(key, getattr(config, key))
-    for key in ("teacher_warmup_percent", "freeze_prototypes_percent"):
+    for key in ("teacher_warmup_percent", "freeze_prototypes_percent", "gram_start_percent"):
         check_range(key, getattr(config, key), highest=100)
+    check_range("gram_every_percent", config.gram_every_percent, 1e-4, 100)
     check_range("centre_momentum", config.centre_momentum, highest=1)
     for key in ("student_temperature", "teacher_temperature", "warmup_teacher_temperature"):
         check_range(key, getattr(config, key), least=1e-3)
@@ -317,6 +309,13 @@ def _check_sizes(config: SelfDistillation.Config, context: Context) -> None:
                 f"config.objective.prototypes_per_block={config.prototypes_per_block}: expected a "
                 f"divisor of the model's {count} prototypes"
             )
-    if crops.config.num_local:
-        size = crops.config.local_size
-        grid_of((size, size), architecture.image.patch_size, f"config.data.crops.local_size={size}")
+    keys = crops.config
+    if keys.num_local + keys.num_global < 2:
+        raise UserError(
+            "config.data.crops: num_global=1, num_local=0: expected another crop to compare with"
+        )
+    sizes = {"local_size": keys.local_size if keys.num_local else 0}
+    sizes["gram_size"] = keys.gram_size if config.gram_weight else 0
+    for key, size in sizes.items():
+        if size:
+            grid_of((size, size), architecture.image.patch_size, f"config.data.crops.{key}={size}")
