@@ -142,7 +142,7 @@ def test_eight_devices_and_two_microbatches_change_nothing(case):
             def __call__(self, model, crops, rng):
                 return loss(model, {**crops, "progress": jnp.float32(0.6)}, rng, *teachers)
 
-        return step_on_devices(Bound(), student, crops, devices)
+        return step_on_devices(Bound(), student, jax.tree.map(np.asarray, crops), devices)
 
     whole, cut = run(1, 1), run(8, 2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), whole, cut)
