@@ -2,10 +2,10 @@
 
     python -m vit_jax.train --config configs/cappa_emoji.py --workdir runs/cappa_emoji
 
-Result: not measured. The evaluations report the likelihood of the names of 620 drawings, generated
-names, and zero-shot classification of 375 drawings by the likelihood of 191 names, none of which is
-in training.
-Time: not measured. Needs the extra [samples].
+Result: of 191 names that are not in training, the most likely one is right for 7.5% of 375
+drawings, and for 11.5% with the prior of names divided out; chance is 0.5%. Such names have a
+perplexity of 27 per token of 1,024. Digits: 95.8% by a linear probe. One seed.
+Time: six minutes on two CPU cores. Needs the extra [samples].
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update(clip.data)
     config.data.templates = ("{}",)
     config.batch_size = 128
-    config.total_steps = 1150
+    config.total_steps = 575
     config.compute.scan = False  # unrolled blocks run faster on a CPU
 
     config.objective.parallel_fraction = 0.5
