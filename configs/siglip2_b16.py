@@ -37,7 +37,12 @@ def get_config(arg: str = "") -> ConfigDict:
         "parts": {"contrastive_captioning": pairs, "self_distillation": crops},
     }
     without_crops = {"parts": {"self_distillation": {"weight": 0.0}}}
-    config.stages.pairs = {"until_percent": 80.0, "objective": without_crops}
+    config.grad_accum_steps = 2  # at the end; the stage without crops needs less memory
+    config.stages.pairs = {
+        "until_percent": 80.0,
+        "objective": without_crops,
+        "grad_accum_steps": 1,
+    }
 
     config.data.crops.update(
         num_global=1,
