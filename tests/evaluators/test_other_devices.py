@@ -48,7 +48,7 @@ def sharded_run(tmp_path_factory):
         lambda x: rng.normal(scale=0.1, size=x.shape).astype(x.dtype), run.model.shapes()
     )
     params = jax.device_put(params, parameter_shardings(run.model, run.mesh))
-    state = types.SimpleNamespace(params=params, opt_state=None, ema=None)
+    state = types.SimpleNamespace(params=params, opt_state=None, ema=None, anchor=None)
     with contextlib.closing(Checkpoints(workdir, retention=Retention(1))) as checkpoints:
         checkpoints.save(1, state, data={}, config={}, metrics={})
     return workdir

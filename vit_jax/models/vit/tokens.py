@@ -130,8 +130,8 @@ class PatchTokens(nnx.Module):
 
     def _embed(self, images: Images, replaced: Replaced = None) -> jax.Array:
         """Embeds all tokens with their positions: (B, num_prefix + N, D)."""
-        config, batch = self.config, len(images)
-        patches, grid = self._patches(images)
+        config, (patches, grid) = self.config, self._patches(images)
+        batch = patches.shape[0]  # may be symbolic, as in an exported program
         if replaced is not None:
             mask, token = replaced
             patches = jnp.where(mask[..., None], token.astype(self.dtype), patches)
