@@ -16,7 +16,7 @@ SEE_SOURCE = "see source"
 # Pattern of names -> source of the weights, and their licence where the source states one for all;
 # with * that of the repository, where nothing is said of the weights.
 FAMILIES: dict[str, tuple[str, str]] = {
-    r".*_emoji": ("this project: `configs/`, trained on your machine", "yours"),
+    r".*_emoji(_captioner)?": ("this project: `configs/`, trained on your machine", "yours"),
     r"vit_(giant|gigantic|so400m)14|vit_[bls]8|vit_l14": ("size without one source", SEE_SOURCE),
     r"vit_.*": ("google-research/vision_transformer; timm", "Apache-2.0 *"),
     r"deit3?_.*": ("facebookresearch/deit; timm", "Apache-2.0 *"),

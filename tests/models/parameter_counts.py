@@ -32,6 +32,7 @@ PARAMETER_COUNTS = {
     "coca_vit_b32": 253_560_065,
     "coca_vit_l14": 638_450_177,
     "cappa_emoji": None,  # the encoder of clip_vit_emoji
+    "clip_vit_emoji_captioner": None,  # towers of clip_vit_emoji
     "clip_rn50": 102_007_137,
     "clip_rn101": 119_688_033,
     "clip_rn50x4": 178_300_601,
