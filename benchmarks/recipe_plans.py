@@ -37,6 +37,7 @@ PLANS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "clip_vit_b16": ("clip_vit_b16", "v5e:16x16", ()),
     "vit_b16_augreg": ("vit_b16_augreg", "v5e:4x8", ()),
     "mae_vit_b16": ("mae_vit_b16", "v5e:4x8", ()),
+    "cappa_b16": ("cappa_b16", "v5e:8x8", ()),
     "swin_t": ("swin_t", "v5e:2x4", ()),
     "owlvit_b32": ("owlvit_b32", "v5e:4x8", ()),
     "owlv2_b16": ("owlv2_b16", "v5e:8x8", ()),
