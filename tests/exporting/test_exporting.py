@@ -133,6 +133,7 @@ def test_card_of_a_run(tmp_path):
         ("resnet50", {"image_size": 32, "depths": (1, 1, 1, 1), "width": 4, "num_classes": 3}),
         ("clip_vit_b32", {"image": IMAGE, "text": TEXT, "embed_dim": 8}),
         ("clip_rn50", {"image": RESNET, "text": TEXT, "embed_dim": 8}),
+        ("aimv2_l14_lit", {"image": IMAGE, "text": TEXT, "embed_dim": 8}),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -85,7 +85,7 @@ class QueryPooledViT(ViT):
         """
         tokens, _, _ = self._forward(images, rng, intermediates=False)
         keys, queries = self.key_norm(tokens), self.query_norm(self.queries[...].astype(self.dtype))
-        queries = jnp.broadcast_to(queries, (len(images), *queries.shape))
+        queries = jnp.broadcast_to(queries, (keys.shape[0], *queries.shape))
         return self.pooled_norm(self.pooler(queries, keys, keys))
 
     def encode_image(self, images: Images, *, rng: Key[Array, ""] | None = None) -> Pooled:

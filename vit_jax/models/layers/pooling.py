@@ -60,7 +60,7 @@ class QueryPool(nnx.Module):
         key, value = jnp.moveaxis(self.key_value(tokens), 2, 0)  # (B, N, H, D / H) each
         query = self.query[...].astype(key.dtype).reshape(1, 1, *key.shape[2:])
         keys = None if mask is None else mask[:, None, None]
-        query = jnp.broadcast_to(query, (len(key), *query.shape[1:]))
+        query = jnp.broadcast_to(query, (key.shape[0], *query.shape[1:]))
         x = attention(query, key, value, mask=keys)
         return self.out(x)[:, 0]
 
