@@ -3,15 +3,19 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
+from vit_jax import experiment
 from vit_jax.config import default_config
+from vit_jax.errors import Interrupted
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -61,6 +65,18 @@ def metrics_of(workdir: pathlib.Path, name: str = "loss") -> dict[int, float]:
     """Reads the values of a metric by step from `metrics.jsonl`."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line[name] for line in lines if name in line}
+
+
+def train_in_two_parts(config: ConfigDict, workdir: pathlib.Path, step: int) -> str:
+    """Trains, is interrupted by SIGTERM after a step, and goes on; returns the message."""
+    config.hooks.stop = {
+        "name": "tests.training.components:SendSignal", "step": step, "signal": int(signal.SIGTERM),
+    }  # fmt: skip
+    with pytest.raises(Interrupted) as stopped:
+        experiment.train(config, workdir)
+    del config.hooks.stop
+    experiment.train(config, workdir)
+    return str(stopped.value)
 
 
 def assert_trees_equal(left: Any, right: Any) -> None:

@@ -2,17 +2,16 @@
 
 import itertools
 import math
-import signal
 
 import jax
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_equal, metrics_of
+from tests.helpers import assert_trees_equal, metrics_of, train_in_two_parts
 from vit_jax import experiment
 from vit_jax.checkpoint.manager import Checkpoints
 from vit_jax.config import default_config
-from vit_jax.errors import Interrupted, UserError
+from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run
 from vit_jax.training.stages import make_stages
 
@@ -94,14 +93,8 @@ def test_schedules_and_centres(finished):
 
 @pytest.mark.release
 def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path):
-    config = tiny_dino()
-    config.hooks.stop = {
-        "name": "tests.training.components:SendSignal", "step": 2, "signal": int(signal.SIGTERM),
-    }  # fmt: skip
-    with pytest.raises(Interrupted, match="stopped and saved at step 2 of 4"):
-        experiment.train(config, tmp_path)
-    del config.hooks.stop
-    experiment.train(config, tmp_path)
+    message = train_in_two_parts(tiny_dino(), tmp_path, step=2)
+    assert "stopped and saved at step 2 of 4" in message
     assert metrics_of(tmp_path) == metrics_of(finished)
     assert_trees_equal(history(tmp_path)[-1], history(finished)[-1])
 
@@ -113,13 +106,7 @@ def test_a_gram_teacher_is_resumed(tmp_path):
     changes |= {"objective.gram_every_percent": 50.0, "data.crops.gram_size": 16}
     config = tiny_dino(**changes)
     experiment.train(config, tmp_path / "whole")
-    config.hooks.stop = {
-        "name": "tests.training.components:SendSignal", "step": 3, "signal": int(signal.SIGTERM),
-    }  # fmt: skip
-    with pytest.raises(Interrupted):
-        experiment.train(config, tmp_path / "parts")
-    del config.hooks.stop
-    experiment.train(config, tmp_path / "parts")
+    train_in_two_parts(config, tmp_path / "parts", step=3)
     gram = metrics_of(tmp_path / "whole", "gram_loss")
     assert gram == metrics_of(tmp_path / "parts", "gram_loss")
     assert gram[1] == gram[2] == 0

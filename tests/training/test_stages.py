@@ -1,14 +1,12 @@
 """Curricula: stages with smaller images or fewer tokens in one run."""
 
-import signal
-
 import jax
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_equal, metrics_of, tiny_clip
+from tests.helpers import assert_trees_equal, metrics_of, tiny_clip, train_in_two_parts
 from vit_jax import experiment
-from vit_jax.errors import Interrupted, UserError
+from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run
 from vit_jax.experiment import build
 from vit_jax.training.stages import make_stages, stage_config
@@ -57,13 +55,7 @@ def _batch(run, number):
     [1, pytest.param(2, marks=pytest.mark.release), pytest.param(3, marks=pytest.mark.release)],
 )
 def test_interrupted_in_any_stage_equals_uninterrupted(config, whole_run, tmp_path, step):
-    config.hooks.stop = {
-        "name": "tests.training.components:SendSignal", "step": step, "signal": int(signal.SIGTERM),
-    }  # fmt: skip
-    with pytest.raises(Interrupted):
-        experiment.train(config, tmp_path)
-    del config.hooks.stop
-    experiment.train(config, tmp_path)
+    train_in_two_parts(config, tmp_path, step)
     assert metrics_of(tmp_path) == metrics_of(whole_run)
     assert_trees_equal(open_run(tmp_path).params, open_run(whole_run).params)
 

@@ -2,15 +2,20 @@
 
 import collections
 import json
-import signal
 
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_equal, metrics_of, tiny_classifier, tiny_clip
+from tests.helpers import (
+    assert_trees_equal,
+    metrics_of,
+    tiny_classifier,
+    tiny_clip,
+    train_in_two_parts,
+)
 from vit_jax import experiment
 from vit_jax.data.draw import Draw
-from vit_jax.errors import Interrupted, UserError
+from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run
 from vit_jax.experiment import build
 from vit_jax.planning.compilation import make_plan, step_work
@@ -59,13 +64,7 @@ def test_every_step_draws_and_is_counted(whole_run):
 
 
 def test_interrupted_run_draws_the_same(config, whole_run, tmp_path):
-    config.hooks.stop = {
-        "name": "tests.training.components:SendSignal", "step": 3, "signal": int(signal.SIGTERM),
-    }  # fmt: skip
-    with pytest.raises(Interrupted):
-        experiment.train(config, tmp_path)
-    del config.hooks.stop
-    experiment.train(config, tmp_path)
+    train_in_two_parts(config, tmp_path, step=3)
     for name in ("loss", *(f"drawn/{each}" for each in NAMES)):
         assert metrics_of(tmp_path, name) == metrics_of(whole_run, name)
     assert_trees_equal(open_run(tmp_path).params, open_run(whole_run).params)

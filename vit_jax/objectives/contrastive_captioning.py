@@ -45,6 +45,7 @@ class ContrastiveCaptioning(Contrastive):
         chunk_tokens: int = 1024
 
     config: Config
+    takes_several_captions = False
 
     def __init__(self, config: Config, context: Context):
         """Checks that the model embeds pairs and predicts captions.
@@ -71,11 +72,6 @@ class ContrastiveCaptioning(Contrastive):
                 f"config.objective.parallel_fraction={config.parallel_fraction}: the decoder of "
                 f"{context.architecture_name} reads the states of tokens, expected 0"
             )
-
-    @property
-    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Fields of a batch that are read."""
-        return ("image", "tokens")
 
     def __call__(
         self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params

@@ -76,6 +76,7 @@ class ContrastiveDistillation(Contrastive):
             object.__setattr__(self, "teachers", full)
 
     config: Config
+    takes_several_captions = False
 
     def __init__(self, config: Config, context: Context):
         """Opens the teachers, without reading their parameters.
@@ -101,14 +102,9 @@ class ContrastiveDistillation(Contrastive):
             raise UserError(
                 f"{_PATH} is empty: expected dual encoders, as {_PATH}.NAME.weights=FILE"
             )
-        self._teachers = [
-            _open(label, _parse(label, block), context) for label, block in config.teachers.items()
-        ]
-
-    @property
-    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Fields of a batch that are read."""
-        return ("image", "tokens")
+        keys = {label: _parse(label, block) for label, block in config.teachers.items()}
+        self._temperatures = [each.temperature for each in keys.values()]
+        self._teachers = [_open(label, each, context) for label, each in keys.items()]
 
     @property
     def abstract_constants(self) -> tuple[Params, ...]:  # type: ignore[override]
@@ -167,12 +163,12 @@ class ContrastiveDistillation(Contrastive):
 
     def _scales(self, constants: tuple[Params, ...]) -> list[jax.Array]:
         """Factors of the teachers' cosine similarities."""
-        keys = [_parse(label, block) for label, block in self.config.teachers.items()]
+        parts = zip(self._temperatures, self._teachers, constants, strict=True)
         return [
-            jnp.float32(1 / key.temperature)
-            if key.temperature
+            jnp.float32(1 / temperature)
+            if temperature
             else jax.lax.stop_gradient(teacher.model.bind(params).logit_parameters()[0])
-            for key, teacher, params in zip(keys, self._teachers, constants, strict=True)
+            for temperature, teacher, params in parts
         ]
 
     def _follow(

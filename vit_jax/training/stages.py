@@ -61,6 +61,7 @@ def make_stages(experiment: "Experiment") -> list[Stage]:
             raise UserError(f"config.stages.{name} has no step: the run has {total} steps")
         config = stage_config(experiment.config, name)
         staged = derive(experiment, config, f"stages.{name}")
+        _leave_out_crops(staged)
         _check(staged, f"config.stages.{name}")
         stages.append(Stage(name, end, staged))
     return [*stages, Stage("", total, experiment)]
@@ -84,11 +85,14 @@ def stage_config(config: ConfigDict, name: str) -> ConfigDict:
     return changed_config(config, changes, f"config.stages.{name}", keys, {"stages": {}})
 
 
+def _leave_out_crops(staged: "Experiment") -> None:
+    """Resets the keys of crops, which are those of other stages, where this one reads none."""
+    if not {*CROPS} & {*staged.objective.fields}:
+        staged.config.data.crops = ConfigDict(dataclasses.asdict(CropsConfig()))
+
+
 def _check(staged: "Experiment", path: str) -> None:
     """Finds the mistakes of a stage before the run starts."""
-    if not {*CROPS} & {*staged.objective.fields}:
-        # The keys of the crops of another stage.
-        staged.config.data.crops = ConfigDict(dataclasses.asdict(CropsConfig()))
     if "anchor" in staged.objective.reads_state and staged.abstract_state.anchor is None:
         raise UserError(
             f"{path} has a Gram teacher, which the state of the run does not keep: set "

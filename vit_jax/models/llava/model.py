@@ -5,7 +5,6 @@ two linear layers turn an image into embeddings, which the language model reads 
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +13,8 @@ from jaxtyping import Array, Float, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.layers.mlp import Mlp
-from vit_jax.models.layers.parameters import TORCH_INIT, LayersAbove, check_layers, nested
+from vit_jax.models.layers.parameters import TORCH_INIT, check_layers
+from vit_jax.models.vit.backbone import ViTReader
 from vit_jax.models.vit.model import ViTConfig
 
 
@@ -47,7 +47,7 @@ class LlavaConfig:
         check_layers((self.feature_layer,), self.image.depth)
 
 
-class Llava(nnx.Module):
+class Llava(ViTReader):
     """Images (B, H, W, 3) to embeddings (B, N, width) for the language model."""
 
     def __init__(
@@ -97,18 +97,3 @@ class Llava(nnx.Module):
         [states] = self.features(images, (self.config.feature_layer,))
         first = 0 if self.config.class_token else self.config.image.num_prefix
         return self.projector(states[:, first:])
-
-    def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
-    ) -> list[Float[Array, "batch tokens dim"]]:
-        """Computes the outputs of blocks of the tower, see `ViT.features`.
-
-        Args:
-            images: (B, H, W, 3), normalised.
-            layers: indices of blocks; negative ones count from the last.
-        """
-        return self.image.features(images, layers)
-
-    def layers_above(self) -> LayersAbove:
-        """Counts the layers above each part; the projector counts as one."""
-        return nested("image", self.image)

@@ -5,7 +5,6 @@ A ViT and a layer of cross-attention turn an image into 256 embeddings for the l
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,9 +17,10 @@ from vit_jax.errors import UserError
 from vit_jax.models.layers.attention import CrossAttention
 from vit_jax.models.layers.grids import resize_grid
 from vit_jax.models.layers.norm import layer_norm
-from vit_jax.models.layers.parameters import TORCH_INIT, LayersAbove, metadata, nested
+from vit_jax.models.layers.parameters import TORCH_INIT, metadata
 from vit_jax.models.layers.positions import sincos_positions
 from vit_jax.models.sizes import Size
+from vit_jax.models.vit.backbone import ViTReader
 from vit_jax.models.vit.model import ViTConfig
 
 # Rule by which the authors resize both tables of positions, see `layers.grids`.
@@ -110,7 +110,7 @@ class Resampler(nnx.Module):
         return self.attention(queries, values + of_patches, values)
 
 
-class QwenVL(nnx.Module):
+class QwenVL(ViTReader):
     """Images (B, H, W, 3) to embeddings (B, num_queries, width) for the language model."""
 
     def __init__(
@@ -155,21 +155,6 @@ class QwenVL(nnx.Module):
         [patches] = self.features(images, (-1,))
         grid = images.shape[1] // size, images.shape[2] // size
         return self.projection(self.norm(self.resampler(patches, grid)))
-
-    def features(
-        self, images: Float[Array, "batch height width 3"], layers: Sequence[int]
-    ) -> list[Float[Array, "batch tokens dim"]]:
-        """Computes the outputs of blocks of the tower, see `ViT.features`.
-
-        Args:
-            images: (B, H, W, 3), normalised.
-            layers: indices of blocks; negative ones count from the last.
-        """
-        return self.image.features(images, layers)
-
-    def layers_above(self) -> LayersAbove:
-        """Counts the layers above each part; the resampler counts as one."""
-        return nested("image", self.image)
 
 
 def _linear(width: int, out_width: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:

@@ -1,7 +1,7 @@
 """Image-text contrastive learning: CLIP's softmax and SigLIP's sigmoid loss."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -17,7 +17,7 @@ class Contrastive(Objective):
     """Aligns each image with its caption against all other pairs of the global batch.
 
     With `config.data.captions_per_image` above 1, all captions of an image are positives, see
-    `objectives.contrastive.several_captions`.
+    `objectives.contrastive.several_captions`. Subclasses that take one caption say so.
 
     Metrics: `logit_scale`, `logit_bias` for models that have one, and for the softmax loss the
     accuracies of `contrastive_loss`.
@@ -39,6 +39,7 @@ class Contrastive(Objective):
         tile_size: int = 1024
 
     is_mean_over_examples = False
+    takes_several_captions: ClassVar[bool] = True
 
     def __init__(self, config: Config, context: Context):
         """Checks that the model embeds images and texts.
@@ -73,7 +74,8 @@ class Contrastive(Objective):
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
         """Fields of a batch that are read; "captions" for several captions per image."""
-        return ("image", "tokens" if self.context.captions_per_image == 1 else "captions")
+        several = self.takes_several_captions and self.context.captions_per_image > 1
+        return ("image", "captions" if several else "tokens")
 
     def __call__(
         self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
