@@ -22,6 +22,8 @@ from vit_jax.pretrained.model import PretrainedModel
 
 IMAGE = {"image_size": 16, "patch_size": 8, "width": 8, "depth": 2, "num_heads": 2, "mlp_dim": 8}
 TEXT = {"width": 8, "depth": 2, "num_heads": 2, "mlp_dim": 8}
+SHORT = {**TEXT, "vocab_size": 49408, "context_length": 8}  # the ids of CLIP's tokenizer
+SIGLIP = {"image": IMAGE, "text": SHORT, "embed_dim": 8, "tokenizer": "clip"}
 RESNET = {"image_size": 32, "depths": (1, 1, 1, 1), "width": 4, "num_heads": 2, "embed_dim": 8}
 # The symbolic size of a batch is no int, which the annotations state.
 unchecked = pytest.mark.usefixtures("unchecked_annotations")
@@ -44,8 +46,7 @@ print(sorted({{"vit_jax", "flax", "cv2", "PIL"}} & {{m.partition(".")[0] for m i
 
 @pytest.fixture(scope="module")
 def clip():
-    text = {**TEXT, "vocab_size": 49408, "context_length": 8}
-    return vit_jax.create_model("siglip_b16", image=IMAGE, text=text, tokenizer="clip", embed_dim=8)
+    return vit_jax.create_model("siglip_b16", **SIGLIP)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +132,12 @@ def test_card_of_a_run(tmp_path):
         ("mae_vit_b16_encoder", IMAGE),
         ("swin_t", {"image_size": 16, "width": 8, "depths": (1, 1), "num_heads": (1, 2)}),
         ("resnet50", {"image_size": 32, "depths": (1, 1, 1, 1), "width": 4, "num_classes": 3}),
-        ("clip_vit_b32", {"image": IMAGE, "text": TEXT, "embed_dim": 8}),
+        ("clip_vit_b32", {"image": IMAGE, "text": {**TEXT, "prompt_length": 2}, "embed_dim": 8}),
         ("clip_rn50", {"image": RESNET, "text": TEXT, "embed_dim": 8}),
         ("aimv2_l14_lit", {"image": IMAGE, "text": TEXT, "embed_dim": 8}),
+        ("cappa_b16", {"image": IMAGE, "decoder": TEXT}),
+        ("coca_vit_b32", {"image": IMAGE, "text": TEXT, "decoder": TEXT, "embed_dim": 8}),
+        ("siglip2_b16_captioner", {**SIGLIP, "decoder": SHORT}),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -278,7 +278,7 @@ class TextTransformer(nnx.Module):
         x = self.token_embed(tokens)
         if self.config.prompt_length:
             prompt = self.prompt[...].astype(self.dtype)
-            prompts = jnp.broadcast_to(prompt, (len(x), *prompt.shape))
+            prompts = jnp.broadcast_to(prompt, (x.shape[0], *prompt.shape))
             first, rest = jnp.split(x, [self.config.prompt_after], axis=1)
             x = jnp.concatenate([first, prompts, rest], axis=1)
         x += self.positions[...].astype(self.dtype)

@@ -23,18 +23,18 @@ class Masks:
         """Repeats mask and bias to the same number of examples, except those that all share.
 
         Args:
-            examples: number of examples, at least.
+            examples: number of examples, at least. May be symbolic, as in an exported program.
 
         Returns:
             Mask, bias, and the number of examples: 1 where all share both.
         """
         given = [x for x in (self.mask, self.bias) if x is not None]
-        examples = max([examples, *map(len, given)])
+        examples = max([examples, *(x.shape[0] for x in given)])
 
         def repeat(x: jax.Array | None) -> jax.Array | None:
-            if x is None or len(x) in (1, examples):
+            if x is None or x.shape[0] in (1, examples):
                 return x
-            return jnp.tile(x, (examples // len(x), 1, 1, 1))
+            return jnp.tile(x, (examples // x.shape[0], 1, 1, 1))
 
         return repeat(self.mask), repeat(self.bias), examples
 
