@@ -17,12 +17,14 @@ TABLE = np.random.default_rng(0).normal(
 )
 
 
-def next_logits(tokens, at):
-    before, last = (
-        jnp.where(at >= back, tokens[:, jnp.maximum(at - back, 0)], PAD) for back in (2, 1)
-    )
-    rows = jnp.arange(len(tokens)) // (len(tokens) // BATCH)
-    return jnp.asarray(TABLE, jnp.float32)[rows, at, before, last]
+def next_logits(last, at, cache):
+    """The cache is the token before the last one."""
+    rows = jnp.arange(len(last)) // (len(last) // BATCH)
+    return jnp.asarray(TABLE, jnp.float32)[rows, at, cache[0], last], last[None]
+
+
+def empty_cache(rows):
+    return jnp.full((1, rows), PAD)
 
 
 def log_probability(example, caption):
@@ -52,7 +54,13 @@ def test_a_beam_of_full_width_is_exhaustive(penalty):
     every = list(captions())
     found = jax.jit(
         lambda: beam_search(
-            next_logits, BATCH, LENGTH, beams=len(every), length_penalty=penalty, **IDS
+            next_logits,
+            empty_cache(BATCH * len(every)),
+            BATCH,
+            LENGTH,
+            beams=len(every),
+            length_penalty=penalty,
+            **IDS,
         )
     )()
     for i in range(BATCH):
@@ -63,7 +71,8 @@ def test_a_beam_of_full_width_is_exhaustive(penalty):
 
 
 def test_greedy_takes_the_most_likely_token():
-    found = jax.jit(lambda: beam_search(next_logits, BATCH, LENGTH, **IDS))()
+    cache = empty_cache(BATCH)
+    found = jax.jit(lambda: beam_search(next_logits, cache, BATCH, LENGTH, **IDS))()
     for i in range(BATCH):
         caption: list[int] = []
         while len(caption) < LENGTH and caption[-1:] != [END]:
@@ -77,7 +86,8 @@ def test_samples_have_the_probabilities_of_the_nucleus():
     top_p, temperature, draws = 0.7, 1.5, 20_000
     keys = jax.random.split(jax.random.key(0), BATCH * draws)
     options = {"top_p": top_p, "temperature": temperature, **IDS}
-    found = jax.jit(lambda: sample(next_logits, keys, LENGTH, **options))()
+    cache = empty_cache(BATCH * draws)
+    found = jax.jit(lambda: sample(next_logits, cache, keys, LENGTH, **options))()
     tokens, scores = found.tokens[draws:], found.scores[draws:]  # of the second example
     expected = dict.fromkeys(captions(), 0.0)
     for caption in expected:
@@ -108,7 +118,8 @@ def test_the_nucleus_has_at_least_one_token():
 
 
 def test_given_tokens_come_first_and_cost_nothing():
-    found = jax.jit(lambda: beam_search(next_logits, BATCH, LENGTH, given=(2,), **IDS))()
+    cache = empty_cache(BATCH)
+    found = jax.jit(lambda: beam_search(next_logits, cache, BATCH, LENGTH, given=(2,), **IDS))()
     for i in range(BATCH):
         caption = tuple(x for x in found.tokens[i].tolist() if x != PAD)
         assert caption[0] == 2

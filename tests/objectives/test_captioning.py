@@ -14,7 +14,8 @@ from tests.caption_reference import caption_means
 from vit_jax.errors import UserError
 from vit_jax.models.cappa.model import CapPaConfig
 from vit_jax.models.definition import ModelDef
-from vit_jax.models.layers.decoder import CaptionDecoder, DecoderConfig
+from vit_jax.models.layers.caption_decoder import CaptionDecoder
+from vit_jax.models.layers.decoder import DecoderConfig
 from vit_jax.objectives.token_loss import token_losses
 
 IMAGES, LENGTH, VOCABULARY = 16, 5, 11

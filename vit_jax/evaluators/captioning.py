@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -16,7 +15,7 @@ from vit_jax.evaluators import caption_scores, metrics
 from vit_jax.evaluators.batching import device_batches, not_finite
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.models.definition import Params
-from vit_jax.models.layers.generation import NextLogits, beam_search, sample
+from vit_jax.models.layers.generation import Cache, NextLogits, beam_search, sample
 from vit_jax.objectives.token_loss import caption_sums
 
 METHODS = ("greedy", "beam", "top_p", "none")
@@ -156,6 +155,7 @@ class Captioning:
         """Ids of generated captions of the examples in these rows of the source."""
         config, tokenizer = self._config, self._embedder.require_text()
         layout, length = tokenizer.layout, tokenizer.context_length
+        logits, batch = caption_logits(model, memory), len(memory)
         ids: dict[str, Any] = {"end_id": layout.end, "pad_id": layout.pad}
         if model.num_given:
             ids["given"] = (layout.start,)
@@ -164,24 +164,25 @@ class Captioning:
                 jax.random.key(config.seed), rows
             )
             ids |= {"top_p": config.top_p, "temperature": config.temperature}
-            return sample(caption_logits(model, memory), keys, length, **ids).tokens
+            return sample(logits, model.caption_cache(batch, length), keys, length, **ids).tokens
         beams = config.beams if config.method == "beam" else 1
-        logits = caption_logits(model, jnp.repeat(memory, beams, axis=0))
+        cache = model.caption_cache(batch * beams, length)
         ids |= {"beams": beams, "length_penalty": config.length_penalty}
-        return beam_search(logits, len(memory), length, **ids).tokens
+        return beam_search(logits, cache, batch, length, **ids).tokens
 
 
 def caption_logits(model: Any, memory: Float[Array, "batch patches dim"]) -> NextLogits:
     """Logits of the next token of captions, as generation takes them.
 
     Args:
-        model: bound captioner.
-        memory: patches of each caption's image.
+        model: bound captioner, see "Other kinds of model" in models/README.md.
+        memory: patches of each image.
     """
+    kept = model.decoder.key_values(memory)
 
-    def next_logits(tokens: jax.Array, at: jax.Array) -> jax.Array:
-        states = model.caption_states(tokens, memory)
-        return model.decoder.logits(jax.lax.dynamic_index_in_dim(states, at, 1, keepdims=False))
+    def next_logits(tokens: jax.Array, at: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        states, cache = model.next_caption_states(tokens, at, cache, kept)
+        return model.decoder.logits(states), cache
 
     return next_logits
 

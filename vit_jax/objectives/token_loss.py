@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.models import partitioning
-from vit_jax.models.layers.decoder import head_logits
+from vit_jax.models.layers.caption_decoder import head_logits
 from vit_jax.models.layers.parameters import weights
 
 

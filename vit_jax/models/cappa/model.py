@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vit_jax.errors import UserError
-from vit_jax.models.layers.decoder import CaptionDecoder, DecoderConfig
+from vit_jax.models.layers.caption_decoder import CaptionDecoder
+from vit_jax.models.layers.decoder import DecoderConfig
 from vit_jax.models.vit.backbone import ViTBackbone
 from vit_jax.models.vit.captioner import PatchCaptioner
 from vit_jax.models.vit.model import ViT, ViTConfig

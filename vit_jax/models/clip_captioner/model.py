@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP, CLIPConfig, as_embedding
-from vit_jax.models.layers.decoder import CaptionDecoder, DecoderConfig
+from vit_jax.models.layers.caption_decoder import CaptionDecoder
+from vit_jax.models.layers.decoder import DecoderConfig
 from vit_jax.models.vit.captioner import PatchCaptioner
 from vit_jax.models.vit.model import ViTConfig
 

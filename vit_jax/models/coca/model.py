@@ -11,7 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from vit_jax.errors import UserError
 from vit_jax.models.clip.model import CLIP, CLIPConfig, as_embedding
 from vit_jax.models.coca.towers import ClassTokenText, QueryPooledViT
-from vit_jax.models.layers.decoder import DecoderConfig, TokenPredictor
+from vit_jax.models.layers.attention import KeyValues
+from vit_jax.models.layers.caption_decoder import TokenPredictor
+from vit_jax.models.layers.decoder import DecoderConfig
 from vit_jax.models.vit.model import ViTConfig
 
 
@@ -121,6 +123,36 @@ class CoCa(CLIP):
         """
         _refuse(parallel)
         return self._decode(self.text.encode_tokens(tokens, self.config.decoder.pad_id)[1], memory)
+
+    def caption_cache(self, rows: int, length: int) -> tuple[KeyValues, KeyValues]:
+        """Allocates the caches of text tower and decoder, see `DecoderStack.empty_cache`."""
+        text = self.text.empty_cache(rows, length)
+        return text, self.decoder.blocks.empty_cache(rows, length)
+
+    def next_caption_states(
+        self,
+        tokens: Int[Array, " rows"],
+        at: Int[Array, ""],
+        cache: tuple[KeyValues, KeyValues],
+        memory: KeyValues,
+    ) -> tuple[Float[Array, "rows width"], tuple[KeyValues, KeyValues]]:
+        """Computes `caption_states` at one index.
+
+        Args:
+            tokens: ids before it (R,).
+            at: index of the token; the tokens before it were read in earlier calls.
+            cache: see `caption_cache`.
+            memory: keys and values of `encode_memory`, see `TokenPredictor.key_values`.
+
+        Returns:
+            Features (R, D), and the caches.
+        """
+        # Nothing is predicted at 0. The call at 1 replaces what that at 0 writes.
+        read = jnp.maximum(at - 1, 0)
+        text, own = cache
+        x, text = self.text.next_states(tokens, read, text)
+        states, own = self.decoder.next_states(x, read, own, memory)
+        return states, (text, own)
 
     def encode_pairs(
         self,

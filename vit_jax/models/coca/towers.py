@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, Key
 from vit_jax.errors import UserError
 from vit_jax.inputs.patches import Images
 from vit_jax.models.clip.text import TextConfig
-from vit_jax.models.layers.attention import CrossAttention
-from vit_jax.models.layers.decoder import DecoderConfig, DecoderStack
+from vit_jax.models.layers.attention import CrossAttention, KeyValues
+from vit_jax.models.layers.decoder import DecoderConfig, DecoderStack, check_length
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import LayersAbove, metadata
 from vit_jax.models.vit.model import ViT, ViTConfig
@@ -163,11 +163,7 @@ class ClassTokenText(nnx.Module):
             UserError: more tokens than `context_length`.
         """
         batch, length = tokens.shape
-        if length > self.config.context_length:
-            raise UserError(
-                f"found {length} tokens per caption, the text tower expects at most "
-                f"context_length={self.config.context_length}"
-            )
+        check_length(length, self.config.context_length, "text tower")
         x = self.token_embed(tokens)
         last = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (batch, 1, x.shape[-1]))
         x = jnp.concatenate([x, last], axis=1) + self.positions[: length + 1].astype(self.dtype)
@@ -175,6 +171,33 @@ class ClassTokenText(nnx.Module):
         mask = jnp.tri(length + 1, dtype=bool) & attended[:, None, None]
         x = self.blocks(x, None, mask)
         return self.norm(x[:, -1]), x[:, :-1]
+
+    def empty_cache(self, rows: int, length: int) -> KeyValues:
+        """Allocates the cache of `next_states`, see `DecoderStack.empty_cache`.
+
+        Raises:
+            UserError: more tokens than `context_length`.
+        """
+        check_length(length, self.config.context_length, "text tower")
+        return self.blocks.empty_cache(rows, length)
+
+    def next_states(
+        self, tokens: Int[Array, " rows"], at: Int[Array, ""], cache: KeyValues
+    ) -> tuple[Float[Array, "rows dim"], KeyValues]:
+        """Computes the states of one token of each row, those of `encode_tokens` at its index.
+
+        No token attends to the class token, and no other token to padding that follows it.
+
+        Args:
+            tokens: ids (R,).
+            at: index of the tokens.
+            cache: keys and values of the tokens before, see `empty_cache`.
+
+        Returns:
+            States (R, D), which are not normalised, and the cache.
+        """
+        x = self.token_embed(tokens) + self.positions[...][at].astype(self.dtype)
+        return self.blocks.step(x, at, cache, None)
 
     def encode_text(
         self, tokens: Int[Array, "batch length"], *, rng: Key[Array, ""] | None = None

@@ -1,12 +1,12 @@
 """Multi-head self-attention."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.models.layers.norm import layer_norm
 from vit_jax.models.layers.parameters import Initializer, metadata, weights
@@ -212,6 +212,30 @@ class Attention(nnx.Module):
         )
 
 
+class KeyValues(NamedTuple):
+    """Keys and values that are kept because attention reads them again.
+
+    Attributes:
+        keys: (B, M, H, K); those of a stack of layers have a leading axis, (layers, B, M, H, K).
+        values: of the same shape.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+
+    def write(self, new: "KeyValues", at: Int[Array, ""]) -> "KeyValues":
+        """Replaces those of a part of the tokens.
+
+        Args:
+            new: keys and values of N tokens (B, N, H, K).
+            at: index of the first of them.
+        """
+        pairs = zip(self, new, strict=True)
+        return KeyValues(
+            *(jax.lax.dynamic_update_slice_in_dim(old, x, at, axis=1) for old, x in pairs)
+        )
+
+
 class CrossAttention(nnx.Module):
     """Multi-head attention of queries to keys and values that may differ in their inputs."""
 
@@ -269,3 +293,22 @@ class CrossAttention(nnx.Module):
         """
         heads = self.query(queries), self.key(keys), self.value(values)
         return self.out(attention(*heads, mask=mask))
+
+    def key_values(self, x: Float[Array, "batch keys key_width"]) -> KeyValues:
+        """Computes the keys and values of inputs (B, M, E), to be kept for `attend`."""
+        return KeyValues(self.key(x), self.value(x))
+
+    def attend(
+        self,
+        queries: Float[Array, "batch queries width"],
+        kept: KeyValues,
+        mask: Bool[Array, "_batch _heads _queries keys"] | None = None,
+    ) -> Float[Array, "batch queries width"]:
+        """Attends to keys and values that were computed before.
+
+        Args:
+            queries: (B, N, D).
+            kept: keys and values (B, M, H, K).
+            mask: see `__call__`.
+        """
+        return self.out(attention(self.query(queries), *kept, mask=mask))

@@ -1,4 +1,4 @@
-"""Transformer decoder that predicts the tokens of captions from the patches of an image."""
+"""Transformer decoder that attends to the patches of an image: its configuration and blocks."""
 
 import dataclasses
 from typing import Any
@@ -6,15 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.errors import UserError, lookup
-from vit_jax.models.layers.attention import CrossAttention
+from vit_jax.models.layers.attention import CrossAttention, KeyValues
 from vit_jax.models.layers.block_init import BLOCK_INITS
 from vit_jax.models.layers.mlp import Mlp, mlp_branch
 from vit_jax.models.layers.norm import layer_norm, split_branch
-from vit_jax.models.layers.parameters import metadata, weights
 from vit_jax.models.layers.stacking import Stack
 from vit_jax.models.partitioning import constrain, laid_out
 
@@ -66,6 +64,24 @@ class DecoderConfig:
         """Checks that the heads divide the width."""
         if self.width % self.num_heads:
             raise UserError(f"num_heads={self.num_heads} does not divide width={self.width}")
+
+
+def check_length(length: int, context_length: int, reader: str) -> None:
+    """Checks the number of tokens of captions.
+
+    Args:
+        length: number of tokens.
+        context_length: largest number.
+        reader: noun of the module that reads them, for the message.
+
+    Raises:
+        UserError: too many tokens.
+    """
+    if length > context_length:
+        raise UserError(
+            f"found {length} tokens per caption, the {reader} expects at most "
+            f"context_length={context_length}"
+        )
 
 
 class DecoderBlock(nnx.Module):
@@ -133,14 +149,62 @@ class DecoderBlock(nnx.Module):
         x = laid_out(constrain(x, "batch", "length", "embed"))
         normalized, x = split_branch(self.norm1, x)
         x = x + self.attention(normalized, normalized, normalized, mask)
-        if memory is not None and self.interleaved:
-            branch, x = mlp_branch(self.own_norm, self.own_mlp, x, recompute=self.recompute_mlp)
-            x, memory = x + branch, self.memory_norm(memory)
+        x = self._add_own_mlp(x)
         if memory is not None:
+            memory = self._normalize(memory)
             normalized, x = split_branch(self.norm2, x)
             x = x + self.cross_attention(normalized, memory, memory)
+        return laid_out(constrain(self._add_mlp(x), "batch", "length", "embed"))
+
+    def key_values(self, memory: Memory) -> KeyValues:
+        """Computes the keys and values of patches (B, N, E), which `step` reads."""
+        return self.cross_attention.key_values(self._normalize(memory))
+
+    def step(
+        self,
+        x: Float[Array, "rows width"],
+        at: Int[Array, ""],
+        cache: KeyValues,
+        memory: KeyValues | None,
+    ) -> tuple[Float[Array, "rows width"], KeyValues]:
+        """Applies the block to one token of each row, which attends to those before it.
+
+        Args:
+            x: tokens (R, D); the R / B rows of an image follow one another.
+            at: index of the tokens.
+            cache: keys and values of the tokens before (R, T, H, K).
+            memory: keys and values of the patches of B images, see `key_values`, or None.
+
+        Returns:
+            Tokens (R, D), and the cache with their keys and values.
+        """
+        x = constrain(x, "batch", "embed")
+        normalized = self.norm1(x)[:, None]
+        cache = cache.write(self.attention.key_values(normalized), at)
+        read = jnp.arange(cache.keys.shape[1]) <= at
+        x = x + self.attention.attend(normalized, cache, read[None, None, None])[:, 0]
+        x = self._add_own_mlp(x)
+        if memory is not None:
+            # The rows of an image are queries of the same patches, which are not repeated.
+            queries = self.norm2(x).reshape(len(memory.keys), -1, x.shape[-1])
+            x = x + self.cross_attention.attend(queries, memory).reshape(x.shape)
+        return self._add_mlp(x), cache
+
+    def _normalize(self, memory: Memory) -> Memory:
+        """The patches that an interleaved block reads."""
+        return self.memory_norm(memory) if self.interleaved else memory
+
+    def _add_own_mlp(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Adds the MLP that follows self-attention in an interleaved block."""
+        if not self.interleaved:
+            return x
+        branch, x = mlp_branch(self.own_norm, self.own_mlp, x, recompute=self.recompute_mlp)
+        return x + branch
+
+    def _add_mlp(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Adds the last MLP."""
         branch, x = mlp_branch(self.norm3, self.mlp, x, recompute=self.recompute_mlp)
-        return laid_out(constrain(x + branch, "batch", "length", "embed"))
+        return x + branch
 
 
 class DecoderStack(Stack):
@@ -177,141 +241,52 @@ class DecoderStack(Stack):
 
         return self.apply_blocks(apply_block, x, dtype=self.dtype)[0]
 
-
-class TokenPredictor(nnx.Module):
-    """Stack with a norm and a head over the vocabulary."""
-
-    def __init__(
-        self,
-        config: DecoderConfig,
-        memory_width: int,
-        *,
-        head_bias: bool = False,
-        rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        scan: bool = True,
-        remat: str = "none",
-    ) -> None:
-        """Builds the stack.
+    def empty_cache(self, rows: int, length: int) -> KeyValues:
+        """Allocates the keys and values of the tokens that `step` will read.
 
         Args:
-            config: architecture.
-            memory_width: number of features of a patch E.
-            head_bias: whether the head has a bias; it then starts at zero.
-            rngs: source of the parameters' keys.
-            dtype: compute type.
-            scan: whether to scan the blocks or to unroll them.
-            remat: key of `layers.stacking.REMAT_POLICIES`.
-        """
-        self.config, self.dtype, width = config, dtype, config.width
-        execution: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.blocks = DecoderStack(config, memory_width, scan=scan, remat=remat, **execution)
-        self.norm = layer_norm(
-            width, epsilon=config.norm_epsilon, use_bias=config.use_bias, **execution
-        )
-        self.head = nnx.Linear(
-            width,
-            config.vocab_size,
-            use_bias=head_bias,
-            kernel_init=initializers.zeros if head_bias else initializers.normal(width**-0.5),
-            kernel_metadata=metadata("embed", "vocab"),
-            bias_metadata=metadata("vocab", decay=False),
-            **execution,
-        )
-
-    def states(self, x: States, memory: Memory, mask: Mask) -> States:
-        """Applies blocks and norm; the arguments are those of `DecoderBlock`."""
-        return self.norm(self.blocks(x, memory.astype(self.dtype), mask))
-
-    def logits(self, states: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
-        """Computes the logits of tokens, float32.
-
-        Args:
-            states: features (..., D), of a few tokens: a loss over whole captions is computed in
-                parts, see `objectives.token_loss`.
-        """
-        return head_logits(states, *weights(self.head, jnp.float32))
-
-
-class CaptionDecoder(TokenPredictor):
-    """Predicts each token of a caption, from those before it or from the image alone."""
-
-    def __init__(
-        self, config: DecoderConfig, memory_width: int, *, rngs: nnx.Rngs, **execution: Any
-    ) -> None:
-        """Builds the decoder.
-
-        Args:
-            config: architecture.
-            memory_width: number of features of a patch E.
-            rngs: source of the parameters' keys.
-            **execution: dtype, scan and remat, see `TokenPredictor`.
-        """
-        super().__init__(config, memory_width, head_bias=True, rngs=rngs, **execution)
-        width = config.width
-        self.token_embed = nnx.Embed(
-            config.vocab_size + 1,  # the last one is the input of tokens that are not shown
-            width,
-            embedding_init=initializers.normal(config.embed_init),
-            embedding_metadata=metadata("vocab", "embed", decay=False),
-            dtype=self.dtype,
-            rngs=rngs,
-        )
-        self.positions = nnx.Param(
-            initializers.normal(width**-0.5)(rngs.params(), (config.context_length, width)),
-            **metadata("length", "embed", decay=False),
-        )
-
-    def __call__(
-        self,
-        tokens: Int[Array, "batch length"],
-        memory: Memory,
-        parallel: Bool[Array, " batch"] | None = None,
-    ) -> States:
-        """Computes the features from which each token is predicted.
-
-        An autoregressive example reads the tokens before the one to predict. A parallel example
-        reads no token: all of its inputs are the additional id `vocab_size`, and each of them
-        attends to all others (section 3, "Parallel prediction").
-
-        Args:
-            tokens: ids (B, T), padded after the end of text; at most `context_length`.
-            memory: patches (B, N, E).
-            parallel: whether each example is predicted in parallel (B,); None for none.
+            rows: number of rows R.
+            length: largest number of tokens T.
 
         Returns:
-            Normalised features (B, T, D), compute type; `head` maps those at t to the logits of
-            token t.
-
-        Raises:
-            UserError: more tokens than `context_length`.
+            Zeros (layers, R, T, H, K), compute type.
         """
-        length = tokens.shape[1]
-        if length > self.config.context_length:
-            raise UserError(
-                f"found {length} tokens per caption, the decoder expects at most "
-                f"context_length={self.config.context_length}"
-            )
-        inputs = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=self.config.pad_id)[:, :-1]
-        mask = jnp.tri(length, dtype=bool)[None, None]
-        if parallel is not None:
-            inputs = jnp.where(parallel[:, None], self.config.vocab_size, inputs)
-            mask = mask | parallel[:, None, None, None]
-        x = self.token_embed(inputs) + self.positions[:length].astype(self.dtype)
-        return self.states(x, memory, mask)
+        shape = (self.depth, rows, length, *self.blocks.attention.key.out_features)
+        zeros = constrain(
+            jnp.zeros(shape, self.dtype), "layers", "batch", "length", "heads", "head_dim"
+        )
+        return KeyValues(zeros, zeros)
 
+    def key_values(self, memory: Memory) -> KeyValues:
+        """Computes the keys and values of patches (B, N, E) in all blocks, (layers, B, N, H, K)."""
 
-def head_logits(
-    states: Float[Array, "*batch width"],
-    kernel: Float[Array, "width vocab"],
-    bias: Float[Array, " vocab"],
-) -> Float[Array, "*batch vocab"]:
-    """Computes logits in float32, from products in the type of the states.
+        def apply_block(block: DecoderBlock, memory: jax.Array) -> tuple[jax.Array, KeyValues]:
+            return memory, block.key_values(memory)
 
-    Args:
-        states: (..., D).
-        kernel: (D, V).
-        bias: (V,).
-    """
-    kernel = kernel.astype(states.dtype)
-    return jnp.matmul(states, kernel, preferred_element_type=jnp.float32) + bias
+        return self.apply_blocks(apply_block, memory, dtype=self.dtype)[1]
+
+    def step(
+        self,
+        x: Float[Array, "rows width"],
+        at: Int[Array, ""],
+        cache: KeyValues,
+        memory: KeyValues | None,
+    ) -> tuple[Float[Array, "rows width"], KeyValues]:
+        """Applies all blocks to one token of each row.
+
+        Args:
+            x: tokens (R, D).
+            at: index of the tokens.
+            cache: keys and values of the tokens before, see `empty_cache`.
+            memory: keys and values of the patches, see `key_values`, or None.
+
+        Returns:
+            Tokens (R, D), and the cache with their keys and values.
+        """
+
+        def apply_block(
+            block: DecoderBlock, x: jax.Array, cache: KeyValues, memory: KeyValues | None
+        ) -> tuple[jax.Array, KeyValues]:
+            return block.step(x, at, cache, memory)
+
+        return self.apply_blocks(apply_block, x, cache, memory, dtype=self.dtype)

@@ -3,7 +3,8 @@
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vit_jax.models.layers.decoder import CaptionDecoder
+from vit_jax.models.layers.attention import KeyValues
+from vit_jax.models.layers.caption_decoder import CaptionDecoder
 from vit_jax.models.vit.model import ViT
 
 
@@ -42,3 +43,17 @@ class PatchCaptioner(nnx.Module):
     ) -> Float[Array, "batch length width"]:
         """Computes the features from which each token is predicted, see `CaptionDecoder`."""
         return self.decoder(tokens, memory, parallel)
+
+    def caption_cache(self, rows: int, length: int) -> KeyValues:
+        """Allocates the cache of a generation, see `CaptionDecoder.empty_cache`."""
+        return self.decoder.empty_cache(rows, length)
+
+    def next_caption_states(
+        self,
+        tokens: Int[Array, " rows"],
+        at: Int[Array, ""],
+        cache: KeyValues,
+        memory: KeyValues,
+    ) -> tuple[Float[Array, "rows width"], KeyValues]:
+        """Computes `caption_states` at one index, and the cache; see `CaptionDecoder.step`."""
+        return self.decoder.step(tokens, at, cache, memory)
