@@ -86,9 +86,11 @@ def release(*cases):
 )
 def test_equals_full_passes(name, method, scan):
     """Same tokens, and the likelihoods of these tokens in one pass."""
-    definition, rng = ModelDef(ARCHITECTURES[name], scan=scan), np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(scale=0.7, size=x.shape), jnp.float32),
+    definition, rng = ModelDef(ARCHITECTURES[name], scan=scan), np.random.default_rng(3)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.float32(
+            rng.normal(loc=path[-1].key == "scale", scale=0.5, size=x.shape)
+        ),
         definition.shapes(),
     )
     memory = jnp.asarray(rng.normal(size=(IMAGES, PATCHES, 8)), jnp.float32)
