@@ -43,6 +43,7 @@ from vit_jax.parallel.mesh import (
 from vit_jax.parallel.sharding import check_sharded, state_shardings, tracing_for
 from vit_jax.paths import StrPath
 from vit_jax.training import loop, optimizers
+from vit_jax.training.class_texts import class_names, class_texts
 from vit_jax.training.frozen_model import open_frozen_model, reads_same_tokens
 from vit_jax.training.initialization import Initialization, build_initialization
 from vit_jax.training.schedules import Durations, Schedule, ema_schedule
@@ -165,6 +166,7 @@ class Experiment:
             workdir=self.workdir,
             open_source=lambda: self.source,
             data=self.config.data,
+            class_texts=lambda: class_texts(self.source, self._selected_objective[1]),
         )
 
     @functools.cached_property
@@ -247,7 +249,7 @@ class Experiment:
                     open_frozen_model, mesh=self.mesh, default=self.spec, compute=compute
                 ),
                 tokenize=lambda texts: self.embedder().tokenize(texts),
-                class_names=lambda: self.source.class_names if self._data else None,
+                class_names=lambda: class_names(self.source) if self._data else None,
                 reads_same_tokens=lambda other: reads_same_tokens(
                     self.spec, other, self.tokenizer if self._data else None
                 ),
@@ -280,10 +282,8 @@ class Experiment:
     @shared
     def optimizer(self) -> Any:
         """The gradient transformation."""
-        options = {"seed": self.config.seed, "total_steps": self.durations.total}
-        return optimizers.make_optimizer(
-            self.optim, self.schedule, self.model, self.frozen, **options
-        )
+        run = {"seed": self.config.seed, "total_steps": self.durations.total}
+        return optimizers.make_optimizer(self.optim, self.schedule, self.model, self.frozen, **run)
 
     # --- state and step ---------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ TEXT = TextConfig(
 )
 CLIP = CLIPConfig(image=small_vit(), text=TEXT, embed_dim=8)
 WORDS, NAMES = (3, 5), ((7,), (2, 4), (9, 1))
+OWN_WORDS = ((3, 5, 6), (5, 5, 2), (8, 3, 1))  # of each class
 
 
 def rows(texts, length, start=(START,)):
@@ -39,35 +40,63 @@ def random_params(model, seed=0):
     )
 
 
-def prompted(architecture, params, **changes):
-    """The same model with the embeddings of `WORDS` as its prompt."""
-    length = architecture.text.context_length - len(WORDS)
+def prompted(architecture, params, words=WORDS, **changes):
+    """The same model with the embeddings of `words`, (M,) or (C, M), as its prompt."""
+    words = np.asarray(words)
+    count, length = (words.shape[0] if words.ndim == 2 else 0), words.shape[-1]
+    context_length = architecture.text.context_length - length + (count > 0)
     text = dataclasses.replace(
-        architecture.text, context_length=length, prompt_length=len(WORDS), **changes
+        architecture.text,
+        context_length=context_length,
+        prompt_length=length,
+        prompt_classes=count,
+        **changes,
     )
-    prompt = params["text"]["token_embed"]["embedding"][np.asarray(WORDS)]
-    params = {**params, "text": {**params["text"], "prompt": prompt}}
+    params = {**params, "text": {**params["text"]}}
+    params["text"]["prompt"] = params["text"]["token_embed"]["embedding"][words]
     return ModelDef(dataclasses.replace(architecture, text=text), scan=False), params
 
 
-def embeddings(model, params, tokens):
-    """Embeddings of texts."""
-    encode = jax.jit(lambda params: model.bind(params).encode_text(tokens, normalize=True))
-    return encode(params)
+def coop(words, name, position):
+    """Words and name in the order of `PromptLearner.forward` of CoOp's code."""
+    half = len(words) // 2
+    if position == "middle":
+        return (*words[:half], *name, *words[half:])
+    return (*words, *name) if position == "end" else (*name, *words)
 
 
 @pytest.mark.parametrize(
-    ("fields", "start"), [({}, (START,)), ({"pool": "last", "causal": False}, ())]
+    ("words", "position", "fields", "start"),
+    [
+        (WORDS, "end", {}, (START,)),
+        (OWN_WORDS, "middle", {"pool": "last", "causal": False, "end_id": END}, ()),
+        (OWN_WORDS, "front", {}, (START,)),
+    ],
 )
-def test_a_prompt_of_words_gives_the_embeddings_of_these_words(fields, start):
-    architecture = dataclasses.replace(CLIP, text=dataclasses.replace(TEXT, **fields))
+def test_a_prompt_of_words_gives_the_embeddings_of_these_words(words, position, fields, start):
+    """Of all classes, or of each class, whose rows are in another order than the classes."""
+    architecture = dataclasses.replace(
+        CLIP, text=dataclasses.replace(TEXT, context_length=9, **fields)
+    )
     model = ModelDef(architecture, scan=False)
     params = random_params(model)
-    tokens = rows([(*WORDS, *name) for name in NAMES], 8, start)
-    expected = embeddings(model, params, tokens)
-    learned, with_prompt = prompted(architecture, params, prompt_after=len(start))
-    found = embeddings(learned, with_prompt, rows(NAMES, 6, start))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    learned, with_prompt = prompted(
+        architecture, params, words, prompt_after=len(start), class_position=position
+    )
+    own, order = np.ndim(words) == 2, (2, 0, 1)
+    texts = [coop(words[k] if own else words, NAMES[k], position) for k in order]
+    names = [(*((-1 - k,) if own else ()), *NAMES[k]) for k in order]
+    length = learned.architecture.text.context_length
+
+    @jax.jit
+    def embed(params, with_prompt):
+        tokens = rows([*names, NAMES[0]], length, start)  # the last one without a class
+        expected = model.bind(params).encode_text(rows(texts, 9, start), normalize=True)
+        return expected, learned.bind(with_prompt).encode_text(tokens, normalize=True)
+
+    expected, found = embed(params, with_prompt)
+    np.testing.assert_allclose(found[:3], expected, rtol=1e-6, atol=1e-6)
+    assert np.isnan(found[3]).all() == own
 
 
 def test_the_prompt_is_a_parameter_of_the_text_tower():
@@ -77,8 +106,17 @@ def test_the_prompt_is_a_parameter_of_the_text_tower():
     assert shapes["text/prompt"] == (2, 8)
     assert shapes["text/positions"] == (8, 8)
     assert learned.metadata("decay")["text"]["prompt"] is False
-    with pytest.raises(UserError, match="prompt_after of 0 or 1; found 2 and 3"):
-        dataclasses.replace(TEXT, prompt_length=2, prompt_after=3)
+    own, params = prompted(CLIP, random_params(ModelDef(CLIP)), OWN_WORDS)
+    shapes = own.shapes()["text"]
+    assert (shapes["prompt"].shape, shapes["positions"].shape) == ((3, 3, 8), (8, 8))
+    for message, fields in (
+        ("prompt_after of 0 or 1; found 2 and 3", {"prompt_length": 2, "prompt_after": 3}),
+        ("prompt_length above 0 with classes; found 3 and 0", {"prompt_classes": 3}),
+        ("before the end of text: set end_id", {"class_position": "front", "pool": "last"}),
+        ("did you mean 'middle'", {"class_position": "middel"}),
+    ):
+        with pytest.raises(UserError, match=message):
+            dataclasses.replace(TEXT, **fields)
 
 
 class Stub:
@@ -176,7 +214,9 @@ def test_wrong_configs():
         build("prompt_learning", context(small_vit()))
     with pytest.raises(UserError, match="expected exactly one"):
         build("prompt_learning", context(CLIP), template="a photo")
-    planned = build("prompt_learning", context(CLIP))
-    assert planned.abstract_constants[0]["tokens"].shape == (1000, 8)
+    own = dataclasses.replace(TEXT, prompt_length=2, prompt_classes=10)
+    for text, count in ((own, 10), (TEXT, 1000)):
+        planned = build("prompt_learning", context(dataclasses.replace(CLIP, text=text)))
+        assert planned.abstract_constants[0]["tokens"].shape == (count, 8)
     with pytest.raises(UserError, match="expected a source with labels"):
         planned.load_constants()

@@ -126,12 +126,23 @@ def test_words_initialise_the_learned_vectors_of_texts(tmp_path):
     ids = open_tokenizer("clip", vocab_size=49408, context_length=10)("a drawing")[0, 1:3]
     np.testing.assert_array_equal(found["text/prompt"], source["text/token_embed/embedding"][ids])
     np.testing.assert_array_equal(found["text/positions"], source["text/positions"])
+    config = prompt_config(path, context_length=9, prompt_classes=10)
+    config.data.train = "digits:train"
+    own = declared(config).initialization
+    assert own.prompt.tolist() == ids.tolist()
+    params = jax.eval_shape(own.fill, declared(config).model.shapes(), own.abstract)
+    assert params["text"]["prompt"].shape == (10, 2, 8)
     for changes, words, message in (
+        (
+            {"prompt_classes": 3},
+            "a drawing",
+            "prompt_classes=3: expected 10, the number of",
+        ),
         ({}, "a drawing of", "has 3 tokens, config.model.text.prompt_length is 2: expected the"),
         ({"prompt_after": 0}, "a drawing", "prompt_after=0: .* opens texts with 1 tokens"),
     ):
         config = prompt_config(path, **changes)
-        config.init.prompt = words
+        config.data.train, config.init.prompt = "digits:train", words
         with pytest.raises(UserError, match=message):
             _ = declared(config).initialization
     config.init.weights = ""

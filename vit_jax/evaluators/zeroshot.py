@@ -55,8 +55,8 @@ class ZeroShot:
             embedder: computes embeddings of images and texts.
 
         Raises:
-            UserError: a model without a text encoder, a source without classes, or unknown
-                templates, class names or candidates.
+            UserError: a model without a text encoder, a source without classes, unknown templates,
+                class names or candidates, or texts that the tokenizer refuses.
         """
         self._check_model(embedder)
         check_name(config.classes, CANDIDATES, "classes")
@@ -73,6 +73,8 @@ class ZeroShot:
         present = config.classes == "present"
         candidates = np.unique(labels) if present else np.arange(len(names))
         self.class_names = [names[i] for i in candidates]
+        # Texts that the model does not read are refused now, as of classes without own prompts.
+        embedder.tokenize([t.format(x) for t in self._templates[:2] for x in self.class_names])
         self.targets = np.searchsorted(candidates, labels)
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:

@@ -26,7 +26,9 @@ class PromptLearning(Objective):
     """Cross-entropy of images over the texts of all classes of the training source (section 3.2).
 
     A text tower with `prompt_length` learned vectors and all else frozen is CoOp with a unified
-    context. Texts are embedded once per step, split over the devices. A bias of logits cancels.
+    context; with `prompt_classes`, the number of classes, its contexts are class-specific. Their
+    texts are then the only ones that the model reads. Texts are embedded once per step, split over
+    the devices. A bias of logits cancels.
 
     Metrics: `accuracy`.
     """
@@ -36,7 +38,9 @@ class PromptLearning(Objective):
         """Keys of the objective.
 
         Attributes:
-            template: text of a class, with one `{}` for its name; learned vectors precede it.
+            template: text of a class, with one `{}` for its name. Learned vectors stand around it
+                as `config.model.text.class_position` says; those of the authors' code come before a
+                final full stop, here all words of the text stay together.
         """
 
         template: str = "{}"
@@ -69,7 +73,10 @@ class PromptLearning(Objective):
 
     @property
     def _count(self) -> int:
-        return _PLANNED_CLASSES if self._names is None else len(self._names)
+        if self._names is not None:
+            return len(self._names)
+        text = self.context.spec.architecture.text
+        return getattr(text, "prompt_classes", 0) or _PLANNED_CLASSES
 
     @property
     def abstract_constants(self) -> tuple[Params, ...]:  # type: ignore[override]

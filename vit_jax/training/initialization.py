@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
@@ -93,8 +94,8 @@ class Initialization:
         paths: path in the new model -> path in the stored model; None for parameters that are
             computed from the stored configuration.
         towers: image towers of both models.
-        prompt: token ids whose embeddings are the learned vectors of texts, int32 (M,); None where
-            they are fresh or stored.
+        prompt: token ids whose embeddings are the learned vectors of texts, or of each class, int32
+            (M,); None where they are fresh or stored.
     """
 
     stored: StoredModel
@@ -123,7 +124,8 @@ class Initialization:
             value: Any = self.towers.adapt(path, None if key is None else source[key])
             leaves[path] = value.astype(leaves[path].dtype)
         if self.prompt is not None:
-            leaves[_PROMPT] = leaves[_TOKENS][self.prompt]
+            words = leaves[_TOKENS][self.prompt]
+            leaves[_PROMPT] = jnp.broadcast_to(words, leaves[_PROMPT].shape)
         return unflatten_dict(leaves, sep="/")
 
 
@@ -184,7 +186,8 @@ def _prompt_tokens(words: str, expected: Params, tokenizer: Tokenizer | None) ->
             f"config.init.prompt={words!r} needs a text tower with learned vectors: set "
             "config.model.text.prompt_length"
         )
-    marks, count = tokenizer.layout.marks, expected[_PROMPT].shape[0]
+    tokenizer = tokenizer.with_classes(())
+    marks, count = tokenizer.layout.marks, expected[_PROMPT].shape[-2]
     found = tokenizer.lengths([words])[0] - marks
     if found != count:
         raise UserError(

@@ -11,6 +11,7 @@ from vit_jax.errors import UserError
 ENCODERS = Registry(
     "tokenizer",
     {
+        "classes": "vit_jax.data.tokenizers.classes:ClassEncoder",
         "clip": "vit_jax.data.tokenizers.clip:ClipEncoder",
         "huggingface": "vit_jax.data.tokenizers.huggingface:HuggingFaceEncoder",
         "sentencepiece": "vit_jax.data.tokenizers.sentencepiece:SentencePieceEncoder",

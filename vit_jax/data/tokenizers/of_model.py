@@ -1,6 +1,6 @@
 """The tokenizer of a model in a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -19,6 +19,7 @@ def tokenizer_of_model(
     workdir: epath.Path | None,
     open_source: Callable[[], Source],
     data: ConfigDict,
+    class_texts: Callable[[], Sequence[str]] = tuple,
 ) -> Tokenizer | None:
     """Opens the tokenizer of a run.
 
@@ -28,6 +29,8 @@ def tokenizer_of_model(
         workdir: folder of the run, whose tokenizer is that of earlier starts.
         open_source: opens the training source, from which a tokenizer may be learned.
         data: `config.data`.
+        class_texts: gives the text of each class of the training source, for models with learned
+            vectors per class.
 
     Returns:
         The tokenizer, or None for models without text.
@@ -50,5 +53,15 @@ def tokenizer_of_model(
         )
     else:
         tokenizer = open_tokenizer(spec, **sizes)
-    check_layout(tokenizer, architecture, f"config.model.tokenizer={spec!r}")
+    title, count = f"config.model.tokenizer={spec!r}", getattr(text, "prompt_classes", 0)
+    named = title
+    if count and not tokenizer.classes:
+        tokenizer = tokenizer.with_classes(class_texts())
+        named = f"config.data.train={data.train!r}"
+    if (found := len(tokenizer.classes)) != count:
+        raise UserError(
+            f"config.model.text.prompt_classes={count}: expected {found}, the number of classes of "
+            f"{named}"
+        )
+    check_layout(tokenizer, architecture, title)
     return tokenizer

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from vit_jax.atomic_files import write_text
+from vit_jax.data.tokenizers.classes import ClassEncoder
 from vit_jax.data.tokenizers.encoder import ENCODERS, Encoder
 from vit_jax.data.tokenizers.layout import Layout
 from vit_jax.errors import UserError
@@ -52,6 +53,21 @@ class Tokenizer:
     def kind(self) -> str:
         """Name of the vocabulary's kind, as "clip"."""
         return self._encoder.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Texts of classes with learned vectors of their own, the only texts that have rows."""
+        return self._encoder.texts if isinstance(self._encoder, ClassEncoder) else ()
+
+    def with_classes(self, texts: Sequence[str]) -> "Tokenizer":
+        """The tokenizer of texts of classes, see `ClassEncoder`.
+
+        Args:
+            texts: text of each class, in the order of the labels; none for the tokenizer of words.
+        """
+        words = self._encoder.words if isinstance(self._encoder, ClassEncoder) else self._encoder
+        encoder = ClassEncoder(words, texts) if texts else words
+        return Tokenizer(encoder, vocab_size=self.vocab_size, context_length=self.context_length)
 
     @property
     def end_is_largest(self) -> bool:
@@ -154,10 +170,16 @@ def check_layout(tokenizer: Tokenizer, architecture: Any, title: str) -> None:
         title: name of the tokenizer, for the message.
 
     Raises:
-        UserError: the tower pools the largest id, which is not the end of text; its learned prompt
-            does not follow the start of text; or a decoder of captions would learn the padding.
+        UserError: the tower pools the largest id, which is not the end of text, or has another id
+            for it; its learned prompt does not follow the start of text; or a decoder of captions
+            would learn the padding.
     """
     text = architecture.text
+    end = getattr(text, "end_id", None)
+    if getattr(text, "class_position", "end") != "end" and end not in (None, tokenizer.layout.end):
+        raise UserError(
+            f"config.model.text.end_id={end}: {title} closes texts with {tokenizer.layout.end}"
+        )
     if getattr(text, "pool", None) == "eot" and not tokenizer.end_is_largest:
         raise UserError(
             f"{title}: its end of text is not the largest id, which config.model.text.pool='eot' "

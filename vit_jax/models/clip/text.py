@@ -17,6 +17,7 @@ from vit_jax.models.layers.parameters import LayersAbove, check_layers, metadata
 from vit_jax.models.layers.transformer import BlockConfig, Transformer
 
 POOLS = ("eot", "last")
+CLASS_POSITIONS = ("end", "middle", "front")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,13 @@ class TextConfig:
             77 positions, `context_length` is 77 - M.
         prompt_after: number of tokens before them: 1 for a vocabulary that opens texts, as CLIP's,
             0 for others.
+        prompt_classes: number C of classes that have vectors of their own (CoOp's class-specific
+            contexts); 0 for vectors that all texts share. A text then has one token more, which
+            names its class, and which its vectors replace: for weights of 77 positions,
+            `context_length` is 78 - M. See `data.tokenizers.classes`.
+        class_position: place of the words of a text in relation to its vectors: "end" (after all of
+            them), "middle" (after the first M // 2; the others stand before the end of text) or
+            "front" (all stand before the end of text).
     """
 
     vocab_size: int = 49408
@@ -70,6 +78,8 @@ class TextConfig:
     position_resize: str = ""
     prompt_length: int = 0
     prompt_after: int = 1
+    prompt_classes: int = 0
+    class_position: str = "end"
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -79,6 +89,17 @@ class TextConfig:
             raise UserError(
                 f"text tower: expected prompt_length of at least 0 and prompt_after of 0 or 1; "
                 f"found {self.prompt_length} and {self.prompt_after}"
+            )
+        check_name(self.class_position, CLASS_POSITIONS, "class_position of the text tower")
+        if self.prompt_classes < 0 or (self.prompt_classes and not self.prompt_length):
+            raise UserError(
+                "text tower: expected prompt_classes of at least 0, and a prompt_length above 0 "
+                f"with classes; found {self.prompt_classes} and {self.prompt_length}"
+            )
+        if self.class_position != "end" and self.pool != "eot" and self.end_id is None:
+            raise UserError(
+                f"text tower: class_position={self.class_position!r} places vectors before the end "
+                "of text: set end_id to its id"
             )
         self.block  # noqa: B018 - checks its own fields
 
@@ -104,8 +125,8 @@ class TextConfig:
 
     @property
     def num_positions(self) -> int:
-        """Length of a text with its prompt."""
-        return self.context_length + self.prompt_length
+        """Length of a text with its prompt, which replaces the token of a class."""
+        return self.context_length + self.prompt_length - (self.prompt_classes > 0)
 
     @property
     def block(self) -> BlockConfig:
@@ -160,9 +181,11 @@ class TextTransformer(nnx.Module):
             **metadata("length", "embed", decay=False),
         )
         if config.prompt_length:
+            shape, axes = (config.prompt_length, config.width), ("length", "embed")
+            if config.prompt_classes:
+                shape, axes = (config.prompt_classes, *shape), ("classes", *axes)
             self.prompt = nnx.Param(
-                initializers.normal(0.02)(rngs.params(), (config.prompt_length, config.width)),
-                **metadata("length", "embed", decay=False),
+                initializers.normal(0.02)(rngs.params(), shape), **metadata(*axes, decay=False)
             )
         self.transformer = Transformer(
             config.block,
@@ -251,10 +274,7 @@ class TextTransformer(nnx.Module):
         """
         if self.config.pool == "last":
             return self.norm(x[:, -1])
-        # Without its id, the end of text has the largest one. argmax finds the first occurrence.
-        end_id = self.config.end_id
-        end = jnp.argmax(tokens if end_id is None else tokens == end_id, axis=-1)
-        end += self.config.prompt_length
+        end = self._end_of_text(tokens) + self.config.num_positions - self.config.context_length
         return self.norm(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
 
     def layers_above(self) -> LayersAbove:
@@ -275,11 +295,36 @@ class TextTransformer(nnx.Module):
                 f"found {tokens.shape[1]} tokens per caption, the text tower expects "
                 f"context_length={self.config.context_length}"
             )
-        x = self.token_embed(tokens)
-        if self.config.prompt_length:
-            prompt = self.prompt[...].astype(self.dtype)
-            prompts = jnp.broadcast_to(prompt, (x.shape[0], *prompt.shape))
-            first, rest = jnp.split(x, [self.config.prompt_after], axis=1)
-            x = jnp.concatenate([first, prompts, rest], axis=1)
+        x = self._embed_prompted(tokens) if self.config.prompt_length else self.token_embed(tokens)
         x += self.positions[...].astype(self.dtype)
         return self.transformer(x, rng, intermediates=intermediates)
+
+    def _embed_prompted(self, tokens: jax.Array) -> jax.Array:
+        """Embeddings of tokens and of the learned vectors among them (B, num_positions, D)."""
+        config, prompt = self.config, self.prompt[...].astype(self.dtype)
+        if config.prompt_classes:
+            marks = tokens[:, config.prompt_after]
+            tokens = jnp.delete(tokens, config.prompt_after, axis=1)
+            # A text without a class becomes NaN, rather than get the vectors of any class.
+            classes = jnp.where(marks < 0, -1 - marks, config.prompt_classes)
+            prompt = prompt.at[classes].get(mode="fill", fill_value=jnp.nan)
+        x = self.token_embed(tokens)
+        prompts = jnp.broadcast_to(prompt, (x.shape[0], *prompt.shape[-2:]))
+        length = config.prompt_length
+        before = {"end": length, "middle": length // 2, "front": 0}[config.class_position]
+        if before == length:
+            first, rest = jnp.split(x, [config.prompt_after], axis=1)
+            return jnp.concatenate([first, prompts, rest], axis=1)
+        # Each vector stands before a token: the first word or the end of text. Sorting by these
+        # places keeps the order of the vectors.
+        end = self._end_of_text(tokens)[:, None]
+        places = jnp.where(jnp.arange(length) < before, config.prompt_after, end) - 0.5
+        own = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        order = jnp.argsort(jnp.concatenate([own, places], axis=1), axis=1, stable=True)
+        return jnp.take_along_axis(jnp.concatenate([x, prompts], 1), order[..., None], axis=1)
+
+    def _end_of_text(self, tokens: jax.Array) -> jax.Array:
+        """Position of the end of each text (B,)."""
+        # Without its id, the end of text has the largest one. argmax finds the first occurrence.
+        end_id = self.config.end_id
+        return jnp.argmax(tokens if end_id is None else tokens == end_id, axis=-1)
