@@ -44,7 +44,7 @@ from vit_jax.parallel.sharding import check_sharded, state_shardings, tracing_fo
 from vit_jax.paths import StrPath
 from vit_jax.training import loop, optimizers
 from vit_jax.training.class_texts import class_names, class_texts
-from vit_jax.training.frozen_model import open_frozen_model, reads_same_tokens
+from vit_jax.training.frozen_model import open_frozen_model
 from vit_jax.training.initialization import Initialization, build_initialization
 from vit_jax.training.schedules import Durations, Schedule, ema_schedule
 from vit_jax.training.state import TrainState, init_state
@@ -184,6 +184,7 @@ class Experiment:
             tokenizer=self.tokenizer if {"tokens", "captions", "caption"} & {*fields} else None,
             templates=tuple(data.templates),
             max_pixels=data.max_image_pixels,
+            other_tokens=self.objective.other_tokens,
             **config_lib.batch_shapes(self.config),
         )
 
@@ -250,9 +251,7 @@ class Experiment:
                 ),
                 tokenize=lambda texts: self.embedder().tokenize(texts),
                 class_names=lambda: class_names(self.source) if self._data else None,
-                reads_same_tokens=lambda other: reads_same_tokens(
-                    self.spec, other, self.tokenizer if self._data else None
-                ),
+                tokenizer=lambda: self.tokenizer if self._data else None,
                 **config_lib.batch_shapes(self.config),
                 has_ema=self.optim.shared.ema_decay > 0,
             ),
@@ -365,8 +364,9 @@ class Experiment:
         """`ShapeDtypeStruct`s of a global training batch."""
         config, text = self.config, getattr(self.spec.architecture, "text", None)
         length = text.context_length if text else 0
-        fields, shapes = self.objective.fields, config_lib.batch_shapes(config)
-        return abstract_batch(fields, config.batch_size, self.inputs, length, **shapes)
+        objective, shapes = self.objective, config_lib.batch_shapes(config)
+        shapes["other_tokens"] = objective.other_tokens
+        return abstract_batch(objective.fields, config.batch_size, self.inputs, length, **shapes)
 
     # --- evaluation -------------------------------------------------------------------------------
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from vit_jax.data.augment import parse_augmentation
-from vit_jax.data.batches import batch_transform
-from vit_jax.data.examples import captions_of, check_classes, example_transform
+from vit_jax.data.batches import abstract_batch, batch_transform
+from vit_jax.data.detection import DetectionConfig
+from vit_jax.data.examples import OtherTokens, captions_of, check_classes, example_transform
 from vit_jax.data.sources import open_source
 from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
@@ -74,6 +75,27 @@ def test_several_captions_are_drawn_without_replacement(tokenizer):
         assert sorted(five.count(text) for text in example["captions"]) == [1, 2, 2]
     transform = example_transform(("captions",), AUGMENT, tokenizer, ("{}", "my {}"), 40)
     assert len(np.unique(transform(example, rng)["captions"], axis=0)) == 6
+
+
+def test_the_drawn_text_is_tokenized_for_other_models_too(tokenizer):
+    others = {
+        "longer": OtherTokens(20, open_tokenizer("clip", vocab_size=49408, context_length=20))
+    }
+    fields, templates = ("tokens", "longer"), ("{}", "a photo of {}")
+    transform = example_transform(fields, AUGMENT, tokenizer, templates, other_tokens=others)
+    alone = example_transform(("tokens",), AUGMENT, tokenizer, templates)
+    planned = abstract_batch(fields, 1, INPUTS, 12, DetectionConfig(), other_tokens=others)
+    drawn = set()
+    for seed in range(9):
+        found = transform(EXAMPLE, np.random.default_rng(seed))
+        expected = alone(EXAMPLE, np.random.default_rng(seed))["tokens"]
+        np.testing.assert_array_equal(found["tokens"], expected)
+        text = tokenizer.text_of(expected)
+        assert others["longer"].tokenizer.text_of(found["longer"]) == text
+        drawn.add(text)
+    assert len(drawn) > 1
+    assert {name: x.shape for name, x in planned.items()} == {"tokens": (1, 12), "longer": (1, 20)}
+    assert (found["longer"].shape, found["longer"].dtype) == ((20,), np.int32)
 
 
 def test_captions_per_image_apply_to_captions(tokenizer):

@@ -1,5 +1,6 @@
 """Distillation of dual encoders against NumPy in float64, on any mesh and accumulation."""
 
+import dataclasses
 import types
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from scipy.special import log_softmax, softmax
 
 from vit_jax import experiment
 from vit_jax.config import default_config
+from vit_jax.data.tokenizers import open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.inputs import ImageInputs
 from vit_jax.models.clip.model import CLIPConfig
@@ -32,15 +34,17 @@ CLIP = CLIPConfig(
     ),
     embed_dim=8,
 )
+# A teacher with another vocabulary and shorter texts, and the field with its tokens.
+WORDS, WORD_TOKENS = {"vocab_size": 9, "context_length": 3}, "tokens/words/3"
 KEYS = {"contrastive_weight": 0.25, "distillation_weight": 0.75}
 
 
-def draw(dim, seed):
+def draw(dim, seed, vocabulary=VOCABULARY):
     """Weights of linear towers, and the scale of their logits."""
     rng = np.random.default_rng(seed)
     return {
         "image": rng.normal(size=(3, dim)),
-        "text": rng.normal(size=(VOCABULARY, dim)),
+        "text": rng.normal(size=(vocabulary, dim)),
         "scale": np.asarray(3.0 + seed),
     }
 
@@ -78,14 +82,15 @@ class Bound(Towers):
 
 
 class Teacher:
-    """A frozen dual encoder with a normalisation and an image size of its own."""
+    """A frozen dual encoder with a normalisation, an image size and texts of its own."""
 
     abstract: ClassVar = {}
 
-    def __init__(self, weights, size):
-        architecture = ViTConfig(image_size=size, **SMALL)
+    def __init__(self, weights, size=(8, 12), tokenizer="words", **text):
+        image, text = ViTConfig(image_size=size, **SMALL), dataclasses.replace(CLIP.text, **text)
+        architecture = dataclasses.replace(CLIP, image=image, text=text)
         inputs = ImageInputs(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-        self.spec = ModelSpec(architecture=architecture, inputs=inputs)
+        self.spec = ModelSpec(architecture=architecture, inputs=inputs, tokenizer=tokenizer)
         self.weights, self.model = weights, self
 
     def shapes(self):
@@ -103,26 +108,30 @@ def unit(x):
 
 
 SIZES = {"same": (8, 12), "smaller": (4, 6)}
+TEXTS = {"same": {}, "smaller": WORDS}
 
 
 @pytest.fixture(scope="module")
 def case():
     """Weights, a batch, and similarities of images (rows) and texts by all three models."""
     student = draw(4, 0)
-    teachers = {"same": draw(6, 1), "smaller": draw(5, 2)}
+    teachers = {"same": draw(6, 1), "smaller": draw(5, 2, WORDS["vocab_size"])}
     packed, seen = random_images(BATCH)
-    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (BATCH, LENGTH))
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, VOCABULARY, (BATCH, LENGTH))
+    words = rng.integers(0, WORDS["vocab_size"], (BATCH, WORDS["context_length"]))
     pixels = seen * np.asarray(STD) + np.asarray(MEAN)
 
-    def cosines(weights, images):
-        words = weights["text"][tokens].sum(1)
-        return unit(images[:, 0, 0] @ weights["image"]) @ unit(words).T
+    def cosines(weights, images, tokens):
+        texts = weights["text"][tokens].sum(1)
+        return unit(images[:, 0, 0] @ weights["image"]) @ unit(texts).T
 
-    found = {"student": cosines(student, seen)}
+    found = {"student": cosines(student, seen, tokens)}
     for name, weights in teachers.items():
         images = (resized(pixels, *SIZES[name]) - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
-        found[name] = cosines(weights, images)
-    batch = {"image": np.asarray(packed), "tokens": tokens.astype(np.int32)}
+        found[name] = cosines(weights, images, tokens if name == "same" else words)
+    texts = {"tokens": tokens.astype(np.int32), WORD_TOKENS: words.astype(np.int32)}
+    batch = {"image": np.asarray(packed), **texts}
     return types.SimpleNamespace(
         student=student, teachers=teachers, batch=batch, cosines=found,
         images=unit(seen[:, 0, 0] @ student["image"]),
@@ -165,7 +174,7 @@ def expected_losses(case, divergence):
 
 def objective_of(case, divergence="cross_entropy", **fields):
     """The objective with both teachers, and their parameters."""
-    opened = {name: Teacher(x, SIZES[name]) for name, x in case.teachers.items()}
+    opened = {name: Teacher(x, SIZES[name], **TEXTS[name]) for name, x in case.teachers.items()}
     objective = build(
         "contrastive_distillation",
         context(CLIP, open_model=lambda weights, model: opened[weights], **fields),
@@ -179,8 +188,10 @@ def objective_of(case, divergence="cross_entropy", **fields):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_loss_of_two_teachers(case, divergence):
     objective, constants = objective_of(case, divergence)
-    assert objective.fields == ("image", "tokens")
-    assert objective.config.teachers["a"] == {"weights": "same", "model": "", "temperature": 0.0}
+    assert objective.fields == ("image", "tokens", WORD_TOKENS)
+    assert objective.config.teachers["a"] == {
+        "weights": "same", "model": "", "tokenizer": "", "temperature": 0.0
+    }  # fmt: skip
     evaluate = jax.jit(lambda *given: objective.evaluate(Student(case.student), *given))
     loss, metrics = evaluate(on_device(case.batch), *constants)
     contrast, distillation = expected_losses(case, divergence)
@@ -257,20 +268,52 @@ def run_config(context_length=16, **changes):
     return experiment.build(config, data=False, devices=jax.devices()[:1])
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("clip_vit_emoji", "clip_vit_emoji has the tokenizer 'trained', which is not that of the"),
-        ("vit_ti16", "vit_ti16: expected a dual encoder, as clip_vit_b16; found ViTConfig"),
-    ],
-)
-def test_wrong_teachers(model, message):
-    with pytest.raises(UserError, match=message):
-        _ = run_config(15, teachers={"a": {"model": model}}).objective
+def test_teachers_read_the_tokens_of_their_own_tokenizers():
+    """Of four teachers, one has the student's tokenizer, and two have another one in common."""
+    sizes = {"vocab_size": 49408, "context_length": 12}
+    student = open_tokenizer("clip", **sizes)
+    padded = "clip:?pad=49407"
+    opened = {
+        "same": Teacher(None, tokenizer="clip", **sizes),
+        "longer": Teacher(None, tokenizer="clip", vocab_size=49408, context_length=16),
+        "padded": Teacher(None, tokenizer=padded, **sizes),
+        "no file": Teacher(None, tokenizer="gemma", **sizes),
+        "unknown": Teacher(None, tokenizer=None, **sizes),
+    }
+
+    def objective(**teachers):
+        run = context(
+            CLIP, tokenizer=lambda: student, open_model=lambda weights, _: opened[weights]
+        )
+        return build("contrastive_distillation", run, teachers=teachers)
+
+    found = objective(
+        **{name: {"weights": name} for name in ("same", "longer", "padded")},
+        named={"weights": "no file", "tokenizer": padded},
+    )
+    others = {"tokens/clip/16": 16, f"tokens/{padded}/12": 12}
+    assert found.fields == ("image", "tokens", *others)
+    for name, length in others.items():
+        tokens = found.other_tokens[name]
+        assert tokens.length == length
+        assert tokens.tokenizer("a cat").shape == (1, length)
+        assert tokens.tokenizer("a cat")[0, -1] == (49407 if length == 12 else 0)
+    for name, example in (("no file", "gemma:FILE"), ("unknown", "saved:RUN, clip or")):
+        with pytest.raises(UserError, match=rf"teacher {name} .*\.a\.tokenizer, as {example}"):
+            objective(a={"weights": name})
+
+
+def test_a_teacher_is_a_dual_encoder():
+    with pytest.raises(UserError, match="vit_ti16: expected a dual encoder, as clip_vit_b16; foun"):
+        _ = run_config(teachers={"a": {"model": "vit_ti16"}}).objective
 
 
 def test_a_teacher_is_planned_without_weights():
-    objective = run_config(teachers={"a": {"model": "clip_vit_emoji"}}).objective
+    teachers = {"a": {"model": "clip_vit_emoji"}}
+    run, other = (run_config(length, teachers=teachers) for length in (16, 15))
+    assert set(run.abstract_batch) == {"image", "tokens"}
+    assert other.abstract_batch["tokens/trained/16"].shape == (16, 16)
+    objective = run.objective
     assert [set(x) for x in objective.abstract_constants] == [
         {"image", "text", "image_projection", "text_projection", "logit_scale"}
     ]

@@ -1,6 +1,6 @@
 """The fields of a batch that an objective reads: their transform and their shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from vit_jax.data.broken import Transform
 from vit_jax.data.crops import FIELDS as CROPS
 from vit_jax.data.crops import Crops, CropsConfig, crops_transform
 from vit_jax.data.detection import MASKS, DetectionConfig, detection_transform
-from vit_jax.data.examples import example_transform
+from vit_jax.data.examples import OtherTokens, example_transform
 from vit_jax.data.images import MAX_PIXELS
 from vit_jax.data.sources.base import Source
 from vit_jax.data.tokenizers import Tokenizer
@@ -31,6 +31,7 @@ def batch_transform(
     detection: DetectionConfig | None = None,
     crops: Crops | None = None,
     captions_per_image: int = 1,
+    other_tokens: Mapping[str, OtherTokens] | None = None,
 ) -> Transform:
     """Builds the transform from an example to the fields that an objective reads.
 
@@ -46,6 +47,7 @@ def batch_transform(
         detection: sizes of a batch of detection; by default those of `DetectionConfig`.
         crops: shapes of crops, for "global_crops".
         captions_per_image: number of captions, for "captions".
+        other_tokens: tokens for other models, see `examples.example_transform`.
 
     Raises:
         UserError: an unknown field, an augmentation that does not fit, a source without boxes, or
@@ -74,7 +76,7 @@ def batch_transform(
         )
     plain = parse_augmentation(augment, inputs, max_pixels)
     others = [field for field in fields if field not in CROPS]
-    whole = example_transform(others, plain, tokenizer, templates, captions_per_image)
+    whole = example_transform(others, plain, tokenizer, templates, captions_per_image, other_tokens)
     if not reads_crops:
         return whole
     assert crops is not None  # of every run
@@ -89,6 +91,7 @@ def abstract_batch(
     detection: DetectionConfig,
     crops: Crops | None = None,
     captions_per_image: int = 1,
+    other_tokens: Mapping[str, OtherTokens] | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """`ShapeDtypeStruct`s of a batch of examples, as `batch_transform` returns them.
 
@@ -100,6 +103,7 @@ def abstract_batch(
         detection: sizes of a batch of detection.
         crops: shapes of crops, for "global_crops".
         captions_per_image: number of captions, for "captions".
+        other_tokens: tokens for other models.
     """
     names, boxes = detection.max_queries, detection.max_boxes
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -113,6 +117,7 @@ def abstract_batch(
         "sizes": ((2,), np.int32),
         "positive_map": ((boxes, context_length), np.bool_),
         **(crops.shapes(inputs) if crops else {}),
+        **{name: ((other.length,), np.int32) for name, other in (other_tokens or {}).items()},
     }
     if {"valid", *MASKS} & {*fields}:
         cells = detection.mask_size(*inputs.size)

@@ -93,6 +93,7 @@ class ValidationLoss:
             max_pixels=embedder.max_image_pixels,
             detection=objective.context.detection,
             captions_per_image=objective.context.captions_per_image,
+            other_tokens=objective.other_tokens,
         )
         self._rows = self._choose_rows()
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -13,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from vit_jax.data.crops import Crops
 from vit_jax.data.detection import DetectionConfig
+from vit_jax.data.examples import OtherTokens
+from vit_jax.data.tokenizers import Tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
@@ -76,7 +79,7 @@ class Context:
         crops: shapes of a training batch of several crops per image.
         captions_per_image: number of captions per image of a training batch.
         class_names: names of the classes of the training source; None to plan a run.
-        reads_same_tokens: whether another model reads the token ids of the trained model.
+        tokenizer: gives the tokenizer of the trained model; None to plan a run.
         has_ema: whether the run keeps a moving average of the parameters.
     """
 
@@ -91,7 +94,7 @@ class Context:
     crops: Crops | None = None
     captions_per_image: int = 1
     class_names: Callable[[], Sequence[str] | None] = lambda: None
-    reads_same_tokens: Callable[[ModelSpec], bool] = lambda spec: True
+    tokenizer: Callable[[], Tokenizer | None] = lambda: None
     has_ema: bool = False
 
     @property
@@ -126,6 +129,7 @@ class Objective:
         reads_state: parts of `TrainState` before the step that come before all other constants:
             "ema", the moving average of the parameters, and "anchor", an earlier one. Such
             objectives have no loss of held-out data.
+        other_tokens: fields of a batch that are tokens for other models, as teachers.
     """
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,6 +139,7 @@ class Objective:
     fields: ClassVar[tuple[str, ...]]
     is_mean_over_examples: ClassVar[bool] = True
     reads_state: tuple[str, ...] = ()
+    other_tokens: Mapping[str, OtherTokens] = types.MappingProxyType({})
     abstract_constants: tuple[Params, ...] = ()
 
     def __init__(self, config: Any, context: Context):

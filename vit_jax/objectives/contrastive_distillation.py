@@ -9,11 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from vit_jax.components import parse
+from vit_jax.data.examples import OtherTokens
+from vit_jax.data.tokenizers import TRAINED, open_tokenizer
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.definition import Params
+from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.base import Batch, Context, FrozenModel, Metrics, check_range
 from vit_jax.objectives.contrastive.gathered import gathered_logits
 from vit_jax.objectives.contrastive.objective import Contrastive, is_dual_encoder
+from vit_jax.pretrained.folder_tokenizer import FILE_KINDS
 
 DIVERGENCES = ("cross_entropy", "kl")
 
@@ -25,11 +29,13 @@ class TeacherConfig:
     Attributes:
         weights: weight file of any known format, or workdir of an earlier run.
         model: registered model of the teacher, where the weights do not name it.
+        tokenizer: spec of the teacher's tokenizer, where the weights do not state its file.
         temperature: divisor of the teacher's cosine similarities; 0: the teacher's own.
     """
 
     weights: str = ""
     model: str = ""
+    tokenizer: str = ""
     temperature: float = 0.0
 
 
@@ -41,8 +47,11 @@ class ContrastiveDistillation(Contrastive):
     "cross_entropy", and affinity mimicking of MobileCLIP, with "kl". The two differ by the entropy
     of the teacher, and have one gradient.
 
-    Teachers see the images of the student, after augmentation, resized to their own size and in
-    their own normalisation, and the same tokens.
+    Teachers see the images of the student, after augmentation, on the devices: in their own
+    normalisation, and resized to their own size (bicubic, with antialiasing; the aspect ratio
+    becomes theirs). They read the captions of the student, each in the same template: those with
+    its tokenizer and length of texts its tokens, others their own, which are a field of the batch
+    per tokenizer and length.
 
     Metrics: those of `contrastive`, `contrastive_loss` and `distillation_loss`, unweighted, and
     `teacher_accuracy`, the fraction of images for which a teacher finds the caption in the batch.
@@ -55,7 +64,8 @@ class ContrastiveDistillation(Contrastive):
         Attributes:
             teachers: label of each teacher -> its keys: `weights`, a weight file of any known
                 format or the workdir of an earlier run; `model`, the registered model where the
-                weights do not name it; `temperature`, the divisor of the teacher's cosine
+                weights do not name it; `tokenizer`, its tokenizer where the weights do not state
+                the file, as gemma:FILE; `temperature`, the divisor of the teacher's cosine
                 similarities, by default its own. The loss is the mean over teachers.
             divergence: "cross_entropy" (open_clip) or "kl" (MobileCLIP).
             contrastive_weight: weight of the contrastive loss; 1 - lambda in MobileCLIP.
@@ -86,8 +96,8 @@ class ContrastiveDistillation(Contrastive):
             context: model and devices.
 
         Raises:
-            UserError: an invalid key, no teacher, or one that is no dual encoder or reads other
-                tokens.
+            UserError: an invalid key, no teacher, or one that is no dual encoder or whose tokenizer
+                cannot be opened.
         """
         super().__init__(config, context)
         check_name(config.divergence, DIVERGENCES, "config.objective.divergence,")
@@ -105,6 +115,17 @@ class ContrastiveDistillation(Contrastive):
         keys = {label: _parse(label, block) for label, block in config.teachers.items()}
         self._temperatures = [each.temperature for each in keys.values()]
         self._teachers = [_open(label, each, context) for label, each in keys.items()]
+        read = [
+            _tokens_of(label, each, teacher.spec, context)
+            for (label, each), teacher in zip(keys.items(), self._teachers, strict=True)
+        ]
+        self._tokens_of_teachers = [name for name, _ in read]
+        self.other_tokens = {name: tokens for name, tokens in read if tokens is not None}
+
+    @property
+    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Fields of a batch that are read: images, and tokens of each tokenizer."""
+        return (*super().fields, *self.other_tokens)
 
     @property
     def abstract_constants(self) -> tuple[Params, ...]:  # type: ignore[override]
@@ -118,8 +139,8 @@ class ContrastiveDistillation(Contrastive):
     def __call__(
         self, model: Any, batch: Batch, rng: Key[Array, ""] | None, *constants: Params
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Loss and metrics of a global batch of `image` and `tokens` (B, length)."""
-        config, arrays = self.config, (batch["image"], batch["tokens"])
+        """Loss and metrics of a global batch of `image`, and of tokens (B, length)."""
+        config, arrays = self.config, tuple(batch[name] for name in self.fields)
         images, texts, *taught = self.context.microbatches.run(
             self._embedding_by(constants), model, arrays, rng
         )
@@ -139,24 +160,26 @@ class ContrastiveDistillation(Contrastive):
         }
 
     def _embedding_by(self, constants: tuple[Params, ...]) -> Callable[..., tuple[jax.Array, ...]]:
-        """Function of (model, images, tokens, rng).
+        """Function of (model, images, tokens, *other tokens, rng).
 
         It returns the embeddings of images and texts by the student, then by each teacher.
         """
         inputs = self.context.spec.inputs
 
-        def embed(
-            model: Any, images: jax.Array, tokens: jax.Array, rng: jax.Array | None
-        ) -> tuple[jax.Array, ...]:
+        def embed(model: Any, images: jax.Array, *arrays: Any) -> tuple[jax.Array, ...]:
+            *texts, rng = arrays
+            tokens = dict(zip(self.fields[1:], texts, strict=True))
             pixels, taught = inputs.normalize(images), []
-            for teacher, params in zip(self._teachers, constants, strict=True):
+            for teacher, params, name in zip(
+                self._teachers, constants, self._tokens_of_teachers, strict=True
+            ):
                 module, theirs = teacher.model.bind(params), teacher.spec.inputs
                 seen = theirs.renormalize(pixels, inputs)
                 if theirs.size != inputs.size and not inputs.is_naflex:
                     seen = jax.image.resize(seen, (len(seen), *theirs.size, 3), "bicubic")
                 taught.append(module.encode_image(seen, normalize=True))
-                taught.append(module.encode_text(tokens, normalize=True))
-            own = self._embed(model, images, tokens, rng)
+                taught.append(module.encode_text(tokens[name], normalize=True))
+            own = self._embed(model, images, tokens["tokens"], rng)
             return (*own, *jax.lax.stop_gradient(tuple(taught)))
 
         return embed
@@ -244,10 +267,25 @@ def _open(label: str, keys: TeacherConfig, context: Context) -> FrozenModel:
         found = type(teacher.spec.architecture).__name__
         raise UserError(f"{title}: expected a dual encoder, as clip_vit_b16; found {found}")
     teacher.spec.inputs.check_renormalized(context.spec.inputs)
-    if not context.reads_same_tokens(teacher.spec):
-        raise UserError(
-            f"{title} has the tokenizer {teacher.spec.tokenizer!r}, which is not that of the "
-            "model: both read the same tokens. Set config.model.tokenizer to it, as saved:RUN, and "
-            "config.model.text.context_length to its length of texts"
-        )
     return teacher
+
+
+def _tokens_of(
+    label: str, keys: TeacherConfig, teacher: ModelSpec, context: Context
+) -> tuple[str, OtherTokens | None]:
+    """Field of a batch that a teacher reads as text, and what it is if not the student's own."""
+    own, text = context.tokenizer(), teacher.architecture.text
+    spec, length = keys.tokenizer or teacher.tokenizer, text.context_length
+    name = f"tokens/{spec}/{length}"
+    if own is None:  # to plan a run, sizes are compared
+        student = context.spec.architecture.text
+        same = (student.vocab_size, student.context_length) == (text.vocab_size, length)
+        return ("tokens", None) if same else (name, OtherTokens(length, None))
+    if spec in (None, TRAINED, *FILE_KINDS):
+        file = f"{spec}:FILE" if spec in FILE_KINDS else "saved:RUN, clip or sentencepiece:FILE"
+        raise UserError(
+            f"the weights of the teacher {keys.weights or keys.model} do not state the file of its "
+            f"tokenizer: set {_PATH}.{label}.tokenizer, as {file}"
+        )
+    theirs = open_tokenizer(spec, vocab_size=text.vocab_size, context_length=length)
+    return ("tokens", None) if own.is_same(theirs) else (name, OtherTokens(length, theirs))

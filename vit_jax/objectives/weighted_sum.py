@@ -73,6 +73,7 @@ class WeightedSum(Objective):
                 self.parts[label] = weight, component(keys, context)
         objectives = [objective for _, objective in self.parts.values()]
         self.fields = tuple(dict.fromkeys(field for each in objectives for field in each.fields))
+        self.other_tokens = {k: v for each in objectives for k, v in each.other_tokens.items()}
         self.is_mean_over_examples = all(each.is_mean_over_examples for each in objectives)
         self.reads_state = tuple(
             dict.fromkeys(part for each in objectives for part in each.reads_state)

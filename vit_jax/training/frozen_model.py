@@ -6,7 +6,6 @@ from typing import Any
 from jax.sharding import Mesh
 
 from vit_jax.checkpoint.manager import with_sharding
-from vit_jax.data.tokenizers import TRAINED, Tokenizer, open_tokenizer
 from vit_jax.errors import UserError
 from vit_jax.models import registry
 from vit_jax.models.definition import ModelDef, Params
@@ -75,25 +74,3 @@ def open_frozen_model(
         spec = registry.model_spec(name)
         model = ModelDef(spec.architecture, **compute)
     return FrozenModel(spec, model, parameter_shardings(model, mesh), stored)
-
-
-def reads_same_tokens(own: ModelSpec, other: ModelSpec, tokenizer: Tokenizer | None) -> bool:
-    """Returns whether a frozen dual encoder has the tokenizer of the trained model.
-
-    Args:
-        own: the trained model.
-        other: the frozen model.
-        tokenizer: tokenizer of the trained model; None to plan a run, where sizes are compared.
-
-    Raises:
-        UserError: the tokenizer of the frozen model cannot be read.
-    """
-    ours, theirs = own.architecture.text, other.architecture.text
-    sizes = {"vocab_size": theirs.vocab_size, "context_length": theirs.context_length}
-    if ours.context_length != theirs.context_length:
-        return False
-    if tokenizer is None:
-        return ours.vocab_size == theirs.vocab_size
-    if other.tokenizer in (None, TRAINED):
-        return False
-    return tokenizer.is_same(open_tokenizer(other.tokenizer, **sizes))

@@ -149,8 +149,9 @@ class Tokenizer:
         Args:
             other: tokenizer.
         """
-        own, theirs = ((_to_json(x._encoder), x.layout, x.context_length) for x in (self, other))
-        return own == theirs
+        if (self.context_length, self.layout) != (other.context_length, other.layout):
+            return False
+        return _to_json(self._encoder) == _to_json(other._encoder)
 
     def save(self, directory: StrPath) -> None:
         """Writes `tokenizer.json`, the kind and the whole vocabulary, into a directory."""
