@@ -281,18 +281,15 @@ def test_teachers_read_the_tokens_of_their_own_tokenizers():
         "unknown": Teacher(None, tokenizer=None, **sizes),
     }
 
-    def objective(**teachers):
-        run = context(
-            CLIP, tokenizer=lambda: student, open_model=lambda weights, _: opened[weights]
-        )
-        return build("contrastive_distillation", run, teachers=teachers)
-
-    found = objective(
-        **{name: {"weights": name} for name in ("same", "longer", "padded")},
-        named={"weights": "no file", "tokenizer": padded},
-    )
+    run = context(CLIP, tokenizer=lambda: student, open_model=lambda weights, _: opened[weights])
+    teachers = {name: {"weights": name} for name in ("same", "longer", "padded")}
+    teachers["named"] = {"weights": "no file", "tokenizer": padded}
+    found = build("contrastive_distillation", run, teachers=teachers)
     others = {"tokens/clip/16": 16, f"tokens/{padded}/12": 12}
-    assert found.fields == ("image", "tokens", *others)
+    parts = {"contrastive": {}, "contrastive_distillation": {"teachers": teachers}}
+    summed = build("weighted_sum", run, parts=parts)
+    assert found.fields == summed.fields == ("image", "tokens", *others)
+    assert summed.other_tokens.keys() == found.other_tokens.keys()
     for name, length in others.items():
         tokens = found.other_tokens[name]
         assert tokens.length == length
@@ -300,7 +297,7 @@ def test_teachers_read_the_tokens_of_their_own_tokenizers():
         assert tokens.tokenizer("a cat")[0, -1] == (49407 if length == 12 else 0)
     for name, example in (("no file", "gemma:FILE"), ("unknown", "saved:RUN, clip or")):
         with pytest.raises(UserError, match=rf"teacher {name} .*\.a\.tokenizer, as {example}"):
-            objective(a={"weights": name})
+            build("contrastive_distillation", run, teachers={"a": {"weights": name}})
 
 
 def test_a_teacher_is_a_dual_encoder():
