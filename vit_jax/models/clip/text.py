@@ -181,9 +181,9 @@ class TextTransformer(nnx.Module):
             **metadata("length", "embed", decay=False),
         )
         if config.prompt_length:
-            shape, axes = (config.prompt_length, config.width), ("length", "embed")
-            if config.prompt_classes:
-                shape, axes = (config.prompt_classes, *shape), ("classes", *axes)
+            own = config.prompt_classes > 0
+            shape = (*[config.prompt_classes] * own, config.prompt_length, config.width)
+            axes = (*["classes"] * own, "length", "embed")
             self.prompt = nnx.Param(
                 initializers.normal(0.02)(rngs.params(), shape), **metadata(*axes, decay=False)
             )
