@@ -1,5 +1,6 @@
 """Short runs of dual encoders: several captions per image, distillation, learned prompts."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -96,7 +97,7 @@ def test_each_objective_trains(tmp_path):
     assert vectors.shape == (10, 3, 16)
     swapped = own.params["text"] | {"prompt": vectors.at[np.asarray([1, 3])].set(0.0)}
     changed = own.definition.bind({**own.params, "text": swapped})
-    others = changed.encode_text(own.tokenize(["3", "2"]), normalize=True)
+    others = changed.encode_text(jnp.asarray(own.tokenize(["3", "2"])), normalize=True)
     assert not np.allclose(others[0], embedded[0], atol=1e-3)
     np.testing.assert_allclose(
         others[1], own.encode_text(own.tokenize(["2"]), normalize=True)[0], rtol=1e-4, atol=1e-6
