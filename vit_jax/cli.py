@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 
 _OVERRIDE = "config."
+_RUN_KEY = "config.KEY"  # the flag of commands that change keys of a run; documents them in --help
 _overrides: list[str] = []
 
 
@@ -30,6 +31,16 @@ def define_config() -> flags.FlagHolder[str | None]:
     )
     flags.mark_flag_as_required("config")
     return holder
+
+
+def define_overrides() -> Callable[[], list[str]]:
+    """Defines `--config.key=value` without `--config`, for commands that open a run.
+
+    Returns:
+        A function that returns the changes, as "model.image_size=448".
+    """
+    flags.DEFINE_string(_RUN_KEY, None, "Another value of a key of the run's config.")
+    return config_overrides
 
 
 def define_mesh() -> Callable[[], dict[str, int] | None]:
@@ -147,7 +158,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         if "=" not in name:
             name = f"{name}={next(arguments, '')}"
         _overrides.append(name.removeprefix(_OVERRIDE))
-    if _overrides and "config" not in flags.FLAGS:
+    if _overrides and not ("config" in flags.FLAGS or _RUN_KEY in flags.FLAGS):
         _fail(f"unknown flag --config.{_overrides[0]}: this command has no --config")
     try:
         return flags.FLAGS(remaining)

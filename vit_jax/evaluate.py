@@ -7,6 +7,9 @@ The model:
     --workdir DIR --follow             each checkpoint as it appears, until the run is complete; the
                                        run may train elsewhere, and its own config.evals be empty.
                                        Steps that the log of --output has are left out
+    --workdir DIR --config.KEY=VALUE   the run at another size of images or patches, as
+                                       --config.model.image_size=384; also model.inputs.*,
+                                       compute.*, evals.* and eval_batch_size
     --weights FILE [--model NAME]      weights in any format that `convert` reads; --model for
                                        weights that come without a description
     --model NAME                       registered model with fresh parameters, as a baseline
@@ -38,7 +41,7 @@ The devices:
 Metrics are printed as a table, or with --json as one object. --output DIR adds a line per
 evaluation to DIR/evaluations.jsonl, also gs:// or s3://, and TensorBoard files to a local DIR. With
 --workdir they are also added to the run in its own TensorBoard, Weights & Biases and MLflow, as
-config.trackers has them; --notrack leaves the run as it is.
+config.trackers has them; --notrack, or a change of its config, leaves the run as it is.
 --cache DIR keeps embeddings on disk: an interrupted command continues where it was, and further
 evaluations of the same weights and data start from them.
 """
@@ -72,6 +75,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 256, "Examples per batch over all devices, for --weights and --model."
 )
 _mesh = cli.define_mesh()
+_overrides = cli.define_overrides()
 
 _EVALS = flags.DEFINE_string("evals", None, "Python file with a function get_evals().")
 _DATASETS = flags.DEFINE_list("datasets", None, "Data sets by name, NAME or NAME=SOURCE.")
@@ -149,11 +153,11 @@ def _evaluate(
 
 
 def _trackers() -> "Trackers":
-    """Opens the trackers of the run; none for weights without a run."""
+    """Opens the trackers of the run; none for weights without a run, and with another config."""
     from vit_jax.tracking import Trackers, joining
     from vit_jax.workdir import load_config, workdir_path
 
-    if not (_WORKDIR.value and _TRACK.value):
+    if not (_WORKDIR.value and _TRACK.value) or _overrides():
         return Trackers({}, ".")
     workdir = workdir_path(_WORKDIR.value)
     blocks = joining(load_config(workdir).trackers.to_dict())
@@ -165,7 +169,7 @@ def _trackers() -> "Trackers":
 
 
 def _title() -> str:
-    return str(_WORKDIR.value or _WEIGHTS.value or _MODEL.value)
+    return " ".join([str(_WORKDIR.value or _WEIGHTS.value or _MODEL.value), *_overrides()])
 
 
 def _follow() -> Iterator["Evaluation"]:
@@ -178,6 +182,7 @@ def _follow() -> Iterator["Evaluation"]:
 
 def _run_options() -> dict[str, Any]:
     return {
+        "overrides": _overrides(),
         "cache": _CACHE.value,
         "mesh": _mesh(),
         "max_image_pixels": _MAX_IMAGE_PIXELS.value,
@@ -301,6 +306,8 @@ def _check_flags() -> list[str]:
         raise UserError("no model to evaluate: give --workdir DIR, --weights FILE or --model NAME")
     if _STEP.value is not None and not _WORKDIR.value:
         raise UserError("--step applies to --workdir")
+    if _overrides() and not _WORKDIR.value:
+        raise UserError(f"--config.{_overrides()[0]} applies to --workdir")
     if _FOLLOW.value and (not _WORKDIR.value or _STEP.value is not None or _IMAGE.value):
         raise UserError("--follow applies to --workdir, without --step and --image")
     given = [flag for flag in _SUBJECTS if flag.value]

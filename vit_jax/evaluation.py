@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from vit_jax import workdir as workdir_lib
 from vit_jax.checkpoint.manager import DIRECTORY, read_params, step_numbers, with_sharding
+from vit_jax.config import model_spec
 from vit_jax.data.images import MAX_PIXELS, read_image
 from vit_jax.data.tokenizers import FILE_NAME as TOKENIZER_FILE
 from vit_jax.data.tokenizers import Tokenizer, open_tokenizer
@@ -21,7 +23,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators.embedding import Embedder
 from vit_jax.evaluators.suite import Suite, needs_objective
 from vit_jax.experiment import build
-from vit_jax.models.definition import Params
+from vit_jax.models.definition import ModelDef, Params
 from vit_jax.models.spec import ModelSpec
 from vit_jax.objectives.base import Objective
 from vit_jax.parallel.mesh import DEFAULT_SIZES, batch_shards, fitting_sizes, make_mesh
@@ -29,10 +31,19 @@ from vit_jax.parallel.sharding import parameter_shardings
 from vit_jax.paths import StrPath, absolute
 from vit_jax.pretrained.folder_tokenizer import FILE_KINDS
 from vit_jax.pretrained.model import create_model
+from vit_jax.recipes import parse_value
+from vit_jax.training.resume import first_difference
+from vit_jax.training.variants import changed_config
 
 logger = logging.getLogger(__name__)
 
 Cache = str | pathlib.Path | None
+# Keys of a run's config that its evaluation may change, blocks included.
+CHANGEABLE = (
+    *("model.image_size", "model.patch_size", "model.position_resize"),
+    *("model.image.image_size", "model.image.patch_size", "model.image.position_resize"),
+    *("model.inputs", "compute", "evals", "eval_batch_size"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +147,8 @@ def open_run(
     workdir: StrPath,
     *,
     step: int | None = None,
+    ema: bool = True,
+    overrides: Sequence[str] = (),
     cache: Cache = None,
     mesh: Mapping[str, int] | None = None,
     devices: list[Any] | None = None,
@@ -146,6 +159,9 @@ def open_run(
     Args:
         workdir: folder of the run, local or gs://.
         step: step of the checkpoint; None for the newest intact one.
+        ema: whether to read the moving average of the parameters, where the run has one.
+        overrides: changes of config keys out of `CHANGEABLE`, as "model.image_size=448". A ViT
+            resizes its positions and its patch embedding, by the rule `position_resize`.
         cache: folder in which embeddings are kept, see `Embedder`; None for none.
         mesh: sizes of the mesh axes, as {"fsdp": 4}, see `make_mesh`; None for `fsdp` and `tensor`
             of the run where the devices allow them, and otherwise for one replica per device.
@@ -154,11 +170,11 @@ def open_run(
             that of the run.
 
     Raises:
-        UserError: not the folder of a run, no such checkpoint, or a mesh that does not fit the
-            devices.
+        UserError: not the folder of a run, no such checkpoint, a mesh that does not fit the
+            devices, or a change that the parameters cannot follow.
     """
     workdir = workdir_lib.workdir_path(workdir)
-    saved = workdir_lib.load_config(workdir)
+    saved = _changed(workdir_lib.load_config(workdir), overrides)
     devices = jax.devices() if devices is None else devices
     config = saved.copy_and_resolve_references().unlock()
     fitting = fitting_sizes(saved.mesh.to_dict(), len(devices))
@@ -180,7 +196,7 @@ def open_run(
     model = experiment.model
     abstract = with_sharding(model.shapes(), parameter_shardings(model, experiment.mesh))
     read = functools.partial(
-        read_params, workdir, abstract, ema=experiment.optim.shared.ema_decay > 0
+        read_params, workdir, abstract, ema=ema and experiment.optim.shared.ema_decay > 0
     )
     params, found_step = read(step=step)
     return Evaluation(
@@ -193,6 +209,27 @@ def open_run(
         build_objective=lambda: experiment.objective,
         read_step=lambda step: read(step=step)[0],
     )
+
+
+def _changed(saved: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """The config of a run with changes for its evaluation, which keep the parameters."""
+    if not overrides:
+        return saved
+    config = saved.copy_and_resolve_references().unlock()
+    # A saved config states the sizes of its inputs, which follow from the model.
+    inputs = config.model.get("inputs", {})
+    config.model.inputs = {key: inputs[key] for key in inputs if key not in ("size", "patch_size")}
+    pairs = [override.partition("=") for override in overrides]
+    values = {key: parse_value(text) for key, _, text in pairs}
+    changed = changed_config(config, values, "config", CHANGEABLE, {"stages": {}, "draw": {}})
+    shapes = [ModelDef(model_spec(each).architecture).shapes() for each in (saved, changed)]
+    if found := first_difference(*shapes):
+        name, expected, other = found
+        raise UserError(
+            f"the parameters of the run cannot follow {', '.join(overrides)}: {name} is "
+            f"{expected}, and would be {other}"
+        )
+    return changed
 
 
 def follow(

@@ -12,7 +12,8 @@ from absl.testing import flagsaver
 
 from tests.helpers import assert_trees_equal, tiny_clip
 from tests.tracking.test_trackers import events
-from vit_jax import evaluate, experiment
+from vit_jax import cli, create_model, evaluate, evaluation, experiment
+from vit_jax.config import default_config, model_spec
 from vit_jax.errors import UserError
 from vit_jax.evaluation import check_tokenizer, follow, open_run, open_weights
 from vit_jax.evaluators import predictions
@@ -129,6 +130,48 @@ def test_a_run_whose_training_batch_does_not_fit_the_devices(run, tmp_path):
     evals = {"zeroshot": config["evals"]["zeroshot"]}
     found = open_run(copy).run(evals)
     assert found == {name: run[1][name] for name in found}
+
+
+def test_a_run_at_another_size(run, weights, monkeypatch):
+    """As its weights in a model that is created for that size; the run gets no records of it."""
+    changes = ["model.image.image_size=16", "model.image.patch_size=2"]
+    changes.append("model.inputs.crop_fraction=0.8")
+    opened = open_run(run[0], overrides=changes)
+    model = create_model(
+        weights=weights, image_size=16, image={"patch_size": 2}, inputs={"crop_fraction": 0.8}
+    )
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    found = opened.embedder.image_embeddings(opened.params, [{"image": image}])
+    expected = model.encode_image(model.preprocess(image)[None], normalize=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    monkeypatch.setattr(cli, "_overrides", changes)
+    count = len(events(run[0] / "tensorboard"))
+    with flagsaver.flagsaver(workdir=str(run[0])):
+        assert evaluate._title() == f"{run[0]} {' '.join(changes)}"
+        assert evaluate._run_options()["overrides"] == changes
+        with contextlib.closing(evaluate._trackers()) as trackers:
+            trackers.write_scalars(10, {"probe/digits/top1": 0.5})
+    assert len(events(run[0] / "tensorboard")) == count
+    with flagsaver.flagsaver(weights="y"), pytest.raises(UserError, match="applies to --workdir"):
+        evaluate.main()
+
+
+def test_changes_that_a_run_cannot_follow(run):
+    for change, message in (
+        ("model.image.width=64", r"width cannot change within a run; expected one of model\.image"),
+        ("model.image_size=16", r"unknown config key 'config\.model\.image_size'"),
+        ("model.image.image_size=10", r"patch_size=4 does not divide image_size=\(10, 10\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_run(run[0], overrides=[change])
+    config = default_config("clip_rn50")
+    config.model.image.depths = (1, 1, 1, 1)
+    larger = evaluation._changed(config, ["model.image.image_size=(288, 320)"])
+    assert model_spec(larger).inputs.size == (288, 320)
+    config = default_config("mae_vit_b16", objective="masked_reconstruction")
+    with pytest.raises(UserError, match=r"cannot follow model\.image\.patch_size=8: decoder_head/"):
+        evaluation._changed(config, ["model.image.patch_size=8"])
 
 
 def test_a_weight_file_has_the_metrics_of_its_run(run, weights, capsys, tmp_path):

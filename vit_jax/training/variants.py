@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from vit_jax import config as config_lib
 from vit_jax.data.draw import Draw
 from vit_jax.errors import UserError, unknown
+from vit_jax.models.clip_resnet.model import CLIPResNetConfig
 from vit_jax.models.vit.model import ViTConfig
 from vit_jax.recipes import OPEN_BLOCKS, apply_override
 from vit_jax.training.resume import first_difference
@@ -184,7 +185,7 @@ def changed_config(
 
 
 def _keep_parameters(config: ConfigDict, changed: ConfigDict) -> None:
-    """Keeps the positions and the kernel of the patches, which a ViT resizes to its images."""
+    """Keeps the positions and the kernel of the patches, which a tower resizes to its images."""
     tower, block = config_lib.model_spec(config).architecture, changed.model
     if hasattr(tower, "image"):
         if "image" not in block:
@@ -192,6 +193,8 @@ def _keep_parameters(config: ConfigDict, changed: ConfigDict) -> None:
         tower, block = tower.image, block.image
     if isinstance(tower, ViTConfig):
         block.position_grid, block.kernel_size = tower.table_grid, tower.kernel_side
+    if isinstance(tower, CLIPResNetConfig):
+        block.pool_size = tower.pool_size or tower.image_size
 
 
 def _values(key: str, values: Any) -> list[Any]:
