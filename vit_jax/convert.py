@@ -3,6 +3,9 @@
     python -m vit_jax.convert --input FILE --model NAME --output FILE --to FORMAT
 
     --workdir DIR   convert a checkpoint of a run instead of --input; --step selects an older one
+    --noema         of a run with a moving average, as the teacher of self-distillation, the trained
+                    parameters instead, as the student
+    --tower image   the image tower alone, as the backbone of self-distillation or of MAE
     --mesh.fsdp N   devices that share the parameters of the run while they are read; the devices at
                     hand need not be those of training
     --from FORMAT   format of the input, if it cannot be recognised from the tensor names
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 _INPUT = flags.DEFINE_string("input", None, "Weight file to read.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the run to read.")
 _STEP = flags.DEFINE_integer("step", None, "Step of the run's checkpoint; default: the newest.")
+_EMA = flags.DEFINE_bool("ema", True, "Read the moving average of a run that has one.")
+_TOWER = flags.DEFINE_enum("tower", None, ["image"], "Write this tower without the other parts.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write.", required=True)
 _TO = flags.DEFINE_string("to", None, "Format to write.", required=True)
 _FROM = flags.DEFINE_string("from", None, "Format of the input; default: recognised.")
@@ -40,15 +45,18 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing output."
 
 def main() -> None:
     """Reads the weights, checks them and writes the output atomically."""
+    _check_flags()
+    # JAX is imported after the flags are checked: a mistyped flag is answered at once.
     from vit_jax.pretrained import native
-    from vit_jax.pretrained.output import check_output, write_output
+    from vit_jax.pretrained.output import check_output, image_tower, write_output
     from vit_jax.pretrained.weight_files import known_format_names
 
-    _check_flags()
     if _FROM.value:
         check_name(_FROM.value, known_format_names(), "format")
     output = check_output(_OUTPUT.value, _TO.value, overwrite=_OVERWRITE.value)
     model, params, spec = _from_run() if _WORKDIR.value else _from_file()
+    if _TOWER.value:
+        model, params, spec = image_tower(model, params, spec)
     write_output(output, _TO.value, params, model, spec)
     if _TO.value == native.NAME:
         cli.suggest(f"vit-jax evaluate --weights {shlex.quote(str(output))} --datasets NAMES")
@@ -62,13 +70,15 @@ def _check_flags() -> None:
         raise UserError("--model and --from go with --input; a run has its own config")
     if _STEP.value is not None and not _WORKDIR.value:
         raise UserError("--step goes with --workdir")
+    if not (_EMA.value or _WORKDIR.value):
+        raise UserError("--noema goes with --workdir")
 
 
 def _from_run() -> "tuple[ModelDef, Params, ModelSpec]":
     """Model, parameters and spec of a checkpoint of a run."""
     from vit_jax.evaluation import open_run
 
-    run = open_run(str(_WORKDIR.value), step=_STEP.value, mesh=_mesh())
+    run = open_run(str(_WORKDIR.value), step=_STEP.value, ema=_EMA.value, mesh=_mesh())
     return run.embedder.model, run.params, run.spec
 
 

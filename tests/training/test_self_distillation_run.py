@@ -7,13 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_equal, metrics_of, train_in_two_parts
+from tests.helpers import assert_trees_equal, metrics_of, run_command, train_in_two_parts
 from vit_jax import experiment
 from vit_jax.checkpoint.manager import Checkpoints
-from vit_jax.config import default_config
+from vit_jax.config import default_config, model_spec
 from vit_jax.errors import UserError
 from vit_jax.evaluation import open_run
+from vit_jax.models.definition import ModelDef
+from vit_jax.pretrained.weight_files import load_weights
 from vit_jax.training.stages import make_stages
+from vit_jax.workdir import load_config
 
 STEPS, DECAY = 4, 0.8
 
@@ -75,6 +78,17 @@ def test_the_teacher_follows_the_student(finished):
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), teacher, average
         )
     assert_trees_equal(open_run(finished).params, teacher)
+
+
+@pytest.mark.release
+def test_teacher_and_student_become_plain_vits(finished, tmp_path):
+    student, teacher = history(finished)[-1]
+    for name, flags, expected in (("t", (), teacher), ("s", ("--noema",), student)):
+        path = tmp_path / f"{name}.safetensors"
+        output = ("--output", path, "--to", "dinov2", "--tower", "image")
+        run_command("convert", "--workdir", finished, *output, *flags)
+        model = ModelDef(model_spec(load_config(finished)).architecture.image)
+        assert_trees_equal(load_weights(path, model), expected["image"])
 
 
 @pytest.mark.release

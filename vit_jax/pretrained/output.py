@@ -1,6 +1,9 @@
 """Weights that a command writes: the check before its work, and the file after it."""
 
+import dataclasses
 from typing import TYPE_CHECKING
+
+from flax.traverse_util import flatten_dict
 
 from vit_jax.errors import UserError, check_name
 from vit_jax.models.definition import ModelDef, Params
@@ -31,6 +34,40 @@ def check_output(output: str, format: str, *, overwrite: bool) -> "epath.Path":
         if file.exists() and not overwrite:
             raise UserError(f"{file} exists; --overwrite replaces it")
     return path
+
+
+def image_tower(
+    model: ModelDef, params: Params, spec: ModelSpec | None
+) -> tuple[ModelDef, Params, ModelSpec | None]:
+    """Takes the image tower out of a model, as the backbone of self-distillation.
+
+    Everything around it is left out: heads, decoders, text towers and projections.
+
+    Args:
+        model: a model with an image tower.
+        params: its parameters.
+        spec: architecture, image preprocessing and tokenizer; None if they are unknown.
+
+    Returns:
+        The same for the tower.
+
+    Raises:
+        UserError: there is no image tower, or one that is no model without the others.
+    """
+    architecture = getattr(model.architecture, "image", None)
+    name = type(model.architecture).__name__
+    if not hasattr(architecture, "make"):
+        raise UserError(f"expected a model around an image tower, as DINOConfig; found {name}")
+    tower = ModelDef(architecture, **model.execution)
+    expected, found = flatten_dict(tower.shapes(), sep="/"), flatten_dict(params["image"], sep="/")
+    if own := sorted(found.keys() - expected.keys()):
+        raise UserError(
+            f"the image tower of {name} is no {type(architecture).__name__} by itself: it has "
+            f"{', '.join(own)}"
+        )
+    if spec is not None:
+        spec = dataclasses.replace(spec, architecture=architecture, tokenizer=None)
+    return tower, params["image"], spec
 
 
 def write_output(

@@ -26,9 +26,10 @@ class OfficialDINOv2(Format):
     position_resize = "bicubic_offset"
 
     def matches(self, file: TensorFile) -> bool:
-        """Returns whether a file has LayerScale and a mask token, and is no other model."""
-        names = ("patch_embed.proj.weight", "blocks.0.ls1.gamma", "mask_token")
-        others = ("decoder_embed.weight", "storage_tokens")  # MAE, DINOv3
+        """Returns whether a file has blocks and a mask token, and is no other model."""
+        names = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "mask_token")
+        # MAE, DINOv3, BEiT.
+        others = ("decoder_embed.weight", "storage_tokens", "blocks.0.gamma_1")
         return all(name in file for name in names) and not any(name in file for name in others)
 
     def entries(self, architecture: ViTConfig) -> list[Entry]:
