@@ -1,5 +1,6 @@
 """Exported models: reloaded without this package, with a model card."""
 
+import dataclasses
 import json
 import os
 import re
@@ -55,6 +56,7 @@ def exported(clip, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     native.save(folder / "weights", clip.params, clip.spec)
     flags = ("--labels", ",".join(LABELS), "--platforms", "cpu,tpu", "--license", "MIT")
+    flags += ("--tokenizer", "clip")
     done = run_command(
         "export", "--weights", folder / "weights", "--output", folder / "model", *flags
     )
@@ -162,6 +164,9 @@ def test_refusals(clip, tmp_path, monkeypatch):
     vit = PretrainedModel(spec, ModelDef(spec.architecture), {})
     with pytest.raises(UserError, match="vit models have no text tower"):
         export_model(vit, tmp_path, name="x", labels=["a cat"])
+    unnamed = dataclasses.replace(clip.spec, tokenizer="gemma")
+    with pytest.raises(UserError, match="expected gemma:PATH"):
+        export_model(PretrainedModel(unnamed, clip.definition, clip.params), tmp_path, name="x")
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(MissingPackageError, match=r"vit_jax\[export\]"):
         export_model(clip, tmp_path, name="x")

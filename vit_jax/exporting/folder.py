@@ -12,6 +12,7 @@ import vit_jax
 from vit_jax import workdir as workdir_lib
 from vit_jax.atomic_files import atomic_write, write_text
 from vit_jax.errors import UserError
+from vit_jax.exporting import DESCRIPTION
 from vit_jax.exporting.card import Card
 from vit_jax.exporting.programs import (
     LABELS,
@@ -28,7 +29,7 @@ from vit_jax.pretrained.model import PretrainedModel
 from vit_jax.weights.containers.writing import write_tensors
 
 FORMAT, VERSION = "vit_jax.export", 1
-DESCRIPTION, WEIGHTS, CARD = "export.json", "weights.npz", "README.md"
+WEIGHTS, CARD = "weights.npz", "README.md"
 SUFFIX = ".stablehlo"
 
 
@@ -59,7 +60,8 @@ def export_model(
         examples, relative to the largest value.
 
     Raises:
-        UserError: a model that cannot be exported, or an unknown platform.
+        UserError: a model that cannot be exported, one whose tokenizer is missing, or an unknown
+            platform.
         MissingPackageError: flatbuffers is not installed.
     """
     check_platforms(platforms)
@@ -70,6 +72,8 @@ def export_model(
             f"platforms; found {', '.join(platforms)}"
         )
     found, weights = programs(model, labels)
+    reads_text = "encode_text" in found and model.spec.tokenizer
+    tokenizer = model.tokenize if reads_text else None  # may need a file: before the programs
     serialised = {
         key: export_program(program, weights, platforms) for key, program in found.items()
     }
@@ -84,9 +88,9 @@ def export_model(
         folder / WEIGHTS, {key: np.asarray(x) for key, x in weights.items()}, container="npz"
     )
     description = _description(model, found, weights, platforms, labels)
-    if "encode_text" in found and model.spec.tokenizer:
-        model.tokenize.save(folder)
-        description["tokenizer"] = {"kind": model.tokenize.kind, "file": "tokenizer.json"}
+    if tokenizer is not None:
+        tokenizer.save(folder)
+        description["tokenizer"] = {"kind": tokenizer.kind, "file": "tokenizer.json"}
     write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     card = Card(name, description, differences, found["encode_image"].flops(weights), licence)
     write_text(folder / CARD, card.text(None if workdir is None else _run(workdir)))
