@@ -22,22 +22,35 @@ from vit_jax.planning.units import GIB
 
 TABLE = pathlib.Path(__file__).with_suffix(".json")
 
-# Name -> recipe, slice, and changes of the config: 128 images per chip; of detectors 8, 4 and 1.
+# Name -> recipe, slice, and further flags: 128 images per chip; of detectors 8, 4 and 1.
 PLANS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "siglip_b16": (
         "siglip_b16",
         "v5e:2x2",
-        ("batch_size=512", "mesh.fsdp=1", "compute.remat=none"),
+        ("config.batch_size=512", "config.mesh.fsdp=1", "config.compute.remat=none"),
     ),
     "siglip_b16_scanned": (
         "siglip_b16",
         "v5e:2x2",
-        ("batch_size=512", "mesh.fsdp=1", "compute.scan=True", "compute.remat=full"),
+        (
+            "config.batch_size=512",
+            "config.mesh.fsdp=1",
+            "config.compute.scan=True",
+            "config.compute.remat=full",
+        ),
     ),
     "clip_vit_b16": ("clip_vit_b16", "v5e:16x16", ()),
     "vit_b16_augreg": ("vit_b16_augreg", "v5e:4x8", ()),
     "mae_vit_b16": ("mae_vit_b16", "v5e:4x8", ()),
     "cappa_b16": ("cappa_b16", "v5e:8x8", ()),
+    "coca_b32": ("coca_b32", "v5e:16x16", ()),
+    "siglip2_b16": ("siglip2_b16", "v5e:16x16", ()),
+    "siglip2_b16_pairs": ("siglip2_b16", "v5e:16x16", ("stage=pairs",)),
+    "naflex_b16": ("naflex_b16", "v5e:16x16", ()),
+    "clipa_l16": ("clipa_l16", "v5e:16x16", ()),
+    "clipa_l16_small": ("clipa_l16", "v5e:16x16", ("stage=small",)),
+    "dinov2_vits14": ("dinov2_vits14", "v5e:8x8", ()),
+    "dinov2_vitl14": ("dinov2_vitl14", "v5e:16x16", ()),
     "swin_t": ("swin_t", "v5e:2x4", ()),
     "owlvit_b32": ("owlvit_b32", "v5e:4x8", ()),
     "owlv2_b16": ("owlv2_b16", "v5e:8x8", ()),
@@ -61,10 +74,10 @@ def make_plan(name: str) -> dict[str, Any]:
     Raises:
         subprocess.CalledProcessError: the plan failed.
     """
-    recipe, topology, changes = PLANS[name]
+    recipe, topology, further = PLANS[name]
     command = [sys.executable, "-m", "vit_jax.plan", "--config", f"configs/{recipe}.py"]
     command += [f"--topology={topology}", "--json"]
-    command += [f"--config.{change}" for change in changes]
+    command += [f"--{flag}" for flag in further]
     # Flags of the caller, such as those of the tests, would change the program.
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)

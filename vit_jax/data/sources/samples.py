@@ -1,13 +1,14 @@
 """Small data sets from installed packages: emoji with captions, labelled grey images."""
 
 import abc
+import dataclasses
 import os
 from typing import Any, ClassVar
 
 import numpy as np
 
 from vit_jax.data.embedded import labelled
-from vit_jax.data.images import read_image
+from vit_jax.data.images import Pixels, read_image
 from vit_jax.data.sources.base import Source
 from vit_jax.errors import check_name
 
@@ -20,13 +21,24 @@ class EmojiSource(Source):
     Decoded images stay in memory (16 KB each), so that the next epoch reads them in microseconds.
     """
 
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(Source.Config):
+        """Options of the spec.
+
+        Attributes:
+            trim: remove all but 1 px of the transparent margins, so that an image has the aspect
+                ratio of its drawing.
+        """
+
+        trim: bool = False
+
     def __init__(
-        self, config: Source.Config, place: str, directory: str | os.PathLike[str] | None = None
+        self, config: Config, place: str, directory: str | os.PathLike[str] | None = None
     ) -> None:
         """Reads a split.
 
         Args:
-            config: no options.
+            config: options.
             place: split: train, heldout_names, heldout_base or heldout_artist.
             directory: result of `emoji.build`; by default that of the user's cache.
 
@@ -37,7 +49,7 @@ class EmojiSource(Source):
         from vit_jax.data.embedded import emoji  # imports TFDS
 
         check_name(place, emoji.SPLITS, "split of emoji")
-        self._split = place
+        self._split, self._config = place, config
         self._directory = os.fspath(directory if directory is not None else emoji.build())
         self.class_names = emoji.base_names()
         self._rows = [_emoji_example(row) for row in emoji.read_split(place, self._directory)]
@@ -56,7 +68,8 @@ class EmojiSource(Source):
         """See `Source`."""
         row = self._rows[index]
         if isinstance(row["image"], bytes):
-            row["image"] = read_image(row["image"])
+            image = read_image(row["image"])
+            row["image"] = _trim(image) if self._config.trim else image
         return dict(row)
 
     def annotation(self, index: int) -> dict[str, Any]:
@@ -64,8 +77,16 @@ class EmojiSource(Source):
         return {key: value for key, value in self._rows[index].items() if key != "image"}
 
     def __reduce__(self) -> tuple:
-        """Pickles the split and the folder."""
-        return EmojiSource, (Source.Config(), self._split, self._directory)
+        """Pickles the options, the split and the folder."""
+        return EmojiSource, (self._config, self._split, self._directory)
+
+
+def _trim(image: Pixels) -> Pixels:
+    """Removes the transparent margins but 1 px, which transforms repeat outside the image."""
+    rows, columns = (np.flatnonzero(image[..., 3].any(axis)) for axis in (1, 0))
+    return image[
+        max(rows[0] - 1, 0) : rows[-1] + 2, max(columns[0] - 1, 0) : columns[-1] + 2
+    ].copy()
 
 
 def _emoji_example(row: dict[str, Any]) -> dict[str, Any]:
