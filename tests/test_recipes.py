@@ -17,7 +17,11 @@ from vit_jax.training.optimizers import parse_optim
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 ABLATIONS = sorted(path.stem for path in (ROOT / "configs" / "ablations").glob("*.py"))
-OF_A_PATH = ("clip_your_pairs", "vit_your_folder")  # see tests/data/test_choices.py
+OF_A_PATH = (
+    "clip_your_pairs",
+    "vit_your_folder",
+    "dino_your_images",
+)  # see tests/data/test_choices.py
 STAGES = [(name, "") for name in RECIPES if name not in OF_A_PATH] + [
     ("vit_b16_augreg", "finetune"),
     ("deit3_b16", "finetune"),

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vit_jax import config as config_lib
-from vit_jax.data.choices import find_folder, find_pairs
+from vit_jax.data.choices import find_folder, find_images, find_pairs
 from vit_jax.errors import UserError
 from vit_jax.recipes import load_recipe
 
@@ -63,6 +63,25 @@ def test_folders_of_splits(folder, tmp_path):
         save(tmp_path / part / "x" / "0.png")
     found = find_folder(str(tmp_path))
     assert (found.train, found.held_out) == (f"folder:{tmp_path}/train", f"folder:{tmp_path}/val")
+
+
+def test_dino_of_a_folder(folder, caplog):
+    caplog.set_level("INFO")
+    config = load_recipe(f"dino_your_images:{folder}")
+    config_lib.validate(config)
+    held_out = {"train": f"folder:{folder}[!::10]", "test": f"folder:{folder}[::10]"}
+    assert config.evals.knn.held_out.to_dict() == held_out
+    assert (config.data.train, config.data.crops.local_size) == (held_out["train"], 24)
+    assert "2 folders or labels are taken for classes, which evaluation alone reads" in caplog.text
+
+
+def test_images_without_classes_are_all_for_training(folder, tmp_path):
+    save(tmp_path / "0.png")
+    save(tmp_path / "2026" / "1.png")
+    for place in (tmp_path, folder / "cat"):
+        found = find_images(str(place))
+        assert (found.train, found.held_out) == (f"images:{place}", "")
+    assert load_recipe(f"dino_your_images:{tmp_path}").evals.to_dict() == {}
 
 
 def test_splits_of_hugging_face():

@@ -34,6 +34,15 @@ def test_captions_in_text_files(folder, caplog):
         source.annotation(1)
 
 
+def test_images_alone(folder, tmp_path):
+    source = pickle.loads(pickle.dumps(open_source(f"images:{folder}")))
+    assert [set(source[i]) for i in range(len(source))] == [{"image", "key"}] * 3
+    assert source.annotation(0)["key"].endswith("007.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no images in .*empty: expected .*\.png"):
+        open_source(f"images:{tmp_path}/empty")
+
+
 def test_captions_of_file_names(folder, caplog):
     source = open_source(f"pairs:{folder}?captions=file_name")
     captions = [source.annotation(i)["captions"] for i in range(len(source))]

@@ -28,6 +28,17 @@ def test_emoji_source(emoji_directory):
     assert [source[i]["label"] for i in range(len(source))] == source.labels.tolist()
 
 
+def test_trimmed_emoji_have_the_aspect_ratio_of_their_drawing(emoji_directory):
+    source, whole = (open_source(f"emoji:heldout_names{x}") for x in ("?trim=true", ""))
+    for index in range(0, 40, 5):
+        image, alpha = source[index]["image"], whole[index]["image"][..., 3] > 0
+        inner = image[1:-1, 1:-1]  # one transparent pixel remains on each side
+        rows, columns = (np.flatnonzero(alpha.any(axis)) for axis in (1, 0))
+        assert inner.shape[:2] == (np.ptp(rows) + 1, np.ptp(columns) + 1)
+        assert image[..., 3].sum() == inner[..., 3].sum() == whole[index]["image"][..., 3].sum()
+    assert len({source[index]["image"].shape[1] for index in range(40)}) > 5
+
+
 def test_toned_emoji_have_both_captions(emoji_directory):
     source = open_source("emoji:train[:200]")
     toned = [example for example in map(source.__getitem__, range(200)) if example["skin_tone"]]
@@ -63,7 +74,14 @@ def test_digits_source():
 
 
 @pytest.mark.parametrize(
-    "spec", ["emoji:heldout_names", "digits:train", "digits:train[10%:20%]", "folder"]
+    "spec",
+    [
+        "emoji:heldout_names",
+        "emoji:heldout_names?trim=true",
+        "digits:train",
+        "digits:train[10%:20%]",
+        "folder",
+    ],
 )
 def test_pickle_is_small_and_faithful(spec, two_classes, emoji_directory):
     source = open_source(f"folder:{two_classes}" if spec == "folder" else spec)

@@ -1,7 +1,7 @@
 """Choices for data that nobody has looked at yet: source, held-out part, sizes, tokenizer.
 
-For the recipes that take a path, `configs/clip_your_pairs.py` and `configs/vit_your_folder.py`.
-Every choice is logged with its reason.
+For the recipes that take a path: `clip_your_pairs`, `vit_your_folder` and `dino_your_images`. Every
+choice is logged with its reason.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ class Data:
 
     Attributes:
         train: spec of the training source.
-        held_out: spec of the source for evaluation.
+        held_out: spec of the source for evaluation; "" for none.
         source: the opened training source.
     """
 
@@ -166,44 +166,64 @@ def find_folder(place: str) -> Data:
     return found
 
 
-def _find(place: str, of_images: Callable[[str], str], recipe: str) -> Data:
+def find_images(place: str) -> Data:
+    """Finds images, with classes or without, see `find_pairs`. Classes are for evaluation alone.
+
+    Raises:
+        UserError: nothing of a known kind is there.
+    """
+    found = _find(place, _images, "dino_your_images", only_classes=True)
+    logger.info(
+        "%d folders or labels are taken for classes, which evaluation alone reads."
+        if found.num_classes
+        else "%d classes are known: nothing is held out and evaluated.",
+        found.num_classes,
+    )
+    return found
+
+
+def _find(
+    place: str, of_images: Callable[[str], str], recipe: str, only_classes: bool = False
+) -> Data:
+    """Finds a source, and holds a tenth of it out, with `only_classes` if it has classes."""
     if not place:
         raise UserError(
             f"the recipe needs your data: --config configs/{recipe}.py:PATH, where PATH is a "
             "table, a folder or the spec of a source"
         )
-    train, held_out, reason = _split(place, of_images)
-    source = open_source(train)
+    train, held_out = _split(place, of_images)
+    source, reason = open_source(train), "the split is there"
+    if only_classes and source.class_names is None:
+        held_out, reason = "", "there are no classes"
+    elif not held_out:
+        train, held_out = f"{train}[!::10]", f"{train}[::10]"
+        source, reason = open_source(train), "every tenth example is held out"
     logger.info(
         "Training on %s (%d examples), evaluation on %s: %s. Check the data with: vit-jax inspect "
         "%s",
-        train, len(source), held_out, reason, shlex.quote(train),
+        train, len(source), held_out or "nothing", reason, shlex.quote(train),
     )  # fmt: skip
     return Data(train, held_out, source)
 
 
-def _split(place: str, of_images: Callable[[str], str]) -> tuple[str, str, str]:
-    """Training source, held-out source, and the reason."""
-    spec = place
-    if place.partition(":")[0] not in SOURCES.table:
-        path = as_path(place)
-        if not path.exists():
-            raise UserError(f"no file or folder {place}")
-        names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
-        if _is_hugging_face(names) and not is_url(place):
-            splits = hugging_face_files.splits(place)
-            held_out = _first(splits)
-            if "train" in splits and held_out:
-                parts = [f"hf:{place}?split={name}" for name in ("train", held_out)]
-                return parts[0], parts[1], f"the split {held_out} is there"
-            # Several splits without a train split are an error that asks for one.
-            spec = f"hf:{place}?split=train" if "train" in splits else f"hf:{place}"
-        elif "train" in names and (held_out := _first(names)):
-            parts = [of_images(os.path.join(place, name)) for name in ("train", held_out)]
-            return parts[0], parts[1], f"the folder {held_out} is there"
-        else:
-            spec = _of_path(place, names, of_images)
-    return f"{spec}[!::10]", f"{spec}[::10]", "every tenth example is held out"
+def _split(place: str, of_images: Callable[[str], str]) -> tuple[str, str]:
+    """Training source, and the source of a split for evaluation; "" where there is none."""
+    if place.partition(":")[0] in SOURCES.table:
+        return place, ""
+    path = as_path(place)
+    if not path.exists():
+        raise UserError(f"no file or folder {place}")
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    if _is_hugging_face(names) and not is_url(place):
+        splits = hugging_face_files.splits(place)
+        held_out = _first(splits)
+        if "train" in splits and held_out:
+            return f"hf:{place}?split=train", f"hf:{place}?split={held_out}"
+        # Several splits without a train split are an error that asks for one.
+        return (f"hf:{place}?split=train" if "train" in splits else f"hf:{place}"), ""
+    if "train" in names and (held_out := _first(names)):
+        return of_images(os.path.join(place, "train")), of_images(os.path.join(place, held_out))
+    return _of_path(place, names, of_images), ""
 
 
 def _of_path(place: str, names: list[str], of_images: Callable[[str], str]) -> str:
@@ -232,6 +252,14 @@ def _pairs(folder: str) -> str:
         "No image of %s has a text beside it: captions are the words of file names.", folder
     )
     return f"pairs:{folder}?captions=file_name"
+
+
+def _images(folder: str) -> str:
+    """Spec of a folder of images, of one sub-folder per class if all images are in sub-folders."""
+    fs, root = listing.open_folder(folder)
+    paths, folders, _ = listing.find(fs, root)
+    loose = any(is_image(path) and "/" not in path[len(root) :].lstrip("/") for path in paths)
+    return f"images:{folder}" if loose or len(folders) < 2 else f"folder:{folder}"
 
 
 def _is_hugging_face(names: list[str]) -> bool:

@@ -4,6 +4,7 @@
     emoji_scenes:train[?size=PX&count=N]                     scenes of emoji with boxes and masks
     digits:train, mnist5k:test, fashion_mnist:test           small labelled samples
     folder:DIR[?names_file=FILE]                             one sub-folder per class
+    images:DIR                                               images alone, of all folders below
     pairs:DIR[?captions=file_name]                           images with .txt files, or their names
     table:FILE[?image=COLUMN&caption=COLUMN,...&label=COLUMN]  .csv, .tsv, .jsonl, .parquet
     tar:PATTERN[?classes=FILE]                               WebDataset shards, as of img2dataset
@@ -48,6 +49,7 @@ SOURCES = Registry(
         "mnist5k": "vit_jax.data.sources.samples:Mnist5k",
         "fashion_mnist": "vit_jax.data.sources.samples:FashionMnist",
         "folder": "vit_jax.data.sources.folder:ImageFolder",
+        "images": "vit_jax.data.sources.images:Images",
         "pairs": "vit_jax.data.sources.pairs:ImagePairs",
         "table": "vit_jax.data.sources.table:Table",
         "tar": "vit_jax.data.sources.tar:TarShards",

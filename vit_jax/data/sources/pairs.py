@@ -1,15 +1,14 @@
 """A folder of images with captions: text files beside them, or the words of their file names."""
 
 import dataclasses
-import os
 import posixpath
 import re
 from typing import Any, Literal
 
-from vit_jax.data.images import EncodedImage
 from vit_jax.data.sources import files, listing
-from vit_jax.data.sources.base import Source, check_captions, check_index, decode_text
+from vit_jax.data.sources.base import check_captions, decode_text
 from vit_jax.data.sources.folder import is_image
+from vit_jax.data.sources.images import Images
 from vit_jax.errors import UserError, printable
 
 _TEXT = ".txt"
@@ -17,11 +16,11 @@ _CAPTIONS = {"text": "a text beside it", "file_name": "a word in its name"}
 _SEPARATORS = re.compile(r"[\W_]+")
 
 
-class ImagePairs(Source):
+class ImagePairs(Images):
     """Images of a folder and of all folders below it. An example has `image`, `captions`, `key`."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Images.Config):
         """Options of the spec.
 
         Attributes:
@@ -31,48 +30,30 @@ class ImagePairs(Source):
 
         captions: Literal["text", "file_name"] = "text"
 
-    def __init__(self, config: Config, place: str | os.PathLike[str]) -> None:
-        """Lists the images.
+    _config: Config
 
-        Args:
-            config: options of the spec.
-            place: path or URL of the folder.
-
-        Raises:
-            UserError: no such folder, or no image with a caption.
-        """
-        self._config, self._place = config, os.fspath(place)
-        self._fs, root = listing.open_folder(self._place)
-        paths, _, left_out = listing.find(self._fs, root)
+    def _choose(self, paths: list[str], left_out: listing.LeftOut) -> list[str]:
+        """See `Images`."""
+        kind = self._config.captions
         texts = {_stem(path) for path in paths if path.endswith(_TEXT)}
         images = [path for path in paths if is_image(path)]
-        self._paths = []
+        chosen = []
         for path in images:
-            if _stem(path) in texts if config.captions == "text" else words(path):
-                self._paths.append(path)
+            if _stem(path) in texts if kind == "text" else words(path):
+                chosen.append(path)
             else:
-                left_out.add(f"without {_CAPTIONS[config.captions]}", path)
-        if not self._paths:
+                left_out.add(f"without {_CAPTIONS[kind]}", path)
+        if not chosen:
             raise UserError(
-                f"{place} has {len(images)} images, none with {_CAPTIONS[config.captions]}: "
+                f"{self._place} has {len(images)} images, none with {_CAPTIONS[kind]}: "
                 f"captions are read from {_TEXT} files, or from file names, ?captions=file_name"
             )
-        left_out.log(self._place)
-
-    def __len__(self) -> int:
-        """See `Source`."""
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """See `Source`."""
-        example = self.annotation(index)
-        data = files.read(self._fs, self._paths[index])
-        return {"image": EncodedImage(data, example["key"]), **example}
+        return chosen
 
     def annotation(self, index: int) -> dict[str, Any]:
         """See `Source`."""
-        path = self._paths[check_index(index, len(self))]
-        return {"captions": self._captions(path), "key": printable(path)}
+        example = super().annotation(index)
+        return {"captions": self._captions(self._paths[index]), **example}
 
     def _captions(self, path: str) -> list[str]:
         if self._config.captions == "file_name":
@@ -80,10 +61,6 @@ class ImagePairs(Source):
         text = _stem(path) + _TEXT
         lines = decode_text(files.read(self._fs, text), text).split("\n")
         return check_captions([line.strip() for line in lines], text)
-
-    def __reduce__(self) -> tuple:
-        """Pickles the spec."""
-        return ImagePairs, (self._config, self._place)
 
 
 def words(path: str) -> str:
