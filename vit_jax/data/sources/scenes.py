@@ -132,4 +132,4 @@ class EmojiScenes(Source):
 @functools.cache
 def _open_emoji(split: str) -> EmojiSource:
     """A split of the emoji, with the drawings that were decoded; `train` and `test` share it."""
-    return EmojiSource(Source.Config(), split)
+    return EmojiSource(EmojiSource.Config(), split)
