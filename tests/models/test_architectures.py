@@ -1,9 +1,13 @@
 """Gradients of every parameter, masked autoencoders, and errors in architectures."""
 
+import dataclasses
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from vit_jax.errors import UserError
 from vit_jax.models import partitioning
@@ -171,3 +175,35 @@ def test_dual_encoder_without_projection_needs_equal_widths():
     )
     with pytest.raises(UserError, match="width 24 must be embed_dim=8"):
         ModelDef(config)
+
+
+class Layer(nnx.Module):
+    """One linear layer."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(2, 3, rngs=rngs)
+
+    def layers_above(self):
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """Counts how often it is built."""
+
+    sizes: Any
+    made: ClassVar[list] = []
+
+    def make(self, *, rngs, **execution):
+        self.made.append(self.sizes)
+        return Layer(rngs)
+
+
+def test_equal_architectures_are_traced_once():
+    """Except those that cannot be hashed."""
+    for sizes, count in (((1,), 1), ([1], 2)):
+        Counted.made.clear()
+        models = [ModelDef(Counted(sizes)) for _ in range(2)]
+        assert len(Counted.made) == count
+        shapes = [model.shapes()["linear"]["kernel"].shape for model in models]
+        assert shapes == [(2, 3), (2, 3)]

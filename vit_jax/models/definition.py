@@ -1,6 +1,7 @@
 """A model as a pure function of its parameters, for jit, optimizers and checkpoints."""
 
 import copy
+import functools
 from typing import Any, Self
 
 import jax
@@ -64,11 +65,6 @@ class ModelDef:
         compute = lookup(DTYPES, dtype, "dtype")
         check_name(attention, [AUTO, *ATTENTION], "config.compute.attention")
 
-        def build(key: jax.Array) -> Any:
-            return architecture.make(
-                rngs=parameter_rngs(key), dtype=compute, scan=scan, remat=remat
-            )
-
         self.architecture = architecture
         self.execution: dict[str, Any] = {
             "dtype": dtype,
@@ -76,10 +72,12 @@ class ModelDef:
             "remat": remat,
             "attention": attention,
         }
-        self._build = build
-        abstract = nnx.eval_shape(build, jax.random.key(0))
-        self._graphdef, self._template = nnx.split(abstract, STORED)
-        self._layers_above = abstract.layers_above()
+        self._build = functools.partial(_build, architecture, compute, scan, remat)
+        try:
+            traced = _trace(architecture, compute, scan, remat)
+        except TypeError:  # fields that cannot be hashed
+            traced = _trace.__wrapped__(architecture, compute, scan, remat)
+        self._graphdef, self._template, self._layers_above = traced
 
     def init(self, key: jax.Array) -> Params:
         """Creates fresh parameters.
@@ -183,3 +181,16 @@ class ModelDef:
                 node = node.setdefault(part, {})
             node[path[-1]] = variable.get_metadata().get(key, default)
         return tree
+
+
+def _build(architecture: Any, dtype: Any, scan: bool, remat: str, key: jax.Array) -> Any:
+    """A module with fresh parameters."""
+    return architecture.make(rngs=parameter_rngs(key), dtype=dtype, scan=scan, remat=remat)
+
+
+@functools.lru_cache(maxsize=64)
+def _trace(architecture: Any, dtype: Any, scan: bool, remat: str) -> tuple[Any, Any, Any]:
+    """Structure, abstract parameters and `layers_above` of a module; one trace per architecture."""
+    build = functools.partial(_build, architecture, dtype, scan, remat)
+    abstract = nnx.eval_shape(build, jax.random.key(0))
+    return (*nnx.split(abstract, STORED), abstract.layers_above())
