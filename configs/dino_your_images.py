@@ -4,14 +4,17 @@ r"""DINO and iBOT on your own images, without labels, from scratch or from publi
 
     python -m vit_jax.train --config configs/dino_your_images.py:PATH --workdir runs/my_dino \
         --config.model=dinov2_s14_pretraining --config.data.crops.local_size=98 \
-        --config.init.weights=WEIGHTS --config.optim.lr=1e-4
+        --config.init.weights=dinov2_vits14.pth --config.init.model=dinov2_s14 \
+        --config.init.fresh="('head/.*', 'mask_token', '.*_centre')" --config.optim.lr=1e-4
 
-PATH is a folder of images, a table, a data set of Hugging Face, a folder of shards, or the spec of
-any source. Where there are classes, a tenth of the images is held out to classify them. Sizes and
-held-out part are chosen by the data, and logged. Every key can be changed, as for any recipe.
+The heads of published weights start anew. PATH is a folder of images, a table, a data set of
+Hugging Face, a folder of shards, or the spec of any source. Where there are classes, a tenth of the
+images is held out to classify them. Sizes and held-out part are chosen by the data, and logged.
+Every key can be changed, as for any recipe.
 
-Result: not measured yet.
-Time: not measured yet.
+Result: 61.5% of 812 held-out drawings of 22 folders by their 10 nearest neighbors, 57.5% before;
+54.1% and 54.7% by a linear probe, after 300 steps of 64.
+Time: eleven minutes of CPU time for this run. The whole of it is in docs/your_data.md.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@ r"""SigLIP 2 ViT-B/16: pairs, captions, then self-distillation as well (Tschanne
         --config.data.train=folder:/data/webli \
         '--config.model.tokenizer=gemma:/data/gemma.model?clean=lower'
 
-Result: not measured here. Time: not published. Planned for a slice (`--stage pairs`: the first 80%):
+Result: not measured here. Time: not published. Planned for a slice
+(`--stage pairs`: the first 80%):
 
     python -m vit_jax.plan --config configs/siglip2_b16.py --topology v5e:16x16
 
