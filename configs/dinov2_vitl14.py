@@ -4,7 +4,8 @@ r"""Self-distillation of ViT-L/14 on ImageNet-22k, without labels (DINOv2; Oquab
         --config.data.train=folder:/data/imagenet22k
 
 Result: 82.0% top-1 on ImageNet-1k by k-NN and 84.5% by a linear probe (published).
-Time: 3.3 days on 96 A100 (published). Plan for a slice:
+Time: 3.3 days on 96 A100 (published). Planned for a slice, where a step is estimated at
+0.31 s:
 
     python -m vit_jax.plan --config configs/dinov2_vitl14.py --topology v5e:16x16
 
