@@ -173,12 +173,11 @@ def find_images(place: str) -> Data:
         UserError: nothing of a known kind is there.
     """
     found = _find(place, _images, "dino_your_images", only_classes=True)
-    logger.info(
-        "%d folders or labels are taken for classes, which evaluation alone reads."
-        if found.num_classes
-        else "%d classes are known: nothing is held out and evaluated.",
-        found.num_classes,
-    )
+    if found.held_out:
+        logger.info(
+            "%d folders or labels are taken for classes, which evaluation alone reads.",
+            found.num_classes,
+        )
     return found
 
 
@@ -191,13 +190,16 @@ def _find(
             f"the recipe needs your data: --config configs/{recipe}.py:PATH, where PATH is a "
             "table, a folder or the spec of a source"
         )
-    train, held_out = _split(place, of_images)
-    source, reason = open_source(train), "the split is there"
+    whole, held_out = _split(place, of_images)
+    train, reason = whole, "the split is there"
+    if not held_out:
+        train, held_out = f"{whole}[!::10]", f"{whole}[::10]"
+        reason = "every tenth example is held out"
+    source = open_source(train)
     if only_classes and source.class_names is None:
         held_out, reason = "", "there are no classes"
-    elif not held_out:
-        train, held_out = f"{train}[!::10]", f"{train}[::10]"
-        source, reason = open_source(train), "every tenth example is held out"
+        if train != whole:
+            train, source = whole, open_source(whole)
     logger.info(
         "Training on %s (%d examples), evaluation on %s: %s. Check the data with: vit-jax inspect "
         "%s",
@@ -258,7 +260,7 @@ def _images(folder: str) -> str:
     """Spec of a folder of images, of one sub-folder per class if all images are in sub-folders."""
     fs, root = listing.open_folder(folder)
     paths, folders, _ = listing.find(fs, root)
-    loose = any(is_image(path) and "/" not in path[len(root) :].lstrip("/") for path in paths)
+    loose = any(is_image(path) and "/" not in listing.inside_of(root, path) for path in paths)
     return f"images:{folder}" if loose or len(folders) < 2 else f"folder:{folder}"
 
 

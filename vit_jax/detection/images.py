@@ -72,7 +72,7 @@ def _list_folder(fs: Any, root: str, place: str) -> Images:
     if not found:
         raise UserError(f"{place}: expected a folder with images; found none")
     sources = [path if files.is_local(fs) else fs.unstrip_protocol(path) for path in found]
-    keys = [path[len(root) :].lstrip("/") for path in found]
+    keys = [listing.inside_of(root, path) for path in found]
     return Images(keys, sources, folder=place)
 
 

@@ -99,10 +99,6 @@ def _class_file(fs: Any, root: str, paths: list[str]) -> str | None:
     return fs.unstrip_protocol(path) if path in paths else None
 
 
-def _inside(path: str, root: str) -> str:
-    return path[len(root) :].lstrip("/")
-
-
 def _read_classes(
     root: str,
     paths: list[str],
@@ -112,7 +108,7 @@ def _read_classes(
 ) -> list[tuple[str, str]]:
     """(image, class name) of a folder with one sub-folder per class."""
     images = [path for path in paths if is_image(path)]
-    if loose := [path for path in images if "/" not in _inside(path, root)]:
+    if loose := [path for path in images if "/" not in listing.inside_of(root, path)]:
         raise UserError(
             f"{root} has images outside of class folders, as {posixpath.basename(loose[0])}: move "
             "them into one sub-folder per class, or give a names file with lines "
@@ -124,7 +120,7 @@ def _read_classes(
     for path in set(paths) - set(images) - {posixpath.join(root, classes.FILE_NAME)}:
         suffix = posixpath.splitext(path)[1].lower()
         left_out.add(f"with the suffix {suffix}" if suffix else "without a suffix", path)
-    found = [(path, _inside(path, root).partition("/")[0]) for path in images]
+    found = [(path, listing.inside_of(root, path).partition("/")[0]) for path in images]
     empty = sorted(folders - {name for _, name in found})
     for name in filter(is_image, empty):
         left_out.add("folders with the suffix of an image", name)

@@ -78,6 +78,11 @@ def open_folder(place: str) -> tuple[Any, str]:
     return fs, root
 
 
+def inside_of(root: str, path: str) -> str:
+    """Returns a path relative to the folder that it is below."""
+    return path[len(root) :].lstrip("/")
+
+
 def find(fs: Any, root: str) -> tuple[list[str], set[str], LeftOut]:
     """Finds the files below a folder.
 
@@ -99,7 +104,7 @@ def find(fs: Any, root: str) -> tuple[list[str], set[str], LeftOut]:
     with files.explained(fs, root):
         found = fs.find(root)
     for path in found:
-        inside = path[len(root) :].lstrip("/")
+        inside = inside_of(root, path)
         if is_hidden(inside):
             left_out.add("hidden", inside)
             continue

@@ -140,7 +140,7 @@ def _by_name(fs: Any, root: str, suffix: str, left_out: listing.LeftOut) -> dict
     for reason, (count, name) in hidden.counts.items():
         left_out.add(reason, name, count)
     for path in paths:
-        name = posixpath.splitext(path[len(root) :].lstrip("/"))[0]
+        name = posixpath.splitext(listing.inside_of(root, path))[0]
         if not name.endswith(suffix):
             left_out.add("files of another name", path)
         elif found.setdefault(name.removesuffix(suffix), path) != path:

@@ -217,7 +217,7 @@ class KeyValues(NamedTuple):
 
     Attributes:
         keys: (B, M, H, K); those of a stack of layers have a leading axis, (layers, B, M, H, K).
-        values: of the same shape.
+        values: array of the shape of `keys`.
     """
 
     keys: jax.Array
